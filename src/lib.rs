@@ -1,0 +1,24 @@
+//! eyot: an OCI registry for the edge.
+//!
+//! One body of code, four forms: a WebAssembly component for Spin, one for any WASI host, a native binary, and this
+//! library. The layers, each of which knows only those above it in this list:
+//!
+//! ```text
+//! oci       digests, names, tags, descriptors, manifests, ranges      no I/O, no async
+//! store     the two ports, their back ends, the platform              knows oci
+//! registry  every rule of a registry, no HTTP                         knows oci, store
+//! http      parse -> dispatch -> render; the only status codes        knows all above
+//! host      spin, wasi, native                                        knows all above
+//! ```
+
+#![warn(missing_docs)]
+#![forbid(unsafe_op_in_unsafe_fn)]
+
+pub mod http;
+pub mod oci;
+pub mod registry;
+pub mod store;
+
+pub mod host;
+
+pub use crate::store::Body;

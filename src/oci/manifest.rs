@@ -1,0 +1,223 @@
+//! Manifests and descriptors (image-spec, "Image Manifest", "Image Index", "Content Descriptors"), as far as a registry
+//! must read them. The bytes themselves are stored and served as they were received.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::digest::Digest;
+
+/// Media type of an OCI image manifest.
+pub const OCI_IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Media type of an OCI image index.
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// Media type of a Docker schema 2 image manifest.
+pub const DOCKER_IMAGE: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// Media type of a Docker schema 2 manifest list.
+pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// A reference to content: what it is, how it is called, how large it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// What the content is.
+    pub media_type: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Other places that serve the content.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
+    /// What kind of artifact a referenced manifest is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    /// Free annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Descriptor {
+    /// True for content that a registry need not hold: foreign layers, which name where else they are.
+    fn is_elsewhere(&self) -> bool {
+        !self.urls.is_empty()
+            || self.media_type.contains(".nondistributable.")
+            || self.media_type.contains(".rootfs.foreign.")
+    }
+}
+
+/// The parts of a manifest that a registry acts on. Unknown members are passed over.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    schema_version: Option<u64>,
+    /// What the manifest says that it is.
+    pub media_type: Option<String>,
+    /// What kind of artifact it describes.
+    pub artifact_type: Option<String>,
+    /// An image's configuration.
+    pub config: Option<Descriptor>,
+    /// An image's layers.
+    #[serde(default)]
+    pub layers: Option<Vec<Descriptor>>,
+    /// An index's manifests.
+    pub manifests: Option<Vec<Descriptor>>,
+    /// The manifest that this one refers to.
+    pub subject: Option<Descriptor>,
+    /// Free annotations.
+    #[serde(default)]
+    pub annotations: Option<BTreeMap<String, String>>,
+}
+
+/// Why bytes are not a manifest; the text is for the client.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ManifestError(String);
+
+impl Manifest {
+    /// Reads a manifest that was pushed as `content_type`, which may carry parameters.
+    ///
+    /// # Errors
+    /// When the bytes are not a JSON object of a manifest's form, when `content_type` and the manifest's own `mediaType`
+    /// disagree, or when neither they nor the members tell what it is.
+    pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<(Self, String), ManifestError> {
+        // serde would take an array for a struct; a manifest is an object.
+        if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
+            return Err(ManifestError("a manifest is a JSON object".into()));
+        }
+        let manifest: Self =
+            serde_json::from_slice(bytes).map_err(|e| ManifestError(format!("not a manifest: {e}")))?;
+        let media_type = manifest.resolve_media_type(content_type)?;
+        manifest.check_members(&media_type)?;
+        Ok((manifest, media_type))
+    }
+
+    fn resolve_media_type(&self, content_type: Option<&str>) -> Result<String, ManifestError> {
+        let pushed = content_type.map(without_parameters).filter(|text| !text.is_empty());
+        let own = self.media_type.as_deref().filter(|text| !text.is_empty());
+        match (pushed, own) {
+            (Some(pushed), Some(own)) if pushed != own => Err(ManifestError(format!(
+                "Content-Type {pushed} and the manifest's mediaType {own} disagree"
+            ))),
+            (Some(media_type), _) | (None, Some(media_type)) if is_media_type(media_type) => Ok(media_type.to_owned()),
+            (Some(media_type), _) | (None, Some(media_type)) => {
+                Err(ManifestError(format!("{media_type} is not a media type")))
+            }
+            (None, None) if self.manifests.is_some() => Ok(OCI_INDEX.to_owned()),
+            (None, None) if self.config.is_some() && self.layers.is_some() => Ok(OCI_IMAGE.to_owned()),
+            (None, None) => Err(ManifestError("neither Content-Type nor mediaType says what this is".into())),
+        }
+    }
+
+    fn check_members(&self, media_type: &str) -> Result<(), ManifestError> {
+        let missing = |member: &str| Err(ManifestError(format!("{media_type} needs the member {member}")));
+        match media_type {
+            OCI_IMAGE | DOCKER_IMAGE if self.config.is_none() => return missing("config"),
+            OCI_IMAGE | DOCKER_IMAGE if self.layers.is_none() => return missing("layers"),
+            OCI_IMAGE | DOCKER_IMAGE if self.manifests.is_some() => {
+                return Err(ManifestError(format!("{media_type} has no member manifests")));
+            }
+            OCI_INDEX | DOCKER_LIST if self.manifests.is_none() => return missing("manifests"),
+            OCI_INDEX | DOCKER_LIST if self.layers.is_some() || self.config.is_some() => {
+                return Err(ManifestError(format!("{media_type} has no members config and layers")));
+            }
+            OCI_IMAGE | DOCKER_IMAGE | OCI_INDEX | DOCKER_LIST => {}
+            // A type we do not know is kept as it is; its descriptors are read where they have the usual form.
+            _ => return Ok(()),
+        }
+        match self.schema_version {
+            Some(2) => Ok(()),
+            _ => Err(ManifestError("schemaVersion must be 2".into())),
+        }
+    }
+
+    /// The blobs that the manifest needs the registry to hold.
+    pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+        let layers = self.layers.iter().flatten();
+        self.config.iter().chain(layers).filter(|descriptor| !descriptor.is_elsewhere())
+    }
+
+    /// The manifests that an index lists.
+    pub fn children(&self) -> impl Iterator<Item = &Descriptor> {
+        self.manifests.iter().flatten().filter(|descriptor| !descriptor.is_elsewhere())
+    }
+}
+
+fn without_parameters(media_type: &str) -> &str {
+    media_type.split(';').next().unwrap_or_default().trim()
+}
+
+/// `type/subtype` of RFC 6838's restricted names: what is stored is sent as a header later.
+fn is_media_type(text: &str) -> bool {
+    let name = |part: &str| {
+        (1..=127).contains(&part.len())
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b))
+    };
+    text.split_once('/').is_some_and(|(kind, subtype)| name(kind) && name(subtype))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn image(extra: &str) -> String {
+        let config = format!(r#"{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{DIGEST}","size":0}}"#);
+        format!(r#"{{"schemaVersion":2,{extra}"config":{config},"layers":[{config}]}}"#)
+    }
+
+    fn index(extra: &str) -> String {
+        format!(r#"{{"schemaVersion":2,{extra}"manifests":[]}}"#)
+    }
+
+    fn media_type(bytes: &str, content_type: Option<&str>) -> Result<String, ManifestError> {
+        Manifest::parse(bytes.as_bytes(), content_type).map(|(_, media_type)| media_type)
+    }
+
+    #[test]
+    fn the_media_type_comes_from_the_header_the_body_or_the_members() {
+        let own = format!(r#""mediaType":"{OCI_IMAGE}","#);
+        assert_eq!(media_type(&image(""), Some(DOCKER_IMAGE)).unwrap(), DOCKER_IMAGE);
+        assert_eq!(media_type(&image(""), Some(&format!("{OCI_IMAGE}; charset=utf-8"))).unwrap(), OCI_IMAGE);
+        assert_eq!(media_type(&image(&own), None).unwrap(), OCI_IMAGE);
+        assert_eq!(media_type(&image(""), None).unwrap(), OCI_IMAGE);
+        assert_eq!(media_type(&index(""), None).unwrap(), OCI_INDEX);
+        assert_eq!(media_type(r#"{"x":1}"#, Some("application/vnd.acme.thing+json")).unwrap(), "application/vnd.acme.thing+json");
+        assert!(media_type(&image(&own), Some(DOCKER_IMAGE)).is_err());
+        assert!(media_type("{}", None).is_err());
+        assert!(media_type(&image(""), Some("nonsense")).is_err());
+        assert!(media_type(&image(""), Some("a/b\r\nX: y")).is_err());
+    }
+
+    #[test]
+    fn refuses_what_has_not_the_form() {
+        for (bytes, content_type) in [
+            ("", OCI_IMAGE),
+            ("[]", OCI_IMAGE),
+            ("null", OCI_IMAGE),
+            ("{", OCI_IMAGE),
+            ("{}", OCI_IMAGE),
+            (r#"{"schemaVersion":2}"#, OCI_INDEX),
+            (r#"{"schemaVersion":1,"manifests":[]}"#, OCI_INDEX),
+            (r#"{"schemaVersion":2,"manifests":[{"mediaType":"a/b","digest":"sha256:x","size":1}]}"#, OCI_INDEX),
+            (r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#, OCI_INDEX),
+            (r#"{"schemaVersion":2,"manifests":[],"manifests":[]}"#, OCI_INDEX),
+        ] {
+            assert!(media_type(bytes, Some(content_type)).is_err(), "{bytes}");
+        }
+        let negative = image("").replace(r#""size":0"#, r#""size":-1"#);
+        assert!(media_type(&negative, Some(OCI_IMAGE)).is_err());
+    }
+
+    #[test]
+    fn foreign_layers_need_not_be_here() {
+        let foreign = image("").replacen(
+            "}]}",
+            r#","urls":["https://elsewhere.example/layer"]}]}"#,
+            1,
+        );
+        let (manifest, _) = Manifest::parse(foreign.as_bytes(), Some(OCI_IMAGE)).unwrap();
+        assert_eq!(manifest.blobs().count(), 1);
+    }
+}

@@ -1,0 +1,168 @@
+//! A stream of bytes, in or out.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use http_body::{Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+
+use super::{Error, Result};
+
+/// A stream of bytes that may fail on the way. It is the body of requests and answers, and what the stores take and give.
+pub struct Body {
+    inner: UnsyncBoxBody<Bytes, BodyError>,
+    // The length where it is known beforehand; streams do not tell.
+    length: Option<u64>,
+}
+
+/// Why a body ended before its end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// The sender broke off.
+    #[error("the body broke off: {0}")]
+    Interrupted(String),
+    /// It has not the length that was declared.
+    #[error("the body has not the declared length of {declared} bytes")]
+    Length {
+        /// The length that was declared, in bytes.
+        declared: u64,
+    },
+    /// It is longer than a limit.
+    #[error("the body is longer than {limit_bytes} bytes")]
+    TooLarge {
+        /// The limit, in bytes.
+        limit_bytes: u64,
+    },
+    /// The store that it comes from failed.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+/// A body that ends early is the store's failure from the point of view of who appends it.
+impl From<BodyError> for Error {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Store(error) => error,
+            other => Self::Unavailable(other.to_string()),
+        }
+    }
+}
+
+impl Body {
+    /// A body without bytes.
+    pub fn empty() -> Self {
+        Self::from(Bytes::new())
+    }
+
+    /// Takes any HTTP body: hyper's, axum's, a WASI host's.
+    pub fn new<B>(body: B) -> Self
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: std::fmt::Display,
+    {
+        let length = body.size_hint().exact();
+        let inner = body.map_err(|e| BodyError::Interrupted(e.to_string())).boxed_unsync();
+        Self { inner, length }
+    }
+
+    /// Takes a stream of unknown length.
+    pub fn from_stream<S, E>(stream: S) -> Self
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + 'static,
+        E: Into<BodyError>,
+    {
+        let frames = stream.map(|item| item.map(Frame::data).map_err(Into::into));
+        Self { inner: StreamBody::new(frames).boxed_unsync(), length: None }
+    }
+
+    /// States the length of a stream whose maker knows it.
+    pub fn with_length(mut self, length: u64) -> Self {
+        self.length = Some(length);
+        self
+    }
+
+    /// The exact length in bytes, where it is known.
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// The next bytes; `None` at the end.
+    pub async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
+        loop {
+            match self.inner.frame().await? {
+                Ok(frame) => match frame.into_data() {
+                    Ok(data) if data.is_empty() => {}
+                    Ok(data) => return Some(Ok(data)),
+                    // Trailers say nothing to a registry.
+                    Err(_) => {}
+                },
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// The whole body, if it has at most `limit_bytes`.
+    ///
+    /// # Errors
+    /// [`BodyError::TooLarge`] as soon as there is more; no more than that is held in memory.
+    pub async fn collect_up_to(mut self, limit_bytes: u64) -> Result<Bytes, BodyError> {
+        let too_large = BodyError::TooLarge { limit_bytes };
+        if self.length.is_some_and(|length| length > limit_bytes) {
+            return Err(too_large);
+        }
+        let mut all = Vec::new();
+        while let Some(data) = self.next().await {
+            let data = data?;
+            if (all.len() + data.len()) as u64 > limit_bytes {
+                return Err(too_large);
+            }
+            all.extend_from_slice(&data);
+        }
+        Ok(all.into())
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        let length = Some(bytes.len() as u64);
+        Self { inner: Full::new(bytes).map_err(|never| match never {}).boxed_unsync(), length }
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length.map_or_else(|| self.inner.size_hint(), SizeHint::with_exact)
+    }
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Body").field("length", &self.length).finish_non_exhaustive()
+    }
+}

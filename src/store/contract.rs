@@ -1,0 +1,672 @@
+//! The clauses that every back end of a port must keep, as functions that panic where one is broken.
+//!
+//! Run them against a back end of your own:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use eyot::store::{contract, memory::MemoryKeyValue};
+//!
+//! for (name, clause) in contract::KEY_VALUE {
+//!     println!("{name}");
+//!     futures_executor::block_on(clause(Arc::new(MemoryKeyValue::default())));
+//! }
+//! ```
+//!
+//! A condition that a back end cannot honour must be refused as [`Unsupported`](super::Error::Unsupported), and nothing
+//! written. The clauses use keys that begin with `contract`, so a store that holds other things may be used.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream;
+
+use super::{BlobStore, Body, BodyError, Error, KeyValue, Result, Stage, Version, When};
+use crate::oci::{Algorithm, Digest};
+
+/// A clause on a [`KeyValue`].
+pub type KeyValueClause = fn(Arc<dyn KeyValue>) -> BoxFuture<'static, ()>;
+/// A clause on a [`BlobStore`].
+pub type BlobStoreClause = fn(Arc<dyn BlobStore>) -> BoxFuture<'static, ()>;
+
+macro_rules! clauses {
+    ($(#[$documentation:meta])* $list:ident: $clause:ty, $stamp:ident, $($name:ident)*) => {
+        $(#[$documentation])*
+        pub const $list: &[(&str, $clause)] = &[$((stringify!($name), |store| Box::pin($name(store)))),*];
+
+        /// Makes a named test of each clause, on a store that `$make` gives.
+        #[cfg(test)]
+        macro_rules! $stamp {
+            ($make:expr) => {
+                $(#[test] fn $name() {
+                    let (store, _guard) = $make;
+                    futures_executor::block_on($crate::store::contract::$name(store));
+                })*
+            };
+        }
+    };
+}
+
+clauses! {
+    /// Every clause on a [`KeyValue`], by name.
+    KEY_VALUE: KeyValueClause, test_key_value,
+    what_was_never_written_is_absent
+    what_was_written_is_read
+    the_last_writer_wins
+    a_delete_can_be_repeated
+    keys_are_listed_in_byte_order
+    a_listing_ends_at_its_prefix
+    a_listing_goes_on_after_a_key_that_is_gone
+    a_key_may_begin_like_another
+    unusual_keys_are_kept_apart
+    one_creator_wins
+    one_swapper_wins
+    a_deleted_key_has_no_version
+}
+
+clauses! {
+    /// Every clause on a [`BlobStore`], by name.
+    BLOB_STORE: BlobStoreClause, test_blob_store,
+    what_was_appended_is_read
+    ranges_are_exact
+    empty_content_is_content
+    any_number_of_appends_is_one_content
+    one_large_append_is_one_content
+    forks_are_kept_apart
+    forks_at_the_same_time_are_kept_apart
+    an_error_in_a_body_is_an_error
+    an_append_can_be_tried_again
+    a_commit_after_a_failed_append_has_the_bytes_before_it
+    a_discarded_stage_never_yields_other_bytes
+    a_commit_can_be_repeated
+    missing_content_is_no_content
+    a_content_can_be_deleted_twice
+}
+
+fn text(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+async fn put(store: &Arc<dyn KeyValue>, key: &str, value: &str) {
+    store.put(key, text(value), When::Always).await.unwrap();
+}
+
+async fn value(store: &Arc<dyn KeyValue>, key: &str) -> Option<Bytes> {
+    store.get(key).await.unwrap().map(|entry| entry.value)
+}
+
+pub(crate) async fn what_was_never_written_is_absent(store: Arc<dyn KeyValue>) {
+    assert_eq!(store.get("contract/never!written").await, Ok(None));
+    assert_eq!(store.list("contract/never", None, 10).await, Ok(vec![]));
+}
+
+pub(crate) async fn what_was_written_is_read(store: Arc<dyn KeyValue>) {
+    let large = Bytes::from(vec![7; 300_000]);
+    let binary = Bytes::from((0..=255).collect::<Vec<u8>>());
+    for (key, bytes) in [("contract/w!empty", Bytes::new()), ("contract/w!binary", binary), ("contract/w!large", large)] {
+        store.put(key, bytes.clone(), When::Always).await.unwrap();
+        assert_eq!(value(&store, key).await, Some(bytes), "{key}");
+    }
+}
+
+pub(crate) async fn the_last_writer_wins(store: Arc<dyn KeyValue>) {
+    for written in ["one", "two", "three"] {
+        put(&store, "contract/last!a", written).await;
+    }
+    assert_eq!(value(&store, "contract/last!a").await, Some(text("three")));
+}
+
+pub(crate) async fn a_delete_can_be_repeated(store: Arc<dyn KeyValue>) {
+    put(&store, "contract/delete!a", "x").await;
+    for _ in 0..2 {
+        store.delete("contract/delete!a").await.unwrap();
+        assert_eq!(store.get("contract/delete!a").await, Ok(None));
+    }
+    put(&store, "contract/delete!a", "y").await;
+    assert_eq!(value(&store, "contract/delete!a").await, Some(text("y")));
+}
+
+pub(crate) async fn keys_are_listed_in_byte_order(store: Arc<dyn KeyValue>) {
+    // Not in order here, and so chosen that `!`, `-`, `.`, `/` and letters of both cases meet at one place.
+    let names = ["b", "a/b!x", "a!y", "a-b!x", "a.b!x", "a!B", "a!a", "a/!x", "a!", "a/a/a!x", "Z", "a0!x", "a_b!x"];
+    let mut keys: Vec<String> = names.iter().map(|name| format!("contract/order/{name}")).collect();
+    for key in &keys {
+        put(&store, key, "").await;
+    }
+    keys.sort();
+    assert_eq!(store.list("contract/order/", None, 100).await.unwrap(), keys);
+    for limit in [1, 2, 5] {
+        let mut paged: Vec<String> = Vec::new();
+        loop {
+            let page = store.list("contract/order/", paged.last().map(String::as_str), limit).await.unwrap();
+            paged.extend_from_slice(&page);
+            if page.len() < limit {
+                break;
+            }
+        }
+        assert_eq!(paged, keys, "in pages of {limit}");
+    }
+    assert_eq!(store.list("contract/order/", None, 0).await, Ok(vec![]));
+}
+
+pub(crate) async fn a_listing_ends_at_its_prefix(store: Arc<dyn KeyValue>) {
+    for key in ["contract/p/a!1", "contract/p/ab!2", "contract/p/a/b!3", "contract/pp!4"] {
+        put(&store, key, "").await;
+    }
+    for (prefix, expected) in [
+        ("contract/p/a!", vec!["contract/p/a!1"]),
+        ("contract/p/a", vec!["contract/p/a!1", "contract/p/a/b!3", "contract/p/ab!2"]),
+        ("contract/p/a/", vec!["contract/p/a/b!3"]),
+        ("contract/p/a!1", vec!["contract/p/a!1"]),
+        ("contract/p/x", vec![]),
+    ] {
+        assert_eq!(store.list(prefix, None, 10).await.unwrap(), expected, "{prefix}");
+        // What sorts before the prefix changes nothing, and nothing comes after what sorts behind it.
+        assert_eq!(store.list(prefix, Some("contract/a"), 10).await.unwrap(), expected, "{prefix}");
+        assert_eq!(store.list(prefix, Some("contract/z"), 10).await, Ok(vec![]), "{prefix}");
+    }
+}
+
+pub(crate) async fn a_listing_goes_on_after_a_key_that_is_gone(store: Arc<dyn KeyValue>) {
+    for key in ["contract/gone!a", "contract/gone!b", "contract/gone!c"] {
+        put(&store, key, "").await;
+    }
+    store.delete("contract/gone!b").await.unwrap();
+    let listed = store.list("contract/gone!", Some("contract/gone!b"), 10).await;
+    assert_eq!(listed, Ok(vec!["contract/gone!c".to_owned()]));
+}
+
+pub(crate) async fn a_key_may_begin_like_another(store: Arc<dyn KeyValue>) {
+    let keys = ["contract/k", "contract/k/l", "contract/k/l/m", "contract/k!l", "contract/k!l!m", "contract/k!"];
+    for key in keys {
+        put(&store, key, key).await;
+    }
+    for key in keys {
+        assert_eq!(value(&store, key).await, Some(text(key)));
+    }
+    store.delete("contract/k").await.unwrap();
+    store.delete("contract/k/l/m").await.unwrap();
+    store.delete("contract/k!l!m").await.unwrap();
+    let rest = ["contract/k!", "contract/k!l", "contract/k/l"].map(str::to_owned).to_vec();
+    assert_eq!(store.list("contract/k", None, 10).await, Ok(rest));
+}
+
+pub(crate) async fn unusual_keys_are_kept_apart(store: Arc<dyn KeyValue>) {
+    let long = format!("contract/odd/{}!{}", "n".repeat(255), "t".repeat(128));
+    let keys = ["contract/odd/..!x", "contract/odd/.!x", "contract/odd/sha256:ab!..", "contract/odd/a=b%!é", &long];
+    for key in keys {
+        put(&store, key, key).await;
+    }
+    for key in keys {
+        assert_eq!(value(&store, key).await, Some(text(key)));
+    }
+    let mut sorted = keys.map(str::to_owned).to_vec();
+    sorted.sort();
+    assert_eq!(store.list("contract/odd/", None, 10).await, Ok(sorted));
+}
+
+/// One write of each content under one condition at the same time: at most one wins, and its content is what is there.
+/// `None` where the condition is not supported.
+async fn race(store: &Arc<dyn KeyValue>, key: &'static str, when: When) -> Option<()> {
+    let before = value(store, key).await;
+    let contents: Vec<String> = (0..8).map(|n| format!("content {n}")).collect();
+    let writes = contents.iter().map(|content| store.put(key, text(content), when.clone()));
+    let results = join_all(writes).await;
+    let after = value(store, key).await;
+    if results.iter().all(|result| matches!(result, Err(Error::Unsupported(_)))) {
+        assert_eq!(after, before, "a condition that is not supported writes nothing");
+        return None;
+    }
+    let winners: Vec<usize> = (0..8).filter(|n| results[*n].is_ok()).collect();
+    assert_eq!(winners.len(), 1, "{results:?}");
+    assert_eq!(after, Some(text(&contents[winners[0]])));
+    assert!(results.iter().all(|result| matches!(result, Ok(()) | Err(Error::Conflict(_)))), "{results:?}");
+    Some(())
+}
+
+pub(crate) async fn one_creator_wins(store: Arc<dyn KeyValue>) {
+    let key = "contract/create!a";
+    store.delete(key).await.unwrap();
+    if race(&store, key, When::Absent).await.is_some() {
+        let again = store.put(key, text("again"), When::Absent).await;
+        assert!(matches!(again, Err(Error::Conflict(_))), "{again:?}");
+    }
+}
+
+pub(crate) async fn one_swapper_wins(store: Arc<dyn KeyValue>) {
+    let key = "contract/swap!a";
+    // The same value written again is another version.
+    put(&store, key, "same").await;
+    let stale = store.get(key).await.unwrap().unwrap().version;
+    put(&store, key, "same").await;
+    let version = store.get(key).await.unwrap().unwrap().version;
+    let late = store.put(key, text("late"), When::Unchanged(stale)).await;
+    assert!(matches!(late, Err(Error::Conflict(_) | Error::Unsupported(_))), "{late:?}");
+    assert_eq!(value(&store, key).await, Some(text("same")));
+    race(&store, key, When::Unchanged(version)).await;
+}
+
+pub(crate) async fn a_deleted_key_has_no_version(store: Arc<dyn KeyValue>) {
+    let key = "contract/deleted!a";
+    put(&store, key, "x").await;
+    let version = store.get(key).await.unwrap().unwrap().version;
+    store.delete(key).await.unwrap();
+    for version in [version, Version("nonsense".into())] {
+        let late = store.put(key, text("late"), When::Unchanged(version)).await;
+        assert!(matches!(late, Err(Error::Conflict(_) | Error::Unsupported(_))), "{late:?}");
+        assert_eq!(store.get(key).await, Ok(None));
+    }
+}
+
+/// Content that differs at every place and from seed to seed.
+fn content(seed: u8, length: usize) -> Bytes {
+    let byte = |at: usize| (at as u8).wrapping_mul(31).wrapping_add((at >> 8) as u8).wrapping_add(seed);
+    (0..length).map(byte).collect::<Vec<u8>>().into()
+}
+
+/// A body that comes in pieces and lets others run in between.
+fn in_pieces(bytes: Bytes, piece: usize) -> Body {
+    let pieces: Vec<Bytes> = bytes.chunks(piece).map(Bytes::copy_from_slice).collect();
+    Body::from_stream(stream::unfold(pieces.into_iter(), |mut pieces| async move {
+        yield_now().await;
+        pieces.next().map(|piece| (Ok::<_, BodyError>(piece), pieces))
+    }))
+}
+
+async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return std::task::Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}
+
+fn broken(bytes: Bytes) -> Body {
+    Body::from_stream(stream::iter([Ok(bytes), Err(BodyError::Interrupted("on purpose".into()))]))
+}
+
+fn digest(bytes: &[u8]) -> Digest {
+    Algorithm::Sha256.digest(bytes)
+}
+
+/// Commits `stage`, which must hold `expected`, or what `stage` holds is refused.
+async fn commit_and_read(store: &Arc<dyn BlobStore>, stage: &Stage, expected: &Bytes) -> Result<()> {
+    let location = store.commit(stage, &digest(expected)).await?;
+    let body = store.read(&location, 0..expected.len() as u64).await.unwrap();
+    assert_eq!(body.length(), Some(expected.len() as u64));
+    assert!(body.collect_up_to(u64::MAX).await.unwrap() == *expected, "other bytes were read than appended");
+    Ok(())
+}
+
+async fn stored(store: &Arc<dyn BlobStore>, bytes: &Bytes) -> super::Location {
+    let stage = store.stage().await.unwrap();
+    let stage = store.append(&stage, bytes.clone().into()).await.unwrap();
+    store.commit(&stage, &digest(bytes)).await.unwrap()
+}
+
+pub(crate) async fn what_was_appended_is_read(store: Arc<dyn BlobStore>) {
+    let bytes = content(1, 100_000);
+    let stage = store.stage().await.unwrap();
+    let stage = store.append(&stage, in_pieces(bytes.clone(), 3000)).await.unwrap();
+    commit_and_read(&store, &stage, &bytes).await.unwrap();
+}
+
+pub(crate) async fn ranges_are_exact(store: Arc<dyn BlobStore>) {
+    // Sizes around 64 KiB and 1 MiB are where back ends cut.
+    let bytes = content(2, 2_200_000);
+    let location = stored(&store, &bytes).await;
+    let ranges: [Range<usize>; 8] = [
+        0..0, 0..1, 65_535..65_537, 131_072..131_073, 983_039..983_042, 1_048_575..2_097_153, 2_199_999..2_200_000,
+        2_200_000..2_200_000,
+    ];
+    for range in ranges {
+        let body = store.read(&location, range.start as u64..range.end as u64).await.unwrap();
+        let read = body.collect_up_to(u64::MAX).await.unwrap();
+        assert!(read == bytes[range.clone()], "{range:?}");
+    }
+    // A range beyond the end is refused at once or breaks off; it is never a complete answer.
+    match store.read(&location, 2_199_999..2_200_001).await {
+        Ok(body) => assert!(body.collect_up_to(u64::MAX).await.is_err()),
+        Err(error) => assert!(matches!(error, Error::Corrupt(_)), "{error}"),
+    }
+}
+
+pub(crate) async fn empty_content_is_content(store: Arc<dyn BlobStore>) {
+    let stage = store.stage().await.unwrap();
+    commit_and_read(&store, &stage, &Bytes::new()).await.unwrap();
+    let stage = store.stage().await.unwrap();
+    let stage = store.append(&stage, Body::empty()).await.unwrap();
+    commit_and_read(&store, &stage, &Bytes::new()).await.unwrap();
+}
+
+pub(crate) async fn any_number_of_appends_is_one_content(store: Arc<dyn BlobStore>) {
+    let bytes = content(3, 700_000);
+    let mut stage = store.stage().await.unwrap();
+    let mut rest = bytes.clone();
+    for n in 0.. {
+        if rest.is_empty() {
+            break;
+        }
+        // Small ones, empty ones and a few that fill a chunk.
+        let size = [1000, 1, 0, 17_000, 500, 70_000][n % 6].min(rest.len());
+        stage = store.append(&stage, rest.split_to(size).into()).await.unwrap();
+    }
+    commit_and_read(&store, &stage, &bytes).await.unwrap();
+    // So many that a list of them must be put aside.
+    let bytes = content(4, 1100 * 600);
+    let mut stage = store.stage().await.unwrap();
+    for piece in bytes.chunks(1100) {
+        stage = store.append(&stage, Bytes::copy_from_slice(piece).into()).await.unwrap();
+        assert!(stage.0.len() < 100_000, "a stage stays small");
+    }
+    commit_and_read(&store, &stage, &bytes).await.unwrap();
+}
+
+pub(crate) async fn one_large_append_is_one_content(store: Arc<dyn BlobStore>) {
+    let bytes = content(5, 5_000_001);
+    let stage = store.stage().await.unwrap();
+    let stage = store.append(&stage, in_pieces(bytes.clone(), 65_536)).await.unwrap();
+    commit_and_read(&store, &stage, &bytes).await.unwrap();
+}
+
+/// Commits both forks, in this order; each yields its bytes, or is refused. The first must not be.
+async fn commit_forks(store: &Arc<dyn BlobStore>, forks: [(&Stage, &Bytes); 2]) {
+    let [(first, first_bytes), (second, second_bytes)] = forks;
+    commit_and_read(store, first, first_bytes).await.unwrap();
+    if let Err(error) = commit_and_read(store, second, second_bytes).await {
+        assert!(matches!(error, Error::Conflict(_)), "{error}");
+    }
+}
+
+pub(crate) async fn forks_are_kept_apart(store: Arc<dyn BlobStore>) {
+    for first in [0, 1] {
+        let (start, one, two) = (content(6, 30_000), content(7, 40_000), content(8, 20_000));
+        let stage = store.stage().await.unwrap();
+        let stage = store.append(&stage, start.clone().into()).await.unwrap();
+        let mut forks = Vec::new();
+        for more in [one, two] {
+            let fork = store.append(&stage, more.clone().into()).await.unwrap();
+            forks.push((fork, Bytes::from([start.clone(), more].concat())));
+        }
+        let [a, b] = [first, 1 - first].map(|n| (&forks[n].0, &forks[n].1));
+        commit_forks(&store, [a, b]).await;
+    }
+}
+
+pub(crate) async fn forks_at_the_same_time_are_kept_apart(store: Arc<dyn BlobStore>) {
+    for start in [Bytes::new(), content(9, 100_000)] {
+        let stage = store.stage().await.unwrap();
+        let stage = store.append(&stage, start.clone().into()).await.unwrap();
+        let more: Vec<Bytes> = (0..4).map(|seed| content(10 + seed, 1_500_000)).collect();
+        let appends = more.iter().map(|more| store.append(&stage, in_pieces(more.clone(), 50_000)));
+        let mut committed = 0;
+        for (fork, more) in join_all(appends).await.into_iter().zip(more) {
+            let all = Bytes::from([start.clone(), more].concat());
+            let result = match fork {
+                Ok(fork) => commit_and_read(&store, &fork, &all).await,
+                Err(error) => Err(error),
+            };
+            match result {
+                Ok(()) => committed += 1,
+                Err(error) => assert!(matches!(error, Error::Conflict(_)), "{error}"),
+            }
+        }
+        assert!(committed > 0, "one fork at least can be committed");
+    }
+}
+
+pub(crate) async fn an_error_in_a_body_is_an_error(store: Arc<dyn BlobStore>) {
+    for length in [0, 10, 300_000, 2_000_000] {
+        let stage = store.stage().await.unwrap();
+        assert!(store.append(&stage, broken(content(14, length))).await.is_err());
+    }
+}
+
+pub(crate) async fn an_append_can_be_tried_again(store: Arc<dyn BlobStore>) {
+    let (start, rest) = (content(15, 100_000), content(16, 50_000));
+    let mut stage = store.stage().await.unwrap();
+    for more in [start.clone(), rest.clone()] {
+        assert!(store.append(&stage, broken(content(17, 1_200_000))).await.is_err());
+        assert!(store.append(&stage, broken(content(18, 10))).await.is_err());
+        stage = store.append(&stage, more.into()).await.unwrap();
+    }
+    commit_and_read(&store, &stage, &Bytes::from([start, rest].concat())).await.unwrap();
+}
+
+pub(crate) async fn a_commit_after_a_failed_append_has_the_bytes_before_it(store: Arc<dyn BlobStore>) {
+    let bytes = content(19, 100_000);
+    let stage = store.stage().await.unwrap();
+    let stage = store.append(&stage, bytes.clone().into()).await.unwrap();
+    assert!(store.append(&stage, broken(content(20, 1_200_000))).await.is_err());
+    commit_and_read(&store, &stage, &bytes).await.unwrap();
+}
+
+pub(crate) async fn a_discarded_stage_never_yields_other_bytes(store: Arc<dyn BlobStore>) {
+    let (bytes, more) = (content(21, 100_000), content(22, 1000));
+    let stage = store.stage().await.unwrap();
+    let stage = store.append(&stage, bytes.clone().into()).await.unwrap();
+    store.discard(&stage).await.unwrap();
+    store.discard(&stage).await.unwrap();
+    let result = match store.append(&stage, more.clone().into()).await {
+        Ok(after) => commit_and_read(&store, &after, &Bytes::from([bytes, more].concat())).await,
+        Err(error) => Err(error),
+    };
+    assert!(matches!(result, Ok(()) | Err(Error::Conflict(_))), "{result:?}");
+}
+
+pub(crate) async fn a_commit_can_be_repeated(store: Arc<dyn BlobStore>) {
+    let bytes = content(23, 100_000);
+    let stage = store.stage().await.unwrap();
+    let stage = store.append(&stage, bytes.clone().into()).await.unwrap();
+    commit_and_read(&store, &stage, &bytes).await.unwrap();
+    let again = commit_and_read(&store, &stage, &bytes).await;
+    assert!(matches!(again, Ok(()) | Err(Error::Conflict(_))), "{again:?}");
+    // Another upload of the same content is the same content.
+    let location = stored(&store, &bytes).await;
+    let read = store.read(&location, 0..100_000).await.unwrap().collect_up_to(u64::MAX).await;
+    assert!(read.unwrap() == bytes);
+}
+
+pub(crate) async fn missing_content_is_no_content(store: Arc<dyn BlobStore>) {
+    let bytes = content(24, 200_000);
+    let location = stored(&store, &bytes).await;
+    store.delete(&location).await.unwrap();
+    match store.read(&location, 0..200_000).await {
+        Ok(body) => assert!(body.collect_up_to(u64::MAX).await.is_err()),
+        Err(error) => assert!(matches!(error, Error::Corrupt(_)), "{error}"),
+    }
+}
+
+pub(crate) async fn a_content_can_be_deleted_twice(store: Arc<dyn BlobStore>) {
+    let location = stored(&store, &content(25, 10)).await;
+    store.delete(&location).await.unwrap();
+    store.delete(&location).await.unwrap();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future as _;
+
+    use super::super::file::{FileBlobStore, FileKeyValue};
+    use super::super::memory::{MemoryBlobStore, MemoryKeyValue};
+    use super::super::packed::PackedBlobStore;
+    use super::super::unordered::{Unordered, UnorderedStore};
+    use super::super::{Platform, SystemPlatform};
+    use super::*;
+
+    fn platform() -> Arc<dyn Platform> {
+        Arc::new(SystemPlatform)
+    }
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    /// Like Spin's key-value store: nothing but these calls, and the keys in an order of its own.
+    struct Shuffled(Arc<dyn KeyValue>);
+
+    #[async_trait::async_trait]
+    impl UnorderedStore for Shuffled {
+        async fn get(&self, key: &str) -> Result<Option<Bytes>> {
+            Ok(self.0.get(key).await?.map(|entry| entry.value))
+        }
+
+        async fn set(&self, key: &str, value: Bytes) -> Result<()> {
+            self.0.put(key, value, When::Always).await
+        }
+
+        async fn delete(&self, key: &str) -> Result<()> {
+            self.0.delete(key).await
+        }
+
+        async fn keys(&self, each: &mut (dyn FnMut(String) + Send)) -> Result<()> {
+            let mut keys = self.0.list("", None, usize::MAX).await?;
+            keys.sort_by_key(|key| digest(key.as_bytes()));
+            keys.into_iter().for_each(each);
+            Ok(())
+        }
+    }
+
+    mod memory_key_value {
+        use super::*;
+        test_key_value!((Arc::new(MemoryKeyValue::default()) as Arc<dyn KeyValue>, ()));
+    }
+
+    mod file_key_value {
+        use super::*;
+        test_key_value!({
+            let folder = folder();
+            (Arc::new(FileKeyValue::open(folder.path(), platform()).unwrap()) as Arc<dyn KeyValue>, folder)
+        });
+
+        #[test]
+        fn conditions_are_supported() {
+            let folder = folder();
+            let store = FileKeyValue::open(folder.path(), platform()).unwrap();
+            futures_executor::block_on(async {
+                store.put("a", text("1"), When::Absent).await.unwrap();
+                let version = store.get("a").await.unwrap().unwrap().version;
+                store.put("a", text("2"), When::Unchanged(version)).await.unwrap();
+            });
+        }
+
+        #[test]
+        fn nothing_is_left_when_all_is_deleted() {
+            let folder = folder();
+            let store = FileKeyValue::open(folder.path(), platform()).unwrap();
+            futures_executor::block_on(async {
+                for key in ["tag/a/b/c!v1", "tag/a!v1", "tag/a!v2"] {
+                    store.put(key, text("1"), When::Always).await.unwrap();
+                    store.delete(key).await.unwrap();
+                }
+            });
+            assert_eq!(std::fs::read_dir(folder.path().join("keys")).unwrap().count(), 0);
+            assert_eq!(std::fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0);
+        }
+
+        /// A folder with more names than are held at once.
+        #[test]
+        fn a_large_folder_is_listed_whole() {
+            let folder = folder();
+            let store = FileKeyValue::open(folder.path(), platform()).unwrap();
+            let keys: Vec<String> = (0..9000).map(|n| format!("tag/a!{n:05}")).collect();
+            let place = folder.path().join("keys/tag/a/!");
+            std::fs::create_dir_all(&place).unwrap();
+            for key in &keys {
+                std::fs::write(place.join(format!("{}=", &key["tag/a!".len()..])), "").unwrap();
+            }
+            let all = futures_executor::block_on(store.list("tag/", None, usize::MAX)).unwrap();
+            assert!(all == keys);
+        }
+    }
+
+    mod unordered_key_value {
+        use super::*;
+        fn store() -> Arc<dyn KeyValue> {
+            Arc::new(Unordered::new(Shuffled(Arc::new(MemoryKeyValue::default()))))
+        }
+        test_key_value!((store(), ()));
+
+        #[test]
+        fn conditions_are_refused() {
+            let (store, version) = (store(), Version(String::new()));
+            futures_executor::block_on(async {
+                for when in [When::Absent, When::Unchanged(version)] {
+                    let refused = store.put("a", text("x"), when).await;
+                    assert!(matches!(refused, Err(Error::Unsupported(_))));
+                }
+                assert_eq!(store.get("a").await, Ok(None));
+            });
+        }
+    }
+
+    mod memory_blob_store {
+        use super::*;
+        test_blob_store!((Arc::new(MemoryBlobStore::new(platform())) as Arc<dyn BlobStore>, ()));
+    }
+
+    mod file_blob_store {
+        use super::*;
+        test_blob_store!({
+            let folder = folder();
+            (Arc::new(FileBlobStore::open(folder.path(), platform()).unwrap()) as Arc<dyn BlobStore>, folder)
+        });
+
+        /// An append that a crash cuts off leaves the file under the name of an append that never ended.
+        #[test]
+        fn an_append_cut_off_by_a_crash_can_be_tried_again() {
+            let folder = folder();
+            let store: Arc<dyn BlobStore> = Arc::new(FileBlobStore::open(folder.path(), platform()).unwrap());
+            futures_executor::block_on(async {
+                let stage = store.append(&store.stage().await.unwrap(), content(1, 1000).into()).await.unwrap();
+                let mut stuck = Box::pin(store.append(&stage, Body::from_stream(stream::pending::<Result<_, BodyError>>())));
+                while std::fs::read_dir(folder.path().join("stages")).unwrap().any(|family| {
+                    let names = std::fs::read_dir(family.unwrap().path()).unwrap();
+                    let held = serde_json::from_str::<serde_json::Value>(&stage.0).unwrap()["file"].clone();
+                    names.into_iter().any(|name| name.unwrap().file_name().to_str() == held.as_str())
+                }) {
+                    let pending = std::future::poll_fn(|cx| std::task::Poll::Ready(stuck.as_mut().poll(cx).is_pending()));
+                    assert!(pending.await);
+                }
+                drop(stuck);
+                let stage = store.append(&stage, content(2, 500).into()).await.unwrap();
+                let all = Bytes::from([content(1, 1000), content(2, 500)].concat());
+                commit_and_read(&store, &stage, &all).await.unwrap();
+            });
+        }
+
+        #[test]
+        fn nothing_is_left_of_stages_that_are_done() {
+            let folder = folder();
+            let store: Arc<dyn BlobStore> = Arc::new(FileBlobStore::open(folder.path(), platform()).unwrap());
+            futures_executor::block_on(async {
+                stored(&store, &content(1, 1000)).await;
+                let stage = store.append(&store.stage().await.unwrap(), content(2, 10).into()).await.unwrap();
+                store.discard(&stage).await.unwrap();
+                let stage = store.stage().await.unwrap();
+                assert!(store.append(&stage, broken(content(3, 1000))).await.is_err());
+            });
+            assert_eq!(std::fs::read_dir(folder.path().join("stages")).unwrap().count(), 0);
+        }
+    }
+
+    mod packed_blob_store {
+        use super::*;
+        fn packed(chunk_bytes: u32) -> Arc<dyn BlobStore> {
+            Arc::new(PackedBlobStore::new(Arc::new(MemoryKeyValue::default()), platform(), chunk_bytes))
+        }
+        mod with_small_chunks {
+            use super::*;
+            test_blob_store!((packed(0), ()));
+        }
+        mod with_default_chunks {
+            use super::*;
+            test_blob_store!((packed(super::super::super::super::packed::CHUNK_BYTES_DEFAULT), ()));
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Decorators that count calls: storage calls a request do not vary from machine to machine, so tests can hold them to a
+//! number.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{BlobStore, Body, Entry, KeyValue, Location, Result, Stage, When};
+use crate::oci::Digest;
+
+/// Counts the calls to the store inside.
+pub struct Counting<S: ?Sized> {
+    /// How many calls there were.
+    pub counts: Counts,
+    inner: Arc<S>,
+}
+
+/// How many calls there were, by kind.
+#[derive(Debug, Default)]
+pub struct Counts {
+    reads: AtomicU64,
+    writes: AtomicU64,
+    deletes: AtomicU64,
+    lists: AtomicU64,
+}
+
+impl Counts {
+    fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Reads, writes, deletes and listings since the last call of this.
+    pub fn take(&self) -> [u64; 4] {
+        [&self.reads, &self.writes, &self.deletes, &self.lists].map(|counter| counter.swap(0, Ordering::Relaxed))
+    }
+}
+
+impl<S: ?Sized> Counting<S> {
+    /// Counts the calls to `inner`.
+    pub fn new(inner: Arc<S>) -> Self {
+        Self { counts: Counts::default(), inner }
+    }
+}
+
+#[async_trait]
+impl<S: KeyValue + ?Sized> KeyValue for Counting<S> {
+    async fn get(&self, key: &str) -> Result<Option<Entry>> {
+        Counts::add(&self.counts.reads);
+        self.inner.get(key).await
+    }
+
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<()> {
+        Counts::add(&self.counts.writes);
+        self.inner.put(key, value, when).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        Counts::add(&self.counts.deletes);
+        self.inner.delete(key).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
+        Counts::add(&self.counts.lists);
+        self.inner.list(prefix, after, limit).await
+    }
+}
+
+/// Of the blob store's calls `append` and `commit` are writes, `stage` is none: no back end need do anything for it.
+#[async_trait]
+impl<S: BlobStore + ?Sized> BlobStore for Counting<S> {
+    async fn stage(&self) -> Result<Stage> {
+        self.inner.stage().await
+    }
+
+    async fn append(&self, stage: &Stage, body: Body) -> Result<Stage> {
+        Counts::add(&self.counts.writes);
+        self.inner.append(stage, body).await
+    }
+
+    async fn commit(&self, stage: &Stage, digest: &Digest) -> Result<Location> {
+        Counts::add(&self.counts.writes);
+        self.inner.commit(stage, digest).await
+    }
+
+    async fn discard(&self, stage: &Stage) -> Result<()> {
+        Counts::add(&self.counts.deletes);
+        self.inner.discard(stage).await
+    }
+
+    async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
+        Counts::add(&self.counts.reads);
+        self.inner.read(location, range).await
+    }
+
+    async fn delete(&self, location: &Location) -> Result<()> {
+        Counts::add(&self.counts.deletes);
+        self.inner.delete(location).await
+    }
+}

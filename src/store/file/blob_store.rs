@@ -1,0 +1,301 @@
+//! Content as files.
+//!
+//! A stage's file belongs to one append at a time: the append *takes* it by renaming it from the name that the stage
+//! holds to a new one, `<token>~<token before>`. Who comes second finds the old name gone; it forks by copying the bytes of its
+//! stage from the file that took over, whose first bytes nobody changes any more. The same copy takes up an append that a crash cut off.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream;
+use serde::{Deserialize, Serialize};
+
+use super::{absent_is_none, create_folder, place_in_folder, sync_folder, unblock};
+use crate::oci::Digest;
+use crate::store::{BlobStore, Body, Error, Location, Platform, Result, Stage};
+
+/// How many bytes are read, or gathered and written, at a time.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// Content in a folder, a file each.
+pub struct FileBlobStore {
+    folder: Folder,
+    platform: Arc<dyn Platform>,
+}
+
+#[derive(Clone)]
+struct Folder {
+    blobs: PathBuf,
+    stages: PathBuf,
+}
+
+/// What a [`Stage`] says.
+#[derive(Clone, Serialize, Deserialize)]
+struct FileStage {
+    family: String,
+    /// The file's name in the family's folder; empty before the first append.
+    file: String,
+    length: u64,
+}
+
+/// A stage's file while an append or commit has it to itself.
+struct Taken {
+    path: PathBuf,
+    file: File,
+}
+
+impl FileBlobStore {
+    /// Opens `folder`, or makes it.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or written to.
+    pub fn open(folder: &Path, platform: Arc<dyn Platform>) -> io::Result<Self> {
+        let folder = Folder { blobs: folder.join("blobs"), stages: folder.join("stages") };
+        create_folder(&folder.blobs)?;
+        create_folder(&folder.stages)?;
+        Ok(Self { folder, platform })
+    }
+}
+
+#[async_trait]
+impl BlobStore for FileBlobStore {
+    async fn stage(&self) -> Result<Stage> {
+        // No file yet: most uploads that are begun and never filled cost nothing.
+        FileStage { family: self.platform.uuid(), file: String::new(), length: 0 }.seal()
+    }
+
+    async fn append(&self, stage: &Stage, body: Body) -> Result<Stage> {
+        let before = FileStage::open(stage)?;
+        let (taken, after) = self.take(&before).await?;
+        let path = taken.path.clone();
+        match fill(taken, body, before.length).await {
+            Ok(length) => FileStage { length, ..after }.seal(),
+            Err(error) => {
+                // Nothing is being written now, so the file can go back to the name under which the stage will look for it.
+                let folder = self.folder.clone();
+                unblock(move || folder.give_back(&path, &before)).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn commit(&self, stage: &Stage, digest: &Digest) -> Result<Location> {
+        let stage = FileStage::open(stage)?;
+        let target = self.folder.blob_path(digest);
+        let location = Location(digest.to_string());
+        let taken = match self.take(&stage).await {
+            Ok((taken, _)) => taken,
+            // The answer to an earlier commit may have been lost.
+            Err(Error::Conflict(reason)) => {
+                let length = unblock(move || absent_is_none(fs::metadata(target))).await?.map(|file| file.len());
+                return if length == Some(stage.length) { Ok(location) } else { Err(Error::Conflict(reason)) };
+            }
+            Err(error) => return Err(error),
+        };
+        let folder = self.folder.clone();
+        unblock(move || {
+            place_in_folder(&target, |target| fs::rename(&taken.path, target))?;
+            folder.remove_family(&stage.family);
+            Ok(location)
+        })
+        .await
+    }
+
+    async fn discard(&self, stage: &Stage) -> Result<()> {
+        let (folder, stage) = (self.folder.clone(), FileStage::open(stage)?);
+        unblock(move || folder.remove_family(&stage.family)).await;
+        Ok(())
+    }
+
+    async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
+        let path = self.folder.path_of(location)?;
+        let (place, wanted) = (location.0.clone(), range.clone());
+        let file = unblock(move || {
+            let short = || Error::Corrupt(format!("the content of {place} is missing or too short"));
+            let mut file = absent_is_none(File::open(path))?.ok_or_else(short)?;
+            if file.metadata()?.len() < wanted.end || wanted.start > wanted.end {
+                return Err(short());
+            }
+            file.seek(SeekFrom::Start(wanted.start))?;
+            Ok(file)
+        })
+        .await?;
+        let length = range.end - range.start;
+        let pieces = stream::try_unfold((file, length), |(file, left)| async move {
+            if left == 0 {
+                return Ok::<_, Error>(None);
+            }
+            let (file, bytes) = unblock(move || read_piece(file, left)).await?;
+            let left = left - bytes.len() as u64;
+            Ok(Some((bytes, (file, left))))
+        });
+        Ok(Body::from_stream(pieces).with_length(length))
+    }
+
+    async fn delete(&self, location: &Location) -> Result<()> {
+        let path = self.folder.path_of(location)?;
+        unblock(move || match absent_is_none(fs::remove_file(&path))? {
+            Some(()) => Ok(path.parent().map_or(Ok(()), sync_folder)?),
+            None => Ok(()),
+        })
+        .await
+    }
+}
+
+impl FileBlobStore {
+    async fn take(&self, stage: &FileStage) -> Result<(Taken, FileStage)> {
+        let (folder, stage, token) = (self.folder.clone(), stage.clone(), self.platform.uuid());
+        unblock(move || folder.take(&stage, &token)).await
+    }
+}
+
+impl FileStage {
+    fn open(stage: &Stage) -> Result<Self> {
+        let foreign = |_| Error::Corrupt("this is not a stage of files".into());
+        serde_json::from_str(&stage.0).map_err(foreign)
+    }
+
+    fn seal(&self) -> Result<Stage> {
+        let text = serde_json::to_string(self).map_err(|e| Error::Corrupt(e.to_string()))?;
+        Ok(Stage(text))
+    }
+
+    fn token(&self) -> &str {
+        self.file.split('~').next().unwrap_or_default()
+    }
+}
+
+impl Folder {
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.blobs.join(digest.algorithm().as_str()).join(&digest.hex()[..2]).join(digest.hex())
+    }
+
+    fn path_of(&self, location: &Location) -> Result<PathBuf> {
+        let foreign = |_| Error::Corrupt("this is not a location of files".into());
+        Ok(self.blob_path(&location.0.parse().map_err(foreign)?))
+    }
+
+    /// Makes the stage's file ours, with exactly the stage's bytes in it.
+    fn take(&self, stage: &FileStage, token: &str) -> Result<(Taken, FileStage)> {
+        let family = self.stages.join(&stage.family);
+        let name = format!("{token}~{}", stage.token());
+        let path = family.join(&name);
+        let open = |create| File::options().write(true).create_new(create).open(&path);
+        let file = if stage.file.is_empty() {
+            create_folder(&family)?;
+            open(true)?
+        } else if absent_is_none(fs::rename(family.join(&stage.file), &path))?.is_some() {
+            open(false)?
+        } else {
+            let source = self.taken_over(&family, stage)?;
+            let mut file = open(true)?;
+            let copied = io::copy(&mut source.take(stage.length), &mut file)?;
+            if copied != stage.length {
+                return Err(Error::Corrupt(format!("a stage of {} bytes has {copied}", stage.length)));
+            }
+            file
+        };
+        match file.metadata()?.len() {
+            longer if longer > stage.length => file.set_len(stage.length)?,
+            shorter if shorter < stage.length => {
+                return Err(Error::Corrupt(format!("a stage of {} bytes has {shorter}", stage.length)));
+            }
+            _ => {}
+        }
+        let after = FileStage { file: name, ..stage.clone() };
+        Ok((Taken { path, file }, after))
+    }
+
+    /// The file of an append that took this stage's file before us.
+    fn taken_over(&self, family: &Path, stage: &FileStage) -> Result<File> {
+        let gone = || Error::Conflict("the stage is gone".into());
+        let suffix = format!("~{}", stage.token());
+        for entry in absent_is_none(fs::read_dir(family))?.ok_or_else(gone)? {
+            let name = entry?.file_name();
+            if !name.to_str().is_some_and(|name| name.ends_with(&suffix)) {
+                continue;
+            }
+            // A shorter one is a copy that another fork is making just now.
+            if let Some(file) = absent_is_none(File::open(family.join(name)))?
+                && file.metadata()?.len() >= stage.length
+            {
+                return Ok(file);
+            }
+        }
+        Err(gone())
+    }
+
+    /// Undoes a take. Best effort: where it fails, the next take copies.
+    fn give_back(&self, taken: &Path, stage: &FileStage) {
+        let family = self.stages.join(&stage.family);
+        let result = if stage.file.is_empty() {
+            fs::remove_file(taken).and_then(|()| fs::remove_dir(&family))
+        } else {
+            fs::rename(taken, family.join(&stage.file))
+        };
+        if let Err(error) = result
+            && error.kind() != ErrorKind::DirectoryNotEmpty
+        {
+            log::warn!("a stage of upload {} is left behind: {error}", stage.family);
+        }
+    }
+
+    /// Best effort: what is left is garbage and nothing more.
+    fn remove_family(&self, family: &str) {
+        if let Err(error) = absent_is_none(fs::remove_dir_all(self.stages.join(family))) {
+            log::warn!("the stages of upload {family} are left behind: {error}");
+        }
+    }
+}
+
+/// Writes a body behind the bytes of a taken file; gives the new length, durable.
+async fn fill(taken: Taken, mut body: Body, start: u64) -> Result<u64> {
+    let Taken { path, mut file } = taken;
+    let mut length = start;
+    let mut gathered: Vec<Bytes> = Vec::new();
+    let mut gathered_bytes = 0;
+    loop {
+        let data = body.next().await.transpose()?;
+        let at_end = data.is_none();
+        if let Some(data) = data {
+            gathered_bytes += data.len();
+            gathered.push(data);
+        }
+        if gathered_bytes >= BUFFER_BYTES || (at_end && gathered_bytes > 0) {
+            let (pieces, offset) = (std::mem::take(&mut gathered), length);
+            length += std::mem::take(&mut gathered_bytes) as u64;
+            file = unblock(move || write_pieces(file, offset, &pieces)).await?;
+        }
+        if at_end {
+            break;
+        }
+    }
+    unblock(move || {
+        file.sync_data()?;
+        // The name must outlive a crash as well: it is what the stage says.
+        let family = path.parent().unwrap_or(Path::new("."));
+        sync_folder(family)?;
+        Ok(length)
+    })
+    .await
+}
+
+fn write_pieces(mut file: File, offset: u64, pieces: &[Bytes]) -> io::Result<File> {
+    file.seek(SeekFrom::Start(offset))?;
+    match pieces {
+        [piece] => file.write_all(piece)?,
+        pieces => file.write_all(&pieces.concat())?,
+    }
+    Ok(file)
+}
+
+fn read_piece(mut file: File, left: u64) -> io::Result<(File, Bytes)> {
+    let mut piece = vec![0; left.min(BUFFER_BYTES as u64) as usize];
+    file.read_exact(&mut piece)?;
+    Ok((file, piece.into()))
+}

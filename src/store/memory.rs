@@ -1,0 +1,177 @@
+//! Both ports in memory: for tests, and for programs that want a registry which forgets.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::{Bound, Range};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream;
+
+use super::{BlobStore, Body, Entry, Error, KeyValue, Location, Platform, Result, Stage, Version, When};
+use crate::oci::Digest;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code of ours panics while it holds one of these.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Facts in memory, with exact conditions.
+#[derive(Default)]
+pub struct MemoryKeyValue {
+    state: Mutex<KeyValueState>,
+}
+
+#[derive(Default)]
+struct KeyValueState {
+    entries: BTreeMap<String, (Bytes, u64)>,
+    writes: u64,
+}
+
+#[async_trait]
+impl KeyValue for MemoryKeyValue {
+    async fn get(&self, key: &str) -> Result<Option<Entry>> {
+        let state = lock(&self.state);
+        let entry = state.entries.get(key);
+        Ok(entry.map(|(value, version)| Entry { value: value.clone(), version: Version(version.to_string()) }))
+    }
+
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<()> {
+        let mut state = lock(&self.state);
+        let current = state.entries.get(key).map(|(_, version)| version.to_string());
+        match (when, current) {
+            (When::Always, _) | (When::Absent, None) => {}
+            (When::Unchanged(Version(expected)), Some(current)) if expected == current => {}
+            _ => return Err(Error::Conflict(key.to_owned())),
+        }
+        state.writes += 1;
+        let version = state.writes;
+        state.entries.insert(key.to_owned(), (value, version));
+        Ok(())
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        lock(&self.state).entries.remove(key);
+        Ok(())
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
+        let state = lock(&self.state);
+        let start = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let keys = state.entries.range::<str, _>((start, Bound::Unbounded)).map(|(key, _)| key);
+        Ok(keys.take_while(|key| key.starts_with(prefix)).take(limit).cloned().collect())
+    }
+}
+
+/// Content in memory. A blob is the list of the pieces that came in; nothing is ever put together.
+pub struct MemoryBlobStore {
+    platform: Arc<dyn Platform>,
+    // By family, which is what `stage` began: the last piece of every fork, by the fork's name.
+    stages: Mutex<HashMap<String, HashMap<String, Arc<Piece>>>>,
+    blobs: Mutex<HashMap<String, Arc<[Bytes]>>>,
+}
+
+/// Pieces hang together backwards, so that a fork costs nothing and shares what came before.
+struct Piece {
+    before: Option<Arc<Piece>>,
+    bytes: Vec<Bytes>,
+}
+
+/// A long chain would be dropped by recursion, a stack frame a piece.
+impl Drop for Piece {
+    fn drop(&mut self) {
+        let mut before = self.before.take();
+        while let Some(mut piece) = before.and_then(Arc::into_inner) {
+            before = piece.before.take();
+        }
+    }
+}
+
+impl MemoryBlobStore {
+    /// An empty store.
+    pub fn new(platform: Arc<dyn Platform>) -> Self {
+        Self { platform, stages: Mutex::default(), blobs: Mutex::default() }
+    }
+
+    fn find(&self, stage: &Stage) -> Result<(String, Arc<Piece>)> {
+        let gone = || Error::Conflict("the stage is gone".into());
+        let (family, fork) = stage.0.split_once('/').ok_or_else(gone)?;
+        let stages = lock(&self.stages);
+        let piece = stages.get(family).and_then(|forks| forks.get(fork)).ok_or_else(gone)?;
+        Ok((family.to_owned(), piece.clone()))
+    }
+}
+
+#[async_trait]
+impl BlobStore for MemoryBlobStore {
+    async fn stage(&self) -> Result<Stage> {
+        let family = self.platform.uuid();
+        let nothing = Arc::new(Piece { before: None, bytes: Vec::new() });
+        lock(&self.stages).insert(family.clone(), HashMap::from([("0".to_owned(), nothing)]));
+        Ok(Stage(format!("{family}/0")))
+    }
+
+    async fn append(&self, stage: &Stage, mut body: Body) -> Result<Stage> {
+        let (family, before) = self.find(stage)?;
+        let mut bytes = Vec::new();
+        while let Some(data) = body.next().await {
+            bytes.push(data?);
+        }
+        let fork = self.platform.uuid();
+        match lock(&self.stages).get_mut(&family) {
+            Some(forks) => forks.insert(fork.clone(), Arc::new(Piece { before: Some(before), bytes })),
+            None => return Err(Error::Conflict("the stage is gone".into())),
+        };
+        Ok(Stage(format!("{family}/{fork}")))
+    }
+
+    async fn commit(&self, stage: &Stage, digest: &Digest) -> Result<Location> {
+        let (family, last) = self.find(stage)?;
+        let mut pieces = Vec::new();
+        let mut piece = Some(&last);
+        while let Some(this) = piece {
+            pieces.extend(this.bytes.iter().rev().cloned());
+            piece = this.before.as_ref();
+        }
+        pieces.reverse();
+        lock(&self.blobs).insert(digest.to_string(), pieces.into());
+        lock(&self.stages).remove(&family);
+        Ok(Location(digest.to_string()))
+    }
+
+    async fn discard(&self, stage: &Stage) -> Result<()> {
+        if let Some((family, _)) = stage.0.split_once('/') {
+            lock(&self.stages).remove(family);
+        }
+        Ok(())
+    }
+
+    async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
+        let blob = lock(&self.blobs).get(&location.0).cloned();
+        let pieces = blob.ok_or_else(|| Error::Corrupt(format!("no content at {}", location.0)))?;
+        let size: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        if range.end > size || range.start > range.end {
+            return Err(Error::Corrupt(format!("content at {} has {size} bytes", location.0)));
+        }
+        let length = range.end - range.start;
+        let mut offset = 0;
+        let slices: Vec<Result<Bytes, Error>> = pieces
+            .iter()
+            .filter_map(|piece| {
+                let (from, to) = (offset, offset + piece.len() as u64);
+                offset = to;
+                let (start, end) = (range.start.clamp(from, to), range.end.clamp(from, to));
+                (start < end).then(|| Ok(piece.slice((start - from) as usize..(end - from) as usize)))
+            })
+            .collect();
+        Ok(Body::from_stream(stream::iter(slices)).with_length(length))
+    }
+
+    async fn delete(&self, location: &Location) -> Result<()> {
+        lock(&self.blobs).remove(&location.0);
+        Ok(())
+    }
+}

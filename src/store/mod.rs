@@ -1,0 +1,46 @@
+//! The two ports to storage, the platform, and their back ends.
+//!
+//! A *port* is an object-safe trait held as `Arc<dyn …>` and chosen once, when a host starts. What every back end of a
+//! port must keep is written down as clauses in [`contract`], which run against each of them.
+
+mod blob_store;
+mod body;
+mod key_value;
+mod platform;
+
+pub mod contract;
+pub mod counting;
+#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+pub mod file;
+pub mod memory;
+pub mod packed;
+#[cfg(all(feature = "spin", target_os = "wasi"))]
+pub mod spin;
+pub mod unordered;
+
+pub use blob_store::{BlobStore, Location, Stage};
+pub use body::{Body, BodyError};
+pub use key_value::{Entry, KeyValue, Version, When};
+pub use platform::Platform;
+#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+pub use platform::SystemPlatform;
+
+/// Why a store did not do what it was asked. There are four cases because callers do four different things.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A condition did not hold, or a stage was taken by somebody else. Nothing was changed.
+    #[error("conflict: {0}")]
+    Conflict(String),
+    /// The back end cannot honour the condition. Nothing was changed; the caller does without or gives up.
+    #[error("unsupported: {0}")]
+    Unsupported(&'static str),
+    /// The store could not be reached or failed. It is not known whether anything was changed; never read it as absence.
+    #[error("unavailable: {0}")]
+    Unavailable(String),
+    /// What is stored cannot be what was written.
+    #[error("corrupt: {0}")]
+    Corrupt(String),
+}
+
+/// The result of a store's operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,311 @@
+//! Content cut into values of a key-value store, for hosts that have nothing else.
+//!
+//! Every append writes its chunks under a token of its own, so forks never meet:
+//! `pack/<family>!<token>!<number>`. A stage lists what the appends wrote as *extents*. When there are too many of them they
+//! are put aside into a *page*, so that a stage stays small and an append costs the same however many came before. The few
+//! bytes after the last full chunk travel in the stage itself, so that small appends do not make small chunks.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{BlobStore, Body, Error, KeyValue, Location, Platform, Result, Stage, When};
+use crate::oci::Digest;
+
+/// The chunk size that fits every common store but the narrowest: 960 KiB, below the 1 MB of Akamai's.
+pub const CHUNK_BYTES_DEFAULT: u32 = 960 * 1024;
+/// The smallest chunk size that can be set.
+pub const CHUNK_BYTES_MIN: u32 = 64 * 1024;
+/// How many bytes after the last full chunk travel in the stage.
+const TAIL_BYTES_MAX: usize = 16 * 1024;
+/// How many extents a stage, a page or a location lists.
+const EXTENTS_MAX: usize = 256;
+
+/// Content packed into the values of a [`KeyValue`].
+pub struct PackedBlobStore {
+    chunks: Chunks,
+    platform: Arc<dyn Platform>,
+    chunk_bytes: u32,
+}
+
+/// What one append wrote: full chunks, and a last one that may be shorter.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Extent {
+    token: String,
+    length: u64,
+}
+
+/// What a [`Stage`] says, and what a [`Location`] says, where the tail is empty.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Pack {
+    family: String,
+    // A stage keeps the size it began with when the setting changes.
+    chunk_bytes: u32,
+    /// Extents that come before those listed here: in a stage the token of the last page, in a location of the page list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<String>,
+    extents: Vec<Extent>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "hex::serde")]
+    tail: Vec<u8>,
+}
+
+/// Extents put aside.
+#[derive(Serialize, Deserialize)]
+struct Page {
+    before: Option<String>,
+    extents: Vec<Extent>,
+}
+
+/// All pages of committed content in order, each as one extent of the sum of its lengths.
+#[derive(Serialize, Deserialize)]
+struct PageList {
+    pages: Vec<Extent>,
+}
+
+/// The values that hold the bytes.
+#[derive(Clone)]
+struct Chunks {
+    keys: Arc<dyn KeyValue>,
+}
+
+impl PackedBlobStore {
+    /// Packs into `keys`, beside what else is there; its keys begin with `pack/`.
+    /// `chunk_bytes` is how large the values may be, at least [`CHUNK_BYTES_MIN`].
+    pub fn new(keys: Arc<dyn KeyValue>, platform: Arc<dyn Platform>, chunk_bytes: u32) -> Self {
+        Self { chunks: Chunks { keys }, platform, chunk_bytes: chunk_bytes.max(CHUNK_BYTES_MIN) }
+    }
+
+    /// Writes the body's chunks; gives the bytes written and those left for the tail.
+    async fn write(&self, pack: &Pack, token: &str, mut body: Body, written: &mut u64) -> Result<Vec<u8>> {
+        let chunk_bytes = pack.chunk_bytes as usize;
+        let mut gathered = pack.tail.clone();
+        while let Some(data) = body.next().await {
+            let mut data = data?;
+            while !data.is_empty() {
+                let part = data.split_to(data.len().min(chunk_bytes - gathered.len()));
+                gathered.extend_from_slice(&part);
+                if gathered.len() == chunk_bytes {
+                    let chunk = std::mem::replace(&mut gathered, Vec::with_capacity(chunk_bytes));
+                    self.write_chunk(pack, token, chunk, written).await?;
+                }
+            }
+        }
+        if gathered.len() > TAIL_BYTES_MAX {
+            let chunk = std::mem::take(&mut gathered);
+            self.write_chunk(pack, token, chunk, written).await?;
+        }
+        Ok(gathered)
+    }
+
+    async fn write_chunk(&self, pack: &Pack, token: &str, chunk: Vec<u8>, written: &mut u64) -> Result<()> {
+        let key = pack.chunk_key(token, *written / u64::from(pack.chunk_bytes));
+        *written += chunk.len() as u64;
+        self.chunks.keys.put(&key, chunk.into(), When::Always).await
+    }
+
+    /// Best effort: nobody else knows the token.
+    async fn remove_chunks(&self, pack: &Pack, token: &str, written: u64) {
+        for number in 0..written.div_ceil(u64::from(pack.chunk_bytes)) {
+            if let Err(error) = self.chunks.keys.delete(&pack.chunk_key(token, number)).await {
+                log::warn!("chunks of {} are left behind: {error}", pack.family);
+                return;
+            }
+        }
+    }
+
+    /// Puts extents aside when there are too many.
+    async fn put_aside(&self, pack: &mut Pack, token: &str) -> Result<()> {
+        if pack.extents.len() > EXTENTS_MAX {
+            let page = Page { before: pack.before.take(), extents: std::mem::take(&mut pack.extents) };
+            self.chunks.store(&pack.page_key(token), &page).await?;
+            pack.before = Some(token.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Turns the chain of pages, last page first, into a list in order.
+    async fn list_pages(&self, pack: &Pack, token: &str) -> Result<()> {
+        let mut pages = Vec::new();
+        let mut next = pack.before.clone();
+        while let Some(token) = next {
+            let page: Page = self.chunks.load(&pack.page_key(&token)).await?;
+            let length = page.extents.iter().map(|extent| extent.length).sum();
+            pages.push(Extent { token, length });
+            next = page.before;
+        }
+        pages.reverse();
+        self.chunks.store(&pack.page_key(token), &PageList { pages }).await
+    }
+}
+
+#[async_trait]
+impl BlobStore for PackedBlobStore {
+    async fn stage(&self) -> Result<Stage> {
+        let (family, chunk_bytes) = (self.platform.uuid(), self.chunk_bytes);
+        Ok(Stage(seal(&Pack { family, chunk_bytes, before: None, extents: Vec::new(), tail: Vec::new() })?))
+    }
+
+    async fn append(&self, stage: &Stage, body: Body) -> Result<Stage> {
+        let mut pack: Pack = open(&stage.0)?;
+        let (token, mut written) = (self.platform.uuid(), 0);
+        match self.write(&pack, &token, body, &mut written).await {
+            Ok(tail) => pack.tail = tail,
+            Err(error) => {
+                self.remove_chunks(&pack, &token, written).await;
+                return Err(error);
+            }
+        }
+        if written > 0 {
+            pack.extents.push(Extent { token: token.clone(), length: written });
+            self.put_aside(&mut pack, &token).await?;
+        }
+        Ok(Stage(seal(&pack)?))
+    }
+
+    async fn commit(&self, stage: &Stage, _digest: &Digest) -> Result<Location> {
+        let mut pack: Pack = open(&stage.0)?;
+        let token = self.platform.uuid();
+        let tail = std::mem::take(&mut pack.tail);
+        if !tail.is_empty() {
+            let mut written = 0;
+            self.write_chunk(&pack, &token, tail, &mut written).await?;
+            pack.extents.push(Extent { token: token.clone(), length: written });
+        }
+        if pack.before.is_some() {
+            self.list_pages(&pack, &token).await?;
+            pack.before = Some(token);
+        }
+        Ok(Location(seal(&pack)?))
+    }
+
+    /// Removes nothing: without conditions a commit of the same stage may be under way in another process, and what it
+    /// acknowledges must stay readable. The chunks are garbage that nothing leads to.
+    async fn discard(&self, _stage: &Stage) -> Result<()> {
+        Ok(())
+    }
+
+    async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
+        let pack: Pack = open(&location.0)?;
+        let chunks = self.chunks.clone();
+        let extents = chunks.extents_within(&pack, &range).await?;
+        let length = range.end.saturating_sub(range.start);
+        // What is still to be sent of each extent, as ranges within the extents.
+        let parts: Vec<(Extent, Range<u64>)> = overlaps(extents, &range);
+        if parts.iter().map(|(_, part)| part.end - part.start).sum::<u64>() != length {
+            return Err(Error::Corrupt(format!("pack {} is shorter than {}", pack.family, range.end)));
+        }
+        let state = (chunks, pack, parts.into_iter(), None);
+        let pieces = stream::try_unfold(state, |(chunks, pack, mut parts, current)| async move {
+            let Some((extent, part)) = current.or_else(|| parts.next()) else { return Ok::<_, Error>(None) };
+            let (bytes, rest) = chunks.read_part(&pack, &extent, part).await?;
+            let current = (!rest.is_empty()).then_some((extent, rest));
+            Ok(Some((bytes, (chunks, pack, parts, current))))
+        });
+        Ok(Body::from_stream(pieces).with_length(length))
+    }
+
+    async fn delete(&self, location: &Location) -> Result<()> {
+        let pack: Pack = open(&location.0)?;
+        let prefix = format!("pack/{}!", pack.family);
+        loop {
+            let keys = self.chunks.keys.list(&prefix, None, EXTENTS_MAX).await?;
+            for key in &keys {
+                self.chunks.keys.delete(key).await?;
+            }
+            if keys.len() < EXTENTS_MAX {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Pack {
+    fn chunk_key(&self, token: &str, number: u64) -> String {
+        format!("pack/{}!{token}!{number:08}", self.family)
+    }
+
+    fn page_key(&self, token: &str) -> String {
+        format!("pack/{}!{token}!page", self.family)
+    }
+}
+
+impl Chunks {
+    async fn get(&self, key: &str) -> Result<Bytes> {
+        let missing = || Error::Corrupt(format!("the value of {key} is missing"));
+        Ok(self.keys.get(key).await?.ok_or_else(missing)?.value)
+    }
+
+    async fn load<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
+        let value = self.get(key).await?;
+        serde_json::from_slice(&value).map_err(|e| Error::Corrupt(format!("the value of {key}: {e}")))
+    }
+
+    async fn store<T: Serialize>(&self, key: &str, value: &T) -> Result<()> {
+        let value = serde_json::to_vec(value).map_err(|e| Error::Corrupt(e.to_string()))?;
+        self.keys.put(key, value.into(), When::Always).await
+    }
+
+    /// The extents that `range` touches, each with its start; pages that it does not touch are not read.
+    async fn extents_within(&self, pack: &Pack, range: &Range<u64>) -> Result<Vec<(u64, Extent)>> {
+        let mut extents = Vec::new();
+        let mut start = 0;
+        if let Some(before) = &pack.before {
+            let list: PageList = self.load(&pack.page_key(before)).await?;
+            for listed in list.pages {
+                let end = start + listed.length;
+                if start < range.end && end > range.start {
+                    let page: Page = self.load(&pack.page_key(&listed.token)).await?;
+                    with_starts(&mut extents, start, page.extents);
+                }
+                start = end;
+            }
+        }
+        with_starts(&mut extents, start, pack.extents.clone());
+        Ok(extents)
+    }
+
+    /// The first chunk's worth of an extent's `part`, and what of the part is left.
+    async fn read_part(&self, pack: &Pack, extent: &Extent, part: Range<u64>) -> Result<(Bytes, Range<u64>)> {
+        let chunk_bytes = u64::from(pack.chunk_bytes);
+        let number = part.start / chunk_bytes;
+        let key = pack.chunk_key(&extent.token, number);
+        let chunk = self.get(&key).await?;
+        let chunk_start = number * chunk_bytes;
+        let end = part.end.min(chunk_start + chunk_bytes);
+        let (from, to) = ((part.start - chunk_start) as usize, (end - chunk_start) as usize);
+        if chunk.len() < to {
+            return Err(Error::Corrupt(format!("the value of {key} is too short")));
+        }
+        Ok((chunk.slice(from..to), end..part.end))
+    }
+}
+
+fn with_starts(extents: &mut Vec<(u64, Extent)>, mut start: u64, more: Vec<Extent>) {
+    for extent in more {
+        let length = extent.length;
+        extents.push((start, extent));
+        start += length;
+    }
+}
+
+fn overlaps(extents: Vec<(u64, Extent)>, range: &Range<u64>) -> Vec<(Extent, Range<u64>)> {
+    let parts = extents.into_iter().map(|(start, extent)| {
+        let end = start + extent.length;
+        let (from, to) = (range.start.clamp(start, end), range.end.clamp(start, end));
+        (extent, from - start..to - start)
+    });
+    parts.filter(|(_, part)| !part.is_empty()).collect()
+}
+
+fn open(text: &str) -> Result<Pack> {
+    serde_json::from_str(text).map_err(|_| Error::Corrupt("this is not of packed content".into()))
+}
+
+fn seal(pack: &Pack) -> Result<String> {
+    serde_json::to_string(pack).map_err(|e| Error::Corrupt(e.to_string()))
+}
