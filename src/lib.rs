@@ -21,4 +21,6 @@ pub mod store;
 
 pub mod host;
 
+pub use crate::http::Handler;
+pub use crate::registry::Registry;
 pub use crate::store::Body;

@@ -1,1 +1,17 @@
-//! x
+//! Hosts: thin adapters that turn a host's requests into [`http::Request`]s, choose the stores from the settings, and turn the
+//! answers back. The only place for tokio, WASI and the Spin SDK.
+
+#[cfg(any(feature = "native", feature = "wasi", feature = "spin"))]
+#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+pub mod config;
+
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+pub mod native;
+
+#[cfg(all(any(feature = "wasi", feature = "spin"), target_os = "wasi"))]
+mod component;
+#[cfg(all(feature = "spin", target_os = "wasi"))]
+mod spin;
+// With both features the Spin world is built, which offers all that the other does.
+#[cfg(all(feature = "wasi", not(feature = "spin"), target_os = "wasi"))]
+mod wasi;

@@ -1,1 +1,226 @@
-//! x
+//! HTTP: requests are parsed into operations, carried out by the registry, and rendered. Only this layer knows status codes.
+
+mod error;
+mod leftover;
+mod limits;
+mod operation;
+mod reply;
+
+use std::sync::Arc;
+
+use http::{Method, Request, Response};
+
+use crate::oci::range::{RangeRequest, parse_chunk_range};
+use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
+use crate::registry::{self, Chunk, Mounted, PageRequest, Registry, SessionId};
+use crate::store::Body;
+
+use error::Error;
+use leftover::Leftover;
+use operation::Operation;
+use reply::Reply;
+
+/// Answers requests of the OCI distribution API.
+///
+/// ```
+/// use eyot::{Body, Handler};
+///
+/// let handler = Handler::in_memory();
+/// let request = http::Request::get("/v2/").body(Body::empty()).unwrap();
+/// let response = futures_executor::block_on(handler.handle(request));
+/// assert_eq!(response.status(), 200);
+/// ```
+#[derive(Clone)]
+pub struct Handler {
+    registry: Arc<Registry>,
+}
+
+impl Handler {
+    /// Serves `registry`.
+    pub fn new(registry: Registry) -> Self {
+        Self { registry: Arc::new(registry) }
+    }
+
+    /// Serves a registry that forgets everything when it is dropped.
+    #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+    pub fn in_memory() -> Self {
+        Self::new(Registry::in_memory(Arc::new(crate::store::SystemPlatform)))
+    }
+
+    /// Answers one request. There is always an answer, and one with a body always has its Content-Length.
+    pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let (leftover, body) = Leftover::watch(body);
+        let result = match Operation::parse(&head) {
+            Ok(operation) => self.perform(&head, operation, body).await,
+            Err(error) => Err(error),
+        };
+        let reply = result.unwrap_or_else(|error| error.reply(&head));
+        // A client that is still sending would not see the answer if the connection was closed on it.
+        let waits = head.headers.contains_key(http::header::EXPECT);
+        leftover.drain(waits).await;
+        reply.render(head.method == Method::HEAD)
+    }
+
+    async fn perform(&self, head: &http::request::Parts, operation: Operation, body: Body) -> Result<Reply, Error> {
+        let registry = &self.registry;
+        match operation {
+            Operation::Version => Ok(Reply::json(&serde_json::json!({}))),
+            Operation::Catalog(page) => self.catalog(&page).await,
+            Operation::Tags(repository, page) => self.tags(&repository, &page).await,
+            Operation::GetManifest(repository, reference) => self.manifest(head, &repository, &reference).await,
+            Operation::PutManifest(repository, reference) => {
+                self.push_manifest(head, &repository, &reference, body).await
+            }
+            Operation::DeleteManifest(repository, reference) => {
+                registry.delete_manifest(&repository, &reference).await?;
+                Ok(Reply::accepted())
+            }
+            Operation::GetBlob(repository, digest) => self.blob(head, &repository, &digest).await,
+            Operation::DeleteBlob(repository, digest) => {
+                registry.delete_blob(&repository, &digest).await?;
+                Ok(Reply::accepted())
+            }
+            Operation::BeginUpload(repository, algorithm) => {
+                let status = registry.begin_upload(&repository, algorithm).await?;
+                Ok(Reply::upload(http::StatusCode::ACCEPTED, &repository, &status))
+            }
+            Operation::PushBlob(repository, digest) => {
+                registry.push_blob(&repository, &digest, body).await?;
+                Ok(Reply::blob_created(&repository, &digest))
+            }
+            Operation::MountBlob { repository, digest, from } => {
+                self.mount(&repository, &digest, from.as_ref()).await
+            }
+            Operation::UploadStatus(repository, session) => {
+                let status = registry.upload_status(&repository, &session).await?;
+                Ok(Reply::upload(http::StatusCode::NO_CONTENT, &repository, &status))
+            }
+            Operation::AppendUpload(repository, session) => self.append(head, &repository, &session, body).await,
+            Operation::CompleteUpload(repository, session, digest) => {
+                let chunk = Chunk { range: chunk_range(head)?, body };
+                registry.complete_upload(&repository, &session, &digest, chunk).await.map_err(in_upload(&repository))?;
+                Ok(Reply::blob_created(&repository, &digest))
+            }
+            Operation::CancelUpload(repository, session) => {
+                registry.cancel_upload(&repository, &session).await?;
+                Ok(Reply::no_content())
+            }
+        }
+    }
+
+    async fn catalog(&self, request: &PageRequest) -> Result<Reply, Error> {
+        let page = self.registry.repositories(request).await?;
+        let body = serde_json::json!({ "repositories": page.entries });
+        Ok(Reply::json(&body).with_next_page("/v2/_catalog", &page))
+    }
+
+    async fn tags(&self, repository: &RepositoryName, request: &PageRequest) -> Result<Reply, Error> {
+        let page = self.registry.tags(repository, request).await?;
+        let body = serde_json::json!({ "name": repository.as_str(), "tags": page.entries });
+        Ok(Reply::json(&body).with_next_page(&format!("/v2/{repository}/tags/list"), &page))
+    }
+
+    async fn manifest(
+        &self,
+        head: &http::request::Parts,
+        repository: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Reply, Error> {
+        let manifest = self.registry.manifest(repository, reference).await?;
+        let body = match head.method {
+            Method::HEAD => Body::empty().with_length(manifest.size),
+            _ => self.registry.read_manifest(&manifest).await?,
+        };
+        Ok(Reply::content(&manifest.media_type, &manifest.digest, body))
+    }
+
+    async fn push_manifest(
+        &self,
+        head: &http::request::Parts,
+        repository: &RepositoryName,
+        reference: &Reference,
+        body: Body,
+    ) -> Result<Reply, Error> {
+        let content_type = operation::header(head, &http::header::CONTENT_TYPE)?;
+        let pushed = self.registry.push_manifest(repository, reference, content_type, body).await?;
+        Ok(Reply::manifest_created(repository, reference, &pushed))
+    }
+
+    async fn blob(
+        &self,
+        head: &http::request::Parts,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Reply, Error> {
+        let blob = self.registry.blob(repository, digest).await?;
+        // A Range that is not even text asks for nothing we know.
+        let range = head.headers.get(http::header::RANGE).and_then(|value| value.to_str().ok());
+        // HEAD describes the whole content; RFC 9110 defines Range for GET alone.
+        let range = range.filter(|_| head.method == Method::GET);
+        let wanted = match RangeRequest::parse(range, blob.size) {
+            RangeRequest::Unsatisfiable => return Err(Error::RangeNotSatisfiable { size: blob.size }),
+            RangeRequest::Part(part) => Some(part),
+            RangeRequest::Whole => None,
+        };
+        let part = wanted.clone().unwrap_or(0..blob.size);
+        let body = match head.method {
+            Method::HEAD => Body::empty().with_length(blob.size),
+            _ => self.registry.read_blob(&blob, part).await?,
+        };
+        let reply = Reply::content("application/octet-stream", digest, body).with_accept_ranges();
+        Ok(match wanted {
+            Some(part) => reply.with_partial(&part, blob.size),
+            None => reply,
+        })
+    }
+
+    async fn mount(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        from: Option<&RepositoryName>,
+    ) -> Result<Reply, Error> {
+        match self.registry.mount_or_begin(repository, digest, from).await? {
+            Mounted::Blob(digest) => Ok(Reply::blob_created(repository, &digest)),
+            Mounted::Upload(status) => Ok(Reply::upload(http::StatusCode::ACCEPTED, repository, &status)),
+        }
+    }
+
+    async fn append(
+        &self,
+        head: &http::request::Parts,
+        repository: &RepositoryName,
+        session: &SessionId,
+        body: Body,
+    ) -> Result<Reply, Error> {
+        let chunk = Chunk { range: chunk_range(head)?, body };
+        let status = self.registry.append_upload(repository, session, chunk).await.map_err(in_upload(repository))?;
+        Ok(Reply::upload(http::StatusCode::ACCEPTED, repository, &status))
+    }
+}
+
+/// Where the client says that a chunk belongs.
+fn chunk_range(head: &http::request::Parts) -> Result<Option<std::ops::Range<u64>>, Error> {
+    let Some(text) = operation::header(head, &http::header::CONTENT_RANGE)? else { return Ok(None) };
+    let range = parse_chunk_range(text);
+    let malformed = || registry::Error::UploadInvalid("Content-Range: want <first byte>-<last byte>, as in 0-1023".into());
+    Ok(Some(range.ok_or_else(malformed)?))
+}
+
+/// An answer to a chunk that is out of order says where the upload stands, for which it needs the repository.
+fn in_upload(repository: &RepositoryName) -> impl FnOnce(registry::Error) -> Error {
+    let repository = repository.clone();
+    move |error| match error {
+        registry::Error::ChunkOutOfOrder { session, offset } => {
+            Error::ChunkOutOfOrder { repository, status: registry::Status { session, offset } }
+        }
+        error => error.into(),
+    }
+}
+
+/// The algorithm of a new upload, when the client names one (`digest-algorithm`).
+fn algorithm(name: Option<&str>) -> Result<Algorithm, Error> {
+    let Some(name) = name else { return Ok(Algorithm::default()) };
+    Ok(name.parse::<Algorithm>().map_err(registry::Error::from)?)
+}

@@ -1,1 +1,59 @@
-//! x
+//! Every rule of a registry, without HTTP.
+//!
+//! A [`Registry`] is stateless: what it knows lies in the two stores, one key per fact (`layout`). Any number of them may work
+//! over the same stores. The order of writes is bytes, then membership, then the manifest, then its tag, so that a crash at
+//! any point leaves garbage and never a name that leads nowhere.
+
+mod blobs;
+mod error;
+mod facts;
+mod intake;
+mod layout;
+mod limits;
+mod manifests;
+mod tags;
+mod uploads;
+
+use std::sync::Arc;
+
+pub use blobs::Blob;
+pub use error::{Error, Result};
+pub use limits::Limits;
+pub use manifests::{Manifest, Pushed};
+pub use tags::{Page, PageRequest};
+pub use uploads::{Chunk, Mounted, SessionId, Status};
+
+use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
+use crate::store::{BlobStore, KeyValue, Platform};
+
+/// An OCI registry over a pair of stores.
+#[derive(Clone)]
+pub struct Registry {
+    keys: Arc<dyn KeyValue>,
+    blobs: Arc<dyn BlobStore>,
+    platform: Arc<dyn Platform>,
+    limits: Limits,
+}
+
+impl Registry {
+    /// A registry over these stores.
+    pub fn new(
+        keys: Arc<dyn KeyValue>,
+        blobs: Arc<dyn BlobStore>,
+        platform: Arc<dyn Platform>,
+        limits: Limits,
+    ) -> Self {
+        Self { keys, blobs, platform, limits }
+    }
+
+    /// A registry that forgets everything when it is dropped.
+    pub fn in_memory(platform: Arc<dyn Platform>) -> Self {
+        let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
+        Self::new(Arc::new(MemoryKeyValue::default()), blobs, platform, Limits::default())
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+}

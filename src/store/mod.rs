@@ -20,7 +20,7 @@ pub mod unordered;
 
 pub use blob_store::{BlobStore, Location, Stage};
 pub use body::{Body, BodyError};
-pub use key_value::{Entry, KeyValue, Version, When};
+pub use key_value::{Entry, KEY_BYTES_MAX, KeyValue, Version, When};
 pub use platform::Platform;
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
 pub use platform::SystemPlatform;

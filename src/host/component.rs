@@ -1,0 +1,137 @@
+//! What both components share: WASI HTTP requests in, answers out.
+
+use std::cell::RefCell;
+
+use anyhow::Result;
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderValue, Request, Response, StatusCode};
+use wasip3::http::types::{ErrorCode, Fields, Request as WasiRequest, Response as WasiResponse, Trailers};
+use wasip3::http_compat::http_from_wasi_request;
+use wasip3::wit_bindgen::{FutureWriter, StreamResult, StreamWriter, spawn};
+use wasip3::{wit_future, wit_stream};
+
+use crate::http::Handler;
+use crate::store::{Body, BodyError};
+
+/// How many bytes of a request's body are taken from the host at a time.
+const READ_BYTES: usize = 128 * 1024;
+
+thread_local! {
+    // A host may give an instance more than one request.
+    static HANDLER: RefCell<Option<Handler>> = const { RefCell::new(None) };
+}
+
+/// Answers a request; `open` makes the handler when this is the instance's first.
+pub(super) async fn answer(
+    request: WasiRequest,
+    open: impl AsyncFnOnce() -> Result<Handler>,
+) -> Result<WasiResponse, ErrorCode> {
+    let known = HANDLER.with_borrow(Clone::clone);
+    let handler = match known {
+        Some(handler) => handler,
+        None => match open().await {
+            Ok(handler) => {
+                HANDLER.set(Some(handler.clone()));
+                handler
+            }
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                return respond(unusable());
+            }
+        },
+    };
+    let request = match receive(request) {
+        Ok(request) => request,
+        Err(error) => {
+            log::info!("a request could not be read: {error}");
+            return Err(error);
+        }
+    };
+    respond(handler.handle(request).await)
+}
+
+/// A handler could not be made. Why is for the log.
+fn unusable() -> Response<Body> {
+    let text = r#"{"errors":[{"code":"UNKNOWN","message":"the registry is not set up; its log says why"}]}"#;
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(http::header::CONTENT_LENGTH, text.len().into());
+    response
+}
+
+fn receive(request: WasiRequest) -> Result<Request<Body>, ErrorCode> {
+    let (head, mut body) = http_from_wasi_request(request)?.into_parts();
+    let length = head.headers.get(http::header::CONTENT_LENGTH);
+    let length = length.and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    let incoming = body.take_unstarted().ok_or(ErrorCode::InternalError(None))?;
+    let body = read_body(incoming);
+    Ok(Request::from_parts(head, match length {
+        Some(length) => body.with_length(length),
+        None => body,
+    }))
+}
+
+fn read_body(request: WasiRequest) -> Body {
+    // What we make of the body is told by our answer alone.
+    let (_, result) = wit_future::new(|| Ok(()));
+    let (reader, trailers) = WasiRequest::consume_body(request, result);
+    Body::from_stream(stream::try_unfold(Some((reader, trailers)), |state| async move {
+        let Some((mut reader, trailers)) = state else { return Ok(None) };
+        let (result, bytes) = reader.read(Vec::with_capacity(READ_BYTES)).await;
+        match result {
+            StreamResult::Complete(_) => Ok(Some((Bytes::from(bytes), Some((reader, trailers))))),
+            // The stream's end alone does not say whether the body is whole.
+            _ => match trailers.await {
+                Ok(_) => Ok(None),
+                Err(error) => Err(BodyError::Interrupted(error.to_string())),
+            },
+        }
+    }))
+}
+
+fn respond(response: Response<Body>) -> Result<WasiResponse, ErrorCode> {
+    let (head, body) = response.into_parts();
+    let headers = head.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
+    let headers = Fields::from_list(&headers.collect::<Vec<_>>()).map_err(internal)?;
+    let cut_off = || Err(ErrorCode::InternalError(Some("the body broke off".into())));
+    let (writer, reader) = wit_stream::new();
+    let (end, trailers) = wit_future::new(cut_off);
+    let (response, sent) = WasiResponse::new(headers, Some(reader), trailers);
+    response.set_status_code(head.status.as_u16()).map_err(|()| internal("status code"))?;
+    spawn(async move {
+        send(body, writer, end).await;
+        // The host may drop this instance, and with it what it has not yet sent, when no task is left.
+        if let Err(error) = sent.await {
+            log::info!("an answer could not be sent: {error}");
+        }
+    });
+    Ok(response)
+}
+
+type End = FutureWriter<Result<Option<Trailers>, ErrorCode>>;
+
+async fn send(mut body: Body, mut writer: StreamWriter<u8>, end: End) {
+    while let Some(data) = body.next().await {
+        match data {
+            Ok(data) => {
+                if !writer.write_all(data.into()).await.is_empty() {
+                    // The client is gone.
+                    return;
+                }
+            }
+            Err(error) => {
+                log::error!("an answer breaks off: {error}");
+                let _ = end.write(Err(internal(error))).await;
+                return;
+            }
+        }
+    }
+    drop(writer);
+    let _ = end.write(Ok(None)).await;
+}
+
+fn internal(error: impl std::fmt::Display) -> ErrorCode {
+    ErrorCode::InternalError(Some(error.to_string()))
+}

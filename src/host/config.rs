@@ -1,0 +1,204 @@
+//! Settings, the same on every host: environment variables in capitals, Spin variables in lower case.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::registry::{Limits, Registry};
+use crate::store::file::{FileBlobStore, FileKeyValue};
+use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
+use crate::store::packed::{CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MIN, PackedBlobStore};
+use crate::store::{BlobStore, KeyValue, Platform, SystemPlatform};
+
+/// A setting's name in lower case, what it takes and what it is for: the table of `--help` and of the README.
+pub const SETTINGS: &[(&str, &str, &str)] = &[
+    ("keys", "files | memory | spin-key-value | spin-sqlite", "where tags, manifests and upload state are kept"),
+    ("blobs", "files | memory | packed", "where layers are kept; packed: cut into values of the key-value store"),
+    ("data_dir", "a folder", "the folder of files"),
+    ("chunk_bytes", "65536 to 134217728", "how large the values of packed blobs are"),
+    ("manifest_bytes_max", "1 to 134217728", "the largest manifest that is taken"),
+    ("manifest_inline_bytes_max", "0 to 134217728", "the largest manifest that is kept in the key-value store"),
+    ("blob_bytes_max", "1 and more", "the largest blob that is taken"),
+    ("page_entries_max", "1 to 10000", "how many entries a page of tags or repositories has at most"),
+    ("upload_lifetime_seconds", "1 and more", "how long an upload session lives after its last change"),
+    ("sparse_indexes", "true | false", "whether an index may name manifests that are not here"),
+    ("log", "off | error | warn | info", "what is written to the log; info: every request"),
+];
+
+/// The largest size that a setting of bytes for one value can have: what Spin takes locally.
+const VALUE_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
+/// What a host can offer; the first of each is its default.
+pub struct Offer {
+    /// Values of the setting `keys`.
+    pub keys: &'static [&'static str],
+    /// Values of the setting `blobs`.
+    pub blobs: &'static [&'static str],
+    /// Value of the setting `data_dir`.
+    pub data_dir: &'static str,
+}
+
+/// The settings, read and checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which key-value store.
+    pub keys: &'static str,
+    /// Which blob store.
+    pub blobs: &'static str,
+    /// The folder of files.
+    pub data_dir: PathBuf,
+    /// The size of packed chunks.
+    pub chunk_bytes: u32,
+    /// The registry's limits.
+    pub limits: Limits,
+    /// What is logged.
+    pub log: log::LevelFilter,
+}
+
+impl Config {
+    /// Reads the settings through `get`, which knows them by their lower-case names.
+    ///
+    /// # Errors
+    /// When a setting has a value that it does not take: the text names the setting and what it takes.
+    pub fn read(offer: &Offer, get: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let get = |name: &str| get(name).filter(|value| !value.is_empty());
+        let number = |name: &str, default: u64, least: u64, most: u64| match get(name) {
+            None => Ok(default),
+            Some(text) => match text.parse() {
+                Ok(value) if (least..=most).contains(&value) => Ok(value),
+                _ => bail!("setting {name}: {text:?} is not a whole number {}", bounds(least, most)),
+            },
+        };
+        let defaults = Limits::default();
+        Ok(Self {
+            keys: choice("keys", get("keys"), offer.keys)?,
+            blobs: choice("blobs", get("blobs"), offer.blobs)?,
+            data_dir: get("data_dir").unwrap_or_else(|| offer.data_dir.into()).into(),
+            chunk_bytes: number("chunk_bytes", CHUNK_BYTES_DEFAULT.into(), CHUNK_BYTES_MIN.into(), VALUE_BYTES_MAX)?
+                as u32,
+            limits: Limits {
+                manifest_bytes_max: number("manifest_bytes_max", defaults.manifest_bytes_max, 1, VALUE_BYTES_MAX)?,
+                manifest_inline_bytes_max: number(
+                    "manifest_inline_bytes_max",
+                    defaults.manifest_inline_bytes_max,
+                    0,
+                    VALUE_BYTES_MAX,
+                )?,
+                blob_bytes_max: number("blob_bytes_max", defaults.blob_bytes_max, 1, u64::MAX)?,
+                page_entries_max: number("page_entries_max", defaults.page_entries_max as u64, 1, 10_000)? as usize,
+                upload_lifetime_ms: number(
+                    "upload_lifetime_seconds",
+                    defaults.upload_lifetime_ms / 1000,
+                    1,
+                    u64::MAX / 1000,
+                )? * 1000,
+                sparse_indexes: choice("sparse_indexes", get("sparse_indexes"), &["false", "true"])? == "true",
+                ..defaults
+            },
+            log: match choice("log", get("log"), &["warn", "off", "error", "info"])? {
+                "off" => log::LevelFilter::Off,
+                "error" => log::LevelFilter::Error,
+                "info" => log::LevelFilter::Info,
+                _ => log::LevelFilter::Warn,
+            },
+        })
+    }
+
+    /// Opens the stores; `keys` is a key-value store that only the host has.
+    ///
+    /// # Errors
+    /// When a folder cannot be made or written to.
+    pub fn open(&self, keys: Option<Arc<dyn KeyValue>>) -> Result<Registry> {
+        let platform: Arc<dyn Platform> = Arc::new(SystemPlatform);
+        let folder = &self.data_dir;
+        let context = || format!("setting data_dir: {} cannot be used", folder.display());
+        let keys: Arc<dyn KeyValue> = match keys {
+            Some(keys) => keys,
+            None if self.keys == "files" => {
+                Arc::new(FileKeyValue::open(folder, platform.clone()).with_context(context)?)
+            }
+            None => Arc::new(MemoryKeyValue::default()),
+        };
+        let blobs: Arc<dyn BlobStore> = match self.blobs {
+            "files" => Arc::new(FileBlobStore::open(folder, platform.clone()).with_context(context)?),
+            "packed" => Arc::new(PackedBlobStore::new(keys.clone(), platform.clone(), self.chunk_bytes)),
+            _ => Arc::new(MemoryBlobStore::new(platform.clone())),
+        };
+        Ok(Registry::new(keys, blobs, platform, self.limits.clone()))
+    }
+}
+
+fn bounds(least: u64, most: u64) -> String {
+    if most < u64::MAX / 1000 { format!("from {least} to {most}") } else { format!("of at least {least}") }
+}
+
+fn choice(name: &str, value: Option<String>, offered: &'static [&'static str]) -> Result<&'static str> {
+    let Some(value) = value else { return Ok(offered[0]) };
+    let found = offered.iter().find(|offer| **offer == value);
+    found.copied().with_context(|| format!("setting {name}: {value:?} is not one of {}", offered.join(", ")))
+}
+
+/// Writes the log to standard error, a line each.
+struct StandardError;
+
+impl log::Log for StandardError {
+    fn enabled(&self, metadata: &log::Metadata) -> bool {
+        // Libraries below may log as well; theirs is worth a line only when it is a problem.
+        metadata.target().starts_with("eyot") || metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record) {
+        if self.enabled(record.metadata()) {
+            eprintln!("{}: {}", record.level().as_str().to_lowercase(), record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Lets the log be written to standard error, from `level` up. Only the first call in a process sets the place.
+pub fn log_to_standard_error(level: log::LevelFilter) {
+    // A program around us may have a logger of its own, which is then the one to use.
+    if log::set_logger(&StandardError).is_ok() {
+        log::set_max_level(level);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OFFER: Offer = Offer { keys: &["files", "memory"], blobs: &["files", "memory", "packed"], data_dir: "data" };
+
+    fn read(settings: &[(&str, &str)]) -> Result<Config> {
+        let find = |name: &str| settings.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        Config::read(&OFFER, find)
+    }
+
+    #[test]
+    fn defaults_are_the_hosts_and_the_registrys() {
+        let config = read(&[("keys", "")]).unwrap();
+        assert_eq!((config.keys, config.blobs, config.limits), ("files", "files", Limits::default()));
+    }
+
+    #[test]
+    fn what_is_set_is_used() {
+        let config = read(&[("blobs", "packed"), ("sparse_indexes", "true"), ("upload_lifetime_seconds", "5")]).unwrap();
+        assert_eq!(config.blobs, "packed");
+        assert!(config.limits.sparse_indexes);
+        assert_eq!(config.limits.upload_lifetime_ms, 5000);
+    }
+
+    #[test]
+    fn a_wrong_setting_names_itself_and_what_it_takes() {
+        for (name, value, expected) in [
+            ("keys", "redis", "setting keys: \"redis\" is not one of files, memory"),
+            ("chunk_bytes", "1", "setting chunk_bytes: \"1\" is not a whole number from 65536 to 134217728"),
+            ("blob_bytes_max", "-1", "setting blob_bytes_max: \"-1\" is not a whole number of at least 1"),
+            ("sparse_indexes", "yes", "setting sparse_indexes: \"yes\" is not one of false, true"),
+        ] {
+            assert_eq!(read(&[(name, value)]).unwrap_err().to_string(), expected);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! A plain process: the handler over hyper.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+
+use super::config::Offer;
+use crate::http::Handler;
+use crate::store::Body;
+
+/// What this host offers.
+pub const OFFER: Offer =
+    Offer { keys: &["files", "memory"], blobs: &["files", "memory", "packed"], data_dir: "data" };
+
+/// How many connections are served at once; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 4096;
+/// How much of a request's head is read before hyper refuses it; and the most that is read of a body at a time.
+const READ_BUFFER_BYTES_MAX: usize = 512 * 1024;
+/// How long a client may take to send the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long requests under way may go on when the process is told to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Serves `handler` on `address` until the process is told to stop (SIGTERM, SIGINT). When it is ready, the address goes to
+/// `ready`.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn serve(handler: Handler, address: SocketAddr, ready: impl FnOnce(SocketAddr)) -> Result<()> {
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    ready(listener.local_addr()?);
+
+    let connections = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let place = places.clone().acquire_owned().await?;
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let connection = connections.watch(connection(handler.clone(), stream));
+                    tokio::spawn(async move {
+                        if let Err(error) = connection.await {
+                            log::info!("a connection broke off: {error}");
+                        }
+                        drop(place);
+                    });
+                }
+                // Out of file descriptors, most likely: some will be closed.
+                Err(error) => {
+                    log::error!("cannot accept a connection: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    drop(listener);
+    if tokio::time::timeout(STOP_TIMEOUT, connections.shutdown()).await.is_err() {
+        log::warn!("requests were cut off: they took longer than {} s to end", STOP_TIMEOUT.as_secs());
+    }
+    Ok(())
+}
+
+fn connection(handler: Handler, stream: TcpStream) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static {
+    // Otherwise the last small packet of an answer waits for the client's acknowledgement, 40 ms.
+    if let Err(error) = stream.set_nodelay(true) {
+        log::warn!("cannot set TCP_NODELAY: {error}");
+    }
+    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let handler = handler.clone();
+        async move { Ok::<_, Infallible>(handler.handle(request.map(Body::new)).await) }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(READ_BUFFER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+}

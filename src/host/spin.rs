@@ -1,0 +1,60 @@
+//! The component for Spin (`wit/`, world `spin`): Spin's key-value or SQLite store, files in a mount, settings as Spin
+//! variables.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::Result;
+use spin_sdk::variables;
+use wasip3::http::types::{ErrorCode, Request, Response};
+
+use super::component;
+use super::config::{Config, Offer, SETTINGS, log_to_standard_error};
+use crate::http::Handler;
+use crate::store::spin::{SpinKeyValue, SpinSqlite};
+use crate::store::unordered::Unordered;
+use crate::store::{KeyValue, SystemPlatform};
+
+const OFFER: Offer =
+    Offer { keys: &["spin-key-value", "spin-sqlite", "files"], blobs: &["packed", "files"], data_dir: "/data" };
+
+wasip3::wit_bindgen::generate!({
+    path: "wit",
+    world: "spin",
+    runtime_path: "wasip3::wit_bindgen::rt",
+    with: {
+        "wasi:http/types@0.3.0": wasip3::http::types,
+        "spin:key-value/key-value@3.0.0": spin_sdk::key_value::wit::key_value,
+        "spin:sqlite/sqlite@3.1.0": spin_sdk::sqlite::wit::sqlite,
+        "spin:variables/variables@3.0.0": spin_sdk::variables::wit::variables,
+    },
+    generate_all,
+});
+
+struct Component;
+
+export!(Component);
+
+impl exports::wasi::http::handler::Guest for Component {
+    async fn handle(request: Request) -> Result<Response, ErrorCode> {
+        component::answer(request, open).await
+    }
+}
+
+async fn open() -> Result<Handler> {
+    let mut settings = HashMap::new();
+    for (name, _, _) in SETTINGS {
+        // One that the manifest does not declare is one that is not set.
+        if let Ok(value) = variables::get(name).await {
+            settings.insert(*name, value);
+        }
+    }
+    let config = Config::read(&OFFER, |name| settings.get(name).cloned())?;
+    log_to_standard_error(config.log);
+    let keys: Option<Arc<dyn KeyValue>> = match config.keys {
+        "spin-key-value" => Some(Arc::new(Unordered::new(SpinKeyValue::open().await?))),
+        "spin-sqlite" => Some(Arc::new(SpinSqlite::open(Arc::new(SystemPlatform)).await?)),
+        _ => None,
+    };
+    Ok(Handler::new(config.open(keys)?))
+}

@@ -1,0 +1,103 @@
+//! What becomes of an error: status, code, message and detail (distribution-spec, "Error codes").
+
+use http::header::{ALLOW, CONTENT_RANGE};
+use http::request::Parts;
+use http::{HeaderName, StatusCode};
+use serde_json::{Value, json};
+
+use super::reply::Reply;
+use crate::oci::RepositoryName;
+use crate::oci::name::NameError;
+use crate::registry::{self, Status};
+
+/// Why a request was not carried out.
+#[derive(Debug)]
+pub(super) enum Error {
+    NotFound,
+    MethodNotAllowed { allowed: &'static str },
+    UriTooLong,
+    HeadersTooLarge,
+    BadHeader(HeaderName),
+    BadCount,
+    NameInvalid(NameError),
+    RangeNotSatisfiable { size: u64 },
+    ChunkOutOfOrder { repository: RepositoryName, status: Status },
+    Registry(registry::Error),
+}
+
+impl From<registry::Error> for Error {
+    fn from(error: registry::Error) -> Self {
+        Self::Registry(error)
+    }
+}
+
+impl Error {
+    pub(super) fn reply(self, head: &Parts) -> Reply {
+        match self {
+            Self::NotFound => error(StatusCode::NOT_FOUND, "UNSUPPORTED", "there is no such endpoint"),
+            Self::MethodNotAllowed { allowed } => {
+                let message = format!("this endpoint takes {allowed}");
+                error(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", message).with(ALLOW, allowed)
+            }
+            Self::UriTooLong => error(StatusCode::URI_TOO_LONG, "UNSUPPORTED", "the URL is too long"),
+            Self::HeadersTooLarge => {
+                error(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "UNSUPPORTED", "the headers are too large")
+            }
+            Self::BadHeader(name) => {
+                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", format!("the header {name} is not text"))
+            }
+            Self::BadCount => {
+                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter n is not a number of entries")
+            }
+            Self::NameInvalid(why) => error(StatusCode::BAD_REQUEST, "NAME_INVALID", why.to_string()),
+            Self::RangeNotSatisfiable { size } => {
+                let message = format!("no byte of the range lies within the {size} bytes of the blob");
+                error(StatusCode::RANGE_NOT_SATISFIABLE, "SIZE_INVALID", message)
+                    .with(CONTENT_RANGE, format!("bytes */{size}"))
+            }
+            Self::ChunkOutOfOrder { repository, status } => {
+                let message = format!("the chunk is out of order: the upload stands at byte {}", status.offset);
+                error(StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID", message)
+                    .with_upload(&repository, &status)
+            }
+            Self::Registry(error) => of_registry(&error, head),
+        }
+    }
+}
+
+fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
+    use registry::Error as Outcome;
+    let (status, code) = match outcome {
+        Outcome::BlobUnknown(_) => (StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
+        Outcome::UploadUnknown => (StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
+        Outcome::UploadInvalid(_) => (StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
+        Outcome::ChunkOutOfOrder { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID"),
+        Outcome::DigestInvalid(_) => (StatusCode::BAD_REQUEST, "DIGEST_INVALID"),
+        Outcome::ManifestUnknown(_) => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
+        Outcome::ManifestInvalid(_) => (StatusCode::BAD_REQUEST, "MANIFEST_INVALID"),
+        Outcome::ManifestBlobUnknown(missing) => {
+            let each = missing.iter().map(|digest| {
+                let message = "the manifest names content that the repository does not hold";
+                json!({ "code": "MANIFEST_BLOB_UNKNOWN", "message": message, "detail": { "digest": digest } })
+            });
+            return errors(StatusCode::BAD_REQUEST, each.collect());
+        }
+        Outcome::NameUnknown(_) => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
+        Outcome::SizeInvalid(_) => (StatusCode::BAD_REQUEST, "SIZE_INVALID"),
+        Outcome::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
+        Outcome::Store(why) => {
+            log::error!("{} {}: {why}", head.method, head.uri.path());
+            // What went wrong inside is for the log.
+            return error(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "the registry's store failed");
+        }
+    };
+    error(status, code, outcome.to_string())
+}
+
+fn error(status: StatusCode, code: &str, message: impl Into<String>) -> Reply {
+    errors(status, vec![json!({ "code": code, "message": message.into() })])
+}
+
+fn errors(status: StatusCode, errors: Vec<Value>) -> Reply {
+    Reply::json(&json!({ "errors": errors })).with_status(status)
+}

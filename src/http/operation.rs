@@ -1,0 +1,192 @@
+//! What a request asks for: the routes of the distribution API.
+
+use http::request::Parts;
+use http::{HeaderName, Method};
+use percent_encoding::percent_decode_str;
+
+use super::error::Error;
+use super::limits::{HEADER_BYTES_MAX, URI_BYTES_MAX};
+use crate::oci::name::ReferenceError;
+use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
+use crate::registry::{self, PageRequest, SessionId};
+
+/// One operation of the API, with everything in it checked against its grammar.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Operation {
+    Version,
+    Catalog(PageRequest),
+    Tags(RepositoryName, PageRequest),
+    GetManifest(RepositoryName, Reference),
+    PutManifest(RepositoryName, Reference),
+    DeleteManifest(RepositoryName, Reference),
+    GetBlob(RepositoryName, Digest),
+    DeleteBlob(RepositoryName, Digest),
+    BeginUpload(RepositoryName, Algorithm),
+    PushBlob(RepositoryName, Digest),
+    MountBlob { repository: RepositoryName, digest: Digest, from: Option<RepositoryName> },
+    UploadStatus(RepositoryName, SessionId),
+    AppendUpload(RepositoryName, SessionId),
+    CompleteUpload(RepositoryName, SessionId, Digest),
+    CancelUpload(RepositoryName, SessionId),
+}
+
+/// What a path names, before the method is looked at.
+enum Route<'a> {
+    Version,
+    Catalog,
+    Tags(&'a str),
+    Manifest(&'a str, &'a str),
+    Blob(&'a str, &'a str),
+    Uploads(&'a str),
+    Upload(&'a str, &'a str),
+}
+
+impl<'a> Route<'a> {
+    fn parse(path: &'a str) -> Option<Self> {
+        match path.strip_prefix("/v2")? {
+            "" | "/" => return Some(Self::Version),
+            "/_catalog" => return Some(Self::Catalog),
+            _ => {}
+        }
+        let path = path.strip_prefix("/v2/")?;
+        if let Some(name) = path.strip_suffix("/blobs/uploads").or_else(|| path.strip_suffix("/blobs/uploads/")) {
+            return Some(Self::Uploads(name));
+        }
+        if let Some(name) = path.strip_suffix("/tags/list") {
+            return Some(Self::Tags(name));
+        }
+        let (rest, last) = path.rsplit_once('/')?;
+        if let Some(name) = rest.strip_suffix("/manifests") {
+            Some(Self::Manifest(name, last))
+        } else if let Some(name) = rest.strip_suffix("/blobs/uploads") {
+            Some(Self::Upload(name, last))
+        } else {
+            rest.strip_suffix("/blobs").map(|name| Self::Blob(name, last))
+        }
+    }
+
+    fn methods(&self) -> &'static str {
+        match self {
+            Self::Version | Self::Catalog | Self::Tags(_) => "GET, HEAD",
+            Self::Manifest(..) => "GET, HEAD, PUT, DELETE",
+            Self::Blob(..) => "GET, HEAD, DELETE",
+            Self::Uploads(_) => "POST",
+            Self::Upload(..) => "GET, HEAD, PATCH, PUT, DELETE",
+        }
+    }
+}
+
+impl Operation {
+    pub(super) fn parse(head: &Parts) -> Result<Self, Error> {
+        check_size(head)?;
+        let path = head.uri.path();
+        let route = Route::parse(path).ok_or(Error::NotFound)?;
+        let query = Query(head.uri.query().unwrap_or_default());
+        // HEAD is GET without the body.
+        let method = if head.method == Method::HEAD { &Method::GET } else { &head.method };
+        match (&route, method.as_str()) {
+            (Route::Version, "GET") => Ok(Self::Version),
+            (Route::Catalog, "GET") => Ok(Self::Catalog(query.page()?)),
+            (Route::Tags(repository), "GET") => Ok(Self::Tags(name(repository)?, query.page()?)),
+            (Route::Manifest(repository, text), "GET") => {
+                Ok(Self::GetManifest(name(repository)?, reference(text, &head.method)?))
+            }
+            (Route::Manifest(repository, text), "PUT") => {
+                Ok(Self::PutManifest(name(repository)?, reference(text, &head.method)?))
+            }
+            (Route::Manifest(repository, text), "DELETE") => {
+                Ok(Self::DeleteManifest(name(repository)?, reference(text, &head.method)?))
+            }
+            (Route::Blob(repository, text), "GET") => Ok(Self::GetBlob(name(repository)?, digest(&decode(text))?)),
+            (Route::Blob(repository, text), "DELETE") => {
+                Ok(Self::DeleteBlob(name(repository)?, digest(&decode(text))?))
+            }
+            (Route::Uploads(repository), "POST") => Self::begin(name(repository)?, &query),
+            (Route::Upload(repository, session), method @ ("GET" | "PATCH" | "PUT" | "DELETE")) => {
+                Self::upload(name(repository)?, session.parse::<SessionId>()?, method, &query)
+            }
+            _ => Err(Error::MethodNotAllowed { allowed: route.methods() }),
+        }
+    }
+
+    fn begin(repository: RepositoryName, query: &Query<'_>) -> Result<Self, Error> {
+        if let Some(mount) = query.get("mount") {
+            let from = query.get("from").filter(|from| !from.is_empty());
+            let from = from.map(|from| name(&from)).transpose()?;
+            return Ok(Self::MountBlob { repository, digest: digest(&mount)?, from });
+        }
+        match query.get("digest") {
+            Some(text) => Ok(Self::PushBlob(repository, digest(&text)?)),
+            None => Ok(Self::BeginUpload(repository, super::algorithm(query.get("digest-algorithm").as_deref())?)),
+        }
+    }
+
+    fn upload(repository: RepositoryName, id: SessionId, method: &str, query: &Query<'_>) -> Result<Self, Error> {
+        match method {
+            "GET" => Ok(Self::UploadStatus(repository, id)),
+            "PATCH" => Ok(Self::AppendUpload(repository, id)),
+            "DELETE" => Ok(Self::CancelUpload(repository, id)),
+            _ => {
+                let missing = || registry::Error::DigestInvalid("the parameter digest is missing".into());
+                let text = query.get("digest").ok_or_else(missing)?;
+                Ok(Self::CompleteUpload(repository, id, digest(&text)?))
+            }
+        }
+    }
+}
+
+/// A header's value as text, for headers that steer what is written.
+pub(super) fn header<'a>(head: &'a Parts, name: &HeaderName) -> Result<Option<&'a str>, Error> {
+    let Some(value) = head.headers.get(name) else { return Ok(None) };
+    value.to_str().map(Some).map_err(|_| Error::BadHeader(name.clone()))
+}
+
+fn check_size(head: &Parts) -> Result<(), Error> {
+    let uri_bytes = head.uri.path_and_query().map_or(0, |text| text.as_str().len());
+    if uri_bytes > URI_BYTES_MAX {
+        return Err(Error::UriTooLong);
+    }
+    let header_bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if header_bytes > HEADER_BYTES_MAX {
+        return Err(Error::HeadersTooLarge);
+    }
+    Ok(())
+}
+
+fn name(text: &str) -> Result<RepositoryName, Error> {
+    text.parse().map_err(Error::NameInvalid)
+}
+
+fn digest(text: &str) -> Result<Digest, Error> {
+    Ok(text.parse::<Digest>().map_err(registry::Error::from)?)
+}
+
+/// Clients may write the colon of a digest as `%3A`.
+fn decode(segment: &str) -> String {
+    percent_decode_str(segment).decode_utf8_lossy().into_owned()
+}
+
+fn reference(segment: &str, method: &Method) -> Result<Reference, Error> {
+    let text = decode(segment);
+    text.parse::<Reference>().map_err(|error| match error {
+        ReferenceError::Digest(error) => registry::Error::from(error).into(),
+        // No manifest can have such a tag; only a push can get it wrong.
+        ReferenceError::Tag(error) if *method == Method::PUT => registry::Error::ManifestInvalid(error.to_string()).into(),
+        ReferenceError::Tag(_) => registry::Error::ManifestUnknown(text.chars().take(128).collect()).into(),
+    })
+}
+
+struct Query<'a>(&'a str);
+
+impl Query<'_> {
+    /// The first value of a parameter.
+    fn get(&self, name: &str) -> Option<String> {
+        let mut pairs = form_urlencoded::parse(self.0.as_bytes());
+        pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    }
+
+    fn page(&self) -> Result<PageRequest, Error> {
+        let count = self.get("n").map(|n| n.parse::<u32>().map_err(|_| Error::BadCount)).transpose()?;
+        Ok(PageRequest { count: count.map(|n| n as usize), last: self.get("last").filter(|last| !last.is_empty()) })
+    }
+}

@@ -1,0 +1,120 @@
+//! Answers.
+
+use std::ops::Range;
+
+use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LINK, LOCATION, RANGE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+
+use crate::oci::{Digest, Reference, RepositoryName};
+use crate::registry::{Page, Pushed, Status};
+use crate::store::Body;
+
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+
+/// An answer on its way to being rendered.
+pub(super) struct Reply {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Body,
+}
+
+impl Reply {
+    fn new(status: StatusCode, body: Body) -> Self {
+        Self { status, headers: HeaderMap::new(), body }
+    }
+
+    pub(super) fn json(value: &Value) -> Self {
+        Self::new(StatusCode::OK, value.to_string().into_bytes().into()).with(CONTENT_TYPE, "application/json")
+    }
+
+    pub(super) fn accepted() -> Self {
+        Self::new(StatusCode::ACCEPTED, Body::empty())
+    }
+
+    pub(super) fn no_content() -> Self {
+        Self::new(StatusCode::NO_CONTENT, Body::empty())
+    }
+
+    /// A manifest or a blob, whose body has a known length.
+    pub(super) fn content(media_type: &str, digest: &Digest, body: Body) -> Self {
+        Self::new(StatusCode::OK, body).with(CONTENT_TYPE, media_type).with(CONTENT_DIGEST, digest.as_str())
+    }
+
+    pub(super) fn blob_created(repository: &RepositoryName, digest: &Digest) -> Self {
+        Self::new(StatusCode::CREATED, Body::empty())
+            .with(LOCATION, format!("/v2/{repository}/blobs/{digest}"))
+            .with(CONTENT_DIGEST, digest.as_str())
+    }
+
+    pub(super) fn manifest_created(repository: &RepositoryName, reference: &Reference, pushed: &Pushed) -> Self {
+        Self::new(StatusCode::CREATED, Body::empty())
+            .with(LOCATION, format!("/v2/{repository}/manifests/{reference}"))
+            .with(CONTENT_DIGEST, pushed.digest.as_str())
+    }
+
+    pub(super) fn upload(code: StatusCode, repository: &RepositoryName, status: &Status) -> Self {
+        Self::new(code, Body::empty()).with_upload(repository, status)
+    }
+
+    /// Where an upload stands. A range cannot say "nothing yet", so it is `0-0` then as after one byte.
+    pub(super) fn with_upload(self, repository: &RepositoryName, status: &Status) -> Self {
+        self.with(LOCATION, format!("/v2/{repository}/blobs/uploads/{}", status.session))
+            .with(RANGE, format!("0-{}", status.offset.saturating_sub(1)))
+            .with(UPLOAD_UUID, status.session.to_string())
+    }
+
+    pub(super) fn with_accept_ranges(self) -> Self {
+        self.with(ACCEPT_RANGES, "bytes")
+    }
+
+    pub(super) fn with_partial(self, part: &Range<u64>, size: u64) -> Self {
+        self.with_status(StatusCode::PARTIAL_CONTENT)
+            .with(CONTENT_RANGE, format!("bytes {}-{}/{size}", part.start, part.end - 1))
+    }
+
+    /// Links to the page after this one, if there is one.
+    pub(super) fn with_next_page(self, path: &str, page: &Page) -> Self {
+        match page.entries.last().filter(|_| page.more) {
+            Some(last) => {
+                let last = utf8_percent_encode(last, NON_ALPHANUMERIC);
+                self.with(LINK, format!("<{path}?n={}&last={last}>; rel=\"next\"", page.count))
+            }
+            None => self,
+        }
+    }
+
+    pub(super) fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// Adds a header. What we send are names, digests and numbers of a checked grammar.
+    pub(super) fn with(mut self, name: HeaderName, value: impl AsRef<str>) -> Self {
+        match HeaderValue::from_str(value.as_ref()) {
+            Ok(value) => _ = self.headers.insert(name, value),
+            Err(_) => log::error!("the header {name} cannot have the value {:?}", value.as_ref()),
+        }
+        self
+    }
+
+    /// The answer as it goes out. One to HEAD has the length of the body it does not have.
+    pub(super) fn render(self, to_head: bool) -> Response<Body> {
+        let mut reply = self.with(API_VERSION, "registry/2.0");
+        let length = reply.body.length();
+        debug_assert!(length.is_some(), "every answer has a known length");
+        // RFC 9110, section 8.6: no Content-Length in a 204.
+        if reply.status != StatusCode::NO_CONTENT
+            && let Some(length) = length
+        {
+            reply.headers.insert(CONTENT_LENGTH, length.into());
+        }
+        let mut response = Response::new(if to_head { Body::empty() } else { reply.body });
+        *response.status_mut() = reply.status;
+        *response.headers_mut() = reply.headers;
+        response
+    }
+}

@@ -1,0 +1,61 @@
+//! Blobs: looking them up, reading, deleting.
+
+use std::ops::Range;
+
+use super::facts::BlobFact;
+use super::{Error, Registry, Result, layout};
+use crate::oci::{Digest, RepositoryName};
+use crate::store::{Body, When};
+
+/// A blob that a repository holds.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    pub(super) fact: BlobFact,
+}
+
+impl Registry {
+    /// Looks a blob up: one key read.
+    ///
+    /// # Errors
+    /// [`Error::BlobUnknown`] when the repository does not hold it, whoever else does.
+    pub async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Blob> {
+        let fact: Option<BlobFact> = self.load(&layout::blob(repository, digest)).await?;
+        let fact = fact.ok_or_else(|| Error::BlobUnknown(digest.clone()))?;
+        Ok(Blob { digest: digest.clone(), size: fact.size, fact })
+    }
+
+    /// The bytes of `range`, which lies within the blob.
+    pub async fn read_blob(&self, blob: &Blob, range: Range<u64>) -> Result<Body> {
+        if range.is_empty() {
+            return Ok(Body::empty());
+        }
+        Ok(self.blobs.read(&blob.fact.location, range).await?)
+    }
+
+    /// Takes a blob out of a repository. Its bytes stay for the others that hold it, until they are collected.
+    ///
+    /// # Errors
+    /// [`Error::BlobUnknown`] when the repository does not hold it.
+    pub async fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+        self.blob(repository, digest).await?;
+        Ok(self.keys.delete(&layout::blob(repository, digest)).await?)
+    }
+
+    /// Puts a blob into a repository whose bytes are stored already. `from` names where to look; without it any repository
+    /// will do.
+    pub(super) async fn mount(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        from: Option<&RepositoryName>,
+    ) -> Result<bool> {
+        let source = from.map_or_else(|| layout::content(digest), |from| layout::blob(from, digest));
+        let Some(fact) = self.load::<BlobFact>(&source).await? else { return Ok(false) };
+        self.store(&layout::blob(repository, digest), &fact, When::Always).await?;
+        Ok(true)
+    }
+}

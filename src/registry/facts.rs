@@ -1,0 +1,86 @@
+//! How facts lie in the key-value store: one line of JSON, and behind it, for a manifest, the bytes themselves.
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Registry, Result};
+use crate::oci::Digest;
+use crate::oci::digest::HasherState;
+use crate::store::{self, Location, Stage, Version, When};
+
+/// Where a tag points.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct TagFact {
+    pub digest: Digest,
+    pub media_type: String,
+    pub size: u64,
+    pub pushed_ms: u64,
+}
+
+/// What a manifest is, and where its bytes are, if they are not behind this fact.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ManifestFact {
+    pub media_type: String,
+    pub size: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<Location>,
+}
+
+/// Where a blob's bytes are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct BlobFact {
+    pub size: u64,
+    pub location: Location,
+}
+
+/// Where an upload stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct UploadFact {
+    pub stage: Stage,
+    pub hasher: HasherState,
+    pub offset: u64,
+    /// Makes two states of one upload differ even where their other members do not.
+    pub revision: u64,
+    pub begun_ms: u64,
+    pub changed_ms: u64,
+}
+
+/// That a repository exists.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct RepositoryFact {
+    pub pushed_ms: u64,
+}
+
+impl Registry {
+    pub(super) async fn load<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
+        Ok(self.load_version(key).await?.map(|(fact, _, _)| fact))
+    }
+
+    /// A fact with the bytes behind it and its version.
+    pub(super) async fn load_version<T: DeserializeOwned>(&self, key: &str) -> Result<Option<(T, Bytes, Version)>> {
+        let Some(entry) = self.keys.get(key).await? else { return Ok(None) };
+        let line = entry.value.iter().position(|b| *b == b'\n').unwrap_or(entry.value.len());
+        let behind = entry.value.slice((line + 1).min(entry.value.len())..);
+        match serde_json::from_slice(&entry.value[..line]) {
+            Ok(fact) => Ok(Some((fact, behind, entry.version))),
+            Err(error) => Err(store::Error::Corrupt(format!("the value of {key}: {error}")).into()),
+        }
+    }
+
+    pub(super) async fn store<T: Serialize>(&self, key: &str, fact: &T, when: When) -> Result<()> {
+        Ok(self.keys.put_sharpened(key, to_line(key, fact, &[])?, when).await?)
+    }
+}
+
+/// A fact's value, with `behind` after its line.
+pub(super) fn to_line<T: Serialize>(key: &str, fact: &T, behind: &[u8]) -> Result<Bytes> {
+    let unlikely = |e: serde_json::Error| store::Error::Corrupt(format!("the value of {key}: {e}"));
+    let mut line = serde_json::to_vec(fact).map_err(unlikely)?;
+    if !behind.is_empty() {
+        line.reserve_exact(behind.len() + 1);
+        line.push(b'\n');
+        line.extend_from_slice(behind);
+    }
+    Ok(line.into())
+}

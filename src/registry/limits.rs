@@ -1,0 +1,37 @@
+//! Every bound of a registry in one place.
+
+/// How much a registry takes and gives at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest manifest, in bytes. The specification asks for at least 4 MB.
+    pub manifest_bytes_max: u64,
+    /// The largest manifest that lies in the key-value store beside its facts, in bytes; larger ones go to the blob store.
+    pub manifest_inline_bytes_max: u64,
+    /// The largest blob, in bytes.
+    pub blob_bytes_max: u64,
+    /// How many different descriptors a manifest may name.
+    pub manifest_references_max: usize,
+    /// How many entries one page of a list has at most, and when nothing is asked.
+    pub page_entries_max: usize,
+    /// How long an upload session lives after its last change, in milliseconds.
+    pub upload_lifetime_ms: u64,
+    /// Whether an index may name manifests that the repository does not hold.
+    pub sparse_indexes: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            manifest_bytes_max: 4 * 1024 * 1024,
+            manifest_inline_bytes_max: 256 * 1024,
+            blob_bytes_max: 1 << 40,
+            manifest_references_max: 20_000,
+            page_entries_max: 1000,
+            upload_lifetime_ms: 24 * 60 * 60 * 1000,
+            sparse_indexes: false,
+        }
+    }
+}
+
+/// How many storage calls one request has under way at once.
+pub(super) const CALLS_AT_ONCE_MAX: usize = 16;

@@ -1,0 +1,222 @@
+//! Manifests: pushing, pulling, deleting (distribution-spec, "Pushing manifests", "Deleting manifests").
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream;
+
+use super::facts::{self, ManifestFact, RepositoryFact, TagFact};
+use super::limits::CALLS_AT_ONCE_MAX;
+use super::{Error, Registry, Result, layout};
+use crate::oci::{self, Algorithm, Digest, Reference, RepositoryName, Tag};
+use crate::store::{Body, BodyError, When};
+
+/// A manifest that a repository holds.
+#[derive(Debug)]
+pub struct Manifest {
+    /// Its digest.
+    pub digest: Digest,
+    /// The media type it was pushed with, without parameters.
+    pub media_type: String,
+    /// Its size in bytes.
+    pub size: u64,
+    fact: ManifestFact,
+    inline: Bytes,
+}
+
+/// What a push made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// The digest of the manifest.
+    pub digest: Digest,
+    /// The manifest that it refers to.
+    pub subject: Option<Digest>,
+}
+
+impl Registry {
+    /// Looks a manifest up: two key reads by tag, one by digest.
+    ///
+    /// # Errors
+    /// [`Error::ManifestUnknown`] when the repository does not have it.
+    pub async fn manifest(&self, repository: &RepositoryName, reference: &Reference) -> Result<Manifest> {
+        let unknown = || Error::ManifestUnknown(reference.to_string());
+        let digest = match reference {
+            Reference::Digest(digest) => digest.clone(),
+            Reference::Tag(tag) => {
+                let fact: Option<TagFact> = self.load(&layout::tag(repository, tag)).await?;
+                fact.ok_or_else(unknown)?.digest
+            }
+        };
+        let found = self.load_version(&layout::manifest(repository, &digest)).await?;
+        let (fact, inline, _): (ManifestFact, _, _) = found.ok_or_else(unknown)?;
+        Ok(Manifest { digest, media_type: fact.media_type.clone(), size: fact.size, fact, inline })
+    }
+
+    /// The manifest's bytes, as they were pushed.
+    pub async fn read_manifest(&self, manifest: &Manifest) -> Result<Body> {
+        match &manifest.fact.location {
+            Some(location) => Ok(self.blobs.read(location, 0..manifest.size).await?),
+            None => Ok(manifest.inline.clone().into()),
+        }
+    }
+
+    /// Stores a manifest, and lets the tag point to it, if `reference` is one.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], [`Error::ManifestInvalid`]; [`Error::DigestInvalid`] when the bytes do not have the digest that
+    /// `reference` is; [`Error::ManifestBlobUnknown`] when it names content that the repository does not hold. The
+    /// subject may be absent. Nothing is stored then.
+    pub async fn push_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+        content_type: Option<&str>,
+        body: Body,
+    ) -> Result<Pushed> {
+        let bytes = self.receive(body).await?;
+        let digest = match reference {
+            Reference::Tag(_) => Algorithm::Sha256.digest(&bytes),
+            Reference::Digest(digest) => digest.clone(),
+        };
+        if !digest.matches(&bytes) {
+            return Err(Error::DigestInvalid(format!("the manifest has not the digest {digest}")));
+        }
+        let parsed = oci::Manifest::parse(&bytes, content_type);
+        let (manifest, media_type) = parsed.map_err(|e| Error::ManifestInvalid(e.to_string()))?;
+        self.check_references(repository, &manifest).await?;
+
+        let size = bytes.len() as u64;
+        self.store_manifest(repository, &digest, media_type.clone(), bytes).await?;
+        self.note_repository(repository).await?;
+        if let Reference::Tag(tag) = reference {
+            let fact = TagFact { digest: digest.clone(), media_type, size, pushed_ms: self.platform.now_ms() };
+            self.point_tag(repository, tag, fact).await?;
+        }
+        Ok(Pushed { digest, subject: manifest.subject.map(|subject| subject.digest) })
+    }
+
+    /// Removes a tag, or a manifest with every tag on it.
+    ///
+    /// # Errors
+    /// [`Error::ManifestUnknown`] when the repository does not have it.
+    pub async fn delete_manifest(&self, repository: &RepositoryName, reference: &Reference) -> Result<()> {
+        let unknown = || Error::ManifestUnknown(reference.to_string());
+        match reference {
+            Reference::Tag(tag) => {
+                let key = layout::tag(repository, tag);
+                let fact: TagFact = self.load(&key).await?.ok_or_else(unknown)?;
+                self.keys.delete(&key).await?;
+                Ok(self.keys.delete(&layout::tag_of(repository, &fact.digest, tag)).await?)
+            }
+            Reference::Digest(digest) => {
+                let key = layout::manifest(repository, digest);
+                self.keys.get(&key).await?.ok_or_else(unknown)?;
+                // The tags go first: one that is left behind would lead nowhere.
+                self.delete_tags_of(repository, digest).await?;
+                Ok(self.keys.delete(&key).await?)
+            }
+        }
+    }
+
+    async fn receive(&self, body: Body) -> Result<Bytes> {
+        let limit_bytes = self.limits.manifest_bytes_max;
+        let declared = body.length();
+        let bytes = body.collect_up_to(limit_bytes).await.map_err(|error| match error {
+            BodyError::TooLarge { limit_bytes } => Error::TooLarge { limit_bytes },
+            BodyError::Store(error) => error.into(),
+            other => Error::ManifestInvalid(other.to_string()),
+        })?;
+        match declared {
+            Some(declared) if declared != bytes.len() as u64 => {
+                Err(Error::SizeInvalid(format!("the body has {} bytes of {declared} declared", bytes.len())))
+            }
+            _ => Ok(bytes),
+        }
+    }
+
+    /// Everything that the manifest names must be here, so that what can be pulled can be pulled whole.
+    async fn check_references(&self, repository: &RepositoryName, manifest: &oci::Manifest) -> Result<()> {
+        let blobs: BTreeSet<_> = manifest.blobs().map(|blob| &blob.digest).collect();
+        let mut children: BTreeSet<_> = manifest.children().map(|child| &child.digest).collect();
+        if self.limits.sparse_indexes {
+            children.clear();
+        }
+        if blobs.len() + children.len() > self.limits.manifest_references_max {
+            let most = self.limits.manifest_references_max;
+            return Err(Error::ManifestInvalid(format!("the manifest names more than {most} descriptors")));
+        }
+        let blobs = blobs.into_iter().map(|digest| (layout::blob(repository, digest), digest.clone()));
+        let children = children.into_iter().map(|digest| (layout::manifest(repository, digest), digest.clone()));
+        let wanted: Vec<(String, Digest)> = blobs.chain(children).collect();
+        let reads = wanted.into_iter().map(|(key, digest)| async move {
+            let found = self.keys.get(&key).await?.is_some();
+            Ok::<_, Error>((!found).then_some(digest))
+        });
+        let results: Vec<_> = stream::iter(reads).buffered(CALLS_AT_ONCE_MAX).collect().await;
+        let mut missing = Vec::new();
+        for result in results {
+            missing.extend(result?);
+        }
+        if missing.is_empty() { Ok(()) } else { Err(Error::ManifestBlobUnknown(missing)) }
+    }
+
+    async fn store_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        media_type: String,
+        bytes: Bytes,
+    ) -> Result<()> {
+        let mut fact = ManifestFact { media_type, size: bytes.len() as u64, location: None };
+        let mut inline = bytes;
+        if fact.size > self.limits.manifest_inline_bytes_max {
+            let stage = self.blobs.append(&self.blobs.stage().await?, std::mem::take(&mut inline).into()).await?;
+            fact.location = Some(self.blobs.commit(&stage, digest).await?);
+        }
+        let key = layout::manifest(repository, digest);
+        Ok(self.keys.put(&key, facts::to_line(&key, &fact, &inline)?, When::Always).await?)
+    }
+
+    async fn note_repository(&self, repository: &RepositoryName) -> Result<()> {
+        let key = layout::repository(repository);
+        if self.keys.get(&key).await?.is_none() {
+            let fact = RepositoryFact { pushed_ms: self.platform.now_ms() };
+            self.store(&key, &fact, When::Always).await?;
+        }
+        Ok(())
+    }
+
+    async fn point_tag(&self, repository: &RepositoryName, tag: &Tag, fact: TagFact) -> Result<()> {
+        let key = layout::tag(repository, tag);
+        let before: Option<TagFact> = self.load(&key).await?;
+        // The way back first: a tag that its digest does not know of could not be deleted with it.
+        self.keys.put(&layout::tag_of(repository, &fact.digest, tag), Bytes::new(), When::Always).await?;
+        self.store(&key, &fact, When::Always).await?;
+        if let Some(before) = before.filter(|before| before.digest != fact.digest) {
+            self.keys.delete(&layout::tag_of(repository, &before.digest, tag)).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete_tags_of(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+        let prefix = layout::tags_of(repository, digest);
+        loop {
+            let keys = self.keys.list(&prefix, None, self.limits.page_entries_max).await?;
+            for key in &keys {
+                if let Ok(tag) = key[prefix.len()..].parse() {
+                    let tag_key = layout::tag(repository, &tag);
+                    // It may point elsewhere by now.
+                    let fact: Option<TagFact> = self.load(&tag_key).await?;
+                    if fact.is_some_and(|fact| fact.digest == *digest) {
+                        self.keys.delete(&tag_key).await?;
+                    }
+                }
+                self.keys.delete(key).await?;
+            }
+            if keys.len() < self.limits.page_entries_max {
+                return Ok(());
+            }
+        }
+    }
+}

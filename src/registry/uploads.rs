@@ -1,0 +1,305 @@
+//! Uploads: sessions that take a blob in, in one request or many (distribution-spec, "Pushing blobs").
+//!
+//! A session is a key. It holds the stage that the blob store gave, the hasher's state, and how far the upload is, so that any
+//! server can take the next chunk and nothing is hashed or read twice.
+
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+
+use super::facts::{BlobFact, UploadFact};
+use super::intake::Intake;
+use super::{Error, Registry, Result, layout};
+use crate::oci::{Algorithm, Digest, Hasher, RepositoryName};
+use crate::store::{self, Body, Location, Stage, Version, When};
+
+/// The name of an upload session: a UUID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionId(String);
+
+impl FromStr for SessionId {
+    type Err = Error;
+
+    /// # Errors
+    /// [`Error::UploadUnknown`] for what is no UUID: there can be no such session.
+    fn from_str(text: &str) -> Result<Self> {
+        let id = uuid::Uuid::try_parse(text).map_err(|_| Error::UploadUnknown)?;
+        Ok(Self(id.to_string()))
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where an upload stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The session.
+    pub session: SessionId,
+    /// How many bytes of the blob have come.
+    pub offset: u64,
+}
+
+/// Bytes for an upload: a chunk, or a whole blob.
+#[derive(Debug)]
+pub struct Chunk {
+    /// Where in the blob the bytes belong, where the client says so.
+    pub range: Option<Range<u64>>,
+    /// The bytes.
+    pub body: Body,
+}
+
+/// What came of a mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mounted {
+    /// The repository holds the blob now.
+    Blob(Digest),
+    /// It was not found; here is a session to upload it.
+    Upload(Status),
+}
+
+/// A session as it was read.
+struct Session {
+    id: SessionId,
+    key: String,
+    fact: UploadFact,
+    version: Version,
+}
+
+/// Content that a blob store has taken in.
+struct Staged {
+    stage: Stage,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl Registry {
+    /// Begins an upload, hashed as `algorithm` says.
+    pub async fn begin_upload(&self, repository: &RepositoryName, algorithm: Algorithm) -> Result<Status> {
+        let id = SessionId(self.platform.uuid());
+        let now = self.platform.now_ms();
+        let fact = UploadFact {
+            stage: self.blobs.stage().await?,
+            hasher: Hasher::new(algorithm).state(),
+            offset: 0,
+            revision: 0,
+            begun_ms: now,
+            changed_ms: now,
+        };
+        self.store(&layout::upload(repository, &id.0), &fact, When::Absent).await?;
+        Ok(Status { session: id, offset: 0 })
+    }
+
+    /// Puts a blob into `repository` that is stored already, in `from` or anywhere; begins an upload where there is none.
+    pub async fn mount_or_begin(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        from: Option<&RepositoryName>,
+    ) -> Result<Mounted> {
+        if self.mount(repository, digest, from).await? {
+            return Ok(Mounted::Blob(digest.clone()));
+        }
+        Ok(Mounted::Upload(self.begin_upload(repository, digest.algorithm()).await?))
+    }
+
+    /// Where an upload stands.
+    ///
+    /// # Errors
+    /// [`Error::UploadUnknown`] when it has ended, was cancelled or has expired.
+    pub async fn upload_status(&self, repository: &RepositoryName, session: &SessionId) -> Result<Status> {
+        let session = self.session(repository, session).await?;
+        Ok(session.status())
+    }
+
+    /// Adds a chunk to an upload.
+    ///
+    /// # Errors
+    /// [`Error::ChunkOutOfOrder`] when the chunk's range does not begin where the upload stands, also because another request was
+    /// faster; [`Error::SizeInvalid`] and [`Error::UploadInvalid`] when the body is not what was declared or breaks off. The upload
+    /// stands where it stood then.
+    pub async fn append_upload(&self, repository: &RepositoryName, id: &SessionId, chunk: Chunk) -> Result<Status> {
+        let session = self.session(repository, id).await?;
+        let hasher = session.hasher()?;
+        let staged = self.take_chunk(&session, hasher, chunk).await?;
+        let fact = UploadFact {
+            stage: staged.stage,
+            hasher: staged.hasher.state(),
+            offset: staged.size,
+            revision: session.fact.revision + 1,
+            begun_ms: session.fact.begun_ms,
+            changed_ms: self.platform.now_ms(),
+        };
+        match self.store(&session.key, &fact, When::Unchanged(session.version)).await {
+            Ok(()) => Ok(Status { session: session.id, offset: fact.offset }),
+            Err(Error::Store(store::Error::Conflict(_))) => {
+                let now = self.session(repository, id).await?;
+                Err(now.out_of_order())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends an upload with its last bytes, if `chunk` has any: the content must hash to `digest`.
+    ///
+    /// # Errors
+    /// [`Error::DigestInvalid`] when it does not; the upload stands where it stood then. Otherwise as
+    /// [`Registry::append_upload`].
+    pub async fn complete_upload(
+        &self,
+        repository: &RepositoryName,
+        id: &SessionId,
+        digest: &Digest,
+        chunk: Chunk,
+    ) -> Result<()> {
+        let session = self.session(repository, id).await?;
+        // Before the first byte any algorithm will do.
+        let hasher = if session.fact.offset == 0 { Hasher::new(digest.algorithm()) } else { session.hasher()? };
+        let staged = if chunk.range.is_none() && chunk.body.length() == Some(0) {
+            Staged { stage: session.fact.stage.clone(), hasher, size: session.fact.offset }
+        } else {
+            self.take_chunk(&session, hasher, chunk).await?
+        };
+        self.admit(repository, digest, staged).await?;
+        Ok(self.keys.delete(&session.key).await?)
+    }
+
+    /// Takes in a whole blob in one request, without a session.
+    ///
+    /// # Errors
+    /// As [`Registry::complete_upload`].
+    pub async fn push_blob(&self, repository: &RepositoryName, digest: &Digest, body: Body) -> Result<()> {
+        let stage = self.blobs.stage().await?;
+        let staged = self.take_body(&stage, Hasher::new(digest.algorithm()), 0, None, body).await?;
+        self.admit(repository, digest, staged).await
+    }
+
+    /// Ends an upload without a blob.
+    ///
+    /// # Errors
+    /// [`Error::UploadUnknown`] when there is no such upload.
+    pub async fn cancel_upload(&self, repository: &RepositoryName, session: &SessionId) -> Result<()> {
+        let session = self.session(repository, session).await?;
+        self.end(&session).await
+    }
+
+    async fn session(&self, repository: &RepositoryName, id: &SessionId) -> Result<Session> {
+        let key = layout::upload(repository, &id.0);
+        let found = self.load_version::<UploadFact>(&key).await?;
+        let (fact, _, version) = found.ok_or(Error::UploadUnknown)?;
+        let session = Session { id: id.clone(), key, fact, version };
+        let age_ms = self.platform.now_ms().saturating_sub(session.fact.changed_ms);
+        if age_ms > self.limits.upload_lifetime_ms {
+            self.end(&session).await?;
+            return Err(Error::UploadUnknown);
+        }
+        Ok(session)
+    }
+
+    /// Removes a session. The key goes first: what nobody can find is garbage and nothing more.
+    async fn end(&self, session: &Session) -> Result<()> {
+        self.keys.delete(&session.key).await?;
+        Ok(self.blobs.discard(&session.fact.stage).await?)
+    }
+
+    async fn take_chunk(&self, session: &Session, hasher: Hasher, chunk: Chunk) -> Result<Staged> {
+        let offset = session.fact.offset;
+        let declared = match &chunk.range {
+            Some(range) if range.start != offset => return Err(session.out_of_order()),
+            Some(range) => Some(range.end - range.start),
+            None => None,
+        };
+        self.take_body(&session.fact.stage, hasher, offset, declared, chunk.body).await
+    }
+
+    async fn take_body(
+        &self,
+        stage: &Stage,
+        hasher: Hasher,
+        offset: u64,
+        declared: Option<u64>,
+        body: Body,
+    ) -> Result<Staged> {
+        let declared = match (declared, body.length()) {
+            (Some(range), Some(length)) if range != length => {
+                return Err(Error::SizeInvalid(format!("a body of {length} bytes does not fill a range of {range}")));
+            }
+            (declared, length) => declared.or(length),
+        };
+        let limit_bytes = self.limits.blob_bytes_max.saturating_sub(offset);
+        if declared.is_some_and(|declared| declared > limit_bytes) {
+            return Err(Error::TooLarge { limit_bytes: self.limits.blob_bytes_max });
+        }
+        let (intake, body) = Intake::new(body, hasher, declared, limit_bytes);
+        let appended = self.blobs.append(stage, body).await;
+        let (stage, hasher, received) = intake.finish(appended)?;
+        Ok(Staged { stage, hasher, size: offset + received })
+    }
+
+    /// Makes staged content a blob of `repository`, if it is what `digest` says.
+    async fn admit(&self, repository: &RepositoryName, digest: &Digest, staged: Staged) -> Result<()> {
+        let Staged { stage, hasher, size } = staged;
+        let computed = hasher.finish();
+        if computed.algorithm() == digest.algorithm() && computed != *digest {
+            return Err(Error::DigestInvalid(format!("the content has the digest {computed}, not {digest}")));
+        }
+        let known: Option<BlobFact> = self.load(&layout::content(digest)).await?;
+        let fact = match known.filter(|known| known.size == size && computed == *digest) {
+            Some(known) => {
+                self.blobs.discard(&stage).await?;
+                known
+            }
+            None => self.commit(&stage, digest, &computed, size).await?,
+        };
+        self.store(&layout::blob(repository, digest), &fact, When::Always).await
+    }
+
+    async fn commit(&self, stage: &Stage, digest: &Digest, computed: &Digest, size: u64) -> Result<BlobFact> {
+        let location = match self.blobs.commit(stage, computed).await {
+            Ok(location) => location,
+            Err(store::Error::Conflict(_)) => return Err(Error::UploadUnknown),
+            Err(error) => return Err(error.into()),
+        };
+        if computed != digest {
+            self.check_other_algorithm(&location, digest, size).await?;
+        }
+        let fact = BlobFact { size, location };
+        self.store(&layout::content(digest), &fact, When::Always).await?;
+        Ok(fact)
+    }
+
+    /// The client named an algorithm only at the end, after chunks that were hashed with another. It is the one case in which
+    /// content is read again.
+    async fn check_other_algorithm(&self, location: &Location, digest: &Digest, size: u64) -> Result<()> {
+        let mut hasher = Hasher::new(digest.algorithm());
+        if size > 0 {
+            let mut body = self.blobs.read(location, 0..size).await?;
+            while let Some(data) = body.next().await {
+                hasher.update(&data.map_err(store::Error::from)?);
+            }
+        }
+        let computed = hasher.finish();
+        if computed == *digest {
+            return Ok(());
+        }
+        Err(Error::DigestInvalid(format!("the content has the digest {computed}, not {digest}")))
+    }
+}
+
+impl Session {
+    fn status(&self) -> Status {
+        Status { session: self.id.clone(), offset: self.fact.offset }
+    }
+
+    fn out_of_order(&self) -> Error {
+        Error::ChunkOutOfOrder { session: self.id.clone(), offset: self.fact.offset }
+    }
+
+    fn hasher(&self) -> Result<Hasher> {
+        let foreign = || store::Error::Corrupt(format!("the hasher of upload {}", self.id));
+        Ok(Hasher::resume(&self.fact.hasher).ok_or_else(foreign)?)
+    }
+}

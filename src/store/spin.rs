@@ -1,0 +1,170 @@
+//! Spin's own stores: its key-value interface, and its SQLite interface as a key-value store of one table.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use send_wrapper::SendWrapper;
+use spin_sdk::key_value::{self, Store};
+use spin_sdk::sqlite::{self, Connection, Value};
+
+use super::unordered::UnorderedStore;
+use super::{Entry, Error, KeyValue, Platform, Result, Version, When};
+
+/// The label of the store or database in the application's manifest.
+const LABEL: &str = "default";
+
+// A component has one thread; what the SDK gives is bound to it.
+type Bound<T> = SendWrapper<T>;
+
+fn bound<F: Future>(future: F) -> Bound<F> {
+    SendWrapper::new(future)
+}
+
+/// Spin's key-value store.
+pub struct SpinKeyValue {
+    store: Bound<Store>,
+}
+
+impl SpinKeyValue {
+    /// Opens the default store.
+    ///
+    /// # Errors
+    /// When the application's manifest does not give it to the component.
+    pub async fn open() -> Result<Self> {
+        Ok(Self { store: SendWrapper::new(Store::open(LABEL).await?) })
+    }
+}
+
+impl From<key_value::Error> for Error {
+    fn from(error: key_value::Error) -> Self {
+        Self::Unavailable(format!("Spin key-value: {error}"))
+    }
+}
+
+#[async_trait]
+impl UnorderedStore for SpinKeyValue {
+    async fn get(&self, key: &str) -> Result<Option<Bytes>> {
+        Ok(bound(self.store.get(key)).await?.map(Bytes::from))
+    }
+
+    async fn set(&self, key: &str, value: Bytes) -> Result<()> {
+        Ok(bound(self.store.set(key, value)).await?)
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        Ok(bound(self.store.delete(key)).await?)
+    }
+
+    async fn keys(&self, each: &mut (dyn FnMut(String) + Send)) -> Result<()> {
+        let read = async {
+            let mut keys = self.store.get_keys().await;
+            while let Some(key) = keys.next().await {
+                each(key);
+            }
+            keys.result().await
+        };
+        Ok(bound(read).await?)
+    }
+}
+
+/// Facts in one table of Spin's SQLite database, listed in order, with exact conditions.
+///
+/// Every operation is one statement: requests share the connection, so a transaction of one would take in the others'
+/// statements.
+pub struct SpinSqlite {
+    connection: Bound<Connection>,
+    platform: Arc<dyn Platform>,
+}
+
+impl From<sqlite::Error> for Error {
+    fn from(error: sqlite::Error) -> Self {
+        Self::Unavailable(format!("Spin SQLite: {error}"))
+    }
+}
+
+impl SpinSqlite {
+    /// Opens the default database and makes the table if it is missing.
+    ///
+    /// # Errors
+    /// When the application's manifest does not give the database to the component.
+    pub async fn open(platform: Arc<dyn Platform>) -> Result<Self> {
+        let connection = SendWrapper::new(Connection::open(LABEL).await?);
+        let this = Self { connection, platform };
+        // Write-ahead logging lets readers go on beside a writer. FULL makes a commit durable there too.
+        for statement in [
+            "PRAGMA journal_mode = WAL",
+            "PRAGMA synchronous = FULL",
+            "PRAGMA busy_timeout = 10000",
+            "CREATE TABLE IF NOT EXISTS eyot (key TEXT PRIMARY KEY, version TEXT NOT NULL, value BLOB NOT NULL)",
+        ] {
+            this.execute(statement, vec![]).await?;
+        }
+        Ok(this)
+    }
+
+    async fn execute(&self, statement: &str, parameters: Vec<Value>) -> Result<Vec<Vec<Value>>> {
+        let run = async {
+            let rows = self.connection.execute(statement, parameters).await?.collect().await?;
+            Ok::<_, sqlite::Error>(rows.into_iter().map(|row| row.values).collect())
+        };
+        Ok(bound(run).await?)
+    }
+}
+
+fn text(text: &str) -> Value {
+    Value::Text(text.to_owned())
+}
+
+#[async_trait]
+impl KeyValue for SpinSqlite {
+    async fn get(&self, key: &str) -> Result<Option<Entry>> {
+        let rows = self.execute("SELECT version, value FROM eyot WHERE key = ?", vec![text(key)]).await?;
+        match rows.into_iter().next().map(<[Value; 2]>::try_from) {
+            None => Ok(None),
+            Some(Ok([Value::Text(version), Value::Blob(value)])) => {
+                Ok(Some(Entry { value: value.into(), version: Version(version) }))
+            }
+            Some(_) => Err(Error::Corrupt(format!("the row of key {key}"))),
+        }
+    }
+
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<()> {
+        let mut parameters = vec![text(key), text(&self.platform.uuid()), Value::Blob(value.into())];
+        // Each gives a row when it wrote.
+        let statement = match when {
+            When::Always => {
+                "INSERT INTO eyot (key, version, value) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (key) DO UPDATE SET version = ?2, value = ?3 RETURNING 1"
+            }
+            When::Absent => {
+                "INSERT INTO eyot (key, version, value) VALUES (?1, ?2, ?3) ON CONFLICT (key) DO NOTHING RETURNING 1"
+            }
+            When::Unchanged(Version(expected)) => {
+                parameters.push(Value::Text(expected));
+                "UPDATE eyot SET version = ?2, value = ?3 WHERE key = ?1 AND version = ?4 RETURNING 1"
+            }
+        };
+        let rows = self.execute(statement, parameters).await?;
+        if rows.is_empty() { Err(Error::Conflict(key.to_owned())) } else { Ok(()) }
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.execute("DELETE FROM eyot WHERE key = ?", vec![text(key)]).await.map(drop)
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
+        // Text is compared by its bytes. The last character there is comes after everything that begins with the prefix.
+        let end = format!("{prefix}{}", char::MAX);
+        let limit = Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX));
+        let rows = self.execute(
+            "SELECT key FROM eyot WHERE key >= ?1 AND key < ?2 AND key > ?3 ORDER BY key LIMIT ?4",
+            vec![text(prefix), Value::Text(end), text(after.unwrap_or_default()), limit],
+        );
+        let keys = rows.await?.into_iter().map(|row| match row.into_iter().next() {
+            Some(Value::Text(key)) => Ok(key),
+            _ => Err(Error::Corrupt("a key is not text".into())),
+        });
+        keys.collect()
+    }
+}
