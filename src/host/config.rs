@@ -22,7 +22,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("blob_bytes_max", "1 and more", "the largest blob that is taken"),
     ("page_entries_max", "1 to 10000", "how many entries a page of tags or repositories has at most"),
     ("upload_lifetime_seconds", "1 and more", "how long an upload session lives after its last change"),
-    ("sparse_indexes", "true | false", "whether an index may name manifests that are not here"),
+    ("sparse_manifests", "true | false", "whether a manifest may name blobs and manifests that are not here"),
     ("log", "off | error | warn | info", "what is written to the log; info: every request"),
 ];
 
@@ -93,7 +93,7 @@ impl Config {
                     1,
                     u64::MAX / 1000,
                 )? * 1000,
-                sparse_indexes: choice("sparse_indexes", get("sparse_indexes"), &["false", "true"])? == "true",
+                sparse_manifests: choice("sparse_manifests", get("sparse_manifests"), &["false", "true"])? == "true",
                 ..defaults
             },
             log: match choice("log", get("log"), &["warn", "off", "error", "info"])? {
@@ -184,9 +184,9 @@ mod tests {
 
     #[test]
     fn what_is_set_is_used() {
-        let config = read(&[("blobs", "packed"), ("sparse_indexes", "true"), ("upload_lifetime_seconds", "5")]).unwrap();
+        let config = read(&[("blobs", "packed"), ("sparse_manifests", "true"), ("upload_lifetime_seconds", "5")]).unwrap();
         assert_eq!(config.blobs, "packed");
-        assert!(config.limits.sparse_indexes);
+        assert!(config.limits.sparse_manifests);
         assert_eq!(config.limits.upload_lifetime_ms, 5000);
     }
 
@@ -196,7 +196,7 @@ mod tests {
             ("keys", "redis", "setting keys: \"redis\" is not one of files, memory"),
             ("chunk_bytes", "1", "setting chunk_bytes: \"1\" is not a whole number from 65536 to 134217728"),
             ("blob_bytes_max", "-1", "setting blob_bytes_max: \"-1\" is not a whole number of at least 1"),
-            ("sparse_indexes", "yes", "setting sparse_indexes: \"yes\" is not one of false, true"),
+            ("sparse_manifests", "yes", "setting sparse_manifests: \"yes\" is not one of false, true"),
         ] {
             assert_eq!(read(&[(name, value)]).unwrap_err().to_string(), expected);
         }

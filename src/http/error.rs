@@ -16,6 +16,7 @@ pub(super) enum Error {
     NotFound,
     MethodNotAllowed { allowed: &'static str },
     UriTooLong,
+    TooManyTags { most: usize },
     HeadersTooLarge,
     BadHeader(HeaderName),
     BadCount,
@@ -40,6 +41,9 @@ impl Error {
                 error(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", message).with(ALLOW, allowed)
             }
             Self::UriTooLong => error(StatusCode::URI_TOO_LONG, "UNSUPPORTED", "the URL is too long"),
+            Self::TooManyTags { most } => {
+                error(StatusCode::URI_TOO_LONG, "UNSUPPORTED", format!("at most {most} tags can be pushed at once"))
+            }
             Self::HeadersTooLarge => {
                 error(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "UNSUPPORTED", "the headers are too large")
             }

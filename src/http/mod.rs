@@ -11,7 +11,7 @@ use std::sync::Arc;
 use http::{Method, Request, Response};
 
 use crate::oci::range::{RangeRequest, parse_chunk_range};
-use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
+use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
 use crate::registry::{self, Chunk, Mounted, PageRequest, Registry, SessionId};
 use crate::store::Body;
 
@@ -69,8 +69,8 @@ impl Handler {
             Operation::Catalog(page) => self.catalog(&page).await,
             Operation::Tags(repository, page) => self.tags(&repository, &page).await,
             Operation::GetManifest(repository, reference) => self.manifest(head, &repository, &reference).await,
-            Operation::PutManifest(repository, reference) => {
-                self.push_manifest(head, &repository, &reference, body).await
+            Operation::PutManifest(repository, reference, tags) => {
+                self.push_manifest(head, &repository, &reference, &tags, body).await
             }
             Operation::DeleteManifest(repository, reference) => {
                 registry.delete_manifest(&repository, &reference).await?;
@@ -140,10 +140,15 @@ impl Handler {
         head: &http::request::Parts,
         repository: &RepositoryName,
         reference: &Reference,
+        tags: &[Tag],
         body: Body,
     ) -> Result<Reply, Error> {
+        let most = self.registry.limits().tags_per_push_max;
+        if tags.len() > most {
+            return Err(Error::TooManyTags { most });
+        }
         let content_type = operation::header(head, &http::header::CONTENT_TYPE)?;
-        let pushed = self.registry.push_manifest(repository, reference, content_type, body).await?;
+        let pushed = self.registry.push_manifest(repository, reference, tags, content_type, body).await?;
         Ok(Reply::manifest_created(repository, reference, &pushed))
     }
 

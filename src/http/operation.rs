@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use super::error::Error;
 use super::limits::{HEADER_BYTES_MAX, URI_BYTES_MAX};
 use crate::oci::name::ReferenceError;
-use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
+use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
 use crate::registry::{self, PageRequest, SessionId};
 
 /// One operation of the API, with everything in it checked against its grammar.
@@ -17,7 +17,7 @@ pub(super) enum Operation {
     Catalog(PageRequest),
     Tags(RepositoryName, PageRequest),
     GetManifest(RepositoryName, Reference),
-    PutManifest(RepositoryName, Reference),
+    PutManifest(RepositoryName, Reference, Vec<Tag>),
     DeleteManifest(RepositoryName, Reference),
     GetBlob(RepositoryName, Digest),
     DeleteBlob(RepositoryName, Digest),
@@ -92,7 +92,7 @@ impl Operation {
                 Ok(Self::GetManifest(name(repository)?, reference(text, &head.method)?))
             }
             (Route::Manifest(repository, text), "PUT") => {
-                Ok(Self::PutManifest(name(repository)?, reference(text, &head.method)?))
+                Ok(Self::PutManifest(name(repository)?, reference(text, &head.method)?, query.tags()?))
             }
             (Route::Manifest(repository, text), "DELETE") => {
                 Ok(Self::DeleteManifest(name(repository)?, reference(text, &head.method)?))
@@ -183,6 +183,13 @@ impl Query<'_> {
     fn get(&self, name: &str) -> Option<String> {
         let mut pairs = form_urlencoded::parse(self.0.as_bytes());
         pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    }
+
+    /// The tags that a push names.
+    fn tags(&self) -> Result<Vec<Tag>, Error> {
+        let named = form_urlencoded::parse(self.0.as_bytes()).filter(|(key, _)| key == "tag");
+        let tags = named.map(|(_, text)| text.parse::<Tag>());
+        tags.collect::<Result<_, _>>().map_err(|error| registry::Error::ManifestInvalid(error.to_string()).into())
     }
 
     fn page(&self) -> Result<PageRequest, Error> {

@@ -7,12 +7,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use crate::oci::{Digest, Reference, RepositoryName};
+use crate::oci::{Digest, Reference, RepositoryName, Tag};
 use crate::registry::{Page, Pushed, Status};
 use crate::store::Body;
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const TAG: HeaderName = HeaderName::from_static("oci-tag");
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
 /// An answer on its way to being rendered.
@@ -51,9 +52,11 @@ impl Reply {
     }
 
     pub(super) fn manifest_created(repository: &RepositoryName, reference: &Reference, pushed: &Pushed) -> Self {
-        Self::new(StatusCode::CREATED, Body::empty())
+        let reply = Self::new(StatusCode::CREATED, Body::empty())
             .with(LOCATION, format!("/v2/{repository}/manifests/{reference}"))
-            .with(CONTENT_DIGEST, pushed.digest.as_str())
+            .with(CONTENT_DIGEST, pushed.digest.as_str());
+        let tags: Vec<&str> = pushed.tags.iter().map(Tag::as_str).collect();
+        if tags.is_empty() { reply } else { reply.with(TAG, tags.join(", ")) }
     }
 
     pub(super) fn upload(code: StatusCode, repository: &RepositoryName, status: &Status) -> Self {

@@ -15,8 +15,10 @@ pub struct Limits {
     pub page_entries_max: usize,
     /// How long an upload session lives after its last change, in milliseconds.
     pub upload_lifetime_ms: u64,
-    /// Whether an index may name manifests that the repository does not hold.
-    pub sparse_indexes: bool,
+    /// How many tags one push may name beside its reference. The specification asks for at least 10.
+    pub tags_per_push_max: usize,
+    /// Whether a manifest may name blobs and manifests that the repository does not hold.
+    pub sparse_manifests: bool,
 }
 
 impl Default for Limits {
@@ -28,7 +30,8 @@ impl Default for Limits {
             manifest_references_max: 20_000,
             page_entries_max: 1000,
             upload_lifetime_ms: 24 * 60 * 60 * 1000,
-            sparse_indexes: false,
+            tags_per_push_max: 100,
+            sparse_manifests: false,
         }
     }
 }

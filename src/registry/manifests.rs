@@ -32,6 +32,8 @@ pub struct Pushed {
     pub digest: Digest,
     /// The manifest that it refers to.
     pub subject: Option<Digest>,
+    /// The tags that point to it now, of those that were asked for beside the reference.
+    pub tags: Vec<Tag>,
 }
 
 impl Registry {
@@ -61,7 +63,8 @@ impl Registry {
         }
     }
 
-    /// Stores a manifest, and lets the tag point to it, if `reference` is one.
+    /// Stores a manifest, and lets the tag point to it, if `reference` is one, and `tags` as well. When the store fails after
+    /// the first of these, the answer says which of them were done.
     ///
     /// # Errors
     /// [`Error::TooLarge`], [`Error::ManifestInvalid`]; [`Error::DigestInvalid`] when the bytes do not have the digest that
@@ -71,6 +74,7 @@ impl Registry {
         &self,
         repository: &RepositoryName,
         reference: &Reference,
+        tags: &[Tag],
         content_type: Option<&str>,
         body: Body,
     ) -> Result<Pushed> {
@@ -89,11 +93,12 @@ impl Registry {
         let size = bytes.len() as u64;
         self.store_manifest(repository, &digest, media_type.clone(), bytes).await?;
         self.note_repository(repository).await?;
+        let fact = TagFact { digest: digest.clone(), media_type, size, pushed_ms: self.platform.now_ms() };
         if let Reference::Tag(tag) = reference {
-            let fact = TagFact { digest: digest.clone(), media_type, size, pushed_ms: self.platform.now_ms() };
-            self.point_tag(repository, tag, fact).await?;
+            self.point_tag(repository, tag, &fact).await?;
         }
-        Ok(Pushed { digest, subject: manifest.subject.map(|subject| subject.digest) })
+        let tags = self.point_tags(repository, tags, &fact).await?;
+        Ok(Pushed { digest, subject: manifest.subject.map(|subject| subject.digest), tags })
     }
 
     /// Removes a tag, or a manifest with every tag on it.
@@ -135,13 +140,14 @@ impl Registry {
         }
     }
 
-    /// Everything that the manifest names must be here, so that what can be pulled can be pulled whole.
+    /// Everything that the manifest names must be here, so that what can be pulled can be pulled whole, unless a setting allows
+    /// otherwise.
     async fn check_references(&self, repository: &RepositoryName, manifest: &oci::Manifest) -> Result<()> {
-        let blobs: BTreeSet<_> = manifest.blobs().map(|blob| &blob.digest).collect();
-        let mut children: BTreeSet<_> = manifest.children().map(|child| &child.digest).collect();
-        if self.limits.sparse_indexes {
-            children.clear();
+        if self.limits.sparse_manifests {
+            return Ok(());
         }
+        let blobs: BTreeSet<_> = manifest.blobs().map(|blob| &blob.digest).collect();
+        let children: BTreeSet<_> = manifest.children().map(|child| &child.digest).collect();
         if blobs.len() + children.len() > self.limits.manifest_references_max {
             let most = self.limits.manifest_references_max;
             return Err(Error::ManifestInvalid(format!("the manifest names more than {most} descriptors")));
@@ -187,16 +193,32 @@ impl Registry {
         Ok(())
     }
 
-    async fn point_tag(&self, repository: &RepositoryName, tag: &Tag, fact: TagFact) -> Result<()> {
+    async fn point_tag(&self, repository: &RepositoryName, tag: &Tag, fact: &TagFact) -> Result<()> {
         let key = layout::tag(repository, tag);
         let before: Option<TagFact> = self.load(&key).await?;
         // The way back first: a tag that its digest does not know of could not be deleted with it.
         self.keys.put(&layout::tag_of(repository, &fact.digest, tag), Bytes::new(), When::Always).await?;
-        self.store(&key, &fact, When::Always).await?;
+        self.store(&key, fact, When::Always).await?;
         if let Some(before) = before.filter(|before| before.digest != fact.digest) {
             self.keys.delete(&layout::tag_of(repository, &before.digest, tag)).await?;
         }
         Ok(())
+    }
+
+    /// Points tags until one fails; it is an error only if none could be done.
+    async fn point_tags(&self, repository: &RepositoryName, tags: &[Tag], fact: &TagFact) -> Result<Vec<Tag>> {
+        let mut pointed = Vec::new();
+        for tag in tags {
+            match self.point_tag(repository, tag, fact).await {
+                Ok(()) => pointed.push(tag.clone()),
+                Err(error) if pointed.is_empty() => return Err(error),
+                Err(error) => {
+                    log::error!("of the tags for {} in {repository} some are not done: {error}", fact.digest);
+                    break;
+                }
+            }
+        }
+        Ok(pointed)
     }
 
     async fn delete_tags_of(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
