@@ -1,97 +1,10 @@
 //! The native binary: `eyot serve`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::process::ExitCode;
-
-use anyhow::{Context as _, Result, bail};
-use eyot::Handler;
-use eyot::host::config::{Config, SETTINGS, log_to_standard_error};
-use eyot::host::native;
-use lexopt::prelude::{Long, Short, Value, ValueExt as _};
-
-const USAGE: &str = "\
-eyot: an OCI registry
-
-  eyot serve [OPTIONS]    serve a registry over HTTP until told to stop
-
-Options:
-  --address ADDRESS       the address to listen on (127.0.0.1)
-  --port PORT             the port to listen on; 0: any free one (5000)
-  --data FOLDER           the folder of files (data); made if missing
-  -h, --help              this text
-  --version               the version
-
-Settings are environment variables:
-";
-
-const TRY: &str = "
-Try it:
-  eyot serve --data /tmp/registry &
-  skopeo copy --dest-tls-verify=false oci:IMAGE docker://127.0.0.1:5000/team/app:v1
-";
-
-struct Serve {
-    address: IpAddr,
-    port: u16,
-    data: Option<String>,
+#[cfg(not(target_family = "wasm"))]
+fn main() -> std::process::ExitCode {
+    eyot::host::command::main()
 }
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("eyot: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> Result<()> {
-    let Some(serve) = parse(lexopt::Parser::from_env())? else { return Ok(()) };
-    let config = Config::read(&native::OFFER, |name| match (name, &serve.data) {
-        ("data_dir", Some(folder)) => Some(folder.clone()),
-        _ => std::env::var(name.to_uppercase()).ok(),
-    })?;
-    log_to_standard_error(config.log);
-    let handler = Handler::new(config.open(None)?);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(native::serve(handler, SocketAddr::new(serve.address, serve.port), |address| {
-        println!("listening on http://{address}");
-    }))
-}
-
-/// Reads the command line. `None` when it asked only for a text, which was given.
-fn parse(mut arguments: lexopt::Parser) -> Result<Option<Serve>> {
-    let mut serve = Serve { address: Ipv4Addr::LOCALHOST.into(), port: 5000, data: None };
-    let mut command = None;
-    while let Some(argument) = arguments.next()? {
-        match argument {
-            Value(word) if command.is_none() => command = Some(word.string()?),
-            Long("address") => serve.address = arguments.value()?.parse().context("--address")?,
-            Long("port") => serve.port = arguments.value()?.parse().context("--port")?,
-            Long("data") => serve.data = Some(arguments.value()?.string()?),
-            Short('h') | Long("help") => {
-                print!("{}", help());
-                return Ok(None);
-            }
-            Long("version") => {
-                println!("eyot {}", env!("CARGO_PKG_VERSION"));
-                return Ok(None);
-            }
-            other => bail!("{}; see eyot --help", other.unexpected()),
-        }
-    }
-    match command.as_deref() {
-        Some("serve") => Ok(Some(serve)),
-        Some(other) => bail!("there is no command {other}; see eyot --help"),
-        None => bail!("want a command; see eyot --help"),
-    }
-}
-
-fn help() -> String {
-    let mut text = USAGE.to_owned();
-    for (name, takes, what) in SETTINGS {
-        text.push_str(&format!("  {:<27}{takes}\n{:29}{what}\n", name.to_uppercase(), ""));
-    }
-    text + TRY
-}
+/// As WebAssembly eyot is the library, which a host calls; see `scripts/build`.
+#[cfg(target_family = "wasm")]
+fn main() {}

@@ -1,8 +1,7 @@
 //! What both components share: WASI HTTP requests in, answers out.
 
-use std::cell::RefCell;
-
 use anyhow::Result;
+use async_lock::OnceCell;
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -11,35 +10,28 @@ use wasip3::http_compat::http_from_wasi_request;
 use wasip3::wit_bindgen::{FutureWriter, StreamResult, StreamWriter, spawn};
 use wasip3::{wit_future, wit_stream};
 
+use super::config::Stores;
+#[cfg(not(contract))]
 use crate::http::Handler;
 use crate::store::{Body, BodyError};
 
 /// How many bytes of a request's body are taken from the host at a time.
 const READ_BYTES: usize = 128 * 1024;
 
-thread_local! {
-    // A host may give an instance more than one request.
-    static HANDLER: RefCell<Option<Handler>> = const { RefCell::new(None) };
-}
+/// A host may give an instance more than one request, at the same time too: they share what was opened, and its locks.
+static STORES: OnceCell<Stores> = OnceCell::new();
 
-/// Answers a request; `open` makes the handler when this is the instance's first.
+/// Answers a request; `open` opens the stores when this is the instance's first.
 pub(super) async fn answer(
     request: WasiRequest,
-    open: impl AsyncFnOnce() -> Result<Handler>,
+    open: impl AsyncFnOnce() -> Result<Stores>,
 ) -> Result<WasiResponse, ErrorCode> {
-    let known = HANDLER.with_borrow(Clone::clone);
-    let handler = match known {
-        Some(handler) => handler,
-        None => match open().await {
-            Ok(handler) => {
-                HANDLER.set(Some(handler.clone()));
-                handler
-            }
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                return respond(unusable());
-            }
-        },
+    let stores = match STORES.get_or_try_init(async || open().await).await {
+        Ok(stores) => stores,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return respond(unusable());
+        }
     };
     let request = match receive(request) {
         Ok(request) => request,
@@ -48,7 +40,34 @@ pub(super) async fn answer(
             return Err(error);
         }
     };
-    respond(handler.handle(request).await)
+    respond(handle(stores, request).await)
+}
+
+#[cfg(not(contract))]
+async fn handle(stores: &Stores, request: Request<Body>) -> Response<Body> {
+    Handler::new(stores.registry()).handle(request).await
+}
+
+/// In the component that only tests build, every request is answered by running the stores' contract, which traps where a
+/// clause is broken.
+#[cfg(contract)]
+async fn handle(stores: &Stores, _request: Request<Body>) -> Response<Body> {
+    use crate::store::contract;
+    let mut kept = String::new();
+    for (name, clause) in contract::KEY_VALUE {
+        eprintln!("key-value: {name}");
+        clause(stores.keys.clone()).await;
+        kept += &format!("key-value: {name}\n");
+    }
+    for (name, clause) in contract::BLOB_STORE {
+        eprintln!("blob store: {name}");
+        clause(stores.blobs.clone()).await;
+        kept += &format!("blob store: {name}\n");
+    }
+    let length = kept.len();
+    let mut response = Response::new(Body::from(kept.into_bytes()));
+    response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+    response
 }
 
 /// A handler could not be made. Why is for the log.
@@ -67,10 +86,13 @@ fn receive(request: WasiRequest) -> Result<Request<Body>, ErrorCode> {
     let length = length.and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
     let incoming = body.take_unstarted().ok_or(ErrorCode::InternalError(None))?;
     let body = read_body(incoming);
-    Ok(Request::from_parts(head, match length {
-        Some(length) => body.with_length(length),
-        None => body,
-    }))
+    Ok(Request::from_parts(
+        head,
+        match length {
+            Some(length) => body.with_length(length),
+            None => body,
+        },
+    ))
 }
 
 fn read_body(request: WasiRequest) -> Body {

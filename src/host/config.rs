@@ -109,7 +109,7 @@ impl Config {
     ///
     /// # Errors
     /// When a folder cannot be made or written to.
-    pub fn open(&self, keys: Option<Arc<dyn KeyValue>>) -> Result<Registry> {
+    pub fn open(&self, keys: Option<Arc<dyn KeyValue>>) -> Result<Stores> {
         let platform: Arc<dyn Platform> = Arc::new(SystemPlatform);
         let folder = &self.data_dir;
         let context = || format!("setting data_dir: {} cannot be used", folder.display());
@@ -125,7 +125,24 @@ impl Config {
             "packed" => Arc::new(PackedBlobStore::new(keys.clone(), platform.clone(), self.chunk_bytes)),
             _ => Arc::new(MemoryBlobStore::new(platform.clone())),
         };
-        Ok(Registry::new(keys, blobs, platform, self.limits.clone()))
+        Ok(Stores { keys, blobs, platform, limits: self.limits.clone() })
+    }
+}
+
+/// The stores that the settings choose.
+pub struct Stores {
+    /// The key-value store.
+    pub keys: Arc<dyn KeyValue>,
+    /// The blob store.
+    pub blobs: Arc<dyn BlobStore>,
+    platform: Arc<dyn Platform>,
+    limits: Limits,
+}
+
+impl Stores {
+    /// A registry over them.
+    pub fn registry(&self) -> Registry {
+        Registry::new(self.keys.clone(), self.blobs.clone(), self.platform.clone(), self.limits.clone())
     }
 }
 
@@ -184,7 +201,8 @@ mod tests {
 
     #[test]
     fn what_is_set_is_used() {
-        let config = read(&[("blobs", "packed"), ("sparse_manifests", "true"), ("upload_lifetime_seconds", "5")]).unwrap();
+        let config =
+            read(&[("blobs", "packed"), ("sparse_manifests", "true"), ("upload_lifetime_seconds", "5")]).unwrap();
         assert_eq!(config.blobs, "packed");
         assert!(config.limits.sparse_manifests);
         assert_eq!(config.limits.upload_lifetime_ms, 5000);

@@ -6,6 +6,8 @@
 pub mod config;
 
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
+pub mod command;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod native;
 
 #[cfg(all(any(feature = "wasi", feature = "spin"), target_os = "wasi"))]

@@ -19,8 +19,7 @@ use crate::http::Handler;
 use crate::store::Body;
 
 /// What this host offers.
-pub const OFFER: Offer =
-    Offer { keys: &["files", "memory"], blobs: &["files", "memory", "packed"], data_dir: "data" };
+pub const OFFER: Offer = Offer { keys: &["files", "memory"], blobs: &["files", "memory", "packed"], data_dir: "data" };
 
 /// How many connections are served at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4096;

@@ -9,8 +9,7 @@ use spin_sdk::variables;
 use wasip3::http::types::{ErrorCode, Request, Response};
 
 use super::component;
-use super::config::{Config, Offer, SETTINGS, log_to_standard_error};
-use crate::http::Handler;
+use super::config::{Config, Offer, SETTINGS, Stores, log_to_standard_error};
 use crate::store::spin::{SpinKeyValue, SpinSqlite};
 use crate::store::unordered::Unordered;
 use crate::store::{KeyValue, SystemPlatform};
@@ -41,7 +40,7 @@ impl exports::wasi::http::handler::Guest for Component {
     }
 }
 
-async fn open() -> Result<Handler> {
+async fn open() -> Result<Stores> {
     let mut settings = HashMap::new();
     for (name, _, _) in SETTINGS {
         // One that the manifest does not declare is one that is not set.
@@ -56,5 +55,5 @@ async fn open() -> Result<Handler> {
         "spin-sqlite" => Some(Arc::new(SpinSqlite::open(Arc::new(SystemPlatform)).await?)),
         _ => None,
     };
-    Ok(Handler::new(config.open(keys)?))
+    config.open(keys)
 }

@@ -4,7 +4,6 @@ use wasip3::http::types::{ErrorCode, Request, Response};
 
 use super::component;
 use super::config::{Config, Offer, log_to_standard_error};
-use crate::http::Handler;
 
 const OFFER: Offer = Offer { keys: &["files"], blobs: &["files", "packed"], data_dir: "/data" };
 
@@ -25,7 +24,7 @@ impl exports::wasi::http::handler::Guest for Component {
         component::answer(request, async || {
             let config = Config::read(&OFFER, |name| std::env::var(name.to_uppercase()).ok())?;
             log_to_standard_error(config.log);
-            Ok(Handler::new(config.open(None)?))
+            config.open(None)
         })
         .await
     }

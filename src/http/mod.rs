@@ -89,9 +89,7 @@ impl Handler {
                 registry.push_blob(&repository, &digest, body).await?;
                 Ok(Reply::blob_created(&repository, &digest))
             }
-            Operation::MountBlob { repository, digest, from } => {
-                self.mount(&repository, &digest, from.as_ref()).await
-            }
+            Operation::MountBlob { repository, digest, from } => self.mount(&repository, &digest, from.as_ref()).await,
             Operation::UploadStatus(repository, session) => {
                 let status = registry.upload_status(&repository, &session).await?;
                 Ok(Reply::upload(http::StatusCode::NO_CONTENT, &repository, &status))
@@ -99,7 +97,10 @@ impl Handler {
             Operation::AppendUpload(repository, session) => self.append(head, &repository, &session, body).await,
             Operation::CompleteUpload(repository, session, digest) => {
                 let chunk = Chunk { range: chunk_range(head)?, body };
-                registry.complete_upload(&repository, &session, &digest, chunk).await.map_err(in_upload(&repository))?;
+                registry
+                    .complete_upload(&repository, &session, &digest, chunk)
+                    .await
+                    .map_err(in_upload(&repository))?;
                 Ok(Reply::blob_created(&repository, &digest))
             }
             Operation::CancelUpload(repository, session) => {
@@ -209,7 +210,8 @@ impl Handler {
 fn chunk_range(head: &http::request::Parts) -> Result<Option<std::ops::Range<u64>>, Error> {
     let Some(text) = operation::header(head, &http::header::CONTENT_RANGE)? else { return Ok(None) };
     let range = parse_chunk_range(text);
-    let malformed = || registry::Error::UploadInvalid("Content-Range: want <first byte>-<last byte>, as in 0-1023".into());
+    let malformed =
+        || registry::Error::UploadInvalid("Content-Range: want <first byte>-<last byte>, as in 0-1023".into());
     Ok(Some(range.ok_or_else(malformed)?))
 }
 

@@ -171,7 +171,9 @@ fn reference(segment: &str, method: &Method) -> Result<Reference, Error> {
     text.parse::<Reference>().map_err(|error| match error {
         ReferenceError::Digest(error) => registry::Error::from(error).into(),
         // No manifest can have such a tag; only a push can get it wrong.
-        ReferenceError::Tag(error) if *method == Method::PUT => registry::Error::ManifestInvalid(error.to_string()).into(),
+        ReferenceError::Tag(error) if *method == Method::PUT => {
+            registry::Error::ManifestInvalid(error.to_string()).into()
+        }
         ReferenceError::Tag(_) => registry::Error::ManifestUnknown(text.chars().take(128).collect()).into(),
     })
 }

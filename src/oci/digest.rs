@@ -197,12 +197,8 @@ impl Hasher {
     /// The state to store; [`Hasher::resume`] takes it up again.
     pub fn state(&self) -> HasherState {
         match self {
-            Self::Sha256(hasher) => {
-                HasherState { algorithm: Algorithm::Sha256, state: hasher.serialize().to_vec() }
-            }
-            Self::Sha512(hasher) => {
-                HasherState { algorithm: Algorithm::Sha512, state: hasher.serialize().to_vec() }
-            }
+            Self::Sha256(hasher) => HasherState { algorithm: Algorithm::Sha256, state: hasher.serialize().to_vec() },
+            Self::Sha512(hasher) => HasherState { algorithm: Algorithm::Sha512, state: hasher.serialize().to_vec() },
         }
     }
 

@@ -96,9 +96,9 @@ impl Manifest {
         let pushed = content_type.map(without_parameters).filter(|text| !text.is_empty());
         let own = self.media_type.as_deref().filter(|text| !text.is_empty());
         match (pushed, own) {
-            (Some(pushed), Some(own)) if pushed != own => Err(ManifestError(format!(
-                "Content-Type {pushed} and the manifest's mediaType {own} disagree"
-            ))),
+            (Some(pushed), Some(own)) if pushed != own => {
+                Err(ManifestError(format!("Content-Type {pushed} and the manifest's mediaType {own} disagree")))
+            }
             (Some(media_type), _) | (None, Some(media_type)) if is_media_type(media_type) => Ok(media_type.to_owned()),
             (Some(media_type), _) | (None, Some(media_type)) => {
                 Err(ManifestError(format!("{media_type} is not a media type")))
@@ -150,8 +150,7 @@ fn without_parameters(media_type: &str) -> &str {
 /// `type/subtype` of RFC 6838's restricted names: what is stored is sent as a header later.
 fn is_media_type(text: &str) -> bool {
     let name = |part: &str| {
-        (1..=127).contains(&part.len())
-            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b))
+        (1..=127).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b))
     };
     text.split_once('/').is_some_and(|(kind, subtype)| name(kind) && name(subtype))
 }
@@ -163,7 +162,8 @@ mod tests {
     const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     fn image(extra: &str) -> String {
-        let config = format!(r#"{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{DIGEST}","size":0}}"#);
+        let config =
+            format!(r#"{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{DIGEST}","size":0}}"#);
         format!(r#"{{"schemaVersion":2,{extra}"config":{config},"layers":[{config}]}}"#)
     }
 
@@ -183,7 +183,10 @@ mod tests {
         assert_eq!(media_type(&image(&own), None).unwrap(), OCI_IMAGE);
         assert_eq!(media_type(&image(""), None).unwrap(), OCI_IMAGE);
         assert_eq!(media_type(&index(""), None).unwrap(), OCI_INDEX);
-        assert_eq!(media_type(r#"{"x":1}"#, Some("application/vnd.acme.thing+json")).unwrap(), "application/vnd.acme.thing+json");
+        assert_eq!(
+            media_type(r#"{"x":1}"#, Some("application/vnd.acme.thing+json")).unwrap(),
+            "application/vnd.acme.thing+json"
+        );
         assert!(media_type(&image(&own), Some(DOCKER_IMAGE)).is_err());
         assert!(media_type("{}", None).is_err());
         assert!(media_type(&image(""), Some("nonsense")).is_err());
@@ -212,11 +215,7 @@ mod tests {
 
     #[test]
     fn foreign_layers_need_not_be_here() {
-        let foreign = image("").replacen(
-            "}]}",
-            r#","urls":["https://elsewhere.example/layer"]}]}"#,
-            1,
-        );
+        let foreign = image("").replacen("}]}", r#","urls":["https://elsewhere.example/layer"]}]}"#, 1);
         let (manifest, _) = Manifest::parse(foreign.as_bytes(), Some(OCI_IMAGE)).unwrap();
         assert_eq!(manifest.blobs().count(), 1);
     }

@@ -42,12 +42,7 @@ impl Registry {
         self.page(layout::REPOSITORIES, request, layout::repository_name).await
     }
 
-    async fn page(
-        &self,
-        prefix: &str,
-        request: &PageRequest,
-        entry: impl Fn(&str) -> Option<&str>,
-    ) -> Result<Page> {
+    async fn page(&self, prefix: &str, request: &PageRequest, entry: impl Fn(&str) -> Option<&str>) -> Result<Page> {
         let most = self.limits.page_entries_max;
         let count = request.count.map_or(most, |count| count.min(most));
         if count == 0 {

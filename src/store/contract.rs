@@ -36,7 +36,7 @@ macro_rules! clauses {
         pub const $list: &[(&str, $clause)] = &[$((stringify!($name), |store| Box::pin($name(store)))),*];
 
         /// Makes a named test of each clause, on a store that `$make` gives.
-        #[cfg(test)]
+        #[cfg(all(test, not(target_family = "wasm")))]
         macro_rules! $stamp {
             ($make:expr) => {
                 $(#[test] fn $name() {
@@ -104,7 +104,8 @@ pub(crate) async fn what_was_never_written_is_absent(store: Arc<dyn KeyValue>) {
 pub(crate) async fn what_was_written_is_read(store: Arc<dyn KeyValue>) {
     let large = Bytes::from(vec![7; 300_000]);
     let binary = Bytes::from((0..=255).collect::<Vec<u8>>());
-    for (key, bytes) in [("contract/w!empty", Bytes::new()), ("contract/w!binary", binary), ("contract/w!large", large)] {
+    for (key, bytes) in [("contract/w!empty", Bytes::new()), ("contract/w!binary", binary), ("contract/w!large", large)]
+    {
         store.put(key, bytes.clone(), When::Always).await.unwrap();
         assert_eq!(value(&store, key).await, Some(bytes), "{key}");
     }
@@ -321,7 +322,13 @@ pub(crate) async fn ranges_are_exact(store: Arc<dyn BlobStore>) {
     let bytes = content(2, 2_200_000);
     let location = stored(&store, &bytes).await;
     let ranges: [Range<usize>; 8] = [
-        0..0, 0..1, 65_535..65_537, 131_072..131_073, 983_039..983_042, 1_048_575..2_097_153, 2_199_999..2_200_000,
+        0..0,
+        0..1,
+        65_535..65_537,
+        131_072..131_073,
+        983_039..983_042,
+        1_048_575..2_097_153,
+        2_199_999..2_200_000,
         2_200_000..2_200_000,
     ];
     for range in ranges {
@@ -488,7 +495,7 @@ pub(crate) async fn a_content_can_be_deleted_twice(store: Arc<dyn BlobStore>) {
     store.delete(&location).await.unwrap();
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(target_family = "wasm")))]
 mod tests {
     use std::future::Future as _;
 
@@ -624,13 +631,15 @@ mod tests {
             let store: Arc<dyn BlobStore> = Arc::new(FileBlobStore::open(folder.path(), platform()).unwrap());
             futures_executor::block_on(async {
                 let stage = store.append(&store.stage().await.unwrap(), content(1, 1000).into()).await.unwrap();
-                let mut stuck = Box::pin(store.append(&stage, Body::from_stream(stream::pending::<Result<_, BodyError>>())));
+                let mut stuck =
+                    Box::pin(store.append(&stage, Body::from_stream(stream::pending::<Result<_, BodyError>>())));
                 while std::fs::read_dir(folder.path().join("stages")).unwrap().any(|family| {
                     let names = std::fs::read_dir(family.unwrap().path()).unwrap();
                     let held = serde_json::from_str::<serde_json::Value>(&stage.0).unwrap()["file"].clone();
                     names.into_iter().any(|name| name.unwrap().file_name().to_str() == held.as_str())
                 }) {
-                    let pending = std::future::poll_fn(|cx| std::task::Poll::Ready(stuck.as_mut().poll(cx).is_pending()));
+                    let pending =
+                        std::future::poll_fn(|cx| std::task::Poll::Ready(stuck.as_mut().poll(cx).is_pending()));
                     assert!(pending.await);
                 }
                 drop(stuck);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use async_lock::Mutex;
 use async_trait::async_trait;
 use bytes::Bytes;
 use send_wrapper::SendWrapper;
@@ -73,7 +74,9 @@ impl UnorderedStore for SpinKeyValue {
 /// Every operation is one statement: requests share the connection, so a transaction of one would take in the others'
 /// statements.
 pub struct SpinSqlite {
-    connection: Bound<Connection>,
+    // The host may not take a statement before the last one's rows are read, and a call that waits for the host may stop
+    // everything in this instance, the reading included.
+    connection: Mutex<Bound<Connection>>,
     platform: Arc<dyn Platform>,
 }
 
@@ -89,7 +92,7 @@ impl SpinSqlite {
     /// # Errors
     /// When the application's manifest does not give the database to the component.
     pub async fn open(platform: Arc<dyn Platform>) -> Result<Self> {
-        let connection = SendWrapper::new(Connection::open(LABEL).await?);
+        let connection = Mutex::new(SendWrapper::new(Connection::open(LABEL).await?));
         let this = Self { connection, platform };
         // Write-ahead logging lets readers go on beside a writer. FULL makes a commit durable there too.
         for statement in [
@@ -104,8 +107,9 @@ impl SpinSqlite {
     }
 
     async fn execute(&self, statement: &str, parameters: Vec<Value>) -> Result<Vec<Vec<Value>>> {
+        let connection = self.connection.lock().await;
         let run = async {
-            let rows = self.connection.execute(statement, parameters).await?.collect().await?;
+            let rows = connection.execute(statement, parameters).await?.collect().await?;
             Ok::<_, sqlite::Error>(rows.into_iter().map(|row| row.values).collect())
         };
         Ok(bound(run).await?)

@@ -1,0 +1,43 @@
+//! Counts the guest's storage calls, so that a test can say what a request may cost.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+#[derive(Clone, Copy)]
+pub enum Call {
+    Get,
+    Set,
+    Delete,
+    Exists,
+    GetKeys,
+    SqliteExecute,
+}
+
+/// In the order of `Call`, which indexes it.
+const NAMES: [&str; 6] = ["get", "set", "delete", "exists", "get-keys", "sqlite-execute"];
+
+#[derive(Default)]
+pub struct Calls([AtomicU64; NAMES.len()]);
+
+impl Calls {
+    pub fn count(&self, call: Call) {
+        self.0[call as usize].fetch_add(1, Relaxed);
+    }
+
+    pub fn reset(&self) {
+        for count in &self.0 {
+            count.store(0, Relaxed);
+        }
+    }
+
+    pub fn to_json(&self) -> String {
+        let mut json = String::from("{");
+        for (name, count) in NAMES.iter().zip(&self.0) {
+            let comma = if json.len() > 1 { "," } else { "" };
+            // Writing to a string cannot fail.
+            let _ = write!(json, "{comma}\"{name}\":{}", count.load(Relaxed));
+        }
+        json.push_str("}\n");
+        json
+    }
+}

@@ -1,0 +1,229 @@
+//! `spin:key-value` as Spin's SQLite provider behaves: one connection and one lock for all
+//! instances, calls that block the instance, keys in no order.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::task::block_in_place;
+use wasmtime::component::{
+    Accessor, Destination, FutureReader, HasSelf, Resource, StreamProducer, StreamReader, StreamResult, VecBuffer,
+};
+use wasmtime::{Result, StoreContextMut};
+
+use crate::bindings::key_value::{Error, Host, HostStore, HostStoreWithStore};
+use crate::calls::Call;
+use crate::guest::Guest;
+use crate::lock;
+
+/// Spin's own limit for one instance: a component that leaks stores is found out.
+const OPEN_STORES_MAX: u32 = 256;
+
+/// Spin's channel holds as many, so a guest never sees many keys at once.
+const KEYS_AT_A_TIME: usize = 4;
+
+const COMPLAINT: &str = "key-value call while get-keys was not drained";
+
+pub struct KeyValue {
+    connection: Arc<Mutex<Connection>>,
+    value_bytes_max: usize,
+}
+
+/// What a guest's `store` handle stands for. There is but one store.
+pub struct OpenStore;
+
+impl KeyValue {
+    pub fn open(directory: &Path, value_bytes_max: usize) -> rusqlite::Result<Self> {
+        let connection = Connection::open(directory.join("key_value.db"))?;
+        // A killed process loses nothing without fsync, only a machine that loses power does.
+        connection.pragma_update(None, "synchronous", "OFF")?;
+        connection.execute_batch("CREATE TABLE IF NOT EXISTS entry (key TEXT PRIMARY KEY, value BLOB NOT NULL)")?;
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), value_bytes_max })
+    }
+
+    /// Blocks the whole instance, its other requests too: that is what Spin does.
+    fn with_connection<R>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<R>) -> Result<R, Error> {
+        block_in_place(|| {
+            let connection = lock::acquire(&self.connection, COMPLAINT).map_err(Error::Other)?;
+            work(&connection).map_err(|error| Error::Other(error.to_string()))
+        })
+    }
+
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
+        self.with_connection(|connection| {
+            connection
+                .prepare_cached("SELECT value FROM entry WHERE key = ?1")?
+                .query_row([key], |row| row.get(0))
+                .optional()
+        })
+    }
+
+    fn set(&self, key: &str, value: &[u8]) -> Result<(), Error> {
+        if value.len() > self.value_bytes_max {
+            return Err(Error::Other(format!(
+                "a value of {} bytes is over the limit of {}",
+                value.len(),
+                self.value_bytes_max
+            )));
+        }
+        self.with_connection(|connection| {
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO entry (key, value) VALUES (?1, ?2)")?
+                .execute(params![key, value])?;
+            Ok(())
+        })
+    }
+
+    fn delete(&self, key: &str) -> Result<(), Error> {
+        self.with_connection(|connection| {
+            connection.prepare_cached("DELETE FROM entry WHERE key = ?1")?.execute([key])?;
+            Ok(())
+        })
+    }
+
+    fn exists(&self, key: &str) -> Result<bool, Error> {
+        self.with_connection(|connection| {
+            connection.prepare_cached("SELECT 1 FROM entry WHERE key = ?1")?.exists([key])
+        })
+    }
+
+    fn keys(&self) -> Result<Keys, Error> {
+        block_in_place(|| {
+            let connection = lock::acquire(&self.connection, COMPLAINT).map_err(Error::Other)?;
+            let remaining = shuffled_keys(&connection).map_err(|error| Error::Other(error.to_string()))?;
+            Ok(Keys { remaining, guard: Some(connection), rested: false })
+        })
+    }
+}
+
+/// No two listings agree on the order, so that nothing can come to rely on one.
+fn shuffled_keys(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut keys = connection
+        .prepare_cached("SELECT key FROM entry")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<String>>>()?;
+    let order = RandomState::new();
+    keys.sort_by_cached_key(|key| order.hash_one(key));
+    Ok(keys)
+}
+
+/// A listing under way. It owns the store's lock until the guest has read its end or dropped it.
+#[derive(Default)]
+struct Keys {
+    remaining: Vec<String>,
+    guard: Option<OwnedMutexGuard<Connection>>,
+    rested: bool,
+}
+
+impl<T> StreamProducer<T> for Keys {
+    type Item = String;
+    type Buffer = VecBuffer<String>;
+
+    fn poll_produce<'a>(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        store: StoreContextMut<'a, T>,
+        mut destination: Destination<'a, String, VecBuffer<String>>,
+        finish: bool,
+    ) -> Poll<Result<StreamResult>> {
+        if finish {
+            return Poll::Ready(Ok(StreamResult::Cancelled));
+        }
+        if destination.remaining(store) == Some(0) {
+            return Poll::Ready(Ok(StreamResult::Completed));
+        }
+        // Spin's keys come from another thread, so that other tasks of the instance run in
+        // between. Being always ready would hide what they do meanwhile.
+        self.rested = !self.rested;
+        if self.rested {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.remaining.is_empty() {
+            self.guard = None;
+            return Poll::Ready(Ok(StreamResult::Dropped));
+        }
+        let rest = self.remaining.len().saturating_sub(KEYS_AT_A_TIME);
+        let batch = self.remaining.split_off(rest);
+        destination.set_buffer(batch.into());
+        Poll::Ready(Ok(StreamResult::Completed))
+    }
+}
+
+fn counted<T: 'static>(store: &Accessor<T, HasSelf<Guest>>, call: Call) -> Arc<KeyValue> {
+    store.with(|mut store| {
+        let services = &store.get().services;
+        services.calls.count(call);
+        Arc::clone(&services.key_value)
+    })
+}
+
+impl<T: 'static> HostStoreWithStore<T> for HasSelf<Guest> {
+    async fn open(store: &Accessor<T, Self>, label: String) -> Result<Result<Resource<OpenStore>, Error>> {
+        if label != "default" {
+            return Ok(Err(Error::NoSuchStore));
+        }
+        store.with(|mut store| {
+            let guest = store.get();
+            if guest.open_stores == OPEN_STORES_MAX {
+                return Ok(Err(Error::StoreTableFull));
+            }
+            guest.open_stores += 1;
+            Ok(Ok(guest.table.push(OpenStore)?))
+        })
+    }
+
+    async fn get(
+        store: &Accessor<T, Self>,
+        _: Resource<OpenStore>,
+        key: String,
+    ) -> Result<Result<Option<Vec<u8>>, Error>> {
+        Ok(counted(store, Call::Get).get(&key))
+    }
+
+    async fn set(
+        store: &Accessor<T, Self>,
+        _: Resource<OpenStore>,
+        key: String,
+        value: Vec<u8>,
+    ) -> Result<Result<(), Error>> {
+        Ok(counted(store, Call::Set).set(&key, &value))
+    }
+
+    async fn delete(store: &Accessor<T, Self>, _: Resource<OpenStore>, key: String) -> Result<Result<(), Error>> {
+        Ok(counted(store, Call::Delete).delete(&key))
+    }
+
+    async fn exists(store: &Accessor<T, Self>, _: Resource<OpenStore>, key: String) -> Result<Result<bool, Error>> {
+        Ok(counted(store, Call::Exists).exists(&key))
+    }
+
+    async fn get_keys(
+        store: &Accessor<T, Self>,
+        _: Resource<OpenStore>,
+    ) -> Result<(StreamReader<String>, FutureReader<Result<(), Error>>)> {
+        let (keys, result) = match counted(store, Call::GetKeys).keys() {
+            Ok(keys) => (keys, Ok(())),
+            Err(error) => (Keys::default(), Err(error)),
+        };
+        store.with(|mut store| {
+            let stream = StreamReader::new(&mut store, keys)?;
+            let result = FutureReader::new(&mut store, async { wasmtime::error::Ok(result) })?;
+            Ok((stream, result))
+        })
+    }
+}
+
+impl HostStore for Guest {
+    fn drop(&mut self, store: Resource<OpenStore>) -> Result<()> {
+        self.open_stores -= 1;
+        self.table.delete(store)?;
+        Ok(())
+    }
+}
+
+impl Host for Guest {}

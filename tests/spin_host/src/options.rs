@@ -1,0 +1,111 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use wasmtime::error::Context as _;
+use wasmtime::{Result, bail, format_err};
+
+pub const HELP: &str = "\
+Runs a Spin HTTP component under wasmtime, for tests.
+
+usage: spin-host --component FILE.wasm --state DIR --listen ADDRESS:PORT [option]...
+
+  --component FILE           the component: exports wasi:http/handler@0.3
+  --state DIR                where the key-value and SQLite data live; made when missing
+  --listen ADDRESS:PORT      port 0 takes any free port; the line on stdout names it
+  --variable NAME=VALUE      a Spin variable; may be repeated
+  --mount HOSTDIR::GUESTDIR  a read-write directory for the guest; may be repeated
+  --value-bytes-max N        larger key-value values are refused (134217728)
+  --idle-milliseconds N      an instance idle for so long is dropped (1000)
+  --compiled FILE            keep the compiled component here, to start faster next time
+
+GET /__host/calls answers the storage calls so far as JSON; GET /__host/calls/reset sets them to 0.
+";
+
+const VALUE_BYTES_MAX: usize = 128 * 1024 * 1024;
+const IDLE: Duration = Duration::from_secs(1);
+
+pub struct Options {
+    pub component: PathBuf,
+    pub state: PathBuf,
+    pub listen: SocketAddr,
+    pub variables: Vec<(String, String)>,
+    pub mounts: Vec<Mount>,
+    pub value_bytes_max: usize,
+    pub idle: Duration,
+    pub compiled: Option<PathBuf>,
+}
+
+#[derive(Clone)]
+pub struct Mount {
+    pub host: PathBuf,
+    pub guest: String,
+}
+
+impl Options {
+    /// `None` when the user asked for help.
+    pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Option<Self>> {
+        let mut arguments = arguments;
+        let mut component = None;
+        let mut state = None;
+        let mut listen = None;
+        let mut variables = Vec::new();
+        let mut mounts = Vec::new();
+        let mut value_bytes_max = VALUE_BYTES_MAX;
+        let mut idle = IDLE;
+        let mut compiled = None;
+
+        while let Some(name) = arguments.next() {
+            let name = text(name)?;
+            if name == "--help" || name == "-h" {
+                return Ok(None);
+            }
+            let value = arguments.next().with_context(|| format!("{name} wants a value; see --help"))?;
+            match name.as_str() {
+                "--component" => component = Some(PathBuf::from(value)),
+                "--state" => state = Some(PathBuf::from(value)),
+                "--listen" => listen = Some(parsed(&name, value)?),
+                "--variable" => variables.push(pair(&text(value)?, "=")?),
+                "--mount" => {
+                    let (host, guest) = pair(&text(value)?, "::")?;
+                    let host = host.into();
+                    mounts.push(Mount { host, guest });
+                }
+                "--value-bytes-max" => value_bytes_max = parsed(&name, value)?,
+                "--idle-milliseconds" => idle = Duration::from_millis(parsed(&name, value)?),
+                "--compiled" => compiled = Some(PathBuf::from(value)),
+                _ => bail!("unknown option {name}; see --help"),
+            }
+        }
+        Ok(Some(Self {
+            component: component.context("--component is missing; see --help")?,
+            state: state.context("--state is missing; see --help")?,
+            listen: listen.context("--listen is missing; see --help")?,
+            variables,
+            mounts,
+            value_bytes_max,
+            idle,
+            compiled,
+        }))
+    }
+}
+
+fn text(argument: OsString) -> Result<String> {
+    argument.into_string().map_err(|argument| format_err!("{argument:?} is not UTF-8"))
+}
+
+fn parsed<T>(name: &str, argument: OsString) -> Result<T>
+where
+    T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    text(argument)?.parse::<T>().with_context(|| name.to_owned())
+}
+
+fn pair(value: &str, separator: &str) -> Result<(String, String)> {
+    let (left, right) = value.split_once(separator).with_context(|| format!("no {separator} in {value}"))?;
+    Ok((left.to_owned(), right.to_owned()))
+}

@@ -1,0 +1,261 @@
+//! `spin:sqlite`: every open is a connection of its own to one file, as in Spin.
+
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rusqlite::types::{Value as SqlValue, ValueRef};
+use rusqlite::{CachedStatement, Connection, Row, params_from_iter};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::{block_in_place, spawn_blocking};
+use wasmtime::component::{
+    Accessor, Destination, FutureReader, HasSelf, Resource, StreamProducer, StreamReader, StreamResult, VecBuffer,
+};
+use wasmtime::{Result, StoreContextMut};
+
+use crate::bindings::sqlite::{Error, Host, HostConnection, HostConnectionWithStore, QueryResult, RowResult, Value};
+use crate::calls::Call;
+use crate::guest::Guest;
+use crate::lock;
+
+/// Rows that wait for the guest, so that no result is ever whole in the host's memory.
+const ROWS_AHEAD: usize = 64;
+
+const COMPLAINT: &str = "sqlite call while the rows of the one before were not drained";
+
+/// What a guest's `connection` handle stands for.
+pub struct OpenConnection(Arc<Mutex<Connection>>);
+
+pub struct Sqlite {
+    file: PathBuf,
+}
+
+impl Sqlite {
+    pub fn new(directory: &Path) -> Self {
+        Self { file: directory.join("sqlite.db") }
+    }
+
+    fn open(&self, database: &str) -> Result<OpenConnection, Error> {
+        if database != "default" {
+            return Err(Error::NoSuchDatabase);
+        }
+        let connection = block_in_place(|| Connection::open(&self.file)).map_err(io)?;
+        Ok(OpenConnection(Arc::new(Mutex::new(connection))))
+    }
+}
+
+fn io(error: impl ToString) -> Error {
+    Error::Io(error.to_string())
+}
+
+fn with_connection<R>(
+    connection: &Arc<Mutex<Connection>>,
+    work: impl FnOnce(&Connection) -> Result<R, Error>,
+) -> Result<R, Error> {
+    block_in_place(|| work(&*lock::acquire(connection, COMPLAINT).map_err(io)?))
+}
+
+fn execute(connection: &Connection, statement: &str, parameters: Vec<Value>) -> Result<QueryResult, Error> {
+    let mut statement = connection.prepare_cached(statement).map_err(io)?;
+    let columns = columns(&statement);
+    let mut rows = Vec::new();
+    for_each_row(&mut statement, parameters, |row| {
+        rows.push(row);
+        true
+    })?;
+    Ok(QueryResult { columns, rows })
+}
+
+/// Runs on a thread of its own: answers the columns, or why there are none, then feeds the rows.
+fn stream(
+    connection: &Arc<Mutex<Connection>>,
+    statement: &str,
+    parameters: Vec<Value>,
+    columns_sender: oneshot::Sender<Result<Vec<String>, Error>>,
+    rows_sender: mpsc::Sender<RowResult>,
+) -> Result<(), Error> {
+    // Whether anyone still waits for the columns makes no difference to the statement.
+    let connection = match lock::acquire(connection, COMPLAINT) {
+        Ok(connection) => connection,
+        Err(complaint) => {
+            let _ = columns_sender.send(Err(Error::Io(complaint)));
+            return Ok(());
+        }
+    };
+    let mut statement = match connection.prepare_cached(statement) {
+        Ok(statement) => statement,
+        Err(error) => {
+            let _ = columns_sender.send(Err(io(error)));
+            return Ok(());
+        }
+    };
+    let _ = columns_sender.send(Ok(columns(&statement)));
+    for_each_row(&mut statement, parameters, |row| rows_sender.blocking_send(row).is_ok())
+}
+
+fn columns(statement: &CachedStatement<'_>) -> Vec<String> {
+    let names = statement.column_names();
+    names.into_iter().map(str::to_owned).collect()
+}
+
+/// Stops at the first row that `deliver` does not want.
+fn for_each_row(
+    statement: &mut CachedStatement<'_>,
+    parameters: Vec<Value>,
+    mut deliver: impl FnMut(RowResult) -> bool,
+) -> Result<(), Error> {
+    let width = statement.column_count();
+    let parameters = parameters.into_iter().map(into_sql);
+    let mut rows = statement.query(params_from_iter(parameters)).map_err(io)?;
+    while let Some(row) = rows.next().map_err(io)? {
+        if !deliver(row_result(row, width)?) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn row_result(row: &Row<'_>, width: usize) -> Result<RowResult, Error> {
+    let value = |column| from_sql(row.get_ref(column).map_err(io)?);
+    let values = (0..width).map(value).collect::<Result<_, Error>>()?;
+    Ok(RowResult { values })
+}
+
+fn into_sql(value: Value) -> SqlValue {
+    match value {
+        Value::Integer(integer) => SqlValue::Integer(integer),
+        Value::Real(real) => SqlValue::Real(real),
+        Value::Text(text) => SqlValue::Text(text),
+        Value::Blob(blob) => SqlValue::Blob(blob),
+        Value::Null => SqlValue::Null,
+    }
+}
+
+fn from_sql(value: ValueRef<'_>) -> Result<Value, Error> {
+    Ok(match value {
+        ValueRef::Integer(integer) => Value::Integer(integer),
+        ValueRef::Real(real) => Value::Real(real),
+        ValueRef::Text(text) => Value::Text(str::from_utf8(text).map_err(io)?.to_owned()),
+        ValueRef::Blob(blob) => Value::Blob(blob.to_vec()),
+        ValueRef::Null => Value::Null,
+    })
+}
+
+struct Rows(mpsc::Receiver<RowResult>);
+
+impl<T> StreamProducer<T> for Rows {
+    type Item = RowResult;
+    type Buffer = VecBuffer<RowResult>;
+
+    fn poll_produce<'a>(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        store: StoreContextMut<'a, T>,
+        mut destination: Destination<'a, RowResult, VecBuffer<RowResult>>,
+        finish: bool,
+    ) -> Poll<Result<StreamResult>> {
+        if finish {
+            return Poll::Ready(Ok(StreamResult::Cancelled));
+        }
+        if destination.remaining(store) == Some(0) {
+            return Poll::Ready(Ok(StreamResult::Completed));
+        }
+        let mut rows = Vec::new();
+        if ready!(self.0.poll_recv_many(context, &mut rows, ROWS_AHEAD)) == 0 {
+            return Poll::Ready(Ok(StreamResult::Dropped));
+        }
+        destination.set_buffer(rows.into());
+        Poll::Ready(Ok(StreamResult::Completed))
+    }
+}
+
+/// What `execute-async` returns: column names, rows, and how it ended.
+type Streamed = (Vec<String>, StreamReader<RowResult>, FutureReader<Result<(), Error>>);
+
+impl<T: 'static> HostConnectionWithStore<T> for HasSelf<Guest> {
+    async fn open_async(
+        store: &Accessor<T, Self>,
+        database: String,
+    ) -> Result<Result<Resource<OpenConnection>, Error>> {
+        store.with(|mut store| store.get().open(database))
+    }
+
+    async fn execute_async(
+        store: &Accessor<T, Self>,
+        connection: Resource<OpenConnection>,
+        statement: String,
+        parameters: Vec<Value>,
+    ) -> Result<Result<Streamed, Error>> {
+        let connection = store.with(|mut store| {
+            let guest = store.get();
+            guest.services.calls.count(Call::SqliteExecute);
+            guest.connection(&connection)
+        })?;
+        let (columns_sender, columns) = oneshot::channel();
+        let (rows_sender, rows) = mpsc::channel(ROWS_AHEAD);
+        let work = spawn_blocking(move || stream(&connection, &statement, parameters, columns_sender, rows_sender));
+        let columns = match columns.await? {
+            Ok(columns) => columns,
+            Err(error) => return Ok(Err(error)),
+        };
+        store.with(|mut store| {
+            let rows = StreamReader::new(&mut store, Rows(rows))?;
+            let result = FutureReader::new(&mut store, work)?;
+            Ok(Ok((columns, rows, result)))
+        })
+    }
+
+    async fn last_insert_rowid_async(store: &Accessor<T, Self>, connection: Resource<OpenConnection>) -> Result<i64> {
+        store.with(|mut store| store.get().last_insert_rowid(connection))
+    }
+
+    async fn changes_async(store: &Accessor<T, Self>, connection: Resource<OpenConnection>) -> Result<u64> {
+        store.with(|mut store| store.get().changes(connection))
+    }
+}
+
+impl Guest {
+    fn connection(&self, handle: &Resource<OpenConnection>) -> Result<Arc<Mutex<Connection>>> {
+        Ok(Arc::clone(&self.table.get(handle)?.0))
+    }
+}
+
+impl HostConnection for Guest {
+    fn open(&mut self, database: String) -> Result<Result<Resource<OpenConnection>, Error>> {
+        Ok(match self.services.sqlite.open(&database) {
+            Ok(connection) => Ok(self.table.push(connection)?),
+            Err(error) => Err(error),
+        })
+    }
+
+    fn execute(
+        &mut self,
+        connection: Resource<OpenConnection>,
+        statement: String,
+        parameters: Vec<Value>,
+    ) -> Result<Result<QueryResult, Error>> {
+        self.services.calls.count(Call::SqliteExecute);
+        let connection = self.connection(&connection)?;
+        Ok(with_connection(&connection, |connection| execute(connection, &statement, parameters)))
+    }
+
+    // The next two have no error to return, so a connection that stays busy traps the guest.
+
+    fn last_insert_rowid(&mut self, connection: Resource<OpenConnection>) -> Result<i64> {
+        let connection = self.connection(&connection)?;
+        Ok(with_connection(&connection, |connection| Ok(connection.last_insert_rowid()))?)
+    }
+
+    fn changes(&mut self, connection: Resource<OpenConnection>) -> Result<u64> {
+        let connection = self.connection(&connection)?;
+        Ok(with_connection(&connection, |connection| Ok(connection.changes()))?)
+    }
+
+    fn drop(&mut self, connection: Resource<OpenConnection>) -> Result<()> {
+        self.table.delete(connection)?;
+        Ok(())
+    }
+}
+
+impl Host for Guest {}

@@ -1,0 +1,41 @@
+//! `spin:variables`, from the command line.
+
+use std::collections::HashMap;
+
+use wasmtime::Result;
+use wasmtime::component::{Accessor, HasSelf};
+
+use crate::bindings::variables::{Error, Host, HostWithStore};
+use crate::guest::Guest;
+
+pub struct Variables(HashMap<String, String>);
+
+impl Variables {
+    pub fn new(variables: &[(String, String)]) -> Self {
+        Self(variables.iter().cloned().collect())
+    }
+
+    fn get(&self, name: &str) -> Result<String, Error> {
+        if !is_valid(name) {
+            return Err(Error::InvalidName(name.to_owned()));
+        }
+        let value = self.0.get(name).cloned();
+        value.ok_or_else(|| Error::Undefined(format!("no variable for {name:?}")))
+    }
+}
+
+/// Spin's rule: words of lower-case letters and digits, one underscore between two, a letter first.
+fn is_valid(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name
+            .split('_')
+            .all(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()))
+}
+
+impl<T: 'static> HostWithStore<T> for HasSelf<Guest> {
+    async fn get(store: &Accessor<T, Self>, name: String) -> Result<Result<String, Error>> {
+        Ok(store.with(|mut store| store.get().services.variables.get(&name)))
+    }
+}
+
+impl Host for Guest {}

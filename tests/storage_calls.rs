@@ -1,0 +1,150 @@
+//! How many storage calls a request costs: a number that does not vary from machine to machine.
+#![cfg(not(target_family = "wasm"))]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use eyot::oci::{Algorithm, Digest};
+use eyot::registry::Limits;
+use eyot::store::counting::Counting;
+use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
+use eyot::store::{BlobStore, KeyValue, Platform, SystemPlatform};
+use eyot::{Body, Handler, Registry};
+use http::{Method, Request, Response, StatusCode};
+
+const OCI_IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
+
+struct Counted {
+    handler: Handler,
+    keys: Arc<Counting<dyn KeyValue>>,
+    blobs: Arc<Counting<dyn BlobStore>>,
+}
+
+impl Counted {
+    fn new() -> Self {
+        let platform: Arc<dyn Platform> = Arc::new(SystemPlatform);
+        let keys = Arc::new(Counting::new(Arc::new(MemoryKeyValue::default()) as Arc<dyn KeyValue>));
+        let blobs = Arc::new(Counting::new(Arc::new(MemoryBlobStore::new(platform.clone())) as Arc<dyn BlobStore>));
+        let registry = Registry::new(keys.clone(), blobs.clone(), platform, Limits::default());
+        Self { handler: Handler::new(registry), keys, blobs }
+    }
+
+    fn send(&self, method: Method, uri: &str, content_type: &str, body: &Bytes) -> Response<Body> {
+        let request = Request::builder().method(method).uri(uri).header("content-type", content_type);
+        futures_executor::block_on(self.handler.handle(request.body(body.clone().into()).unwrap()))
+    }
+
+    /// Sends a request and gives what it cost: key operations, and blob reads and writes.
+    fn cost(&self, method: Method, uri: &str, body: &Bytes, expected: StatusCode) -> Cost {
+        self.keys.counts.take();
+        self.blobs.counts.take();
+        let response = self.send(method.clone(), uri, OCI_IMAGE, body);
+        assert_eq!(response.status(), expected, "{method} {uri}");
+        let (keys, blobs) = (self.keys.counts.take(), self.blobs.counts.take());
+        let name = uri.split('?').next().unwrap();
+        println!("{method:6} {name:.60}: keys {keys:?}, blobs {blobs:?} (reads, writes, deletes, lists)");
+        Cost { keys, blobs, location: location(&response) }
+    }
+}
+
+fn location(response: &Response<Body>) -> String {
+    let value = response.headers().get("location");
+    value.map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
+}
+
+struct Cost {
+    keys: [u64; 4],
+    blobs: [u64; 4],
+    location: String,
+}
+
+impl Cost {
+    fn key_operations(&self) -> u64 {
+        self.keys.iter().sum()
+    }
+}
+
+fn digest(bytes: &[u8]) -> Digest {
+    Algorithm::Sha256.digest(bytes)
+}
+
+/// Pushes as docker does: POST, a streamed PATCH, PUT. Gives the key operations and the blob store's calls.
+fn push_layer(counted: &Counted, bytes: &Bytes) -> (u64, [u64; 4]) {
+    let post = counted.cost(Method::POST, "/v2/a/blobs/uploads/", &Bytes::new(), StatusCode::ACCEPTED);
+    let patch = counted.cost(Method::PATCH, &post.location, bytes, StatusCode::ACCEPTED);
+    let end = format!("{}?digest={}", patch.location, digest(bytes));
+    let put = counted.cost(Method::PUT, &end, &Bytes::new(), StatusCode::CREATED);
+    let all = [&post, &patch, &put];
+    let blobs = [0, 1, 2, 3].map(|kind| all.iter().map(|cost| cost.blobs[kind]).sum());
+    (all.iter().map(|cost| cost.key_operations()).sum(), blobs)
+}
+
+fn image(layer: &Bytes) -> Bytes {
+    let descriptor = serde_json::json!({
+        "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest(layer), "size": layer.len(),
+    });
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": OCI_IMAGE, "config": descriptor, "layers": [descriptor],
+    });
+    manifest.to_string().into()
+}
+
+#[test]
+fn a_docker_style_push_of_a_layer_costs_at_most_eight_key_operations() {
+    let counted = Counted::new();
+    let (keys, blobs) = push_layer(&counted, &Bytes::from(vec![1; 100_000]));
+    assert!(keys <= 8, "{keys} key operations");
+    // One append, one commit: the bytes are written once and never read.
+    assert_eq!(blobs, [0, 2, 0, 0]);
+}
+
+#[test]
+fn a_pull_costs_as_little_as_it_can() {
+    let counted = Counted::new();
+    let layer = Bytes::from(vec![1; 100_000]);
+    push_layer(&counted, &layer);
+    let manifest = image(&layer);
+    let push = counted.cost(Method::PUT, "/v2/a/manifests/v1", &manifest, StatusCode::CREATED);
+    assert!(push.key_operations() <= 8, "{:?}", push.keys);
+    assert_eq!(push.blobs, [0; 4]);
+
+    for (uri, keys, blobs) in [
+        ("/v2/a/manifests/v1".to_owned(), 2, 0),
+        (format!("/v2/a/manifests/{}", digest(&manifest)), 1, 0),
+        (format!("/v2/a/blobs/{}", digest(&layer)), 1, 1),
+    ] {
+        let get = counted.cost(Method::GET, &uri, &Bytes::new(), StatusCode::OK);
+        assert_eq!((get.keys, get.blobs), ([keys, 0, 0, 0], [blobs, 0, 0, 0]), "GET {uri}");
+        let head = counted.cost(Method::HEAD, &uri, &Bytes::new(), StatusCode::OK);
+        assert_eq!((head.keys, head.blobs), ([keys, 0, 0, 0], [0; 4]), "HEAD {uri}");
+    }
+    let tags = counted.cost(Method::GET, "/v2/a/tags/list", &Bytes::new(), StatusCode::OK);
+    assert_eq!(tags.keys, [0, 0, 0, 1]);
+}
+
+#[test]
+fn a_chunk_costs_the_same_however_many_came_before() {
+    let counted = Counted::new();
+    let post = counted.cost(Method::POST, "/v2/a/blobs/uploads/", &Bytes::new(), StatusCode::ACCEPTED);
+    let chunk = Bytes::from(vec![1; 1024]);
+    let costs: Vec<_> = (0..1000)
+        .map(|_| {
+            let cost = counted.cost(Method::PATCH, &post.location, &chunk, StatusCode::ACCEPTED);
+            (cost.keys, cost.blobs)
+        })
+        .collect();
+    assert!(costs.iter().all(|cost| *cost == ([1, 1, 0, 0], [0, 1, 0, 0])), "{:?}", costs.iter().max());
+}
+
+#[test]
+fn a_refused_push_writes_nothing() {
+    let counted = Counted::new();
+    let missing = image(&Bytes::from_static(b"never pushed"));
+    for (uri, body) in [("/v2/a/manifests/v1", missing), ("/v2/a/manifests/v1", Bytes::from_static(b"{}"))] {
+        let cost = counted.cost(Method::PUT, uri, &body, StatusCode::BAD_REQUEST);
+        assert_eq!((cost.keys[1], cost.blobs), (0, [0; 4]));
+    }
+    let wrong = format!("/v2/a/blobs/uploads/?digest={}", digest(b"other"));
+    let cost = counted.cost(Method::POST, &wrong, &Bytes::from_static(b"content"), StatusCode::BAD_REQUEST);
+    assert_eq!(cost.keys, [0; 4]);
+}
