@@ -1,7 +1,8 @@
 //! What both components share: WASI HTTP requests in, answers out.
 
+use std::sync::OnceLock;
+
 use anyhow::Result;
-use async_lock::OnceCell;
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -18,20 +19,24 @@ use crate::store::{Body, BodyError};
 /// How many bytes of a request's body are taken from the host at a time.
 const READ_BYTES: usize = 128 * 1024;
 
-/// A host may give an instance more than one request, at the same time too: they share what was opened, and its locks.
-static STORES: OnceCell<Stores> = OnceCell::new();
+/// A host may give an instance more than one request, at the same time too: they share what was opened. Of the first ones
+/// each may open the stores: one request cannot wait for another.
+static STORES: OnceLock<Stores> = OnceLock::new();
 
 /// Answers a request; `open` opens the stores when this is the instance's first.
 pub(super) async fn answer(
     request: WasiRequest,
     open: impl AsyncFnOnce() -> Result<Stores>,
 ) -> Result<WasiResponse, ErrorCode> {
-    let stores = match STORES.get_or_try_init(async || open().await).await {
-        Ok(stores) => stores,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            return respond(unusable());
-        }
+    let stores = match STORES.get() {
+        Some(stores) => stores,
+        None => match open().await {
+            Ok(opened) => STORES.get_or_init(|| opened),
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                return respond(unusable());
+            }
+        },
     };
     let request = match receive(request) {
         Ok(request) => request,

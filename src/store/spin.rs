@@ -1,13 +1,17 @@
 //! Spin's own stores: its key-value interface, and its SQLite interface as a key-value store of one table.
+//!
+//! Spin gives an instance several requests at once. While one of them reads a listing or the rows of a statement, a call of
+//! another one may hold up the instance, and with it the reading that the call waits for: then nothing goes on for good. So
+//! these are read to their end in one go (`at_once`), in which no other request of the instance gets its turn.
 
 use std::sync::Arc;
 
-use async_lock::Mutex;
 use async_trait::async_trait;
 use bytes::Bytes;
 use send_wrapper::SendWrapper;
 use spin_sdk::key_value::{self, Store};
 use spin_sdk::sqlite::{self, Connection, Value};
+use spin_sdk::wit_bindgen;
 
 use super::unordered::UnorderedStore;
 use super::{Entry, Error, KeyValue, Platform, Result, Version, When};
@@ -20,6 +24,11 @@ type Bound<T> = SendWrapper<T>;
 
 fn bound<F: Future>(future: F) -> Bound<F> {
     SendWrapper::new(future)
+}
+
+/// Runs to the end without letting another request of this instance in.
+fn at_once<T: 'static>(future: impl Future<Output = T>) -> T {
+    wit_bindgen::block_on(future)
 }
 
 /// Spin's key-value store.
@@ -58,14 +67,13 @@ impl UnorderedStore for SpinKeyValue {
     }
 
     async fn keys(&self, each: &mut (dyn FnMut(String) + Send)) -> Result<()> {
-        let read = async {
+        Ok(at_once(async {
             let mut keys = self.store.get_keys().await;
             while let Some(key) = keys.next().await {
                 each(key);
             }
             keys.result().await
-        };
-        Ok(bound(read).await?)
+        })?)
     }
 }
 
@@ -74,9 +82,7 @@ impl UnorderedStore for SpinKeyValue {
 /// Every operation is one statement: requests share the connection, so a transaction of one would take in the others'
 /// statements.
 pub struct SpinSqlite {
-    // The host may not take a statement before the last one's rows are read, and a call that waits for the host may stop
-    // everything in this instance, the reading included.
-    connection: Mutex<Bound<Connection>>,
+    connection: Bound<Connection>,
     platform: Arc<dyn Platform>,
 }
 
@@ -92,7 +98,7 @@ impl SpinSqlite {
     /// # Errors
     /// When the application's manifest does not give the database to the component.
     pub async fn open(platform: Arc<dyn Platform>) -> Result<Self> {
-        let connection = Mutex::new(SendWrapper::new(Connection::open(LABEL).await?));
+        let connection = SendWrapper::new(Connection::open(LABEL).await?);
         let this = Self { connection, platform };
         // Write-ahead logging lets readers go on beside a writer. FULL makes a commit durable there too.
         for statement in [
@@ -101,18 +107,16 @@ impl SpinSqlite {
             "PRAGMA busy_timeout = 10000",
             "CREATE TABLE IF NOT EXISTS eyot (key TEXT PRIMARY KEY, version TEXT NOT NULL, value BLOB NOT NULL)",
         ] {
-            this.execute(statement, vec![]).await?;
+            this.execute(statement, vec![])?;
         }
         Ok(this)
     }
 
-    async fn execute(&self, statement: &str, parameters: Vec<Value>) -> Result<Vec<Vec<Value>>> {
-        let connection = self.connection.lock().await;
-        let run = async {
-            let rows = connection.execute(statement, parameters).await?.collect().await?;
+    fn execute(&self, statement: &str, parameters: Vec<Value>) -> Result<Vec<Vec<Value>>> {
+        Ok(at_once(async {
+            let rows = self.connection.execute(statement, parameters).await?.collect().await?;
             Ok::<_, sqlite::Error>(rows.into_iter().map(|row| row.values).collect())
-        };
-        Ok(bound(run).await?)
+        })?)
     }
 }
 
@@ -123,7 +127,7 @@ fn text(text: &str) -> Value {
 #[async_trait]
 impl KeyValue for SpinSqlite {
     async fn get(&self, key: &str) -> Result<Option<Entry>> {
-        let rows = self.execute("SELECT version, value FROM eyot WHERE key = ?", vec![text(key)]).await?;
+        let rows = self.execute("SELECT version, value FROM eyot WHERE key = ?", vec![text(key)])?;
         match rows.into_iter().next().map(<[Value; 2]>::try_from) {
             None => Ok(None),
             Some(Ok([Value::Text(version), Value::Blob(value)])) => {
@@ -149,12 +153,12 @@ impl KeyValue for SpinSqlite {
                 "UPDATE eyot SET version = ?2, value = ?3 WHERE key = ?1 AND version = ?4 RETURNING 1"
             }
         };
-        let rows = self.execute(statement, parameters).await?;
+        let rows = self.execute(statement, parameters)?;
         if rows.is_empty() { Err(Error::Conflict(key.to_owned())) } else { Ok(()) }
     }
 
     async fn delete(&self, key: &str) -> Result<()> {
-        self.execute("DELETE FROM eyot WHERE key = ?", vec![text(key)]).await.map(drop)
+        self.execute("DELETE FROM eyot WHERE key = ?", vec![text(key)]).map(drop)
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
@@ -165,7 +169,7 @@ impl KeyValue for SpinSqlite {
             "SELECT key FROM eyot WHERE key >= ?1 AND key < ?2 AND key > ?3 ORDER BY key LIMIT ?4",
             vec![text(prefix), Value::Text(end), text(after.unwrap_or_default()), limit],
         );
-        let keys = rows.await?.into_iter().map(|row| match row.into_iter().next() {
+        let keys = rows?.into_iter().map(|row| match row.into_iter().next() {
             Some(Value::Text(key)) => Ok(key),
             _ => Err(Error::Corrupt("a key is not text".into())),
         });
