@@ -22,6 +22,9 @@ use crate::store::{BlobStore, Body, Error, Location, Platform, Result, Stage};
 /// How many bytes are read, or gathered and written, at a time.
 const BUFFER_BYTES: usize = 256 * 1024;
 
+/// How often a stage's file is looked for under its own name and under that of who took it.
+const TAKE_TRIES_MAX: usize = 8;
+
 /// Content in a folder, a file each.
 pub struct FileBlobStore {
     folder: Folder,
@@ -185,20 +188,15 @@ impl Folder {
         let family = self.stages.join(&stage.family);
         let name = format!("{token}~{}", stage.token());
         let path = family.join(&name);
-        let open = |create| File::options().write(true).create_new(create).open(&path);
         let file = if stage.file.is_empty() {
-            create_folder(&family)?;
-            open(true)?
-        } else if absent_is_none(fs::rename(family.join(&stage.file), &path))?.is_some() {
-            open(false)?
+            let mut created = None;
+            place_in_folder(&path, |path| {
+                created = Some(File::options().write(true).create_new(true).open(path)?);
+                Ok(())
+            })?;
+            created.ok_or_else(|| Error::Unavailable("no file was made".into()))?
         } else {
-            let source = self.taken_over(&family, stage)?;
-            let mut file = open(true)?;
-            let copied = io::copy(&mut source.take(stage.length), &mut file)?;
-            if copied != stage.length {
-                return Err(Error::Corrupt(format!("a stage of {} bytes has {copied}", stage.length)));
-            }
-            file
+            self.take_or_copy(&family, &path, stage)?
         };
         match file.metadata()?.len() {
             longer if longer > stage.length => file.set_len(stage.length)?,
@@ -211,11 +209,26 @@ impl Folder {
         Ok((Taken { path, file }, after))
     }
 
+    /// Renames the stage's file to `path`, or copies the stage's bytes there from the append that took it before us.
+    fn take_or_copy(&self, family: &Path, path: &Path, stage: &FileStage) -> Result<File> {
+        for _ in 0..TAKE_TRIES_MAX {
+            if absent_is_none(fs::rename(family.join(&stage.file), path))?.is_some() {
+                return Ok(File::options().write(true).open(path)?);
+            }
+            // If there is none it may be on its way back under its old name.
+            if let Some(source) = self.taken_over(family, stage)? {
+                let mut copy = File::options().write(true).create_new(true).open(path)?;
+                io::copy(&mut source.take(stage.length), &mut copy)?;
+                return Ok(copy);
+            }
+        }
+        Err(Error::Conflict("the stage is gone".into()))
+    }
+
     /// The file of an append that took this stage's file before us.
-    fn taken_over(&self, family: &Path, stage: &FileStage) -> Result<File> {
-        let gone = || Error::Conflict("the stage is gone".into());
+    fn taken_over(&self, family: &Path, stage: &FileStage) -> Result<Option<File>> {
         let suffix = format!("~{}", stage.token());
-        for entry in absent_is_none(fs::read_dir(family))?.ok_or_else(gone)? {
+        for entry in absent_is_none(fs::read_dir(family))?.into_iter().flatten() {
             let name = entry?.file_name();
             if !name.to_str().is_some_and(|name| name.ends_with(&suffix)) {
                 continue;
@@ -224,10 +237,10 @@ impl Folder {
             if let Some(file) = absent_is_none(File::open(family.join(name)))?
                 && file.metadata()?.len() >= stage.length
             {
-                return Ok(file);
+                return Ok(Some(file));
             }
         }
-        Err(gone())
+        Ok(None)
     }
 
     /// Undoes a take. Best effort: where it fails, the next take copies.

@@ -1,0 +1,394 @@
+//! The registry over TCP on every host: the transcripts, and what text cannot tell. `scripts/test` builds what they need.
+
+#![cfg(all(feature = "native", not(target_family = "wasm")))]
+
+#[path = "support/client.rs"]
+mod client;
+
+#[path = "support/host.rs"]
+mod host;
+
+#[path = "support/repository.rs"]
+mod repository;
+
+#[path = "support/runner.rs"]
+mod runner;
+
+#[path = "support/transcript.rs"]
+mod transcript;
+
+#[path = "support/value.rs"]
+mod value;
+
+use std::net::Shutdown;
+
+use bytes::Bytes;
+use client::{chunked, raw, raw_status, whole};
+use host::{Host, Kind};
+use http::header::CONTENT_TYPE;
+use http::{Method, Request};
+use repository::{Repository, Session, stored};
+use runner::pieces;
+use sha2::{Digest as _, Sha256};
+use value::{noise, sha256};
+
+const MIB: usize = 1 << 20;
+
+/// How much more than idle a host's process may ever need.
+const MEMORY_LIMIT_BYTES: u64 = 200 << 20;
+
+macro_rules! on_host {
+    ($host:ident, $kind:expr) => {
+        mod $host {
+            use super::*;
+
+            on_host!(@ $kind, transcripts, large_blob, small_chunks, cut_pushes, ten_clients, killed_host, refusals);
+        }
+    };
+    (@ $kind:expr, $($scenario:ident),*) => {
+        $(
+            #[test]
+            fn $scenario() {
+                on($kind, super::$scenario);
+            }
+        )*
+    };
+}
+
+on_host!(native, Kind::Native);
+on_host!(wasi, Kind::Wasi);
+on_host!(spin_key_value, Kind::SpinHost("spin-key-value"));
+on_host!(spin_sqlite, Kind::SpinHost("spin-sqlite"));
+on_host!(real_spin, Kind::Spin);
+
+mod contract {
+    use super::*;
+
+    #[test]
+    fn wasi_files() {
+        on(Kind::WasiContract, super::contract_is_kept);
+    }
+
+    #[test]
+    fn spin_key_value() {
+        on(Kind::SpinHostContract("spin-key-value"), super::contract_is_kept);
+    }
+
+    #[test]
+    fn spin_sqlite() {
+        on(Kind::SpinHostContract("spin-sqlite"), super::contract_is_kept);
+    }
+}
+
+/// Every clause, on the stores as the component has them.
+async fn contract_is_kept(host: &mut Host) {
+    let request = Request::get("/").body(whole(Bytes::new())).expect("a request");
+    let reply = host.client.fetch(request).await.expect("a reply");
+    let kept = String::from_utf8(reply.body().to_vec()).expect("text");
+    assert_eq!(reply.status(), 200, "a clause is broken, see the host's last lines");
+    let clauses = eyot::store::contract::KEY_VALUE.len() + eyot::store::contract::BLOB_STORE.len();
+    assert_eq!(kept.lines().count(), clauses, "{kept}");
+}
+
+fn on(kind: Kind, scenario: impl AsyncFnOnce(&mut Host)) {
+    if kind.is_absent() {
+        return eprintln!("no Spin 4.1 or later on the PATH: this test has not run");
+    }
+    let mut host = Host::start(kind);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(scenario(&mut host));
+}
+
+fn repository(host: &Host, name: &'static str) -> Repository {
+    let client = host.client;
+    Repository { client, name }
+}
+
+async fn transcripts(host: &mut Host) {
+    runner::run_all(&host.client).await;
+}
+
+/// As docker pushes: one PATCH that does not say how long it is. 300 MiB; 2 GiB with EYOT_BIG=1.
+async fn large_blob(host: &mut Host) {
+    let mebibytes = match std::env::var("EYOT_BIG") {
+        Ok(big) if big == "1" => 2048,
+        _ => 300,
+    };
+    let repository = repository(host, "team/large");
+    repository.push(noise(2 * MIB, "to warm up")).await;
+    let memory = host.memory();
+    memory.reset_peak();
+    let idle_bytes = memory.now_bytes();
+
+    let mut hasher = Sha256::new();
+    mebibytes_of_noise(mebibytes).for_each(|piece| hasher.update(&piece));
+    let digest = format!("sha256:{}", hex::encode(hasher.finalize()));
+    let mut session = repository.start().await;
+    let body = chunked(futures_util::stream::iter(mebibytes_of_noise(mebibytes)));
+    let reply = session.patch(None, body).await;
+    assert_eq!(reply.status(), 202, "{reply:?}");
+    assert_eq!(stored(&reply), mebibytes * MIB);
+    session.finish(&digest).await;
+    let pulled = repository.pull(&digest).await;
+    assert_eq!(pulled, (digest, (mebibytes * MIB) as u64));
+
+    let growth_bytes = memory.peak_bytes().saturating_sub(idle_bytes);
+    eprintln!("{growth_bytes} bytes more than the {idle_bytes} of the idle host");
+    assert!(growth_bytes < MEMORY_LIMIT_BYTES, "{growth_bytes} bytes");
+}
+
+/// Each piece differs from the others, so that none can take another's place.
+fn mebibytes_of_noise(mebibytes: usize) -> impl Iterator<Item = Bytes> + Send {
+    let block = noise(MIB, "a large layer");
+    (0..mebibytes).map(move |index| {
+        let mut piece = block.to_vec();
+        piece[..8].copy_from_slice(&(index as u64).to_le_bytes());
+        piece.into()
+    })
+}
+
+async fn small_chunks(host: &mut Host) {
+    let repository = repository(host, "team/chunks");
+    let layer = noise(4 * MIB, "small chunks");
+    let digest = sha256(&layer);
+    let mut session = repository.start().await;
+    for start in (0..layer.len()).step_by(1024) {
+        let end = start + 1024;
+        let chunk = whole(layer.slice(start..end));
+        let reply = session.patch(Some((start, end)), chunk).await;
+        assert_eq!(reply.status(), 202, "{reply:?}");
+        assert_eq!(stored(&reply), end);
+    }
+    session.finish(&digest).await;
+    let length = layer.len() as u64;
+    assert_eq!(repository.pull(&digest).await, (digest, length));
+}
+
+/// How a raw request tells where its body ends.
+#[derive(Clone, Copy, Debug)]
+enum Framing {
+    Length,
+    LengthAndRange,
+    Chunked,
+}
+
+/// A request for `body`, which is sent only up to `cut`.
+fn cut_request(
+    host: &Host,
+    method: &str,
+    target: &str,
+    framing: Framing,
+    (offset, body): (usize, &[u8]),
+    cut: usize,
+) -> std::net::TcpStream {
+    let address = host.client.address;
+    let mut bytes = format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\n").into_bytes();
+    let length = body.len();
+    let fields = match framing {
+        Framing::Length => format!("Content-Length: {length}\r\n\r\n"),
+        Framing::LengthAndRange => {
+            let last = offset + length - 1;
+            format!("Content-Length: {length}\r\nContent-Range: {offset}-{last}\r\n\r\n")
+        }
+        // One chunk of which a part is missing.
+        Framing::Chunked => format!("Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n"),
+    };
+    bytes.extend_from_slice(fields.as_bytes());
+    bytes.extend_from_slice(&body[..cut]);
+    raw(address, &bytes)
+}
+
+/// A client goes away in the middle of a PATCH. The session says how far it is and goes on from there at once, though the
+/// server may not have noticed yet; what was never whole cannot be pulled.
+async fn cut_and_resume(host: &Host, framing: Framing, offset: usize, layer: Bytes, cut: usize) {
+    let repository = repository(host, "team/cut");
+    let digest = sha256(&layer);
+    let mut session = repository.start().await;
+    if offset > 0 {
+        let start = whole(layer.slice(..offset));
+        let reply = session.patch(Some((0, offset)), start).await;
+        assert_eq!(reply.status(), 202, "{reply:?}");
+    }
+    let rest = (offset, &layer[offset..]);
+    let stream = cut_request(host, "PATCH", &session.location, framing, rest, cut);
+    drop(stream);
+    let now = session.offset().await;
+    assert!((offset..=offset + cut).contains(&now), "{now}");
+    assert_eq!(repository.head_blob(&digest).await, 404);
+    session.resume(&layer).await;
+    session.finish(&digest).await;
+    let length = layer.len() as u64;
+    assert_eq!(repository.pull(&digest).await, (digest, length));
+}
+
+async fn cut_pushes(host: &mut Host) {
+    for framing in [Framing::Length, Framing::LengthAndRange, Framing::Chunked] {
+        for offset in [0, MIB] {
+            let layer = noise(5 * MIB, &format!("cut {framing:?} {offset}"));
+            cut_and_resume(host, framing, offset, layer, 2 * MIB).await;
+        }
+    }
+    // The resumed request and the end of the cut one come in any order.
+    for round in 0..40 {
+        let layer = noise(MIB + round * 50_000, &format!("cut {round}"));
+        let (offset, cut) = (round % 2 * 1000, layer.len() / 2);
+        cut_and_resume(host, Framing::Length, offset, layer, cut).await;
+    }
+
+    let repository = repository(host, "team/cut");
+    // The worst of it: what has come so far has the digest that was named.
+    let layer = noise(2 * MIB, "cut in the closing PUT");
+    let part = sha256(&layer[..MIB]);
+    for framing in [Framing::Length, Framing::Chunked] {
+        let Session { location, .. } = repository.start().await;
+        let joint = if location.contains('?') { '&' } else { '?' };
+        let uploads = "/v2/team/cut/blobs/uploads/";
+        for (method, target) in
+            [("PUT", format!("{location}{joint}digest={part}")), ("POST", format!("{uploads}?digest={part}"))]
+        {
+            let mut stream = cut_request(host, method, &target, framing, (0, &layer), MIB);
+            // Half closed, so that there still is someone to tell, and we know when the server is done with it.
+            stream.shutdown(Shutdown::Write).expect("an open socket");
+            let status = raw_status(&mut stream);
+            assert!(status.is_none_or(|status| status >= 400), "{status:?}");
+            assert_eq!(repository.head_blob(&part).await, 404, "{method} {framing:?}");
+        }
+    }
+
+    let manifest = br#"{"schemaVersion": 2, "manifests": []}  "#;
+    let target = "/v2/team/cut/manifests/cut";
+    let cut = manifest.len() - 2;
+    let mut stream = cut_request(host, "PUT", target, Framing::Length, (0, manifest), cut);
+    stream.shutdown(Shutdown::Write).expect("an open socket");
+    let status = raw_status(&mut stream);
+    assert!(status.is_none_or(|status| status >= 400), "{status:?}");
+    assert_eq!(repository.manifest("cut").await.status(), 404);
+}
+
+const TAGS: [&str; 10] = ["t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7", "t8", "t9"];
+
+/// Ten clients push the same layer and a tag each, all at once.
+async fn ten_clients(host: &mut Host) {
+    let repository = repository(host, "team/crowd");
+    let layer = noise(2 * MIB, "the layer of all");
+    let digest = sha256(&layer);
+    let pushes = TAGS.map(|tag| {
+        let (repository, layer, digest) = (repository.clone(), layer.clone(), digest.clone());
+        tokio::spawn(async move {
+            repository.push(Bytes::from_static(b"{}")).await;
+            let mut session = repository.start().await;
+            let body = chunked(futures_util::stream::iter(pieces(layer.clone())));
+            let reply = session.patch(None, body).await;
+            assert_eq!(reply.status(), 202, "{reply:?}");
+            session.finish(&digest).await;
+            let manifest = repository.tag(tag, &digest, layer.len()).await;
+            (tag, manifest)
+        })
+    });
+    for push in pushes {
+        let (tag, manifest) = push.await.expect("a push that succeeds");
+        assert_eq!(*repository.manifest(tag).await.body(), manifest);
+    }
+    assert_eq!(repository.tags().await["tags"], serde_json::json!(TAGS));
+    let pulls = TAGS.map(|_| {
+        let (repository, digest) = (repository.clone(), digest.clone());
+        tokio::spawn(async move { repository.pull(&digest).await })
+    });
+    for pull in pulls {
+        let pulled = pull.await.expect("a pull that succeeds");
+        assert_eq!(pulled, (digest.clone(), layer.len() as u64));
+    }
+}
+
+/// SIGKILL in the middle of a PATCH, then a new process on the same data.
+async fn killed_host(host: &mut Host) {
+    let before = repository(host, "team/killed");
+    let kept = noise(MIB, "kept");
+    let kept_digest = before.push(kept.clone()).await;
+    before.push(Bytes::from_static(b"{}")).await;
+    let manifest = before.tag("kept", &kept_digest, kept.len()).await;
+
+    let layer = noise(40 * MIB, "killed");
+    let digest = sha256(&layer);
+    let mut session = before.start().await;
+    let reply = session.patch(None, whole(layer.slice(..MIB))).await;
+    assert_eq!(reply.status(), 202, "{reply:?}");
+    let rest = (MIB, &layer[MIB..]);
+    let target = &session.location;
+    // More than the sockets' buffers hold: when this returns, the server has begun to read.
+    let stream = cut_request(host, "PATCH", target, Framing::Length, rest, 24 * MIB);
+    host.kill_and_restart();
+    drop(stream);
+
+    let after = repository(host, "team/killed");
+    session.repository = after.clone();
+    let now = session.offset().await;
+    assert!((MIB..=25 * MIB).contains(&now), "{now}");
+    assert_eq!(after.head_blob(&digest).await, 404);
+    session.resume(&layer).await;
+    session.finish(&digest).await;
+    assert_eq!(after.pull(&digest).await, (digest, layer.len() as u64));
+    assert_eq!(after.pull(&kept_digest).await, (kept_digest, MIB as u64));
+    let reply = after.manifest("kept").await;
+    assert_eq!(reply.status(), 200, "{reply:?}");
+    assert_eq!(*reply.body(), manifest);
+}
+
+/// What is too large or no HTTP at all: refused, nothing stored, and the server goes on.
+async fn refusals(host: &mut Host) {
+    let repository = repository(host, "team/refused");
+    repository.push(noise(2 * MIB, "to warm up")).await;
+    let memory = host.memory();
+    memory.reset_peak();
+    let idle_bytes = memory.now_bytes();
+
+    let huge = Bytes::from(vec![b' '; 100_000_000]);
+    let digest = sha256(&huge);
+    for reference in ["huge", &digest] {
+        let streamed = chunked(futures_util::stream::iter(pieces(huge.clone())));
+        for body in [whole(huge.clone()), streamed] {
+            let reply = repository.send(repository.put_manifest(reference), body).await;
+            assert_eq!(reply.status(), 413, "{reply:?}");
+            assert!(String::from_utf8_lossy(reply.body()).contains("SIZE_INVALID"));
+        }
+        assert_eq!(repository.manifest(reference).await.status(), 404);
+    }
+    let growth_bytes = memory.peak_bytes().saturating_sub(idle_bytes);
+    assert!(growth_bytes < 64 << 20, "{growth_bytes} bytes");
+
+    let media_type = format!("application/{}", "x".repeat(8000));
+    let manifest = whole(r#"{"schemaVersion": 2, "manifests": []}"#);
+    let request = repository.put_manifest("typed").header(CONTENT_TYPE, media_type);
+    assert_eq!(repository.send(request, manifest).await.status(), 400);
+    assert_eq!(repository.manifest("typed").await.status(), 404);
+
+    let name = "n".repeat(5000);
+    let long_name = Request::get(format!("/v2/{name}/tags/list"));
+    let reply = repository.send(long_name, whole("")).await;
+    assert!(reply.status().is_client_error(), "{reply:?}");
+    let long_tag = format!("manifests/{name}");
+    assert_eq!(repository.status_of(Method::HEAD, &long_tag).await, 404);
+
+    let fields = "Host: eyot\r\nConnection: close\r\n";
+    let long = "x".repeat(MIB);
+    for (request, wanted) in [
+        (format!("GET /v2/ HTTP/1.1\r\n{fields}X-Long: {long}\r\n\r\n"), None),
+        (format!("GET /v2/{long} HTTP/1.1\r\n{fields}\r\n"), None),
+        (format!("get /v2/ HTTP/1.1\r\n{fields}\r\n"), Some(405)),
+        (format!("{} /v2/ HTTP/1.1\r\n{fields}\r\n", &long[..2000]), Some(405)),
+        (format!("G\u{1}T /v2/ HTTP/1.1\r\n{fields}\r\n"), None),
+        ("\u{16}\u{3}\u{1}\u{2}\0\r\n\r\n".into(), None),
+        (format!("GET /v2/ HTTP/1.1\r\n{fields}Content-Length: -1\r\n\r\n"), None),
+        (format!("PUT /v2/ HTTP/1.1\r\n{fields}Transfer-Encoding: chunked\r\n\r\nzz\r\n"), None),
+    ] {
+        let shown = &request[..request.len().min(60)];
+        let status = raw_status(&mut raw(host.client.address, request.as_bytes()));
+        // The host's HTTP server may answer before we are asked, or only close the connection.
+        match wanted {
+            Some(_) => assert_eq!(status, wanted, "{shown:?}"),
+            None => assert!(status.is_none_or(|status| (400..500).contains(&status)), "{shown:?}: {status:?}"),
+        }
+        let alive = repository.send(Request::get("/v2/"), whole("")).await;
+        assert_eq!(alive.status(), 200, "after {shown:?}");
+    }
+}

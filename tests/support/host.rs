@@ -1,0 +1,280 @@
+//! Servers as child processes, each with a data folder and a port of its own.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::client::Client;
+use super::value::sha256;
+
+/// Compiling a component in a busy machine takes its time.
+const START: Duration = Duration::from_secs(300);
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum Kind {
+    Native,
+    /// The WASI component under `wasmtime serve`.
+    Wasi,
+    /// The Spin component under the project's own test host, with its keys in this store.
+    SpinHost(&'static str),
+    /// The Spin component under an installed `spin`.
+    Spin,
+    /// The components that answer every request by running the contract of their stores.
+    WasiContract,
+    SpinHostContract(&'static str),
+}
+
+impl Kind {
+    /// Real Spin is the only host that may be absent, or too old for components of WASI 0.3. Debian has another program of
+    /// this name.
+    pub fn is_absent(self) -> bool {
+        self == Kind::Spin && spin_version().is_none_or(|version| version < (4, 1))
+    }
+
+    fn command(self, data: &Path) -> Command {
+        match self {
+            Kind::Native => {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_eyot"));
+                command.args(["serve", "--address", "127.0.0.1", "--port", "0", "--data"]);
+                command.arg(data);
+                command
+            }
+            Kind::Wasi => wasmtime(data, &built("EYOT_WASI_COMPONENT", "target/eyot-wasi.wasm")),
+            Kind::WasiContract => wasmtime(data, &built("EYOT_WASI_CONTRACT", "target/eyot-contract-wasi.wasm")),
+            Kind::SpinHost(keys) => spin_host(data, &built("EYOT_SPIN_COMPONENT", "target/eyot-spin.wasm"), keys),
+            Kind::SpinHostContract(keys) => {
+                spin_host(data, &built("EYOT_SPIN_CONTRACT", "target/eyot-contract-spin.wasm"), keys)
+            }
+            Kind::Spin => {
+                let mut command = Command::new("spin");
+                command.args(["up", "--from", "spin.toml", "--state-dir"]);
+                command.arg(data);
+                command.args(["--listen", &format!("127.0.0.1:{}", free_port())]);
+                command
+            }
+        }
+    }
+}
+
+fn wasmtime(data: &Path, component: &Path) -> Command {
+    let mut command = Command::new(wasmtime_program());
+    // wasmtime drops an instance that is idle for a second, and its reply with it.
+    command.args(["serve", "-Scli", "--idle-instance-timeout", "600s"]);
+    command.args(["--addr", "127.0.0.1:0", "--dir"]);
+    command.arg(format!("{}::/data", data.display())).arg(component);
+    command
+}
+
+/// The one that the scripts would take.
+fn wasmtime_program() -> PathBuf {
+    if let Some(path) = std::env::var_os("EYOT_WASMTIME") {
+        return path.into();
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/install-wasmtime");
+    let output = Command::new(script).stderr(Stdio::inherit()).output().expect("a script of ours");
+    assert!(output.status.success(), "there is no wasmtime; see above");
+    String::from_utf8(output.stdout).expect("a path").trim_end().into()
+}
+
+fn spin_host(data: &Path, component: &Path, keys: &str) -> Command {
+    let mut command = Command::new(built("EYOT_SPIN_HOST", "tests/spin_host/target/debug/spin-host"));
+    command.arg("--component").arg(component).arg("--state").arg(data);
+    command.arg("--compiled").arg(compiled(component));
+    command.args(["--listen", "127.0.0.1:0", "--variable", "blobs=packed"]);
+    command.args(["--variable", &format!("keys={keys}")]);
+    command
+}
+
+fn spin_version() -> Option<(u32, u32)> {
+    let output = Command::new("spin").arg("--version").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let mut numbers = text.strip_prefix("spin ")?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Where the test host keeps this very component compiled, for the next start.
+fn compiled(component: &Path) -> PathBuf {
+    let digest = sha256(&std::fs::read(component).expect("a readable component"));
+    let name = format!("eyot-spin-{}.compiled", &digest["sha256:".len()..][..16]);
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+fn built(variable: &str, default: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let path = std::env::var_os(variable).map_or_else(|| root.join(default), PathBuf::from);
+    assert!(
+        path.is_file(),
+        "{} is missing: run scripts/test, which builds what these tests need, or set {variable}",
+        path.display()
+    );
+    path
+}
+
+/// For a host that cannot say which port it took.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+pub struct Host {
+    kind: Kind,
+    data: tempfile::TempDir,
+    child: Child,
+    log: Log,
+    pub client: Client,
+}
+
+/// What the processes said, shown when a test fails.
+type Log = Arc<Mutex<Vec<String>>>;
+
+impl Host {
+    pub fn start(kind: Kind) -> Self {
+        let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder for data");
+        let log = Log::default();
+        let (child, address) = spawn(kind, data.path(), &log);
+        Self { kind, data, child, log, client: Client { address } }
+    }
+
+    /// Ends the process at once (SIGKILL) and starts another one on the same data.
+    pub fn kill_and_restart(&mut self) {
+        self.kill();
+        let (child, address) = spawn(self.kind, self.data.path(), &self.log);
+        self.child = child;
+        self.client = Client { address };
+    }
+
+    fn kill(&mut self) {
+        // The child leads a group of its own: `spin up` serves from a process below it.
+        let group = format!("-{}", self.child.id());
+        let killed = Command::new("kill").args(["-KILL", "--", &group]).status();
+        if !killed.is_ok_and(|status| status.success()) {
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+    }
+
+    pub fn memory(&self) -> Memory {
+        Memory { processes: descendants(self.child.id()) }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log.lock().expect("the log");
+            let last = &log[log.len().saturating_sub(100)..];
+            eprintln!("the host's last lines:\n{}", last.join("\n"));
+        }
+    }
+}
+
+fn spawn(kind: Kind, data: &Path, log: &Log) -> (Child, SocketAddr) {
+    let mut command = mortal(&kind.command(data));
+    command
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|why| panic!("{command:?} does not start: {why}"));
+    let (sender, addresses) = channel();
+    follow(child.stdout.take().expect("a pipe"), log, sender.clone());
+    follow(child.stderr.take().expect("a pipe"), log, sender);
+    let Ok(address) = addresses.recv_timeout(START) else {
+        let _ = child.kill();
+        let _ = child.wait();
+        let log = log.lock().expect("the log").join("\n");
+        panic!("{command:?} says no address, only:\n{log}");
+    };
+    // Some hosts say it a moment before they listen.
+    while TcpStream::connect(address).is_err() {
+        let ended = child.try_wait().expect("a child of ours");
+        assert!(ended.is_none(), "{command:?} has ended: {ended:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    (child, address)
+}
+
+/// Ends with the tests also when they are killed, where the system has a way to say so.
+fn mortal(command: &Command) -> Command {
+    let program = command.get_program();
+    let mut mortal;
+    if Command::new("setpriv").arg("--version").output().is_ok() {
+        mortal = Command::new("setpriv");
+        mortal.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    } else {
+        mortal = Command::new(program);
+    }
+    mortal.args(command.get_args());
+    mortal
+}
+
+/// Keeps a server's lines, and hands on the first address among them.
+fn follow(pipe: impl Read + Send + 'static, log: &Log, addresses: Sender<SocketAddr>) {
+    let log = log.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            if let Some(address) = address_in(&line) {
+                // Nobody listens after the first.
+                let _ = addresses.send(address);
+            }
+            log.lock().expect("the log").push(line);
+        }
+    });
+}
+
+/// All hosts say `http://127.0.0.1:PORT` when they are ready.
+fn address_in(line: &str) -> Option<SocketAddr> {
+    let (_, address) = line.split_once("http://")?;
+    let end = address.find(|c: char| !c.is_ascii_digit() && !".:".contains(c));
+    address[..end.unwrap_or(address.len())].parse().ok()
+}
+
+/// The memory of a host's processes, from /proc.
+pub struct Memory {
+    processes: Vec<u32>,
+}
+
+impl Memory {
+    /// Forgets the peak so far: a host that compiles a component needs more for it than for serving.
+    pub fn reset_peak(&self) {
+        for process in &self.processes {
+            std::fs::write(format!("/proc/{process}/clear_refs"), "5").expect("a process of ours");
+        }
+    }
+
+    pub fn now_bytes(&self) -> u64 {
+        self.sum("VmRSS:")
+    }
+
+    pub fn peak_bytes(&self) -> u64 {
+        self.sum("VmHWM:")
+    }
+
+    fn sum(&self, field: &str) -> u64 {
+        self.processes
+            .iter()
+            .map(|process| {
+                let status = std::fs::read_to_string(format!("/proc/{process}/status"));
+                let status = status.expect("the host still runs");
+                let line = status.lines().find(|line| line.starts_with(field));
+                let mut words = line.expect("a field of memory").split_whitespace();
+                let kibibytes: u64 = words.nth(1).expect("a number").parse().expect("a number");
+                kibibytes * 1024
+            })
+            .sum()
+    }
+}
+
+fn descendants(process: u32) -> Vec<u32> {
+    let children = format!("/proc/{process}/task/{process}/children");
+    let children = std::fs::read_to_string(children).unwrap_or_default();
+    let below = children.split_whitespace().filter_map(|child| child.parse().ok()).flat_map(descendants);
+    std::iter::once(process).chain(below).collect()
+}

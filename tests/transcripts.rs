@@ -1,0 +1,65 @@
+//! The protocol, in-process against the memory store: every file in `tests/transcripts`.
+
+// There is no folder to read the transcripts from.
+#![cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+
+#[path = "support/transcript.rs"]
+mod transcript;
+
+#[path = "support/value.rs"]
+mod value;
+
+#[path = "support/runner.rs"]
+mod runner;
+
+#[path = "support/self_test.rs"]
+mod self_test;
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use futures_executor::block_on;
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+
+use runner::Target;
+
+struct InProcess(eyot::Handler);
+
+impl Target for InProcess {
+    async fn send(&self, request: Request<Bytes>, streamed: bool) -> Result<Response<Bytes>, String> {
+        let request = request.map(|body| {
+            if streamed {
+                eyot::Body::from_stream(futures_util::stream::iter(
+                    runner::pieces(body).map(Ok::<_, eyot::store::Error>),
+                ))
+            } else {
+                eyot::Body::from(body)
+            }
+        });
+        let (head, body) = self.0.handle(request).await.into_parts();
+        let body = body.collect().await.map_err(|why| format!("{why:?}"))?;
+        Ok(Response::from_parts(head, body.to_bytes()))
+    }
+}
+
+#[test]
+fn transcripts() {
+    block_on(runner::run_all(&InProcess(eyot::Handler::in_memory())));
+}
+
+/// Rows of the checklist that no exchange can prove, and why.
+const EXEMPT: [(u32, &str); 1] = [(44, "abandoned sessions end by time: unit tests with a clock of their own")];
+
+#[test]
+fn every_row_of_the_checklist_has_a_case() {
+    let proven: BTreeSet<u32> =
+        runner::all().iter().flat_map(|transcript| &transcript.cases).flat_map(|case| case.rows.clone()).collect();
+    let exempt = EXEMPT.map(|(row, _)| row);
+    let missing: Vec<u32> =
+        (1..=69).chain(82..=86).chain(95..=97).filter(|row| !proven.contains(row) && !exempt.contains(row)).collect();
+    assert!(missing.is_empty(), "rows without a case: {missing:?}");
+    for (row, why) in EXEMPT {
+        assert!(!proven.contains(&row), "row {row} has a case, it is not exempt ({why})");
+    }
+}
