@@ -12,6 +12,8 @@ mod layout;
 mod limits;
 mod manifests;
 mod tags;
+#[cfg(test)]
+mod tests;
 mod uploads;
 
 use std::sync::Arc;

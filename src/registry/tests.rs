@@ -1,0 +1,273 @@
+//! Rules that need a clock, a race or a look into the store; what can be seen on the wire is in `tests/transcripts`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures_executor::block_on;
+use futures_util::future::join_all;
+
+use super::*;
+use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
+use crate::store::packed::PackedBlobStore;
+use crate::store::unordered::{Unordered, UnorderedStore};
+use crate::store::{self, Body, When};
+
+/// A clock that the test moves, and randomness that counts.
+#[derive(Default)]
+struct TestPlatform {
+    now_ms: AtomicU64,
+    drawn: AtomicU64,
+}
+
+impl Platform for TestPlatform {
+    fn now_ms(&self) -> u64 {
+        self.now_ms.load(Ordering::Relaxed)
+    }
+
+    fn random(&self) -> [u8; 16] {
+        u128::from(self.drawn.fetch_add(1, Ordering::Relaxed)).to_le_bytes()
+    }
+}
+
+fn name(text: &str) -> RepositoryName {
+    text.parse().unwrap()
+}
+
+fn digest(bytes: &[u8]) -> Digest {
+    Algorithm::Sha256.digest(bytes)
+}
+
+fn chunk(bytes: &'static [u8]) -> Chunk {
+    Chunk { range: None, body: Bytes::from_static(bytes).into() }
+}
+
+fn in_memory() -> (Registry, Arc<TestPlatform>) {
+    let platform = Arc::new(TestPlatform::default());
+    (Registry::in_memory(platform.clone()), platform)
+}
+
+async fn read(registry: &Registry, repository: &RepositoryName, digest: &Digest) -> Result<Bytes> {
+    let blob = registry.blob(repository, digest).await?;
+    Ok(registry.read_blob(&blob, 0..blob.size).await?.collect_up_to(1 << 20).await.unwrap())
+}
+
+async fn keys(registry: &Registry) -> Vec<String> {
+    registry.keys.list("", None, 1000).await.unwrap()
+}
+
+#[test]
+fn an_upload_session_expires() {
+    block_on(async {
+        let (registry, platform) = in_memory();
+        let repository = name("a");
+        let session = registry.begin_upload(&repository, Algorithm::Sha256).await.unwrap().session;
+        let lifetime = registry.limits.upload_lifetime_ms;
+        platform.now_ms.fetch_add(lifetime, Ordering::Relaxed);
+        // A chunk keeps it alive.
+        registry.append_upload(&repository, &session, chunk(b"x")).await.unwrap();
+        platform.now_ms.fetch_add(lifetime, Ordering::Relaxed);
+        assert_eq!(registry.upload_status(&repository, &session).await.unwrap().offset, 1);
+        platform.now_ms.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(registry.upload_status(&repository, &session).await, Err(Error::UploadUnknown));
+        assert_eq!(keys(&registry).await, [] as [&str; 0]);
+    });
+}
+
+#[test]
+fn an_upload_belongs_to_its_repository() {
+    block_on(async {
+        let (registry, _) = in_memory();
+        let session = registry.begin_upload(&name("a"), Algorithm::Sha256).await.unwrap().session;
+        assert_eq!(registry.upload_status(&name("b"), &session).await, Err(Error::UploadUnknown));
+        assert_eq!(registry.upload_status(&name("a/b"), &session).await, Err(Error::UploadUnknown));
+    });
+}
+
+/// The bytes come only when every request has read the session.
+fn slow(bytes: &'static [u8]) -> Body {
+    Body::from_stream(futures_util::stream::unfold(0, move |step| async move {
+        if step == 5 {
+            return None;
+        }
+        let mut yielded = false;
+        std::future::poll_fn(|cx| {
+            if std::mem::replace(&mut yielded, true) {
+                return std::task::Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            std::task::Poll::Pending
+        })
+        .await;
+        let part = if step == 4 { Bytes::from_static(bytes) } else { Bytes::new() };
+        Some((Ok::<_, store::BodyError>(part), step + 1))
+    }))
+}
+
+#[test]
+fn of_racing_chunks_one_wins() {
+    block_on(async {
+        let (registry, _) = in_memory();
+        let repository = name("a");
+        let session = registry.begin_upload(&repository, Algorithm::Sha256).await.unwrap().session;
+        let bodies: [&'static [u8]; 3] = [b"one", b"two", b"six"];
+        let appends = bodies.map(|bytes| {
+            let chunk = Chunk { range: Some(0..3), body: slow(bytes) };
+            registry.append_upload(&repository, &session, chunk)
+        });
+        let results = join_all(appends).await;
+        let winners: Vec<usize> = (0..3).filter(|n| results[*n].is_ok()).collect();
+        assert_eq!(winners.len(), 1, "{results:?}");
+        for result in results.iter().filter(|result| result.is_err()) {
+            assert!(matches!(result, Err(Error::ChunkOutOfOrder { offset: 3, .. })), "{result:?}");
+        }
+        let winner = digest(bodies[winners[0]]);
+        registry.complete_upload(&repository, &session, &winner, chunk(b"")).await.unwrap();
+        assert_eq!(read(&registry, &repository, &winner).await.unwrap(), bodies[winners[0]]);
+    });
+}
+
+#[test]
+fn a_wrong_digest_leaves_the_upload_as_it_was() {
+    block_on(async {
+        let (registry, _) = in_memory();
+        let repository = name("a");
+        let session = registry.begin_upload(&repository, Algorithm::Sha256).await.unwrap().session;
+        registry.append_upload(&repository, &session, chunk(b"begin")).await.unwrap();
+        for end in [b"".as_slice(), b"other"] {
+            let wrong = registry.complete_upload(&repository, &session, &digest(b"begin end"), chunk(end)).await;
+            assert!(matches!(wrong, Err(Error::DigestInvalid(_))), "{wrong:?}");
+            assert_eq!(registry.upload_status(&repository, &session).await.unwrap().offset, 5);
+        }
+        registry.complete_upload(&repository, &session, &digest(b"begin end"), chunk(b" end")).await.unwrap();
+        assert_eq!(read(&registry, &repository, &digest(b"begin end")).await.unwrap(), "begin end");
+        assert_eq!(registry.upload_status(&repository, &session).await, Err(Error::UploadUnknown));
+    });
+}
+
+#[test]
+fn content_is_stored_once_for_all_repositories() {
+    block_on(async {
+        let (registry, _) = in_memory();
+        let (first, second) = (name("a"), name("b"));
+        registry.push_blob(&first, &digest(b"layer"), Bytes::from_static(b"layer").into()).await.unwrap();
+        registry.push_blob(&second, &digest(b"layer"), Bytes::from_static(b"layer").into()).await.unwrap();
+        let mut facts = Vec::new();
+        for repository in [&first, &second] {
+            let key = layout::blob(repository, &digest(b"layer"));
+            facts.push(registry.load::<facts::BlobFact>(&key).await.unwrap().unwrap());
+        }
+        assert_eq!(facts[0], facts[1]);
+        // What one repository gives up the other keeps.
+        registry.delete_blob(&first, &digest(b"layer")).await.unwrap();
+        assert_eq!(read(&registry, &second, &digest(b"layer")).await.unwrap(), "layer");
+        let gone = read(&registry, &first, &digest(b"layer")).await;
+        assert_eq!(gone, Err(Error::BlobUnknown(digest(b"layer"))));
+    });
+}
+
+const INDEX: &[u8] = br#"{"schemaVersion":2,"manifests":[]}"#;
+const OTHER_INDEX: &[u8] = br#"{"schemaVersion":2,"manifests":[] }"#;
+
+async fn push(registry: &Registry, repository: &RepositoryName, tag: &str, bytes: &'static [u8]) {
+    let tag = Reference::Tag(tag.parse().unwrap());
+    let body = Bytes::from_static(bytes).into();
+    registry.push_manifest(repository, &tag, &[], Some(crate::oci::manifest::OCI_INDEX), body).await.unwrap();
+}
+
+#[test]
+fn a_deleted_manifest_takes_its_tags_and_no_other() {
+    block_on(async {
+        let (registry, _) = in_memory();
+        let registry = Registry { limits: Limits { page_entries_max: 2, ..Limits::default() }, ..registry };
+        let repository = name("a");
+        for tag in ["t1", "t2", "t3", "t4", "t5", "moved"] {
+            push(&registry, &repository, tag, INDEX).await;
+        }
+        push(&registry, &repository, "moved", OTHER_INDEX).await;
+        push(&registry, &name("a/b"), "t1", INDEX).await;
+        registry.delete_manifest(&repository, &Reference::Digest(digest(INDEX))).await.unwrap();
+        let tags = registry.tags(&repository, &PageRequest::default()).await.unwrap();
+        assert_eq!(tags.entries, ["moved"]);
+        let kept = registry.manifest(&name("a/b"), &Reference::Digest(digest(INDEX))).await;
+        assert_eq!(kept.unwrap().size, INDEX.len() as u64);
+        // Nothing is left of the deleted ones, the ways back from a digest to its tags included.
+        let of_deleted = layout::tags_of(&repository, &digest(INDEX));
+        assert_eq!(registry.keys.list(&of_deleted, None, 10).await, Ok(vec![]));
+    });
+}
+
+#[test]
+fn a_large_manifest_lies_with_the_blobs() {
+    block_on(async {
+        let (registry, _) = in_memory();
+        let limits = Limits { manifest_inline_bytes_max: INDEX.len() as u64, ..Limits::default() };
+        let registry = Registry { limits, ..registry };
+        let repository = name("a");
+        push(&registry, &repository, "small", INDEX).await;
+        push(&registry, &repository, "large", OTHER_INDEX).await;
+        for (tag, bytes, in_blobs) in [("small", INDEX, false), ("large", OTHER_INDEX, true)] {
+            let manifest = registry.manifest(&repository, &Reference::Tag(tag.parse().unwrap())).await.unwrap();
+            assert_eq!(registry.read_manifest(&manifest).await.unwrap().collect_up_to(1000).await.unwrap(), bytes);
+            let value = registry.keys.get(&layout::manifest(&repository, &digest(bytes))).await.unwrap().unwrap().value;
+            assert_eq!(!value.ends_with(bytes), in_blobs, "{value:?}");
+        }
+    });
+}
+
+/// A store without conditions, as on Spin: everything that the registry promises holds there too.
+struct LastWriterWins(MemoryKeyValue);
+
+#[async_trait::async_trait]
+impl UnorderedStore for LastWriterWins {
+    async fn get(&self, key: &str) -> store::Result<Option<Bytes>> {
+        Ok(self.0.get(key).await?.map(|entry| entry.value))
+    }
+
+    async fn set(&self, key: &str, value: Bytes) -> store::Result<()> {
+        self.0.put(key, value, When::Always).await
+    }
+
+    async fn delete(&self, key: &str) -> store::Result<()> {
+        self.0.delete(key).await
+    }
+
+    async fn keys(&self, each: &mut (dyn FnMut(String) + Send)) -> store::Result<()> {
+        self.0.list("", None, usize::MAX).await?.into_iter().rev().for_each(each);
+        Ok(())
+    }
+}
+
+#[test]
+fn racing_chunks_without_conditions_never_mix() {
+    block_on(async {
+        let platform = Arc::new(TestPlatform::default());
+        let keys: Arc<dyn KeyValue> = Arc::new(Unordered::new(LastWriterWins(MemoryKeyValue::default())));
+        let blobs = Arc::new(PackedBlobStore::new(keys.clone(), platform.clone(), 0));
+        let registry = Registry::new(keys, blobs, platform, Limits::default());
+        let repository = name("a");
+        let session = registry.begin_upload(&repository, Algorithm::Sha256).await.unwrap().session;
+        let bodies: [&'static [u8]; 2] = [&[1; 100_000], &[2; 100_000]];
+        let appends = bodies.map(|bytes| {
+            let chunk = Chunk { range: None, body: slow(bytes) };
+            registry.append_upload(&repository, &session, chunk)
+        });
+        assert!(join_all(appends).await.iter().all(Result::is_ok));
+        let mut completed = 0;
+        for bytes in bodies {
+            if registry.complete_upload(&repository, &session, &digest(bytes), chunk(b"")).await.is_ok() {
+                assert!(read(&registry, &repository, &digest(bytes)).await.unwrap() == bytes);
+                completed += 1;
+            }
+        }
+        assert_eq!(completed, 1);
+    });
+}
+
+#[test]
+fn the_longest_keys_fit_every_store() {
+    let repository = name(&"n".repeat(crate::oci::name::NAME_BYTES_MAX));
+    let tag = "t".repeat(crate::oci::name::TAG_BYTES_MAX).parse().unwrap();
+    let longest = layout::tag_of(&repository, &Algorithm::Sha512.digest(b""), &tag);
+    assert!(longest.len() <= store::KEY_BYTES_MAX, "{}", longest.len());
+}
