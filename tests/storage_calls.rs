@@ -148,3 +148,39 @@ fn a_refused_push_writes_nothing() {
     let cost = counted.cost(Method::POST, &wrong, &Bytes::from_static(b"content"), StatusCode::BAD_REQUEST);
     assert_eq!(cost.keys, [0; 4]);
 }
+
+#[test]
+fn a_page_of_referrers_costs_what_its_limit_allows() {
+    let counted = Counted::new();
+    let subject = digest(b"the subject");
+    let kinds = ["application/vnd.example.a", "application/vnd.example.b"];
+    for number in 0..1000 {
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "manifests": [], "artifactType": kinds[number % 2], "annotations": { "number": number.to_string() },
+            "subject": { "mediaType": OCI_IMAGE, "digest": subject, "size": 11 },
+        });
+        let manifest = Bytes::from(manifest.to_string());
+        let uri = format!("/v2/a/manifests/{}", digest(&manifest));
+        let reply = counted.send(Method::PUT, &uri, "application/vnd.oci.image.index.v1+json", &manifest);
+        assert_eq!(reply.status(), StatusCode::CREATED);
+    }
+    for (filter, expected) in [("", 1000), ("?artifactType=application/vnd.example.a", 500)] {
+        let mut uri = format!("/v2/a/referrers/{subject}{filter}");
+        let (mut found, mut pages) = (0, 0);
+        loop {
+            counted.keys.counts.take();
+            let response = counted.send(Method::GET, &uri, OCI_IMAGE, &Bytes::new());
+            let keys = counted.keys.counts.take();
+            println!("GET {uri:.40}: keys {keys:?}");
+            assert!(keys[0] <= 502 && keys[1..] == [0, 0, 1], "{keys:?}");
+            pages += 1;
+            let link = response.headers().get("link").map(|link| link.to_str().unwrap().to_owned());
+            let body = futures_executor::block_on(response.into_body().collect_up_to(4 << 20)).unwrap();
+            let index: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            found += index["manifests"].as_array().unwrap().len();
+            let Some(link) = link else { break };
+            uri = link.split(['<', '>']).nth(1).unwrap().to_owned();
+        }
+        assert_eq!((found, pages), (expected, 2), "{filter}");
+    }
+}

@@ -49,7 +49,12 @@ fn transcripts() {
 }
 
 /// Rows of the checklist that no exchange can prove, and why.
-const EXEMPT: [(u32, &str); 1] = [(44, "abandoned sessions end by time: unit tests with a clock of their own")];
+const EXEMPT: [(u32, &str); 4] = [
+    (44, "abandoned sessions end by time: unit tests with a clock of their own"),
+    (79, "a list that fills a page: storage_calls.rs pushes a thousand"),
+    (90, "lists from before the referrers API: unit tests that look into the store"),
+    (91, "as row 90"),
+];
 
 #[test]
 fn every_row_of_the_checklist_has_a_case() {
@@ -57,7 +62,7 @@ fn every_row_of_the_checklist_has_a_case() {
         runner::all().iter().flat_map(|transcript| &transcript.cases).flat_map(|case| case.rows.clone()).collect();
     let exempt = EXEMPT.map(|(row, _)| row);
     let missing: Vec<u32> =
-        (1..=69).chain(82..=86).chain(95..=97).filter(|row| !proven.contains(row) && !exempt.contains(row)).collect();
+        (1..=86).chain(92..=92).chain(95..=97).filter(|row| !proven.contains(row) && !exempt.contains(row)).collect();
     assert!(missing.is_empty(), "rows without a case: {missing:?}");
     for (row, why) in EXEMPT {
         assert!(!proven.contains(&row), "row {row} has a case, it is not exempt ({why})");

@@ -81,6 +81,10 @@ impl Handler {
                 registry.delete_blob(&repository, &digest).await?;
                 Ok(Reply::accepted())
             }
+            Operation::Referrers(repository, subject, request) => {
+                let page = registry.referrers(&repository, &subject, &request).await?;
+                Ok(Reply::referrers(&repository, &subject, &request, &page))
+            }
             Operation::BeginUpload(repository, algorithm) => {
                 let status = registry.begin_upload(&repository, algorithm).await?;
                 Ok(Reply::upload(http::StatusCode::ACCEPTED, &repository, &status))

@@ -8,7 +8,7 @@ use super::error::Error;
 use super::limits::{HEADER_BYTES_MAX, URI_BYTES_MAX};
 use crate::oci::name::ReferenceError;
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
-use crate::registry::{self, PageRequest, SessionId};
+use crate::registry::{self, PageRequest, ReferrersRequest, SessionId};
 
 /// One operation of the API, with everything in it checked against its grammar.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,6 +21,7 @@ pub(super) enum Operation {
     DeleteManifest(RepositoryName, Reference),
     GetBlob(RepositoryName, Digest),
     DeleteBlob(RepositoryName, Digest),
+    Referrers(RepositoryName, Digest, ReferrersRequest),
     BeginUpload(RepositoryName, Algorithm),
     PushBlob(RepositoryName, Digest),
     MountBlob { repository: RepositoryName, digest: Digest, from: Option<RepositoryName> },
@@ -37,6 +38,7 @@ enum Route<'a> {
     Tags(&'a str),
     Manifest(&'a str, &'a str),
     Blob(&'a str, &'a str),
+    Referrers(&'a str, &'a str),
     Uploads(&'a str),
     Upload(&'a str, &'a str),
 }
@@ -58,6 +60,8 @@ impl<'a> Route<'a> {
         let (rest, last) = path.rsplit_once('/')?;
         if let Some(name) = rest.strip_suffix("/manifests") {
             Some(Self::Manifest(name, last))
+        } else if let Some(name) = rest.strip_suffix("/referrers") {
+            Some(Self::Referrers(name, last))
         } else if let Some(name) = rest.strip_suffix("/blobs/uploads") {
             Some(Self::Upload(name, last))
         } else {
@@ -67,7 +71,7 @@ impl<'a> Route<'a> {
 
     fn methods(&self) -> &'static str {
         match self {
-            Self::Version | Self::Catalog | Self::Tags(_) => "GET, HEAD",
+            Self::Version | Self::Catalog | Self::Tags(_) | Self::Referrers(..) => "GET, HEAD",
             Self::Manifest(..) => "GET, HEAD, PUT, DELETE",
             Self::Blob(..) => "GET, HEAD, DELETE",
             Self::Uploads(_) => "POST",
@@ -101,6 +105,10 @@ impl Operation {
             (Route::Blob(repository, text), "DELETE") => {
                 Ok(Self::DeleteBlob(name(repository)?, digest(&decode(text))?))
             }
+            (Route::Referrers(repository, text), "GET") => {
+                let request = ReferrersRequest { artifact_type: query.text("artifactType"), last: query.text("last") };
+                Ok(Self::Referrers(name(repository)?, digest(&decode(text))?, request))
+            }
             (Route::Uploads(repository), "POST") => Self::begin(name(repository)?, &query),
             (Route::Upload(repository, session), method @ ("GET" | "PATCH" | "PUT" | "DELETE")) => {
                 Self::upload(name(repository)?, session.parse::<SessionId>()?, method, &query)
@@ -111,8 +119,7 @@ impl Operation {
 
     fn begin(repository: RepositoryName, query: &Query<'_>) -> Result<Self, Error> {
         if let Some(mount) = query.get("mount") {
-            let from = query.get("from").filter(|from| !from.is_empty());
-            let from = from.map(|from| name(&from)).transpose()?;
+            let from = query.text("from").map(|from| name(&from)).transpose()?;
             return Ok(Self::MountBlob { repository, digest: digest(&mount)?, from });
         }
         match query.get("digest") {
@@ -187,6 +194,11 @@ impl Query<'_> {
         pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
     }
 
+    /// The first value of a parameter that is not empty.
+    fn text(&self, name: &str) -> Option<String> {
+        self.get(name).filter(|value| !value.is_empty())
+    }
+
     /// The tags that a push names.
     fn tags(&self) -> Result<Vec<Tag>, Error> {
         let named = form_urlencoded::parse(self.0.as_bytes()).filter(|(key, _)| key == "tag");
@@ -196,6 +208,6 @@ impl Query<'_> {
 
     fn page(&self) -> Result<PageRequest, Error> {
         let count = self.get("n").map(|n| n.parse::<u32>().map_err(|_| Error::BadCount)).transpose()?;
-        Ok(PageRequest { count: count.map(|n| n as usize), last: self.get("last").filter(|last| !last.is_empty()) })
+        Ok(PageRequest { count: count.map(|n| n as usize), last: self.text("last") })
     }
 }

@@ -5,14 +5,17 @@ use std::ops::Range;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LINK, LOCATION, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::oci::manifest::OCI_INDEX;
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
-use crate::registry::{Page, Pushed, Status};
+use crate::registry::{Page, Pushed, Referrers, ReferrersRequest, Status};
 use crate::store::Body;
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const TAG: HeaderName = HeaderName::from_static("oci-tag");
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
@@ -30,6 +33,28 @@ impl Reply {
 
     pub(super) fn json(value: &Value) -> Self {
         Self::new(StatusCode::OK, value.to_string().into_bytes().into()).with(CONTENT_TYPE, "application/json")
+    }
+
+    pub(super) fn referrers(
+        repository: &RepositoryName,
+        subject: &Digest,
+        request: &ReferrersRequest,
+        page: &Referrers,
+    ) -> Self {
+        let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": page.descriptors });
+        let mut reply = Self::json(&index).with(CONTENT_TYPE, OCI_INDEX);
+        let mut filter = String::new();
+        if let Some(wanted) = &request.artifact_type {
+            reply = reply.with(FILTERS_APPLIED, "artifactType");
+            filter = format!("artifactType={}&", utf8_percent_encode(wanted, NON_ALPHANUMERIC));
+        }
+        match &page.next {
+            Some(next) => {
+                let path = format!("/v2/{repository}/referrers/{subject}");
+                reply.with(LINK, format!("<{path}?{filter}last={next}>; rel=\"next\""))
+            }
+            None => reply,
+        }
     }
 
     pub(super) fn accepted() -> Self {
@@ -55,6 +80,10 @@ impl Reply {
         let reply = Self::new(StatusCode::CREATED, Body::empty())
             .with(LOCATION, format!("/v2/{repository}/manifests/{reference}"))
             .with(CONTENT_DIGEST, pushed.digest.as_str());
+        let reply = match &pushed.subject {
+            Some(subject) => reply.with(SUBJECT, subject.as_str()),
+            None => reply,
+        };
         let tags: Vec<&str> = pushed.tags.iter().map(Tag::as_str).collect();
         if tags.is_empty() { reply } else { reply.with(TAG, tags.join(", ")) }
     }

@@ -137,6 +137,21 @@ impl Manifest {
         self.config.iter().chain(layers).filter(|descriptor| !descriptor.is_elsewhere())
     }
 
+    /// How others refer to this manifest ("Listing referrers"): with its annotations, and as artifact type its own or, for an
+    /// image, its config's media type.
+    pub fn descriptor(&self, media_type: &str, digest: &Digest, size: u64) -> Descriptor {
+        let own = self.artifact_type.clone().filter(|own| !own.is_empty());
+        let of_config = self.config.as_ref().filter(|_| self.manifests.is_none());
+        Descriptor {
+            media_type: media_type.to_owned(),
+            digest: digest.clone(),
+            size,
+            urls: Vec::new(),
+            artifact_type: own.or_else(|| of_config.map(|config| config.media_type.clone())),
+            annotations: self.annotations.clone().unwrap_or_default(),
+        }
+    }
+
     /// The manifests that an index lists.
     pub fn children(&self) -> impl Iterator<Item = &Descriptor> {
         self.manifests.iter().flatten().filter(|descriptor| !descriptor.is_elsewhere())

@@ -25,6 +25,9 @@ pub(super) struct ManifestFact {
     pub size: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<Location>,
+    /// The manifest that it refers to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Digest>,
 }
 
 /// Where a blob's bytes are.

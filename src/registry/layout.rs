@@ -8,6 +8,8 @@
 //! | a manifest is in a repository | `manifest/<repo>!<digest>` |
 //! | a blob is in a repository | `blob/<repo>!<digest>` |
 //! | a blob is somewhere | `content/<digest>` |
+//! | a manifest refers to a subject | `referrer/<repo>!<subject>!<digest>` |
+//! | a fallback list was taken in | `adopted/<repo>!<subject>` |
 //! | an upload | `upload/<repo>!<session>` |
 //!
 //! The kind comes first and `!`, which no name contains, ends a name: so nothing that a user may call a repository or a tag
@@ -43,6 +45,18 @@ pub(super) fn tag_of(repository: &RepositoryName, digest: &Digest, tag: &Tag) ->
 
 pub(super) fn manifest(repository: &RepositoryName, digest: &Digest) -> String {
     format!("manifest/{repository}!{digest}")
+}
+
+pub(super) fn referrers(repository: &RepositoryName, subject: &Digest) -> String {
+    format!("referrer/{repository}!{subject}!")
+}
+
+pub(super) fn referrer(repository: &RepositoryName, subject: &Digest, digest: &str) -> String {
+    format!("referrer/{repository}!{subject}!{digest}")
+}
+
+pub(super) fn adopted(repository: &RepositoryName, subject: &Digest) -> String {
+    format!("adopted/{repository}!{subject}")
 }
 
 pub(super) fn blob(repository: &RepositoryName, digest: &Digest) -> String {

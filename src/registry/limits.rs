@@ -15,6 +15,8 @@ pub struct Limits {
     pub page_entries_max: usize,
     /// How long an upload session lives after its last change, in milliseconds.
     pub upload_lifetime_ms: u64,
+    /// How many manifests one page of referrers looks at.
+    pub referrers_per_page_max: usize,
     /// How many tags one push may name beside its reference. The specification asks for at least 10.
     pub tags_per_push_max: usize,
     /// Whether a manifest may name blobs and manifests that the repository does not hold.
@@ -30,11 +32,15 @@ impl Default for Limits {
             manifest_references_max: 20_000,
             page_entries_max: 1000,
             upload_lifetime_ms: 24 * 60 * 60 * 1000,
+            referrers_per_page_max: 500,
             tags_per_push_max: 100,
             sparse_manifests: false,
         }
     }
 }
+
+/// How many bytes of descriptors a page of referrers has, so that the whole page is a manifest that every client takes.
+pub(super) const REFERRERS_PAGE_BYTES_MAX: usize = 4 * 1024 * 1024 - 1024;
 
 /// How many storage calls one request has under way at once.
 pub(super) const CALLS_AT_ONCE_MAX: usize = 16;

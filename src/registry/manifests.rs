@@ -91,14 +91,20 @@ impl Registry {
         self.check_references(repository, &manifest).await?;
 
         let size = bytes.len() as u64;
-        self.store_manifest(repository, &digest, media_type.clone(), bytes).await?;
+        let descriptor = manifest.descriptor(&media_type, &digest, size);
+        let subject = manifest.subject.map(|subject| subject.digest);
+        let fact = ManifestFact { media_type: media_type.clone(), size, location: None, subject: subject.clone() };
+        self.store_manifest(repository, &digest, fact, bytes).await?;
         self.note_repository(repository).await?;
+        if let Some(subject) = &subject {
+            self.note_referrer(repository, subject, &descriptor).await?;
+        }
         let fact = TagFact { digest: digest.clone(), media_type, size, pushed_ms: self.platform.now_ms() };
         if let Reference::Tag(tag) = reference {
             self.point_tag(repository, tag, &fact).await?;
         }
         let tags = self.point_tags(repository, tags, &fact).await?;
-        Ok(Pushed { digest, subject: manifest.subject.map(|subject| subject.digest), tags })
+        Ok(Pushed { digest, subject, tags })
     }
 
     /// Removes a tag, or a manifest with every tag on it.
@@ -116,9 +122,12 @@ impl Registry {
             }
             Reference::Digest(digest) => {
                 let key = layout::manifest(repository, digest);
-                self.keys.get(&key).await?.ok_or_else(unknown)?;
+                let fact: ManifestFact = self.load(&key).await?.ok_or_else(unknown)?;
                 // The tags go first: one that is left behind would lead nowhere.
                 self.delete_tags_of(repository, digest).await?;
+                if let Some(subject) = fact.subject {
+                    self.keys.delete(&layout::referrer(repository, &subject, digest.as_str())).await?;
+                }
                 Ok(self.keys.delete(&key).await?)
             }
         }
@@ -171,10 +180,9 @@ impl Registry {
         &self,
         repository: &RepositoryName,
         digest: &Digest,
-        media_type: String,
+        mut fact: ManifestFact,
         bytes: Bytes,
     ) -> Result<()> {
-        let mut fact = ManifestFact { media_type, size: bytes.len() as u64, location: None };
         let mut inline = bytes;
         if fact.size > self.limits.manifest_inline_bytes_max {
             let stage = self.blobs.append(&self.blobs.stage().await?, std::mem::take(&mut inline).into()).await?;

@@ -1,7 +1,7 @@
 //! Every rule of a registry, without HTTP.
 //!
 //! A [`Registry`] is stateless: what it knows lies in the two stores, one key per fact (`layout`). Any number of them may work
-//! over the same stores. The order of writes is bytes, then membership, then the manifest, then its tag, so that a crash at
+//! over the same stores. The order of writes is bytes, then membership, then the manifest, then its referrer, then its tag, so that a crash at
 //! any point leaves garbage and never a name that leads nowhere.
 
 mod blobs;
@@ -11,6 +11,7 @@ mod intake;
 mod layout;
 mod limits;
 mod manifests;
+mod referrers;
 mod tags;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use blobs::Blob;
 pub use error::{Error, Result};
 pub use limits::Limits;
 pub use manifests::{Manifest, Pushed};
+pub use referrers::{Referrers, ReferrersRequest};
 pub use tags::{Page, PageRequest};
 pub use uploads::{Chunk, Mounted, SessionId, Status};
 
