@@ -8,7 +8,6 @@ use lexopt::prelude::{Long, Short, Value, ValueExt as _};
 
 use super::config::{Config, SETTINGS, log_to_standard_error};
 use super::native;
-use crate::http::Handler;
 
 const USAGE: &str = "\
 eyot: an OCI registry
@@ -55,7 +54,7 @@ fn run() -> Result<()> {
         _ => std::env::var(name.to_uppercase()).ok(),
     })?;
     log_to_standard_error(config.log);
-    let handler = Handler::new(config.open(None)?.registry());
+    let handler = config.open(None)?.handler();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(native::serve(handler, SocketAddr::new(serve.address, serve.port), |address| {
         println!("listening on http://{address}");

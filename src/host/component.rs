@@ -12,8 +12,6 @@ use wasip3::wit_bindgen::{FutureWriter, StreamResult, StreamWriter, spawn};
 use wasip3::{wit_future, wit_stream};
 
 use super::config::Stores;
-#[cfg(not(contract))]
-use crate::http::Handler;
 use crate::store::{Body, BodyError};
 
 /// How many bytes of a request's body are taken from the host at a time.
@@ -50,7 +48,7 @@ pub(super) async fn answer(
 
 #[cfg(not(contract))]
 async fn handle(stores: &Stores, request: Request<Body>) -> Response<Body> {
-    Handler::new(stores.registry()).handle(request).await
+    stores.handler().handle(request).await
 }
 
 /// In the component that only tests build, every request is answered by running the stores' contract, which traps where a

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::http::Handler;
 use crate::registry::{Limits, Registry};
 use crate::store::file::{FileBlobStore, FileKeyValue};
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
@@ -22,6 +23,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("blob_bytes_max", "1 and more", "the largest blob that is taken"),
     ("page_entries_max", "1 to 10000", "how many entries a page of tags or repositories has at most"),
     ("upload_lifetime_seconds", "1 and more", "how long an upload session lives after its last change"),
+    ("tag_max_age_seconds", "0 to 4294967295", "how long caches may answer for a tag without asking; 0: not at all"),
     ("sparse_manifests", "true | false", "whether a manifest may name blobs and manifests that are not here"),
     ("log", "off | error | warn | info", "what is written to the log; info: every request"),
 ];
@@ -52,6 +54,8 @@ pub struct Config {
     pub chunk_bytes: u32,
     /// The registry's limits.
     pub limits: Limits,
+    /// How long caches may answer for a tag without asking, in seconds.
+    pub tag_max_age_seconds: u32,
     /// What is logged.
     pub log: log::LevelFilter,
 }
@@ -96,6 +100,7 @@ impl Config {
                 sparse_manifests: choice("sparse_manifests", get("sparse_manifests"), &["false", "true"])? == "true",
                 ..defaults
             },
+            tag_max_age_seconds: number("tag_max_age_seconds", 0, 0, u32::MAX.into())? as u32,
             log: match choice("log", get("log"), &["warn", "off", "error", "info"])? {
                 "off" => log::LevelFilter::Off,
                 "error" => log::LevelFilter::Error,
@@ -125,7 +130,8 @@ impl Config {
             "packed" => Arc::new(PackedBlobStore::new(keys.clone(), platform.clone(), self.chunk_bytes)),
             _ => Arc::new(MemoryBlobStore::new(platform.clone())),
         };
-        Ok(Stores { keys, blobs, platform, limits: self.limits.clone() })
+        let (limits, tag_max_age_seconds) = (self.limits.clone(), self.tag_max_age_seconds);
+        Ok(Stores { keys, blobs, platform, limits, tag_max_age_seconds })
     }
 }
 
@@ -137,12 +143,15 @@ pub struct Stores {
     pub blobs: Arc<dyn BlobStore>,
     platform: Arc<dyn Platform>,
     limits: Limits,
+    tag_max_age_seconds: u32,
 }
 
 impl Stores {
-    /// A registry over them.
-    pub fn registry(&self) -> Registry {
-        Registry::new(self.keys.clone(), self.blobs.clone(), self.platform.clone(), self.limits.clone())
+    /// A handler of a registry over them.
+    pub fn handler(&self) -> Handler {
+        let (keys, blobs, platform) = (self.keys.clone(), self.blobs.clone(), self.platform.clone());
+        let registry = Registry::new(keys, blobs, platform, self.limits.clone());
+        Handler::new(registry).with_tag_max_age_seconds(self.tag_max_age_seconds)
     }
 }
 

@@ -1,5 +1,6 @@
 //! HTTP: requests are parsed into operations, carried out by the registry, and rendered. Only this layer knows status codes.
 
+mod conditional;
 mod error;
 mod leftover;
 mod limits;
@@ -18,7 +19,7 @@ use crate::store::Body;
 use error::Error;
 use leftover::Leftover;
 use operation::Operation;
-use reply::Reply;
+use reply::{Freshness, Reply};
 
 /// Answers requests of the OCI distribution API.
 ///
@@ -33,12 +34,19 @@ use reply::Reply;
 #[derive(Clone)]
 pub struct Handler {
     registry: Arc<Registry>,
+    tag_max_age_seconds: u32,
 }
 
 impl Handler {
     /// Serves `registry`.
     pub fn new(registry: Registry) -> Self {
-        Self { registry: Arc::new(registry) }
+        Self { registry: Arc::new(registry), tag_max_age_seconds: 0 }
+    }
+
+    /// How long caches may answer for a tag without asking, in seconds. Content by digest never changes and may be cached for
+    /// good; a tag may move, so by default caches ask each time (and are told with 304 that nothing has changed).
+    pub fn with_tag_max_age_seconds(self, tag_max_age_seconds: u32) -> Self {
+        Self { tag_max_age_seconds, ..self }
     }
 
     /// Serves a registry that forgets everything when it is dropped.
@@ -133,11 +141,18 @@ impl Handler {
         reference: &Reference,
     ) -> Result<Reply, Error> {
         let manifest = self.registry.manifest(repository, reference).await?;
+        let freshness = match reference {
+            Reference::Tag(_) => Freshness::Tag { max_age_seconds: self.tag_max_age_seconds },
+            Reference::Digest(_) => Freshness::Immutable,
+        };
+        if conditional::is_known(head, &manifest.digest) {
+            return Ok(Reply::not_modified(&manifest.digest, freshness));
+        }
         let body = match head.method {
             Method::HEAD => Body::empty().with_length(manifest.size),
             _ => self.registry.read_manifest(&manifest).await?,
         };
-        Ok(Reply::content(&manifest.media_type, &manifest.digest, body))
+        Ok(Reply::content(&manifest.media_type, &manifest.digest, freshness, body))
     }
 
     async fn push_manifest(
@@ -164,10 +179,13 @@ impl Handler {
         digest: &Digest,
     ) -> Result<Reply, Error> {
         let blob = self.registry.blob(repository, digest).await?;
+        if conditional::is_known(head, digest) {
+            return Ok(Reply::not_modified(digest, Freshness::Immutable));
+        }
         // A Range that is not even text asks for nothing we know.
         let range = head.headers.get(http::header::RANGE).and_then(|value| value.to_str().ok());
         // HEAD describes the whole content; RFC 9110 defines Range for GET alone.
-        let range = range.filter(|_| head.method == Method::GET);
+        let range = range.filter(|_| head.method == Method::GET && conditional::is_range_valid(head, digest));
         let wanted = match RangeRequest::parse(range, blob.size) {
             RangeRequest::Unsatisfiable => return Err(Error::RangeNotSatisfiable { size: blob.size }),
             RangeRequest::Part(part) => Some(part),
@@ -178,7 +196,7 @@ impl Handler {
             Method::HEAD => Body::empty().with_length(blob.size),
             _ => self.registry.read_blob(&blob, part).await?,
         };
-        let reply = Reply::content("application/octet-stream", digest, body).with_accept_ranges();
+        let reply = Reply::content("application/octet-stream", digest, Freshness::Immutable, body).with_accept_ranges();
         Ok(match wanted {
             Some(part) => reply.with_partial(&part, blob.size),
             None => reply,

@@ -2,11 +2,14 @@
 
 use std::ops::Range;
 
-use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LINK, LOCATION, RANGE};
+use http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK, LOCATION, RANGE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
+use super::conditional::entity_tag;
 use crate::oci::manifest::OCI_INDEX;
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
 use crate::registry::{Page, Pushed, Referrers, ReferrersRequest, Status};
@@ -18,6 +21,25 @@ const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const TAG: HeaderName = HeaderName::from_static("oci-tag");
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+
+/// How long content may be taken from a cache.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Freshness {
+    /// It was asked for by digest and never changes.
+    Immutable,
+    /// It was asked for by a tag, which may move.
+    Tag { max_age_seconds: u32 },
+}
+
+impl Freshness {
+    fn cache_control(self) -> String {
+        match self {
+            Self::Immutable => "max-age=31536000, immutable".into(),
+            Self::Tag { max_age_seconds: 0 } => "no-cache".into(),
+            Self::Tag { max_age_seconds } => format!("max-age={max_age_seconds}"),
+        }
+    }
+}
 
 /// An answer on its way to being rendered.
 pub(super) struct Reply {
@@ -66,8 +88,19 @@ impl Reply {
     }
 
     /// A manifest or a blob, whose body has a known length.
-    pub(super) fn content(media_type: &str, digest: &Digest, body: Body) -> Self {
-        Self::new(StatusCode::OK, body).with(CONTENT_TYPE, media_type).with(CONTENT_DIGEST, digest.as_str())
+    pub(super) fn content(media_type: &str, digest: &Digest, freshness: Freshness, body: Body) -> Self {
+        Self::new(StatusCode::OK, body).with(CONTENT_TYPE, media_type).with_validators(digest, freshness)
+    }
+
+    /// The client has it already.
+    pub(super) fn not_modified(digest: &Digest, freshness: Freshness) -> Self {
+        Self::new(StatusCode::NOT_MODIFIED, Body::empty()).with_validators(digest, freshness)
+    }
+
+    fn with_validators(self, digest: &Digest, freshness: Freshness) -> Self {
+        self.with(CONTENT_DIGEST, digest.as_str())
+            .with(ETAG, entity_tag(digest))
+            .with(CACHE_CONTROL, freshness.cache_control())
     }
 
     pub(super) fn blob_created(repository: &RepositoryName, digest: &Digest) -> Self {
@@ -138,8 +171,8 @@ impl Reply {
         let mut reply = self.with(API_VERSION, "registry/2.0");
         let length = reply.body.length();
         debug_assert!(length.is_some(), "every answer has a known length");
-        // RFC 9110, section 8.6: no Content-Length in a 204.
-        if reply.status != StatusCode::NO_CONTENT
+        // RFC 9110, section 8.6: no Content-Length in a 204, and in a 304 only that of the content.
+        if !matches!(reply.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
             && let Some(length) = length
         {
             reply.headers.insert(CONTENT_LENGTH, length.into());
