@@ -1,0 +1,38 @@
+# shellcheck shell=bash
+# Docker Engine and podman with storage of their own, for tests/clients/run. Where one cannot run
+# without root, no_docker or no_podman says why.
+
+no_docker='' no_podman=''
+if [ "$(id -u)" = 0 ]; then
+  dockerd --data-root "$work/dockerd/data" --exec-root "$work/dockerd/exec" -p "$work/dockerd/pid" \
+    -H "unix://$work/docker.sock" --iptables=false --ip6tables=false --bridge=none \
+    >"$work/dockerd.log" 2>&1 &
+  dockerd=$!
+  stop_docker() { kill "$dockerd" && wait "$dockerd"; }
+  on_exit+=(stop_docker)
+  export DOCKER_HOST=unix://$work/docker.sock
+  for _ in $(seq 150); do ! docker version >/dev/null 2>&1 || break; sleep 0.2; done
+  docker version >/dev/null 2>&1 || { tail -5 "$work/dockerd.log" >&2; die "dockerd did not start"; }
+else no_docker="Docker Engine needs root"
+fi
+
+containers=(--root "$work/containers" --runroot "$work/containers-run")
+# On a file system that overlay cannot lie on, layers are copied whole.
+for driver in overlay vfs none; do
+  ! command podman "${containers[@]}" --storage-driver "$driver" info >"$work/podman.log" 2>&1 || break
+  rm -rf "$work"/containers{,-run}
+done
+containers+=(--storage-driver "$driver")
+if [ "$driver" = none ]; then
+  [ -n "$no_docker" ] || { cat "$work/podman.log" >&2; die "podman does not run"; }
+  no_podman="podman does not run without root here"
+fi
+podman() { command podman "${containers[@]}" --cgroup-manager cgroupfs --events-backend none --runtime "$(command -v runc)" "$@"; }
+buildah() { command buildah "${containers[@]}" "$@"; }
+stop_podman() {
+  umount "$work/containers/overlay" 2>/dev/null || true
+  # Rootless, the layers belong to other user ids.
+  [ "$(id -u)" = 0 ] || command podman unshare rm -rf "$work/containers"
+}
+on_exit+=(stop_podman)
+limits=(--ulimit nofile=1024:1024 --ulimit nproc=1024:1024) # more than a container host may give

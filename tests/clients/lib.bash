@@ -1,0 +1,139 @@
+# shellcheck shell=bash
+# What tests/clients/run and tests/clients/restart share: checks that are counted, servers that
+# are started on free ports and surely ended, comparisons of images.
+set -euo pipefail
+
+# shellcheck disable=SC2154 # the sourcing script sets it: the project's folder
+cd "$project"
+PATH=$project/.tools/clients/bin:$PATH:/usr/sbin:/sbin
+say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
+die() { say "error: $*"; exit 1; }
+
+work=$(mktemp -d)
+# shellcheck disable=SC2034 # the sourcing scripts use it
+images=${EYOT_TEST_IMAGES:-$project/target/test-images}
+# The clients keep their credentials and settings here, not in the user's home.
+export REGISTRY_AUTH_FILE=$work/auth.json DOCKER_CONFIG=$work/docker TMPDIR=$work
+mkdir "$DOCKER_CONFIG"
+echo "{}" >"$REGISTRY_AUTH_FILE"
+
+on_exit=() # commands without quotes, run in the opposite order
+cleanup() {
+  trap '' INT TERM
+  local i
+  for ((i = ${#on_exit[@]} - 1; i >= 0; i--)); do ${on_exit[i]} || true; done
+  rm -rf --one-file-system "$work"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+# --- checks
+
+passed=0 failed=0 skipped=0
+server_log=/dev/null
+# Runs COMMAND in a shell of its own, where the first failure ends it; prints ok or FAIL.
+check() { # NAME COMMAND...
+  local name=$1 status=0 from=$SECONDS
+  shift
+  set +e
+  (set -e; "$@") >"$work/check.log" 2>&1
+  status=$?
+  set -e
+  if [ "$status" = 0 ]; then
+    printf 'ok %s (%s s)\n' "$name" $((SECONDS - from))
+    passed=$((passed + 1))
+  else
+    printf 'FAIL %s (status %s)\n' "$name" "$status"
+    sed 's/^/    /' <(tail -n 30 "$work/check.log")
+    sed 's/^/    server: /' <(tail -n 10 "$server_log")
+    failed=$((failed + 1))
+  fi
+}
+skip() { # NAME WHY
+  printf 'skipped %s: %s\n' "$1" "$2"
+  skipped=$((skipped + 1))
+}
+# The last line, in the form that test reports have; the exit status tells the same.
+summary() {
+  local tail=''
+  [ "$skipped" = 0 ] || tail=", $skipped skipped"
+  printf '%s passed, %s failed%s\n' "$passed" "$failed" "$tail"
+  [ "$failed" = 0 ] && [ "$passed" -gt 0 ]
+}
+equal() { # WHAT EXPECTED ACTUAL
+  [ "$2" = "$3" ] || { printf '%s: expected %s, got %s\n' "$1" "$2" "$3"; return 1; }
+}
+
+# --- servers
+
+free_port() {
+  local port
+  while port=$((20000 + RANDOM % 20000)); do
+    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { printf '%s' "$port"; return; }
+  done
+}
+
+# Starts a host and waits for it; sets registry (ADDRESS:PORT) and server (a process id).
+start() { # HOST DATA [PORT]
+  local host=$1 data=$2 port=${3:-$(free_port)}
+  registry=127.0.0.1:$port
+  server_log=$work/server-$host.log
+  mkdir -p "$data"
+  if [[ $host = spin-host* ]]; then
+    # The stand-in for Spin that the tests build: layers as with `scripts/up --host spin`, or as
+    # with a plain `spin up`.
+    local blobs=files
+    [ "$host" != spin-host-packed ] || blobs=packed
+    "${EYOT_SPIN_HOST:-tests/spin_host/target/debug/spin-host}" \
+      --component target/eyot-spin.wasm --state "$data/spin" --listen "$registry" \
+      --mount "$data::/data" --variable "blobs=$blobs" >>"$server_log" 2>&1 &
+  else
+    scripts/up --host "$host" --port "$port" --data "$data" >>"$server_log" 2>&1 &
+  fi
+  server=$!
+  started=$host
+  local deadline=$((SECONDS + 900)) # it may build first
+  until curl --silent --output /dev/null --max-time 5 "http://$registry/v2/"; do
+    kill -0 "$server" 2>/dev/null || { cat "$server_log" >&2; die "$host did not start"; }
+    [ "$SECONDS" -lt "$deadline" ] || die "$host does not answer on $registry"
+    sleep 0.2
+  done
+}
+# Ends the server that start started. KILL goes to the host itself, which gets no chance to tidy.
+stop() { # TERM|KILL
+  [ -n "${server:-}" ] || return 0
+  local host_process=
+  if [ "$1" = KILL ] && [[ $started != spin-host* ]]; then
+    read -r host_process _ <"/proc/$server/task/$server/children" || true
+    kill -s KILL -- "-${host_process:?scripts/up has no server}"
+  else
+    kill -s "$1" "$server" 2>/dev/null || true
+  fi
+  wait "$server" 2>/dev/null || true
+  server=''
+  ! (exec 3<>"/dev/tcp/${registry%:*}/${registry#*:}") 2>/dev/null || die "$started still listens on $registry"
+}
+on_exit+=('stop TERM')
+
+# --- images
+
+# The digest of the image v1 in an OCI layout.
+layout_digest() { jq -r '.manifests[] | select(.annotations["org.opencontainers.image.ref.name"] == "v1").digest' "$1/index.json"; }
+
+# Every blob of a layout has the bytes that its name says, and the wanted layout's blobs are all there.
+same_blobs() { # WANTED-LAYOUT GOT-LAYOUT
+  (cd "$2/blobs/sha256" && for blob in *; do echo "$blob  $blob"; done | sha256sum --check --quiet)
+  local blob
+  for blob in "$1"/blobs/sha256/*; do cmp "$blob" "$2/blobs/sha256/${blob##*/}"; done
+}
+
+# The digests of an image's layers before compression: they survive a client that packs them anew.
+diff_ids() { # REFERENCE
+  crane config "$1" | jq -c .rootfs.diff_ids
+}
+layout_diff_ids() { # LAYOUT
+  local blobs=$1/blobs/sha256 manifest
+  manifest=$(layout_digest "$1")
+  jq -c .rootfs.diff_ids "$blobs/$(jq -r .config.digest "$blobs/${manifest#sha256:}" | cut -d: -f2)"
+}
+skopeo() { command skopeo --insecure-policy "$@"; }
