@@ -24,6 +24,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("page_entries_max", "1 to 10000", "how many entries a page of tags or repositories has at most"),
     ("upload_lifetime_seconds", "1 and more", "how long an upload session lives after its last change"),
     ("tag_max_age_seconds", "0 to 4294967295", "how long caches may answer for a tag without asking; 0: not at all"),
+    ("warnings", "true | false", "whether pulls show the warnings that /v2/_eyot/warnings/ sets"),
     ("sparse_manifests", "true | false", "whether a manifest may name blobs and manifests that are not here"),
     ("log", "off | error | warn | info", "what is written to the log; info: every request"),
 ];
@@ -97,6 +98,7 @@ impl Config {
                     1,
                     u64::MAX / 1000,
                 )? * 1000,
+                warnings: choice("warnings", get("warnings"), &["false", "true"])? == "true",
                 sparse_manifests: choice("sparse_manifests", get("sparse_manifests"), &["false", "true"])? == "true",
                 ..defaults
             },

@@ -9,6 +9,7 @@ use super::reply::Reply;
 use crate::oci::RepositoryName;
 use crate::oci::name::NameError;
 use crate::registry::{self, Status};
+use crate::store::BodyError;
 
 /// Why a request was not carried out.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub(super) enum Error {
     NameInvalid(NameError),
     RangeNotSatisfiable { size: u64 },
     ChunkOutOfOrder { repository: RepositoryName, status: Status },
+    Warning(BodyError),
     Registry(registry::Error),
 }
 
@@ -64,6 +66,7 @@ impl Error {
                 error(StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID", message)
                     .with_upload(&repository, &status)
             }
+            Self::Warning(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why.to_string()),
             Self::Registry(error) => of_registry(&error, head),
         }
     }
@@ -88,6 +91,7 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
         }
         Outcome::NameUnknown(_) => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
         Outcome::SizeInvalid(_) => (StatusCode::BAD_REQUEST, "SIZE_INVALID"),
+        Outcome::WarningInvalid(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
         Outcome::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
         Outcome::Store(why) => {
             log::error!("{} {}: {why}", head.method, head.uri.path());

@@ -4,5 +4,7 @@
 pub(super) const URI_BYTES_MAX: usize = 8 * 1024;
 /// The most bytes of all header names and values together.
 pub(super) const HEADER_BYTES_MAX: usize = 32 * 1024;
+/// The most bytes of a request that sets a warning.
+pub(super) const WARNING_REQUEST_BYTES_MAX: u64 = 4 * 1024;
 /// How much of a body that nobody wants is read, so that the client can see the answer.
 pub(super) const LEFTOVER_BYTES_MAX: u64 = 256 * 1024 * 1024;

@@ -18,6 +18,7 @@ use crate::store::Body;
 
 use error::Error;
 use leftover::Leftover;
+use limits::WARNING_REQUEST_BYTES_MAX;
 use operation::Operation;
 use reply::{Freshness, Reply};
 
@@ -93,6 +94,26 @@ impl Handler {
                 let page = registry.referrers(&repository, &subject, &request).await?;
                 Ok(Reply::referrers(&repository, &subject, &request, &page))
             }
+            // Where nobody would see a warning nobody can set one.
+            Operation::GetWarnings(..) | Operation::SetWarning(..) | Operation::DeleteWarning(..)
+                if !registry.limits().warnings =>
+            {
+                Err(Error::NotFound)
+            }
+            Operation::GetWarnings(repository, tag) => {
+                let warnings = registry.warnings(&repository, tag.as_ref()).await?;
+                Ok(Reply::json(&serde_json::json!({ "warnings": warnings })))
+            }
+            Operation::SetWarning(repository, tag) => {
+                let text = body.collect_up_to(WARNING_REQUEST_BYTES_MAX).await.map_err(Error::Warning)?;
+                let text = String::from_utf8_lossy(&text);
+                registry.set_warning(&repository, tag.as_ref(), text.trim_end()).await?;
+                Ok(Reply::no_content())
+            }
+            Operation::DeleteWarning(repository, tag) => {
+                registry.delete_warning(&repository, tag.as_ref()).await?;
+                Ok(Reply::no_content())
+            }
             Operation::BeginUpload(repository, algorithm) => {
                 let status = registry.begin_upload(&repository, algorithm).await?;
                 Ok(Reply::upload(http::StatusCode::ACCEPTED, &repository, &status))
@@ -131,7 +152,9 @@ impl Handler {
     async fn tags(&self, repository: &RepositoryName, request: &PageRequest) -> Result<Reply, Error> {
         let page = self.registry.tags(repository, request).await?;
         let body = serde_json::json!({ "name": repository.as_str(), "tags": page.entries });
-        Ok(Reply::json(&body).with_next_page(&format!("/v2/{repository}/tags/list"), &page))
+        let warnings = self.registry.warnings(repository, None).await?;
+        let path = format!("/v2/{repository}/tags/list");
+        Ok(Reply::json(&body).with_next_page(&path, &page).with_warnings(&warnings))
     }
 
     async fn manifest(
@@ -145,14 +168,19 @@ impl Handler {
             Reference::Tag(_) => Freshness::Tag { max_age_seconds: self.tag_max_age_seconds },
             Reference::Digest(_) => Freshness::Immutable,
         };
+        let tag = match reference {
+            Reference::Tag(tag) => Some(tag),
+            Reference::Digest(_) => None,
+        };
+        let warnings = self.registry.warnings(repository, tag).await?;
         if conditional::is_known(head, &manifest.digest) {
-            return Ok(Reply::not_modified(&manifest.digest, freshness));
+            return Ok(Reply::not_modified(&manifest.digest, freshness).with_warnings(&warnings));
         }
         let body = match head.method {
             Method::HEAD => Body::empty().with_length(manifest.size),
             _ => self.registry.read_manifest(&manifest).await?,
         };
-        Ok(Reply::content(&manifest.media_type, &manifest.digest, freshness, body))
+        Ok(Reply::content(&manifest.media_type, &manifest.digest, freshness, body).with_warnings(&warnings))
     }
 
     async fn push_manifest(

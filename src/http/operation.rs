@@ -22,6 +22,9 @@ pub(super) enum Operation {
     GetBlob(RepositoryName, Digest),
     DeleteBlob(RepositoryName, Digest),
     Referrers(RepositoryName, Digest, ReferrersRequest),
+    GetWarnings(RepositoryName, Option<Tag>),
+    SetWarning(RepositoryName, Option<Tag>),
+    DeleteWarning(RepositoryName, Option<Tag>),
     BeginUpload(RepositoryName, Algorithm),
     PushBlob(RepositoryName, Digest),
     MountBlob { repository: RepositoryName, digest: Digest, from: Option<RepositoryName> },
@@ -39,6 +42,8 @@ enum Route<'a> {
     Manifest(&'a str, &'a str),
     Blob(&'a str, &'a str),
     Referrers(&'a str, &'a str),
+    /// An extension of our own (extensions/README of the specification): what a text is attached to.
+    Warnings(&'a str),
     Uploads(&'a str),
     Upload(&'a str, &'a str),
 }
@@ -51,6 +56,9 @@ impl<'a> Route<'a> {
             _ => {}
         }
         let path = path.strip_prefix("/v2/")?;
+        if let Some(target) = path.strip_prefix("_eyot/warnings/") {
+            return Some(Self::Warnings(target));
+        }
         if let Some(name) = path.strip_suffix("/blobs/uploads").or_else(|| path.strip_suffix("/blobs/uploads/")) {
             return Some(Self::Uploads(name));
         }
@@ -74,6 +82,7 @@ impl<'a> Route<'a> {
             Self::Version | Self::Catalog | Self::Tags(_) | Self::Referrers(..) => "GET, HEAD",
             Self::Manifest(..) => "GET, HEAD, PUT, DELETE",
             Self::Blob(..) => "GET, HEAD, DELETE",
+            Self::Warnings(_) => "GET, HEAD, PUT, DELETE",
             Self::Uploads(_) => "POST",
             Self::Upload(..) => "GET, HEAD, PATCH, PUT, DELETE",
         }
@@ -108,6 +117,14 @@ impl Operation {
             (Route::Referrers(repository, text), "GET") => {
                 let request = ReferrersRequest { artifact_type: query.text("artifactType"), last: query.text("last") };
                 Ok(Self::Referrers(name(repository)?, digest(&decode(text))?, request))
+            }
+            (Route::Warnings(text), method @ ("GET" | "PUT" | "DELETE")) => {
+                let (repository, tag) = warning_target(text)?;
+                Ok(match method {
+                    "GET" => Self::GetWarnings(repository, tag),
+                    "PUT" => Self::SetWarning(repository, tag),
+                    _ => Self::DeleteWarning(repository, tag),
+                })
             }
             (Route::Uploads(repository), "POST") => Self::begin(name(repository)?, &query),
             (Route::Upload(repository, session), method @ ("GET" | "PATCH" | "PUT" | "DELETE")) => {
@@ -166,6 +183,18 @@ fn name(text: &str) -> Result<RepositoryName, Error> {
 
 fn digest(text: &str) -> Result<Digest, Error> {
     Ok(text.parse::<Digest>().map_err(registry::Error::from)?)
+}
+
+/// `<name>` or `<name>:<tag>`.
+fn warning_target(text: &str) -> Result<(RepositoryName, Option<Tag>), Error> {
+    let text = decode(text);
+    match text.split_once(':') {
+        None => Ok((name(&text)?, None)),
+        Some((repository, tag)) => {
+            let tag = tag.parse::<Tag>().map_err(|error| registry::Error::WarningInvalid(error.to_string()))?;
+            Ok((name(repository)?, Some(tag)))
+        }
+    }
 }
 
 /// Clients may write the colon of a digest as `%3A`.

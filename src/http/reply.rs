@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK, LOCATION, RANGE,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK, LOCATION, RANGE, WARNING,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -130,6 +130,17 @@ impl Reply {
         self.with(LOCATION, format!("/v2/{repository}/blobs/uploads/{}", status.session))
             .with(RANGE, format!("0-{}", status.offset.saturating_sub(1)))
             .with(UPLOAD_UUID, status.session.to_string())
+    }
+
+    /// Code 299, no agent, no date; the text is quoted.
+    pub(super) fn with_warnings(mut self, warnings: &[String]) -> Self {
+        for text in warnings {
+            let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
+            if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+                self.headers.append(WARNING, value);
+            }
+        }
+        self
     }
 
     pub(super) fn with_accept_ranges(self) -> Self {

@@ -49,6 +49,9 @@ pub enum Error {
         /// The limit, in bytes.
         limit_bytes: u64,
     },
+    /// The text cannot be a warning.
+    #[error("{0}")]
+    WarningInvalid(String),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),

@@ -10,6 +10,8 @@
 //! | a blob is somewhere | `content/<digest>` |
 //! | a manifest refers to a subject | `referrer/<repo>!<subject>!<digest>` |
 //! | a fallback list was taken in | `adopted/<repo>!<subject>` |
+//! | a warning about a repository | `warning/<repo>!` |
+//! | a warning about a tag | `warning/<repo>!<tag>` |
 //! | an upload | `upload/<repo>!<session>` |
 //!
 //! The kind comes first and `!`, which no name contains, ends a name: so nothing that a user may call a repository or a tag
@@ -57,6 +59,10 @@ pub(super) fn referrer(repository: &RepositoryName, subject: &Digest, digest: &s
 
 pub(super) fn adopted(repository: &RepositoryName, subject: &Digest) -> String {
     format!("adopted/{repository}!{subject}")
+}
+
+pub(super) fn warning(repository: &RepositoryName, tag: Option<&Tag>) -> String {
+    format!("warning/{repository}!{}", tag.map_or("", Tag::as_str))
 }
 
 pub(super) fn blob(repository: &RepositoryName, digest: &Digest) -> String {

@@ -19,6 +19,8 @@ pub struct Limits {
     pub referrers_per_page_max: usize,
     /// How many tags one push may name beside its reference. The specification asks for at least 10.
     pub tags_per_push_max: usize,
+    /// Whether warnings are looked up, which costs a pull one or two more key reads.
+    pub warnings: bool,
     /// Whether a manifest may name blobs and manifests that the repository does not hold.
     pub sparse_manifests: bool,
 }
@@ -34,6 +36,7 @@ impl Default for Limits {
             upload_lifetime_ms: 24 * 60 * 60 * 1000,
             referrers_per_page_max: 500,
             tags_per_push_max: 100,
+            warnings: false,
             sparse_manifests: false,
         }
     }
@@ -41,6 +44,9 @@ impl Default for Limits {
 
 /// How many bytes of descriptors a page of referrers has, so that the whole page is a manifest that every client takes.
 pub(super) const REFERRERS_PAGE_BYTES_MAX: usize = 4 * 1024 * 1024 - 1024;
+
+/// How long a warning may be: with two in an answer, quoted, all stay below the 4096 bytes of the specification.
+pub(super) const WARNING_BYTES_MAX: usize = 1000;
 
 /// How many storage calls one request has under way at once.
 pub(super) const CALLS_AT_ONCE_MAX: usize = 16;

@@ -16,6 +16,7 @@ mod tags;
 #[cfg(test)]
 mod tests;
 mod uploads;
+mod warnings;
 
 use std::sync::Arc;
 
