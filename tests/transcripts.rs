@@ -68,3 +68,16 @@ fn every_row_of_the_checklist_has_a_case() {
         assert!(!proven.contains(&row), "row {row} has a case, it is not exempt ({why})");
     }
 }
+
+#[test]
+fn the_table_of_conformance_names_each_proof() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/conformance.md");
+    let table = std::fs::read_to_string(path).unwrap();
+    for transcript in runner::all() {
+        let file = transcript.file.rsplit('/').next().unwrap();
+        for row in transcript.cases.iter().flat_map(|case| &case.rows) {
+            let line = table.lines().find(|line| line.starts_with(&format!("| {row} |")));
+            assert!(line.is_some_and(|line| line.contains(file)), "row {row} does not name {file}");
+        }
+    }
+}

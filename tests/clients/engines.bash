@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Docker Engine and podman with storage of their own, for tests/clients/run. Where one cannot run
 # without root, no_docker or no_podman says why.
+# shellcheck disable=SC2034,SC2154 # the files that source this one share their variables
 
 no_docker='' no_podman=''
 if [ "$(id -u)" = 0 ]; then
