@@ -44,10 +44,13 @@ pub async fn serve(handler: Handler, address: SocketAddr, ready: impl FnOnce(Soc
     let connections = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let place = places.clone().acquire_owned().await?;
+        let accept = async {
+            let place = places.clone().acquire_owned().await?;
+            anyhow::Ok((listener.accept().await?, place))
+        };
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+            accepted = accept => match accepted {
+                Ok(((stream, _), place)) => {
                     let connection = connections.watch(connection(handler.clone(), stream));
                     tokio::spawn(async move {
                         if let Err(error) = connection.await {
