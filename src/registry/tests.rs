@@ -90,15 +90,7 @@ fn slow(bytes: &'static [u8]) -> Body {
         if step == 5 {
             return None;
         }
-        let mut yielded = false;
-        std::future::poll_fn(|cx| {
-            if std::mem::replace(&mut yielded, true) {
-                return std::task::Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            std::task::Poll::Pending
-        })
-        .await;
+        store::contract::yield_now().await;
         let part = if step == 4 { Bytes::from_static(bytes) } else { Bytes::new() };
         Some((Ok::<_, store::BodyError>(part), step + 1))
     }))
