@@ -10,6 +10,7 @@ say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
 work=$(mktemp -d)
+chmod 711 "$work" # mmdebstrap and rootless podman work in it under other user ids
 # shellcheck disable=SC2034 # the sourcing scripts use it
 images=${EYOT_TEST_IMAGES:-$project/target/test-images}
 # The clients keep their credentials and settings here, not in the user's home.

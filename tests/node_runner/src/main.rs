@@ -21,17 +21,11 @@ const CONFIGURATION: &str = "__wasm_bindgen_test_unstable";
 
 fn main() -> Result<ExitCode> {
     let mut args = env::args_os().skip(1);
-    let wasm = PathBuf::from(
-        args.next()
-            .context("usage: node_runner TESTS.wasm [FILTER...]")?,
-    );
+    let wasm = PathBuf::from(args.next().context("usage: node_runner TESTS.wasm [FILTER...]")?);
 
     let mut output = Bindgen::new()
         .nodejs(true)?
-        .input_bytes(
-            MODULE,
-            fs::read(&wasm).with_context(|| wasm.display().to_string())?,
-        )
+        .input_bytes(MODULE, fs::read(&wasm).with_context(|| wasm.display().to_string())?)
         // Assertions in the JavaScript, not debug information.
         .debug(true)
         // The tests are plain exports of the module, which the glue would hide.
@@ -41,26 +35,15 @@ fn main() -> Result<ExitCode> {
         .generate_output()
         .context("wasm-bindgen failed (it also does on a file without any test)")?;
     let elsewhere = output.wasm_mut().customs.remove_raw(CONFIGURATION);
-    ensure!(
-        elsewhere.is_none(),
-        "these tests ask for a browser or an ES module, this runs plain Node only"
-    );
+    ensure!(elsewhere.is_none(), "these tests ask for a browser or an ES module, this runs plain Node only");
 
     // Beside the wasm file, so in Cargo's target folder, with the process's id: two runs at once do not meet.
     let dir = wasm.with_extension(format!("node-{}", process::id()));
     output.emit(&dir).context("writing the bindings")?;
     let harness = dir.join("harness.cjs");
     fs::write(&harness, HARNESS)?;
-    let status = Command::new("node")
-        .arg(&harness)
-        .args(args)
-        .status()
-        .context("node");
+    let status = Command::new("node").arg(&harness).args(args).status().context("node");
     fs::remove_dir_all(&dir)?;
 
-    Ok(if status?.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if status?.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
