@@ -1,5 +1,6 @@
 //! The command line of the native binary.
 
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
@@ -57,7 +58,8 @@ fn run() -> Result<()> {
     let handler = config.open(None)?.handler();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(native::serve(handler, SocketAddr::new(serve.address, serve.port), |address| {
-        println!("listening on http://{address}");
+        // Nobody need be listening to us.
+        let _ = writeln!(std::io::stdout(), "listening on http://{address}");
     }))
 }
 

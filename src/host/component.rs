@@ -85,7 +85,9 @@ fn unusable() -> Response<Body> {
 
 fn receive(request: WasiRequest) -> Result<Request<Body>, ErrorCode> {
     let (head, mut body) = http_from_wasi_request(request)?.into_parts();
-    let length = head.headers.get(http::header::CONTENT_LENGTH);
+    // RFC 9112, section 6.3: a transfer coding overrides a length.
+    let coded = head.headers.contains_key(http::header::TRANSFER_ENCODING);
+    let length = head.headers.get(http::header::CONTENT_LENGTH).filter(|_| !coded);
     let length = length.and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
     let incoming = body.take_unstarted().ok_or(ErrorCode::InternalError(None))?;
     let body = read_body(incoming);
@@ -106,7 +108,11 @@ fn read_body(request: WasiRequest) -> Body {
         let Some((mut reader, trailers)) = state else { return Ok(None) };
         let (result, bytes) = reader.read(Vec::with_capacity(READ_BYTES)).await;
         match result {
-            StreamResult::Complete(_) => Ok(Some((Bytes::from(bytes), Some((reader, trailers))))),
+            StreamResult::Complete(_) => {
+                // A client that sends few bytes at a time must not hold the space for many.
+                let bytes = if bytes.len() < READ_BYTES / 2 { Bytes::copy_from_slice(&bytes) } else { bytes.into() };
+                Ok(Some((bytes, Some((reader, trailers)))))
+            }
             // The stream's end alone does not say whether the body is whole.
             _ => match trailers.await {
                 Ok(_) => Ok(None),

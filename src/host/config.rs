@@ -1,5 +1,6 @@
 //! Settings, the same on every host: environment variables in capitals, Spin variables in lower case.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -178,7 +179,8 @@ impl log::Log for StandardError {
 
     fn log(&self, record: &log::Record) {
         if self.enabled(record.metadata()) {
-            eprintln!("{}: {}", record.level().as_str().to_lowercase(), record.args());
+            // A log that cannot be written must not take the request with it.
+            let _ = writeln!(std::io::stderr(), "{}: {}", record.level().as_str().to_lowercase(), record.args());
         }
     }
 

@@ -21,8 +21,10 @@ use crate::store::Body;
 /// What this host offers.
 pub const OFFER: Offer = Offer { keys: &["files", "memory"], blobs: &["files", "memory", "packed"], data_dir: "data" };
 
-/// How many connections are served at once; more wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 4096;
+/// How many connections are served at once where the system allows as many files; more wait in the kernel's queue.
+const CONNECTIONS_MAX: u64 = 4096;
+/// How many files a connection may need: its own, and those of the stores.
+const FILES_PER_CONNECTION: u64 = 4;
 /// How much of a request's head is read before hyper refuses it; and the most that is read of a body at a time.
 const READ_BUFFER_BYTES_MAX: usize = 512 * 1024;
 /// How long a client may take to send the head of a request.
@@ -42,7 +44,7 @@ pub async fn serve(handler: Handler, address: SocketAddr, ready: impl FnOnce(Soc
     ready(listener.local_addr()?);
 
     let connections = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(connections_max()));
     loop {
         let accept = async {
             let place = places.clone().acquire_owned().await?;
@@ -74,6 +76,15 @@ pub async fn serve(handler: Handler, address: SocketAddr, ready: impl FnOnce(Soc
         log::warn!("requests were cut off: they took longer than {} s to end", STOP_TIMEOUT.as_secs());
     }
     Ok(())
+}
+
+/// As many connections as there can be files for.
+fn connections_max() -> usize {
+    let files = rlimit::increase_nofile_limit(CONNECTIONS_MAX * FILES_PER_CONNECTION).unwrap_or_else(|error| {
+        log::warn!("cannot raise the limit of open files: {error}");
+        rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(256, |(soft, _)| soft)
+    });
+    (files / FILES_PER_CONNECTION).clamp(1, CONNECTIONS_MAX) as usize
 }
 
 fn connection(handler: Handler, stream: TcpStream) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static {

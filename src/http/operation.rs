@@ -236,7 +236,12 @@ impl Query<'_> {
     }
 
     fn page(&self) -> Result<PageRequest, Error> {
-        let count = self.get("n").map(|n| n.parse::<u32>().map_err(|_| Error::BadCount)).transpose()?;
-        Ok(PageRequest { count: count.map(|n| n as usize), last: self.text("last") })
+        let count = match self.get("n") {
+            // One too large for us is over the limit in any case.
+            Some(n) if !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) => Some(n.parse().unwrap_or(usize::MAX)),
+            Some(_) => return Err(Error::BadCount),
+            None => None,
+        };
+        Ok(PageRequest { count, last: self.text("last") })
     }
 }

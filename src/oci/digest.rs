@@ -177,6 +177,14 @@ impl Hasher {
         }
     }
 
+    /// What it computes.
+    pub fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::Sha256(_) => Algorithm::Sha256,
+            Self::Sha512(_) => Algorithm::Sha512,
+        }
+    }
+
     /// Takes in the next bytes of the content.
     pub fn update(&mut self, bytes: &[u8]) {
         match self {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::digest::Digest;
 
@@ -27,13 +27,13 @@ pub struct Descriptor {
     /// Its size in bytes.
     pub size: u64,
     /// Other places that serve the content.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
     /// What kind of artifact a referenced manifest is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
     /// Free annotations.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -58,9 +58,10 @@ pub struct Manifest {
     /// An image's configuration.
     pub config: Option<Descriptor>,
     /// An image's layers.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub layers: Option<Vec<Descriptor>>,
     /// An index's manifests.
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub manifests: Option<Vec<Descriptor>>,
     /// The manifest that this one refers to.
     pub subject: Option<Descriptor>,
@@ -114,11 +115,11 @@ impl Manifest {
         match media_type {
             OCI_IMAGE | DOCKER_IMAGE if self.config.is_none() => return missing("config"),
             OCI_IMAGE | DOCKER_IMAGE if self.layers.is_none() => return missing("layers"),
-            OCI_IMAGE | DOCKER_IMAGE if self.manifests.is_some() => {
+            OCI_IMAGE | DOCKER_IMAGE if self.children().next().is_some() => {
                 return Err(ManifestError(format!("{media_type} has no member manifests")));
             }
             OCI_INDEX | DOCKER_LIST if self.manifests.is_none() => return missing("manifests"),
-            OCI_INDEX | DOCKER_LIST if self.layers.is_some() || self.config.is_some() => {
+            OCI_INDEX | DOCKER_LIST if self.blobs().next().is_some() => {
                 return Err(ManifestError(format!("{media_type} has no members config and layers")));
             }
             OCI_IMAGE | DOCKER_IMAGE | OCI_INDEX | DOCKER_LIST => {}
@@ -156,6 +157,15 @@ impl Manifest {
     pub fn children(&self) -> impl Iterator<Item = &Descriptor> {
         self.manifests.iter().flatten().filter(|descriptor| !descriptor.is_elsewhere())
     }
+}
+
+/// Some clients write `null` for an empty list.
+fn null_is_empty<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Descriptor>>, D::Error> {
+    null_is_default(from).map(Some)
+}
+
+fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 fn without_parameters(media_type: &str) -> &str {
@@ -219,13 +229,20 @@ mod tests {
             (r#"{"schemaVersion":2}"#, OCI_INDEX),
             (r#"{"schemaVersion":1,"manifests":[]}"#, OCI_INDEX),
             (r#"{"schemaVersion":2,"manifests":[{"mediaType":"a/b","digest":"sha256:x","size":1}]}"#, OCI_INDEX),
-            (r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#, OCI_INDEX),
             (r#"{"schemaVersion":2,"manifests":[],"manifests":[]}"#, OCI_INDEX),
         ] {
             assert!(media_type(bytes, Some(content_type)).is_err(), "{bytes}");
         }
         let negative = image("").replace(r#""size":0"#, r#""size":-1"#);
         assert!(media_type(&negative, Some(OCI_IMAGE)).is_err());
+    }
+
+    #[test]
+    fn null_is_an_empty_list() {
+        let config = format!(r#"{{"mediaType":"a/b","digest":"{DIGEST}","size":0,"urls":null,"annotations":null}}"#);
+        let image = format!(r#"{{"schemaVersion":2,"config":{config},"layers":null,"annotations":null}}"#);
+        assert_eq!(media_type(&image, Some(OCI_IMAGE)).unwrap(), OCI_IMAGE);
+        assert_eq!(media_type(r#"{"schemaVersion":2,"manifests":null}"#, None).unwrap(), OCI_INDEX);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use futures_util::stream;
 use super::facts::{self, ManifestFact, RepositoryFact, TagFact};
 use super::limits::CALLS_AT_ONCE_MAX;
 use super::{Error, Registry, Result, layout};
-use crate::oci::{self, Algorithm, Digest, Reference, RepositoryName, Tag};
+use crate::oci::{self, Algorithm, Descriptor, Digest, Reference, RepositoryName, Tag};
 use crate::store::{Body, BodyError, When};
 
 /// A manifest that a repository holds.
@@ -93,17 +93,19 @@ impl Registry {
         let size = bytes.len() as u64;
         let descriptor = manifest.descriptor(&media_type, &digest, size);
         let subject = manifest.subject.map(|subject| subject.digest);
-        let fact = ManifestFact { media_type: media_type.clone(), size, location: None, subject: subject.clone() };
-        self.store_manifest(repository, &digest, fact, bytes).await?;
+        let fact = ManifestFact { media_type: media_type.clone(), size, location: None, subject };
+        self.store_manifest(repository, &descriptor, &fact, &bytes).await?;
         self.note_repository(repository).await?;
-        if let Some(subject) = &subject {
-            self.note_referrer(repository, subject, &descriptor).await?;
-        }
-        let fact = TagFact { digest: digest.clone(), media_type, size, pushed_ms: self.platform.now_ms() };
+        let tag_fact = TagFact { digest: digest.clone(), media_type, size, pushed_ms: self.platform.now_ms() };
         if let Reference::Tag(tag) = reference {
-            self.point_tag(repository, tag, &fact).await?;
+            self.point_tag(repository, tag, &tag_fact).await?;
         }
-        let tags = self.point_tags(repository, tags, &fact).await?;
+        let tags = self.point_tags(repository, tags, &tag_fact).await?;
+        // It may have been deleted since, before the tags were there to be deleted with it.
+        if self.keys.get(&layout::manifest(repository, &digest)).await?.is_none() {
+            self.store_manifest(repository, &descriptor, &fact, &bytes).await?;
+        }
+        let subject = fact.subject;
         Ok(Pushed { digest, subject, tags })
     }
 
@@ -116,19 +118,23 @@ impl Registry {
         match reference {
             Reference::Tag(tag) => {
                 let key = layout::tag(repository, tag);
-                let fact: TagFact = self.load(&key).await?.ok_or_else(unknown)?;
-                self.keys.delete(&key).await?;
-                Ok(self.keys.delete(&layout::tag_of(repository, &fact.digest, tag)).await?)
+                self.keys.get(&key).await?.ok_or_else(unknown)?;
+                // The way back from the digest stays: a push of the same tag may be writing it just now, and where a tag
+                // really points is looked up before it is believed.
+                Ok(self.keys.delete(&key).await?)
             }
             Reference::Digest(digest) => {
                 let key = layout::manifest(repository, digest);
                 let fact: ManifestFact = self.load(&key).await?.ok_or_else(unknown)?;
                 // The tags go first: one that is left behind would lead nowhere.
                 self.delete_tags_of(repository, digest).await?;
+                self.keys.delete(&key).await?;
+                // Those of a push that came in between go too; a push that sees the manifest gone stores it again.
+                self.delete_tags_of(repository, digest).await?;
                 if let Some(subject) = fact.subject {
                     self.keys.delete(&layout::referrer(repository, &subject, digest.as_str())).await?;
                 }
-                Ok(self.keys.delete(&key).await?)
+                Ok(())
             }
         }
     }
@@ -179,17 +185,22 @@ impl Registry {
     async fn store_manifest(
         &self,
         repository: &RepositoryName,
-        digest: &Digest,
-        mut fact: ManifestFact,
-        bytes: Bytes,
+        descriptor: &Descriptor,
+        fact: &ManifestFact,
+        bytes: &Bytes,
     ) -> Result<()> {
-        let mut inline = bytes;
+        let mut fact = fact.clone();
+        let mut inline = bytes.clone();
         if fact.size > self.limits.manifest_inline_bytes_max {
             let stage = self.blobs.append(&self.blobs.stage().await?, std::mem::take(&mut inline).into()).await?;
-            fact.location = Some(self.blobs.commit(&stage, digest).await?);
+            fact.location = Some(self.blobs.commit(&stage, &descriptor.digest).await?);
         }
-        let key = layout::manifest(repository, digest);
-        Ok(self.keys.put(&key, facts::to_line(&key, &fact, &inline)?, When::Always).await?)
+        let key = layout::manifest(repository, &descriptor.digest);
+        self.keys.put(&key, facts::to_line(&key, &fact, &inline)?, When::Always).await?;
+        match &fact.subject {
+            Some(subject) => self.note_referrer(repository, subject, descriptor).await,
+            None => Ok(()),
+        }
     }
 
     async fn note_repository(&self, repository: &RepositoryName) -> Result<()> {
@@ -202,15 +213,10 @@ impl Registry {
     }
 
     async fn point_tag(&self, repository: &RepositoryName, tag: &Tag, fact: &TagFact) -> Result<()> {
-        let key = layout::tag(repository, tag);
-        let before: Option<TagFact> = self.load(&key).await?;
-        // The way back first: a tag that its digest does not know of could not be deleted with it.
+        // The way back first: a tag that its digest does not know of could not be deleted with it. The one from where the tag
+        // pointed before stays, for the same reason: another push may be moving the tag back there.
         self.keys.put(&layout::tag_of(repository, &fact.digest, tag), Bytes::new(), When::Always).await?;
-        self.store(&key, fact, When::Always).await?;
-        if let Some(before) = before.filter(|before| before.digest != fact.digest) {
-            self.keys.delete(&layout::tag_of(repository, &before.digest, tag)).await?;
-        }
-        Ok(())
+        self.store(&layout::tag(repository, tag), fact, When::Always).await
     }
 
     /// Points tags until one fails; it is an error only if none could be done.

@@ -120,20 +120,52 @@ fn of_racing_chunks_one_wins() {
 }
 
 #[test]
-fn a_wrong_digest_leaves_the_upload_as_it_was() {
+fn a_wrong_digest_leaves_the_upload_where_it_stands() {
     block_on(async {
         let (registry, _) = in_memory();
         let repository = name("a");
         let session = registry.begin_upload(&repository, Algorithm::Sha256).await.unwrap().session;
         registry.append_upload(&repository, &session, chunk(b"begin")).await.unwrap();
-        for end in [b"".as_slice(), b"other"] {
-            let wrong = registry.complete_upload(&repository, &session, &digest(b"begin end"), chunk(end)).await;
+        for (end, offset) in [(b"".as_slice(), 5), (b" end", 9)] {
+            let wrong = registry.complete_upload(&repository, &session, &digest(b"other"), chunk(end)).await;
             assert!(matches!(wrong, Err(Error::DigestInvalid(_))), "{wrong:?}");
-            assert_eq!(registry.upload_status(&repository, &session).await.unwrap().offset, 5);
+            assert_eq!(registry.upload_status(&repository, &session).await.unwrap().offset, offset);
         }
-        registry.complete_upload(&repository, &session, &digest(b"begin end"), chunk(b" end")).await.unwrap();
+        registry.complete_upload(&repository, &session, &digest(b"begin end"), chunk(b"")).await.unwrap();
         assert_eq!(read(&registry, &repository, &digest(b"begin end")).await.unwrap(), "begin end");
         assert_eq!(registry.upload_status(&repository, &session).await, Err(Error::UploadUnknown));
+    });
+}
+
+/// The client names sha512 only after chunks that were hashed with sha256.
+#[test]
+fn a_late_algorithm_is_checked_all_the_same() {
+    block_on(async {
+        let (registry, _) = in_memory();
+        let repository = name("a");
+        for (named, expected) in [(b"content", true), (b"another", false)] {
+            let session = registry.begin_upload(&repository, Algorithm::Sha256).await.unwrap().session;
+            registry.append_upload(&repository, &session, chunk(b"content")).await.unwrap();
+            let late = Algorithm::Sha512.digest(named);
+            let result = registry.complete_upload(&repository, &session, &late, chunk(b"")).await;
+            assert_eq!(result.is_ok(), expected, "{result:?}");
+            assert_eq!(registry.blob(&repository, &late).await.is_ok(), expected);
+            assert_eq!(registry.upload_status(&repository, &session).await, Err(Error::UploadUnknown));
+        }
+    });
+}
+
+/// Bytes that were lost come back with the next push of them.
+#[test]
+fn a_push_brings_lost_content_back() {
+    block_on(async {
+        let (registry, _) = in_memory();
+        let (first, second) = (name("a"), name("b"));
+        registry.push_blob(&first, &digest(b"layer"), Bytes::from_static(b"layer").into()).await.unwrap();
+        let location = registry.blob(&first, &digest(b"layer")).await.unwrap().fact.location;
+        registry.blobs.delete(&location).await.unwrap();
+        registry.push_blob(&second, &digest(b"layer"), Bytes::from_static(b"layer").into()).await.unwrap();
+        assert_eq!(read(&registry, &second, &digest(b"layer")).await.unwrap(), "layer");
     });
 }
 
@@ -183,7 +215,7 @@ fn a_deleted_manifest_takes_its_tags_and_no_other() {
         assert_eq!(tags.entries, ["moved"]);
         let kept = registry.manifest(&name("a/b"), &Reference::Digest(digest(INDEX))).await;
         assert_eq!(kept.unwrap().size, INDEX.len() as u64);
-        // Nothing is left of the deleted ones, the ways back from a digest to its tags included.
+        // Nothing is left of the ways back from the digest to its tags.
         let of_deleted = layout::tags_of(&repository, &digest(INDEX));
         assert_eq!(registry.keys.list(&of_deleted, None, 10).await, Ok(vec![]));
     });

@@ -124,30 +124,15 @@ impl Registry {
     pub async fn append_upload(&self, repository: &RepositoryName, id: &SessionId, chunk: Chunk) -> Result<Status> {
         let session = self.session(repository, id).await?;
         let hasher = session.hasher()?;
-        let staged = self.take_chunk(&session, hasher, chunk).await?;
-        let fact = UploadFact {
-            stage: staged.stage,
-            hasher: staged.hasher.state(),
-            offset: staged.size,
-            revision: session.fact.revision + 1,
-            begun_ms: session.fact.begun_ms,
-            changed_ms: self.platform.now_ms(),
-        };
-        match self.store(&session.key, &fact, When::Unchanged(session.version)).await {
-            Ok(()) => Ok(Status { session: session.id, offset: fact.offset }),
-            Err(Error::Store(store::Error::Conflict(_))) => {
-                let now = self.session(repository, id).await?;
-                Err(now.out_of_order())
-            }
-            Err(error) => Err(error),
-        }
+        let session = self.add_chunk(repository, session, hasher, chunk).await?;
+        Ok(session.status())
     }
 
     /// Ends an upload with its last bytes, if `chunk` has any: the content must hash to `digest`.
     ///
     /// # Errors
-    /// [`Error::DigestInvalid`] when it does not; the upload stands where it stood then. Otherwise as
-    /// [`Registry::append_upload`].
+    /// [`Error::DigestInvalid`] when it does not; the upload stands behind the last bytes then. Only when `digest` is of another
+    /// algorithm than the upload began with is it over. Otherwise as [`Registry::append_upload`].
     pub async fn complete_upload(
         &self,
         repository: &RepositoryName,
@@ -155,16 +140,25 @@ impl Registry {
         digest: &Digest,
         chunk: Chunk,
     ) -> Result<()> {
-        let session = self.session(repository, id).await?;
+        let mut session = self.session(repository, id).await?;
         // Before the first byte any algorithm will do.
-        let hasher = if session.fact.offset == 0 { Hasher::new(digest.algorithm()) } else { session.hasher()? };
-        let staged = if chunk.range.is_none() && chunk.body.length() == Some(0) {
-            Staged { stage: session.fact.stage.clone(), hasher, size: session.fact.offset }
-        } else {
-            self.take_chunk(&session, hasher, chunk).await?
-        };
-        self.admit(repository, digest, staged).await?;
-        Ok(self.keys.delete(&session.key).await?)
+        let mut hasher = if session.fact.offset == 0 { Hasher::new(digest.algorithm()) } else { session.hasher()? };
+        if chunk.range.is_some() || chunk.body.length() != Some(0) {
+            // Written down before anything else: what follows may be cut off, and is then done again from here.
+            session = self.add_chunk(repository, session, hasher, chunk).await?;
+            hasher = session.hasher()?;
+        }
+        let is_other_algorithm = hasher.algorithm() != digest.algorithm();
+        let staged = Staged { stage: session.fact.stage.clone(), hasher, size: session.fact.offset };
+        match self.admit(repository, digest, staged).await {
+            // The content was committed to be read; there is nothing left to go on with.
+            Err(error @ Error::DigestInvalid(_)) if is_other_algorithm => {
+                self.end(&session).await?;
+                Err(error)
+            }
+            Err(error) => Err(error),
+            Ok(()) => Ok(self.keys.delete(&session.key).await?),
+        }
     }
 
     /// Takes in a whole blob in one request, without a session.
@@ -174,7 +168,13 @@ impl Registry {
     pub async fn push_blob(&self, repository: &RepositoryName, digest: &Digest, body: Body) -> Result<()> {
         let stage = self.blobs.stage().await?;
         let staged = self.take_body(&stage, Hasher::new(digest.algorithm()), 0, None, body).await?;
-        self.admit(repository, digest, staged).await
+        let stage = staged.stage.clone();
+        let admitted = self.admit(repository, digest, staged).await;
+        if admitted.is_err() {
+            // There is no session by which it could be gone on with.
+            self.blobs.discard(&stage).await?;
+        }
+        admitted
     }
 
     /// Ends an upload without a blob.
@@ -205,14 +205,37 @@ impl Registry {
         Ok(self.blobs.discard(&session.fact.stage).await?)
     }
 
-    async fn take_chunk(&self, session: &Session, hasher: Hasher, chunk: Chunk) -> Result<Staged> {
+    /// Adds a chunk to a session and writes down where it stands then.
+    async fn add_chunk(
+        &self,
+        repository: &RepositoryName,
+        session: Session,
+        hasher: Hasher,
+        chunk: Chunk,
+    ) -> Result<Session> {
         let offset = session.fact.offset;
         let declared = match &chunk.range {
             Some(range) if range.start != offset => return Err(session.out_of_order()),
             Some(range) => Some(range.end - range.start),
             None => None,
         };
-        self.take_body(&session.fact.stage, hasher, offset, declared, chunk.body).await
+        let staged = self.take_body(&session.fact.stage, hasher, offset, declared, chunk.body).await?;
+        let fact = UploadFact {
+            stage: staged.stage,
+            hasher: staged.hasher.state(),
+            offset: staged.size,
+            revision: session.fact.revision + 1,
+            begun_ms: session.fact.begun_ms,
+            changed_ms: self.platform.now_ms(),
+        };
+        match self.store(&session.key, &fact, When::Unchanged(session.version.clone())).await {
+            Ok(()) => Ok(Session { fact, ..session }),
+            // Another request was faster.
+            Err(Error::Store(store::Error::Conflict(_))) => {
+                Err(self.session(repository, &session.id).await?.out_of_order())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn take_body(
@@ -248,13 +271,29 @@ impl Registry {
         }
         let known: Option<BlobFact> = self.load(&layout::content(digest)).await?;
         let fact = match known.filter(|known| known.size == size && computed == *digest) {
-            Some(known) => {
+            Some(known) if self.is_readable(&known).await? => {
                 self.blobs.discard(&stage).await?;
                 known
             }
-            None => self.commit(&stage, digest, &computed, size).await?,
+            _ => self.commit(&stage, digest, &computed, size).await?,
         };
         self.store(&layout::blob(repository, digest), &fact, When::Always).await
+    }
+
+    /// Whether known content is still where it should be. A push is what can bring it back.
+    async fn is_readable(&self, fact: &BlobFact) -> Result<bool> {
+        if fact.size == 0 {
+            return Ok(true);
+        }
+        let last = match self.blobs.read(&fact.location, fact.size - 1..fact.size).await {
+            Ok(mut body) => body.next().await.transpose().map_err(store::Error::from),
+            Err(error) => Err(error),
+        };
+        match last {
+            Ok(byte) => Ok(byte.is_some()),
+            Err(store::Error::Corrupt(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn commit(&self, stage: &Stage, digest: &Digest, computed: &Digest, size: u64) -> Result<BlobFact> {

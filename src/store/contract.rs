@@ -365,10 +365,10 @@ pub(crate) async fn any_number_of_appends_is_one_content(store: Arc<dyn BlobStor
         stage = store.append(&stage, rest.split_to(size).into()).await.unwrap();
     }
     commit_and_read(&store, &stage, &bytes).await.unwrap();
-    // So many that a list of them must be put aside.
-    let bytes = content(4, 1100 * 600);
+    // So many, and none too small to be kept on its own, that lists of them must be put aside more than once.
+    let bytes = content(4, 17_000 * 700);
     let mut stage = store.stage().await.unwrap();
-    for piece in bytes.chunks(1100) {
+    for piece in bytes.chunks(17_000) {
         stage = store.append(&stage, Bytes::copy_from_slice(piece).into()).await.unwrap();
         assert!(stage.0.len() < 100_000, "a stage stays small");
     }

@@ -22,6 +22,8 @@ use crate::store::{BlobStore, Body, Error, Location, Platform, Result, Stage};
 /// How many bytes are read, or gathered and written, at a time.
 const BUFFER_BYTES: usize = 256 * 1024;
 
+/// How many pieces of a body are gathered at most, however small they are.
+const PIECES_MAX: usize = 1024;
 /// How often a stage's file is looked for under its own name and under that of who took it.
 const TAKE_TRIES_MAX: usize = 8;
 
@@ -102,7 +104,8 @@ impl BlobStore for FileBlobStore {
         };
         let folder = self.folder.clone();
         unblock(move || {
-            place_in_folder(&target, |target| fs::rename(&taken.path, target))?;
+            let placed = place_in_folder(&target, |target| fs::rename(&taken.path, target));
+            absent_is_none(placed)?.ok_or_else(gone)?;
             folder.remove_family(&stage.family);
             Ok(location)
         })
@@ -213,23 +216,28 @@ impl Folder {
     fn take_or_copy(&self, family: &Path, path: &Path, stage: &FileStage) -> Result<File> {
         for _ in 0..TAKE_TRIES_MAX {
             if absent_is_none(fs::rename(family.join(&stage.file), path))?.is_some() {
-                return Ok(File::options().write(true).open(path)?);
+                // Only a discard can take it away again.
+                return absent_is_none(File::options().write(true).open(path))?.ok_or_else(gone);
             }
             // If there is none it may be on its way back under its old name.
             if let Some(source) = self.taken_over(family, stage)? {
-                let mut copy = File::options().write(true).create_new(true).open(path)?;
+                let copy = File::options().write(true).create_new(true).open(path);
+                let mut copy = absent_is_none(copy)?.ok_or_else(gone)?;
                 io::copy(&mut source.take(stage.length), &mut copy)?;
+                // A commit renames it as it is.
+                copy.sync_data()?;
                 return Ok(copy);
             }
         }
-        Err(Error::Conflict("the stage is gone".into()))
+        Err(gone())
     }
 
     /// The file of an append that took this stage's file before us.
     fn taken_over(&self, family: &Path, stage: &FileStage) -> Result<Option<File>> {
         let suffix = format!("~{}", stage.token());
         for entry in absent_is_none(fs::read_dir(family))?.into_iter().flatten() {
-            let name = entry?.file_name();
+            let Some(entry) = absent_is_none(entry)? else { continue };
+            let name = entry.file_name();
             if !name.to_str().is_some_and(|name| name.ends_with(&suffix)) {
                 continue;
             }
@@ -279,7 +287,8 @@ async fn fill(taken: Taken, mut body: Body, start: u64) -> Result<u64> {
             gathered_bytes += data.len();
             gathered.push(data);
         }
-        if gathered_bytes >= BUFFER_BYTES || (at_end && gathered_bytes > 0) {
+        let full = gathered_bytes >= BUFFER_BYTES || gathered.len() >= PIECES_MAX;
+        if full || (at_end && gathered_bytes > 0) {
             let (pieces, offset) = (std::mem::take(&mut gathered), length);
             length += std::mem::take(&mut gathered_bytes) as u64;
             file = unblock(move || write_pieces(file, offset, &pieces)).await?;
@@ -292,10 +301,15 @@ async fn fill(taken: Taken, mut body: Body, start: u64) -> Result<u64> {
         file.sync_data()?;
         // The name must outlive a crash as well: it is what the stage says.
         let family = path.parent().unwrap_or(Path::new("."));
-        sync_folder(family)?;
+        absent_is_none(sync_folder(family))?.ok_or_else(gone)?;
         Ok(length)
     })
     .await
+}
+
+/// The stage was discarded, or committed by another request.
+fn gone() -> Error {
+    Error::Conflict("the stage is gone".into())
 }
 
 fn write_pieces(mut file: File, offset: u64, pieces: &[Bytes]) -> io::Result<File> {

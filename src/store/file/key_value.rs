@@ -55,6 +55,10 @@ impl FileKeyValue {
         create_folder(&this.tmp)?;
         #[cfg(not(target_family = "wasm"))]
         create_folder(&this.locks)?;
+        // Better to hear of a folder that cannot be written now than with the first push.
+        let trial = this.tmp.join(platform.uuid());
+        write_synced(&trial, &[])?;
+        fs::remove_file(trial)?;
         Ok(Self { folder: this, platform })
     }
 }
@@ -63,7 +67,13 @@ impl FileKeyValue {
 impl KeyValue for FileKeyValue {
     async fn get(&self, key: &str) -> Result<Option<Entry>> {
         let file = path::file_of(&self.folder.keys, key);
-        let Some(bytes) = unblock(move || absent_is_none(fs::read(file))).await? else { return Ok(None) };
+        let keys = self.folder.keys.clone();
+        let read = move || match absent_is_none(fs::read(file))? {
+            // A folder that is gone says nothing about what was in it.
+            None => fs::metadata(keys).map(|_| None),
+            read => Ok(read),
+        };
+        let Some(bytes) = unblock(read).await? else { return Ok(None) };
         let bytes = Bytes::from(bytes);
         let version = bytes.get(..VERSION_BYTES).and_then(|version| std::str::from_utf8(version).ok());
         match version {
@@ -90,6 +100,7 @@ impl KeyValue for FileKeyValue {
         let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
         unblock(move || {
             let mut listing = Listing { prefix: &prefix, after: after.as_deref(), limit, found: Vec::new() };
+            fs::metadata(&keys)?;
             let (base, _) = path::split(&prefix);
             listing.walk(&path::folder_of(&keys, base), base)?;
             Ok(listing.found)
@@ -119,7 +130,7 @@ impl Folder {
                     Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                         return Err(Error::Conflict(key.to_owned()));
                     }
-                    Err(error) if error.kind() == ErrorKind::Unsupported => {
+                    Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
                         return Err(Error::Unsupported("this file system has no hard links"));
                     }
                     result => result?,
@@ -243,10 +254,11 @@ impl Listing<'_> {
         };
         let Some(entries) = absent_is_none(fs::read_dir(folder))? else { return Ok(leads) };
         for entry in entries {
-            let entry = entry?;
+            // What others remove meanwhile is not there.
+            let Some(entry) = absent_is_none(entry)? else { continue };
+            let Some(kind) = absent_is_none(entry.file_type())? else { continue };
             let name = entry.file_name();
-            let part = name.to_str().map(|name| Ok::<_, io::Error>(path::part_of(name, entry.file_type()?.is_dir())));
-            match part.transpose()?.flatten() {
+            match name.to_str().and_then(|name| path::part_of(name, kind.is_dir())) {
                 Some(Part::Leaf(name)) => add(format!("{base}{name}"), Lead::Key),
                 Some(Part::Folder(name)) => {
                     for (separator, below) in path::below(folder, &name) {

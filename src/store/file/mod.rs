@@ -59,19 +59,25 @@ fn create_folder(folder: &Path) -> io::Result<()> {
         },
         Err(error) => return Err(error),
     }
-    folder.parent().map_or(Ok(()), sync_folder)
+    match folder.parent() {
+        // The folder of a name without one is where the process is.
+        Some(parent) if parent.as_os_str().is_empty() => sync_folder(Path::new(".")),
+        Some(parent) => sync_folder(parent),
+        None => Ok(()),
+    }
 }
 
 /// Puts a name into a folder with `place`, making the folder first where it is missing, and makes the name durable.
 fn place_in_folder(target: &Path, mut place: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
     let folder = target.parent().unwrap_or(Path::new("."));
-    for _ in 0..VANISHED_FOLDER_TRIES_MAX {
+    let mut tries = 0..VANISHED_FOLDER_TRIES_MAX;
+    loop {
         match place(target) {
-            Err(error) if error.kind() == ErrorKind::NotFound => create_folder(folder)?,
+            // The folder may be missing, or may have been until just now, or it is what is to be placed that is not there.
+            Err(error) if error.kind() == ErrorKind::NotFound && tries.next().is_some() => create_folder(folder)?,
             result => return result.and_then(|()| sync_folder(folder)),
         }
     }
-    Err(io::Error::other("the folder vanishes again and again"))
 }
 
 /// What a missing file means where it is no error.
