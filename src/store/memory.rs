@@ -78,6 +78,8 @@ pub struct MemoryBlobStore {
 struct Piece {
     before: Option<Arc<Piece>>,
     bytes: Vec<Bytes>,
+    /// Of all pieces up to this one.
+    length: usize,
 }
 
 /// A long chain would be dropped by recursion, a stack frame a piece.
@@ -90,6 +92,12 @@ impl Drop for Piece {
     }
 }
 
+/// A stage's family, fork and length.
+fn parts(stage: &Stage) -> [&str; 3] {
+    let mut parts = stage.0.split('/');
+    [(); 3].map(|()| parts.next().unwrap_or_default())
+}
+
 impl MemoryBlobStore {
     /// An empty store.
     pub fn new(platform: Arc<dyn Platform>) -> Self {
@@ -98,7 +106,7 @@ impl MemoryBlobStore {
 
     fn find(&self, stage: &Stage) -> Result<(String, Arc<Piece>)> {
         let gone = || Error::Conflict("the stage is gone".into());
-        let (family, fork) = stage.0.split_once('/').ok_or_else(gone)?;
+        let [family, fork, _] = parts(stage);
         let stages = lock(&self.stages);
         let piece = stages.get(family).and_then(|forks| forks.get(fork)).ok_or_else(gone)?;
         Ok((family.to_owned(), piece.clone()))
@@ -109,9 +117,9 @@ impl MemoryBlobStore {
 impl BlobStore for MemoryBlobStore {
     async fn stage(&self) -> Result<Stage> {
         let family = self.platform.uuid();
-        let nothing = Arc::new(Piece { before: None, bytes: Vec::new() });
+        let nothing = Arc::new(Piece { before: None, bytes: Vec::new(), length: 0 });
         lock(&self.stages).insert(family.clone(), HashMap::from([("0".to_owned(), nothing)]));
-        Ok(Stage(format!("{family}/0")))
+        Ok(Stage(format!("{family}/0/0")))
     }
 
     async fn append(&self, stage: &Stage, mut body: Body) -> Result<Stage> {
@@ -121,15 +129,25 @@ impl BlobStore for MemoryBlobStore {
             bytes.push(data?);
         }
         let fork = self.platform.uuid();
+        let length = before.length + bytes.iter().map(Bytes::len).sum::<usize>();
         match lock(&self.stages).get_mut(&family) {
-            Some(forks) => forks.insert(fork.clone(), Arc::new(Piece { before: Some(before), bytes })),
+            Some(forks) => forks.insert(fork.clone(), Arc::new(Piece { before: Some(before), bytes, length })),
             None => return Err(Error::Conflict("the stage is gone".into())),
         };
-        Ok(Stage(format!("{family}/{fork}")))
+        Ok(Stage(format!("{family}/{fork}/{length}")))
     }
 
     async fn commit(&self, stage: &Stage, digest: &Digest) -> Result<Location> {
-        let (family, last) = self.find(stage)?;
+        let (family, last) = match self.find(stage) {
+            Ok(found) => found,
+            Err(gone) => {
+                // The answer to an earlier commit may have been lost.
+                let blobs = lock(&self.blobs);
+                let length = blobs.get(digest.as_str()).map(|pieces| pieces.iter().map(Bytes::len).sum::<usize>());
+                let is_it = length.is_some_and(|length| length.to_string() == parts(stage)[2]);
+                return if is_it { Ok(Location(digest.to_string())) } else { Err(gone) };
+            }
+        };
         let mut pieces = Vec::new();
         let mut piece = Some(&last);
         while let Some(this) = piece {
@@ -143,9 +161,7 @@ impl BlobStore for MemoryBlobStore {
     }
 
     async fn discard(&self, stage: &Stage) -> Result<()> {
-        if let Some((family, _)) = stage.0.split_once('/') {
-            lock(&self.stages).remove(family);
-        }
+        lock(&self.stages).remove(parts(stage)[0]);
         Ok(())
     }
 

@@ -1,0 +1,279 @@
+//! A crash between any two storage calls, before or after the call has done its work: whatever is visible afterwards is whole,
+//! and the client's next try succeeds.
+#![cfg(not(target_family = "wasm"))]
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use eyot::oci::{Algorithm, Digest};
+use eyot::registry::Limits;
+use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
+use eyot::store::{BlobStore, Entry, Error, KeyValue, Location, Platform, Stage, SystemPlatform, When};
+use eyot::{Body, Handler, Registry};
+use http::{Method, Request, Response, StatusCode};
+use serde_json::{Value, json};
+
+const OCI_IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
+const SECRET: &str = "the plug was pulled";
+
+/// Counts down to the crash; from then on every call fails, as the process is gone.
+struct Fuse {
+    calls_left: AtomicI64,
+    /// Whether the last call does its work before the crash, so that only its answer is lost.
+    works: bool,
+}
+
+enum Spark {
+    Fine,
+    DoAndFail,
+    Fail,
+}
+
+impl Fuse {
+    fn spark(&self) -> Spark {
+        match self.calls_left.fetch_sub(1, Ordering::Relaxed) {
+            1.. => Spark::Fine,
+            0 if self.works => Spark::DoAndFail,
+            _ => Spark::Fail,
+        }
+    }
+}
+
+/// A store behind a fuse.
+struct Fused<S: ?Sized> {
+    fuse: Arc<Fuse>,
+    inner: Arc<S>,
+}
+
+macro_rules! fused {
+    ($self:ident, $call:expr) => {
+        match $self.fuse.spark() {
+            Spark::Fine => $call.await,
+            Spark::DoAndFail => {
+                let _ = $call.await;
+                Err(Error::Unavailable(SECRET.into()))
+            }
+            Spark::Fail => Err(Error::Unavailable(SECRET.into())),
+        }
+    };
+}
+
+#[async_trait]
+impl KeyValue for Fused<dyn KeyValue> {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
+        fused!(self, self.inner.get(key))
+    }
+
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<(), Error> {
+        fused!(self, self.inner.put(key, value, when))
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), Error> {
+        fused!(self, self.inner.delete(key))
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, Error> {
+        fused!(self, self.inner.list(prefix, after, limit))
+    }
+}
+
+#[async_trait]
+impl BlobStore for Fused<dyn BlobStore> {
+    async fn stage(&self) -> Result<Stage, Error> {
+        fused!(self, self.inner.stage())
+    }
+
+    async fn append(&self, stage: &Stage, body: Body) -> Result<Stage, Error> {
+        fused!(self, self.inner.append(stage, body))
+    }
+
+    async fn commit(&self, stage: &Stage, digest: &Digest) -> Result<Location, Error> {
+        fused!(self, self.inner.commit(stage, digest))
+    }
+
+    async fn discard(&self, stage: &Stage) -> Result<(), Error> {
+        fused!(self, self.inner.discard(stage))
+    }
+
+    async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body, Error> {
+        fused!(self, self.inner.read(location, range))
+    }
+
+    async fn delete(&self, location: &Location) -> Result<(), Error> {
+        fused!(self, self.inner.delete(location))
+    }
+}
+
+struct World {
+    keys: Arc<dyn KeyValue>,
+    blobs: Arc<dyn BlobStore>,
+}
+
+impl World {
+    fn new() -> Self {
+        let blobs = Arc::new(MemoryBlobStore::new(Arc::new(SystemPlatform)));
+        Self { keys: Arc::new(MemoryKeyValue::default()), blobs }
+    }
+
+    /// A process that crashes at its storage call number `at`, if that is one.
+    fn process(&self, at: Option<i64>, works: bool) -> Client {
+        let fuse = Arc::new(Fuse { calls_left: AtomicI64::new(at.unwrap_or(i64::MAX)), works });
+        let platform: Arc<dyn Platform> = Arc::new(SystemPlatform);
+        let keys = Arc::new(Fused { fuse: fuse.clone(), inner: self.keys.clone() });
+        let blobs = Arc::new(Fused { fuse: fuse.clone(), inner: self.blobs.clone() });
+        // Small manifests go both ways, so that the calls of large ones are among those that fail.
+        let limits = Limits { manifest_inline_bytes_max: 500, ..Limits::default() };
+        Client { handler: Handler::new(Registry::new(keys, blobs, platform, limits)), fuse }
+    }
+}
+
+struct Client {
+    handler: Handler,
+    fuse: Arc<Fuse>,
+}
+
+struct Reply {
+    status: StatusCode,
+    location: String,
+    range: String,
+    body: Bytes,
+}
+
+impl Client {
+    fn send(&self, method: Method, uri: &str, body: &[u8]) -> Reply {
+        let request = Request::builder().method(method).uri(uri).header("content-type", OCI_IMAGE);
+        let response = futures_executor::block_on(self.handler.handle(request.body(body.to_vec().into()).unwrap()));
+        let header = |response: &Response<Body>, name| {
+            let value = response.headers().get(name);
+            value.map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
+        };
+        let (location, range, status) = (header(&response, "location"), header(&response, "range"), response.status());
+        let body = futures_executor::block_on(response.into_body().collect_up_to(1 << 20)).unwrap();
+        if status.is_server_error() {
+            let text = std::str::from_utf8(&body).unwrap();
+            assert!(text.contains("UNKNOWN") && !text.contains(SECRET), "{text}");
+        }
+        Reply { status, location, range, body }
+    }
+
+    fn has_crashed(&self) -> bool {
+        self.fuse.calls_left.load(Ordering::Relaxed) < 0
+    }
+}
+
+fn digest(bytes: &[u8]) -> Digest {
+    Algorithm::Sha256.digest(bytes)
+}
+
+fn image(layer: &[u8], subject: Option<&[u8]>) -> Vec<u8> {
+    let of = |media_type: &str, bytes: &[u8]| json!({ "mediaType": media_type, "digest": digest(bytes), "size": bytes.len() });
+    let blob = of("application/vnd.oci.image.layer.v1.tar", layer);
+    let mut manifest = json!({ "schemaVersion": 2, "mediaType": OCI_IMAGE, "config": blob, "layers": [blob] });
+    if let Some(subject) = subject {
+        manifest["subject"] = of(OCI_IMAGE, subject);
+        manifest["annotations"] = json!({ "padding": "x".repeat(300) });
+    }
+    manifest.to_string().into_bytes()
+}
+
+const CHUNKS: [&[u8]; 3] = [b"one ", b"two ", b"three"];
+
+/// What a client does; it gives up at the first answer that is not the one expected. The session's location, when there is
+/// one, goes into `session`.
+fn push_and_delete(client: &Client, session: &mut String) -> Option<()> {
+    let layer = CHUNKS.concat();
+    let expect = |reply: Reply, status| (reply.status == status).then_some(reply);
+    let begun = expect(client.send(Method::POST, "/v2/a/blobs/uploads/", b""), StatusCode::ACCEPTED)?;
+    session.clone_from(&begun.location);
+    for chunk in &CHUNKS[..2] {
+        expect(client.send(Method::PATCH, &begun.location, chunk), StatusCode::ACCEPTED)?;
+    }
+    let end = format!("{}?digest={}", begun.location, digest(&layer));
+    expect(client.send(Method::PUT, &end, CHUNKS[2]), StatusCode::CREATED)?;
+    session.clear();
+    let single = format!("/v2/a/blobs/uploads/?digest={}", digest(b"single"));
+    expect(client.send(Method::POST, &single, b"single"), StatusCode::CREATED)?;
+
+    let (old, new) = (image(&layer, None), image(b"single", Some(&image(&layer, None))));
+    expect(client.send(Method::PUT, "/v2/a/manifests/v1", &old), StatusCode::CREATED)?;
+    expect(client.send(Method::PUT, "/v2/a/manifests/v2", &old), StatusCode::CREATED)?;
+    let tagged = format!("/v2/a/manifests/{}?tag=v1&tag=v3", digest(&new));
+    expect(client.send(Method::PUT, &tagged, &new), StatusCode::CREATED)?;
+    expect(client.send(Method::DELETE, &format!("/v2/a/manifests/{}", digest(&old)), b""), StatusCode::ACCEPTED)?;
+    expect(client.send(Method::DELETE, "/v2/a/manifests/v3", b""), StatusCode::ACCEPTED)?;
+    Some(())
+}
+
+fn read_json(client: &Client, uri: &str) -> Option<Value> {
+    let reply = client.send(Method::GET, uri, b"");
+    assert!(reply.status == StatusCode::OK || reply.status == StatusCode::NOT_FOUND, "GET {uri}: {}", reply.status);
+    (reply.status == StatusCode::OK).then(|| serde_json::from_slice(&reply.body).unwrap())
+}
+
+/// Whatever is listed can be pulled whole.
+fn check(client: &Client) {
+    let tags = read_json(client, "/v2/a/tags/list").map(|list| list["tags"].clone());
+    let subject = digest(&image(&CHUNKS.concat(), None));
+    let referrers = read_json(client, &format!("/v2/a/referrers/{subject}")).unwrap()["manifests"].clone();
+    let references = tags.iter().flat_map(|tags| tags.as_array().unwrap()).cloned();
+    let references = references.chain(referrers.as_array().unwrap().iter().map(|referrer| referrer["digest"].clone()));
+    for reference in references {
+        let uri = format!("/v2/a/manifests/{}", reference.as_str().unwrap());
+        let manifest = read_json(client, &uri).unwrap_or_else(|| panic!("{reference} is listed and leads nowhere"));
+        for layer in manifest["layers"].as_array().unwrap() {
+            let named: Digest = layer["digest"].as_str().unwrap().parse().unwrap();
+            let blob = client.send(Method::GET, &format!("/v2/a/blobs/{named}"), b"");
+            assert_eq!((blob.status, digest(&blob.body)), (StatusCode::OK, named));
+        }
+    }
+}
+
+/// A session that says where it stands can be gone on with from there.
+fn resume(client: &Client, session: &str) {
+    if session.is_empty() {
+        return;
+    }
+    let status = client.send(Method::GET, session, b"");
+    if status.status == StatusCode::NOT_FOUND {
+        return;
+    }
+    let last: usize = status.range.strip_prefix("0-").unwrap().parse().unwrap();
+    let layer = CHUNKS.concat();
+    // `0-0` says one byte or none; no chunk here is a single byte.
+    let offset = if last == 0 { 0 } else { last + 1 };
+    let end = format!("{session}?digest={}", digest(&layer));
+    let completed = client.send(Method::PUT, &end, &layer[offset..]);
+    assert_eq!(completed.status, StatusCode::CREATED, "{}", String::from_utf8_lossy(&completed.body));
+    let blob = client.send(Method::GET, &format!("/v2/a/blobs/{}", digest(&layer)), b"");
+    assert_eq!(blob.body, layer);
+}
+
+#[test]
+fn a_crash_at_any_storage_call_leaves_nothing_half() {
+    let mut crashes = 0;
+    for works in [false, true] {
+        for at in 0.. {
+            let world = World::new();
+            let mut session = String::new();
+            let dying = world.process(Some(at), works);
+            let done = push_and_delete(&dying, &mut session);
+            if !dying.has_crashed() {
+                assert!(done.is_some(), "without a crash all goes well");
+                break;
+            }
+            crashes += 1;
+            let next = world.process(None, false);
+            check(&next);
+            resume(&next, &session);
+            push_and_delete(&next, &mut String::new()).unwrap_or_else(|| panic!("the next try fails, crash at {at}"));
+            check(&next);
+            let tags = read_json(&next, "/v2/a/tags/list").unwrap();
+            assert_eq!(tags["tags"], json!(["v1"]), "crash at {at}");
+        }
+    }
+    println!("{crashes} crashes");
+    assert!(crashes > 80, "only {crashes} crashes");
+}
