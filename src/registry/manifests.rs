@@ -235,24 +235,25 @@ impl Registry {
         Ok(pointed)
     }
 
+    /// Removes the tags that point to a digest. The ways back to them stay, as garbage: a push may be writing one just now.
     async fn delete_tags_of(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
         let prefix = layout::tags_of(repository, digest);
+        let mut last: Option<String> = None;
         loop {
-            let keys = self.keys.list(&prefix, None, self.limits.page_entries_max).await?;
+            let keys = self.keys.list(&prefix, last.as_deref(), self.limits.page_entries_max).await?;
             for key in &keys {
-                if let Ok(tag) = key[prefix.len()..].parse() {
-                    let tag_key = layout::tag(repository, &tag);
-                    // It may point elsewhere by now.
-                    let fact: Option<TagFact> = self.load(&tag_key).await?;
-                    if fact.is_some_and(|fact| fact.digest == *digest) {
-                        self.keys.delete(&tag_key).await?;
-                    }
+                let Ok(tag) = key[prefix.len()..].parse() else { continue };
+                let tag_key = layout::tag(repository, &tag);
+                // It may point elsewhere by now.
+                let fact: Option<TagFact> = self.load(&tag_key).await?;
+                if fact.is_some_and(|fact| fact.digest == *digest) {
+                    self.keys.delete(&tag_key).await?;
                 }
-                self.keys.delete(key).await?;
             }
             if keys.len() < self.limits.page_entries_max {
                 return Ok(());
             }
+            last = keys.last().cloned();
         }
     }
 }
