@@ -236,7 +236,8 @@ impl Folder {
     fn taken_over(&self, family: &Path, stage: &FileStage) -> Result<Option<File>> {
         let suffix = format!("~{}", stage.token());
         for entry in absent_is_none(fs::read_dir(family))?.into_iter().flatten() {
-            let Some(entry) = absent_is_none(entry)? else { continue };
+            // Somebody else is at it just now; the caller looks again.
+            let Some(entry) = absent_is_none(entry)? else { return Ok(None) };
             let name = entry.file_name();
             if !name.to_str().is_some_and(|name| name.ends_with(&suffix)) {
                 continue;

@@ -17,6 +17,8 @@ use crate::store::{Entry, Error, KeyValue, Platform, Result, Version, When};
 const VERSION_BYTES: usize = 36;
 /// How many names of one folder are held in memory at once while it is listed.
 const NAMES_HELD_MAX: usize = 4096;
+/// How often the reading of a folder is begun anew when it breaks off because others remove entries.
+const LISTING_TRIES_MAX: usize = 100;
 /// How many files the locks of all keys are spread over.
 #[cfg(not(target_family = "wasm"))]
 const LOCK_FILES: u32 = 64;
@@ -239,6 +241,17 @@ impl Listing<'_> {
 
     /// The first leads of a folder behind `passed`, in order; a full map means that there may be more.
     fn leads(&self, folder: &Path, base: &str, passed: Option<&str>) -> io::Result<BTreeMap<String, Lead>> {
+        for _ in 0..LISTING_TRIES_MAX {
+            if let Some(leads) = self.try_leads(folder, base, passed)? {
+                return Ok(leads);
+            }
+        }
+        Err(io::Error::other(format!("{} changes faster than it can be read", folder.display())))
+    }
+
+    /// `None` when the reading broke off: under WASI it does where an entry is removed meanwhile, and those behind it would be
+    /// missing from the list.
+    fn try_leads(&self, folder: &Path, base: &str, passed: Option<&str>) -> io::Result<Option<BTreeMap<String, Lead>>> {
         let mut leads = BTreeMap::new();
         let mut add = |key: String, lead: Lead| {
             let wanted = match &lead {
@@ -252,10 +265,9 @@ impl Listing<'_> {
                 }
             }
         };
-        let Some(entries) = absent_is_none(fs::read_dir(folder))? else { return Ok(leads) };
+        let Some(entries) = absent_is_none(fs::read_dir(folder))? else { return Ok(Some(leads)) };
         for entry in entries {
-            // What others remove meanwhile is not there.
-            let Some(entry) = absent_is_none(entry)? else { continue };
+            let Some(entry) = absent_is_none(entry)? else { return Ok(None) };
             let Some(kind) = absent_is_none(entry.file_type())? else { continue };
             let name = entry.file_name();
             match name.to_str().and_then(|name| path::part_of(name, kind.is_dir())) {
@@ -268,7 +280,7 @@ impl Listing<'_> {
                 None => {}
             }
         }
-        Ok(leads)
+        Ok(Some(leads))
     }
 
     fn wants_key(&self, key: &str) -> bool {
