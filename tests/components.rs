@@ -42,7 +42,7 @@ macro_rules! on_host {
         mod $host {
             use super::*;
 
-            on_host!(@ $kind, transcripts, large_blob, small_chunks, cut_pushes, ten_clients, killed_host, refusals);
+            on_host!(@ $kind, transcripts, large_blob, small_chunks, tiny_frames, cut_pushes, ten_clients, lists, killed_host, refusals);
         }
     };
     (@ $kind:expr, $($scenario:ident),*) => {
@@ -145,6 +145,53 @@ fn mebibytes_of_noise(mebibytes: usize) -> impl Iterator<Item = Bytes> + Send {
         piece[..8].copy_from_slice(&(index as u64).to_le_bytes());
         piece.into()
     })
+}
+
+/// A body in as many frames as it has bytes must not cost more than its bytes.
+async fn tiny_frames(host: &mut Host) {
+    let repository = repository(host, "team/tiny");
+    repository.push(noise(MIB, "to warm up")).await;
+    let memory = host.memory();
+    memory.reset_peak();
+    let idle_bytes = memory.now_bytes();
+    let layer = noise(60_000, "tiny frames");
+    let bytes: Vec<Bytes> = layer.chunks(1).map(Bytes::copy_from_slice).collect();
+    let mut session = repository.start().await;
+    let reply = session.patch(None, chunked(futures_util::stream::iter(bytes))).await;
+    assert_eq!(reply.status(), 202, "{reply:?}");
+    session.finish(&sha256(&layer)).await;
+    let growth_bytes = memory.peak_bytes().saturating_sub(idle_bytes);
+    assert!(growth_bytes < MEMORY_LIMIT_BYTES, "{growth_bytes} bytes");
+}
+
+/// What is not touched is on every list, whatever comes and goes beside it.
+async fn lists(host: &mut Host) {
+    let repository = repository(host, "team/lists");
+    repository.push(Bytes::from_static(b"{}")).await;
+    let (config, kept) = (sha256(b"{}"), 30);
+    for number in 0..kept {
+        repository.tag(&format!("kept-{number:02}"), &config, 2).await;
+    }
+    let come_and_go = (0..3).map(|client| {
+        let repository = repository.clone();
+        let (tag, config) = (format!("comes-and-goes-{client}"), config.clone());
+        tokio::spawn(async move {
+            for _ in 0..60 {
+                repository.tag(&tag, &config, 2).await;
+                assert_eq!(repository.status_of(Method::DELETE, &format!("manifests/{tag}")).await, 202);
+            }
+        })
+    });
+    let come_and_go: Vec<_> = come_and_go.collect();
+    while !come_and_go.iter().all(|task| task.is_finished()) {
+        let list = repository.tags().await;
+        let tags = list["tags"].as_array().expect("tags");
+        let listed = tags.iter().filter(|tag| tag.as_str().is_some_and(|tag| tag.starts_with("kept-")));
+        assert_eq!(listed.count(), kept, "{list}");
+    }
+    for task in come_and_go {
+        task.await.expect("every request succeeds");
+    }
 }
 
 async fn small_chunks(host: &mut Host) {
