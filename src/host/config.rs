@@ -27,7 +27,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("tag_max_age_seconds", "0 to 4294967295", "how long caches may answer for a tag without asking; 0: not at all"),
     ("warnings", "true | false", "whether pulls show the warnings that /v2/_eyot/warnings/ sets"),
     ("sparse_manifests", "true | false", "whether a manifest may name blobs and manifests that are not here"),
-    ("log", "off | error | warn | info", "what is written to the log; info: every request"),
+    ("log", "off | error | warn | info | debug | trace", "what is written to the log; info: every request"),
 ];
 
 /// The largest size that a setting of bytes for one value can have: what Spin takes locally.
@@ -104,10 +104,12 @@ impl Config {
                 ..defaults
             },
             tag_max_age_seconds: number("tag_max_age_seconds", 0, 0, u32::MAX.into())? as u32,
-            log: match choice("log", get("log"), &["warn", "off", "error", "info"])? {
+            log: match choice("log", get("log"), &["warn", "off", "error", "info", "debug", "trace"])? {
                 "off" => log::LevelFilter::Off,
                 "error" => log::LevelFilter::Error,
                 "info" => log::LevelFilter::Info,
+                "debug" => log::LevelFilter::Debug,
+                "trace" => log::LevelFilter::Trace,
                 _ => log::LevelFilter::Warn,
             },
         })

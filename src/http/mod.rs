@@ -65,6 +65,7 @@ impl Handler {
             Err(error) => Err(error),
         };
         let reply = result.unwrap_or_else(|error| error.reply(&head));
+        log::info!("{} {} {}", head.method, head.uri.path(), reply.status().as_u16());
         // A client that is still sending would not see the answer if the connection was closed on it.
         let waits = head.headers.contains_key(http::header::EXPECT);
         leftover.drain(waits).await;

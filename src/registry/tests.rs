@@ -137,6 +137,61 @@ fn a_wrong_digest_leaves_the_upload_where_it_stands() {
     });
 }
 
+#[test]
+fn a_cancelled_upload_gives_its_stage_up() {
+    block_on(async {
+        let (registry, _) = in_memory();
+        let repository = name("a");
+        let session = registry.begin_upload(&repository, Algorithm::Sha256).await.unwrap().session;
+        registry.append_upload(&repository, &session, chunk(b"x")).await.unwrap();
+        let key = keys(&registry).await.pop().unwrap();
+        let stage = registry.load::<facts::UploadFact>(&key).await.unwrap().unwrap().stage;
+        registry.cancel_upload(&repository, &session).await.unwrap();
+        let gone = registry.blobs.append(&stage, Body::empty()).await;
+        assert!(matches!(gone, Err(store::Error::Conflict(_))), "{gone:?}");
+    });
+}
+
+#[test]
+fn a_blob_is_limited_over_all_its_chunks() {
+    block_on(async {
+        let (registry, _) = in_memory();
+        let registry = Registry { limits: Limits { blob_bytes_max: 10, ..Limits::default() }, ..registry };
+        let repository = name("a");
+        let session = registry.begin_upload(&repository, Algorithm::Sha256).await.unwrap().session;
+        registry.append_upload(&repository, &session, chunk(b"123456")).await.unwrap();
+        // With a length that is told, and without.
+        for body in [Body::from("78901"), slow(b"78901")] {
+            let over = registry.append_upload(&repository, &session, Chunk { range: None, body }).await;
+            assert!(matches!(over, Err(Error::TooLarge { .. })), "{over:?}");
+        }
+        registry.append_upload(&repository, &session, chunk(b"7890")).await.unwrap();
+        let all = digest(b"1234567890");
+        registry.complete_upload(&repository, &session, &all, chunk(b"")).await.unwrap();
+        assert_eq!(read(&registry, &repository, &all).await.unwrap(), "1234567890");
+    });
+}
+
+#[test]
+fn a_manifest_names_no_more_than_the_limit() {
+    block_on(async {
+        let (registry, _) = in_memory();
+        let registry = Registry { limits: Limits { manifest_references_max: 2, ..Limits::default() }, ..registry };
+        let child = |n: u8| format!(r#"{{"mediaType":"a/b","digest":"{}","size":1}}"#, digest(&[n]));
+        for (children, expected) in [(2, "missing"), (3, "too many")] {
+            let children: Vec<String> = (0..children).map(child).collect();
+            let index = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, children.join(","));
+            let tag = Reference::Tag("v1".parse().unwrap());
+            let refused = registry.push_manifest(&name("a"), &tag, &[], None, index.into_bytes().into()).await;
+            match refused {
+                Err(Error::ManifestBlobUnknown(_)) => assert_eq!(expected, "missing"),
+                Err(Error::ManifestInvalid(_)) => assert_eq!(expected, "too many"),
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+}
+
 /// The client names sha512 only after chunks that were hashed with sha256.
 #[test]
 fn a_late_algorithm_is_checked_all_the_same() {

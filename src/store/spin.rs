@@ -100,14 +100,18 @@ impl SpinSqlite {
     pub async fn open(platform: Arc<dyn Platform>) -> Result<Self> {
         let connection = SendWrapper::new(Connection::open(LABEL).await?);
         let this = Self { connection, platform };
-        // Write-ahead logging lets readers go on beside a writer. FULL makes a commit durable there too.
         for statement in [
-            "PRAGMA journal_mode = WAL",
-            "PRAGMA synchronous = FULL",
+            // First of all: instances may open the database at the same time.
             "PRAGMA busy_timeout = 10000",
+            // Makes a commit durable with write-ahead logging too.
+            "PRAGMA synchronous = FULL",
             "CREATE TABLE IF NOT EXISTS eyot (key TEXT PRIMARY KEY, version TEXT NOT NULL, value BLOB NOT NULL)",
         ] {
             this.execute(statement, vec![])?;
+        }
+        // Lets readers go on beside a writer. SQLite does not wait for its turn here; the next instance tries again.
+        if let Err(error) = this.execute("PRAGMA journal_mode = WAL", vec![]) {
+            log::warn!("write-ahead logging is not switched on: {error}");
         }
         Ok(this)
     }

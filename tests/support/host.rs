@@ -63,9 +63,7 @@ impl Kind {
 
 fn wasmtime(data: &Path, component: &Path) -> Command {
     let mut command = Command::new(wasmtime_program());
-    // wasmtime drops an instance that is idle for a second, and its reply with it.
-    command.args(["serve", "-Scli", "--idle-instance-timeout", "600s"]);
-    command.args(["--addr", "127.0.0.1:0", "--dir"]);
+    command.args(["serve", "-Scli", "--addr", "127.0.0.1:0", "--dir"]);
     command.arg(format!("{}::/data", data.display())).arg(component);
     command
 }
