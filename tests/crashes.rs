@@ -11,7 +11,7 @@ use bytes::Bytes;
 use eyot::oci::{Algorithm, Digest};
 use eyot::registry::Limits;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use eyot::store::{BlobStore, Entry, Error, KeyValue, Location, Platform, Stage, SystemPlatform, When};
+use eyot::store::{BlobStore, Entry, Error, KeyValue, Location, Platform, Stage, Stored, SystemPlatform, When};
 use eyot::{Body, Handler, Registry};
 use http::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
@@ -102,8 +102,20 @@ impl BlobStore for Fused<dyn BlobStore> {
         fused!(self, self.inner.read(location, range))
     }
 
-    async fn delete(&self, location: &Location) -> Result<(), Error> {
-        fused!(self, self.inner.delete(location))
+    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>, Error> {
+        self.inner.names_of_stage(stage).await
+    }
+
+    async fn names_of(&self, location: &Location) -> Result<Vec<String>, Error> {
+        fused!(self, self.inner.names_of(location))
+    }
+
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>, Error> {
+        fused!(self, self.inner.list(after, limit))
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), Error> {
+        fused!(self, self.inner.remove(name))
     }
 }
 

@@ -19,6 +19,15 @@ pub struct Stage(pub String);
 #[serde(transparent)]
 pub struct Location(pub String);
 
+/// Something that a store holds: content, content on its way in, or what is left of either.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its name in the store, for [`BlobStore::remove`].
+    pub name: String,
+    /// How many bytes it has, where the store can tell without reading it.
+    pub bytes: Option<u64>,
+}
+
 /// A store of content.
 ///
 /// Content is staged by any number of appends, each of which makes a new [`Stage`] of the one it was given, and then
@@ -50,6 +59,18 @@ pub trait BlobStore: Send + Sync {
     /// [`Corrupt`](super::Error::Corrupt) when the content is not there, or is shorter.
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body>;
 
-    /// Removes committed content; removing what is not there is no error.
-    async fn delete(&self, location: &Location) -> Result<()>;
+    /// The names under which [`list`](Self::list) shows what a stage holds, now and after more appends and a commit. One
+    /// that ends in `!` stands for all names that begin with it.
+    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>>;
+
+    /// The names under which [`list`](Self::list) shows committed content. No other stage or content has them.
+    async fn names_of(&self, location: &Location) -> Result<Vec<String>>;
+
+    /// At most `limit` of all that the store holds, whose names sort after `after`, in byte order of the names. Fewer than `limit`
+    /// means that there is no more.
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>>;
+
+    /// Removes what has this name; removing what is not there is no error. What is being appended to it or read from it fails or is
+    /// whole.
+    async fn remove(&self, name: &str) -> Result<()>;
 }

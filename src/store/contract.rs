@@ -81,7 +81,9 @@ clauses! {
     a_discarded_stage_never_yields_other_bytes
     a_commit_can_be_repeated
     missing_content_is_no_content
-    a_content_can_be_deleted_twice
+    a_content_can_be_removed_twice
+    what_is_held_is_listed
+    what_is_removed_leaves_nothing_and_its_twin_whole
 }
 
 fn text(text: &str) -> Bytes {
@@ -483,17 +485,83 @@ pub(crate) async fn a_commit_can_be_repeated(store: Arc<dyn BlobStore>) {
 pub(crate) async fn missing_content_is_no_content(store: Arc<dyn BlobStore>) {
     let bytes = content(24, 200_000);
     let location = stored(&store, &bytes).await;
-    store.delete(&location).await.unwrap();
+    remove(&store, &location).await;
     match store.read(&location, 0..200_000).await {
         Ok(body) => assert!(body.collect_up_to(u64::MAX).await.is_err()),
         Err(error) => assert!(matches!(error, Error::Corrupt(_)), "{error}"),
     }
 }
 
-pub(crate) async fn a_content_can_be_deleted_twice(store: Arc<dyn BlobStore>) {
+async fn remove(store: &Arc<dyn BlobStore>, location: &super::Location) {
+    for name in store.names_of(location).await.unwrap() {
+        store.remove(&name).await.unwrap();
+    }
+}
+
+pub(crate) async fn a_content_can_be_removed_twice(store: Arc<dyn BlobStore>) {
     let location = stored(&store, &content(25, 10)).await;
-    store.delete(&location).await.unwrap();
-    store.delete(&location).await.unwrap();
+    remove(&store, &location).await;
+    remove(&store, &location).await;
+}
+
+/// Everything that the store holds, by pages of `limit`.
+async fn names(store: &Arc<dyn BlobStore>, limit: usize) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    loop {
+        let page = store.list(names.last().map(String::as_str), limit).await.unwrap();
+        assert!(page.len() <= limit);
+        let is_last = page.len() < limit;
+        names.extend(page.into_iter().map(|stored| stored.name));
+        if is_last {
+            assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
+            return names;
+        }
+    }
+}
+
+fn covers(mine: &[String], name: &str) -> bool {
+    mine.iter().any(|mine| mine == name || (mine.ends_with('!') && name.starts_with(mine.as_str())))
+}
+
+pub(crate) async fn what_is_held_is_listed(store: Arc<dyn BlobStore>) {
+    let bytes = content(26, 200_000);
+    let location = stored(&store, &bytes).await;
+    let twin = stored(&store, &bytes).await;
+    let stage = store.stage().await.unwrap();
+    let stage = store.append(&stage, content(27, 100_000).into()).await.unwrap();
+    let (mine, of_twin) = (store.names_of(&location).await.unwrap(), store.names_of(&twin).await.unwrap());
+    assert!(mine.iter().all(|name| !of_twin.contains(name)), "{mine:?} {of_twin:?}");
+    let of_stage = store.names_of_stage(&stage).await.unwrap();
+    for limit in [1, 2, 1000] {
+        let all = names(&store, limit).await;
+        assert!(mine.iter().chain(&of_twin).all(|name| all.contains(name)), "{mine:?} {all:?}");
+        assert!(all.iter().any(|name| covers(&of_stage, name)), "{of_stage:?} {all:?}");
+    }
+    // A stage's names are those of what it becomes.
+    let committed = store.commit(&stage, &digest(&content(27, 100_000))).await.unwrap();
+    for name in store.names_of(&committed).await.unwrap() {
+        assert!(covers(&of_stage, &name), "{of_stage:?} {name}");
+    }
+}
+
+pub(crate) async fn what_is_removed_leaves_nothing_and_its_twin_whole(store: Arc<dyn BlobStore>) {
+    let bytes = content(28, 200_000);
+    let (gone, twin) = (stored(&store, &bytes).await, stored(&store, &bytes).await);
+    let of_gone = store.names_of(&gone).await.unwrap();
+    remove(&store, &gone).await;
+    let read = store.read(&twin, 0..200_000).await.unwrap().collect_up_to(u64::MAX).await;
+    assert!(read.unwrap() == bytes);
+    // A stage that is given up is removed by the names that are listed.
+    let stage = store.stage().await.unwrap();
+    let stage = store.append(&stage, content(29, 100_000).into()).await.unwrap();
+    let of_stage = store.names_of_stage(&stage).await.unwrap();
+    for name in names(&store, 1000).await {
+        if covers(&of_stage, &name) {
+            store.remove(&name).await.unwrap();
+        }
+    }
+    let left = names(&store, 1000).await;
+    assert!(!left.iter().any(|name| covers(&of_stage, name) || of_gone.contains(name)), "{left:?}");
 }
 
 #[cfg(all(test, not(target_family = "wasm")))]

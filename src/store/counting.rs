@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{BlobStore, Body, Entry, KeyValue, Location, Result, Stage, When};
+use super::{BlobStore, Body, Entry, KeyValue, Location, Result, Stage, Stored, When};
 use crate::oci::Digest;
 
 /// Counts the calls to the store inside.
@@ -95,8 +95,21 @@ impl<S: BlobStore + ?Sized> BlobStore for Counting<S> {
         self.inner.read(location, range).await
     }
 
-    async fn delete(&self, location: &Location) -> Result<()> {
+    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
+        self.inner.names_of_stage(stage).await
+    }
+
+    async fn names_of(&self, location: &Location) -> Result<Vec<String>> {
+        self.inner.names_of(location).await
+    }
+
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
+        Counts::add(&self.counts.lists);
+        self.inner.list(after, limit).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
         Counts::add(&self.counts.deletes);
-        self.inner.delete(location).await
+        self.inner.remove(name).await
     }
 }

@@ -1,6 +1,6 @@
 //! Both ports in memory: for tests, and for programs that want a registry which forgets.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::{Bound, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
 
-use super::{BlobStore, Body, Entry, Error, KeyValue, Location, Platform, Result, Stage, Version, When};
+use super::{BlobStore, Body, Entry, Error, KeyValue, Location, Platform, Result, Stage, Stored, Version, When};
 use crate::oci::Digest;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -71,6 +71,7 @@ pub struct MemoryBlobStore {
     platform: Arc<dyn Platform>,
     // By family, which is what `stage` began: the last piece of every fork, by the fork's name.
     stages: Mutex<HashMap<String, HashMap<String, Arc<Piece>>>>,
+    // By family and digest.
     blobs: Mutex<HashMap<String, Arc<[Bytes]>>>,
 }
 
@@ -102,6 +103,11 @@ impl MemoryBlobStore {
     /// An empty store.
     pub fn new(platform: Arc<dyn Platform>) -> Self {
         Self { platform, stages: Mutex::default(), blobs: Mutex::default() }
+    }
+
+    /// Of content.
+    fn length(&self, name: &str) -> Option<usize> {
+        lock(&self.blobs).get(name).map(|pieces| pieces.iter().map(Bytes::len).sum())
     }
 
     fn find(&self, stage: &Stage) -> Result<(String, Arc<Piece>)> {
@@ -138,14 +144,15 @@ impl BlobStore for MemoryBlobStore {
     }
 
     async fn commit(&self, stage: &Stage, digest: &Digest) -> Result<Location> {
-        let (family, last) = match self.find(stage) {
+        let [family, _, length] = parts(stage);
+        let name = format!("{family}!{digest}");
+        let location = Location(name.clone());
+        let (_, last) = match self.find(stage) {
             Ok(found) => found,
             Err(gone) => {
                 // The answer to an earlier commit may have been lost.
-                let blobs = lock(&self.blobs);
-                let length = blobs.get(digest.as_str()).map(|pieces| pieces.iter().map(Bytes::len).sum::<usize>());
-                let is_it = length.is_some_and(|length| length.to_string() == parts(stage)[2]);
-                return if is_it { Ok(Location(digest.to_string())) } else { Err(gone) };
+                let known = self.length(&name).is_some_and(|known| known.to_string() == length);
+                return if known { Ok(location) } else { Err(gone) };
             }
         };
         let mut pieces = Vec::new();
@@ -155,9 +162,9 @@ impl BlobStore for MemoryBlobStore {
             piece = this.before.as_ref();
         }
         pieces.reverse();
-        lock(&self.blobs).insert(digest.to_string(), pieces.into());
-        lock(&self.stages).remove(&family);
-        Ok(Location(digest.to_string()))
+        lock(&self.blobs).insert(name, pieces.into());
+        lock(&self.stages).remove(family);
+        Ok(location)
     }
 
     async fn discard(&self, stage: &Stage) -> Result<()> {
@@ -186,8 +193,24 @@ impl BlobStore for MemoryBlobStore {
         Ok(Body::from_stream(stream::iter(slices)).with_length(length))
     }
 
-    async fn delete(&self, location: &Location) -> Result<()> {
-        lock(&self.blobs).remove(&location.0);
+    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
+        Ok(vec![format!("{}!", parts(stage)[0])])
+    }
+
+    async fn names_of(&self, location: &Location) -> Result<Vec<String>> {
+        Ok(vec![location.0.clone()])
+    }
+
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
+        let mut names: BTreeSet<String> = lock(&self.stages).keys().map(|family| format!("{family}!")).collect();
+        names.extend(lock(&self.blobs).keys().cloned());
+        let wanted = names.into_iter().filter(|name| after.is_none_or(|after| name.as_str() > after)).take(limit);
+        Ok(wanted.map(|name| Stored { bytes: self.length(&name).map(|bytes| bytes as u64), name }).collect())
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        lock(&self.stages).remove(name.trim_end_matches('!'));
+        lock(&self.blobs).remove(name);
         Ok(())
     }
 }

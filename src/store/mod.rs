@@ -18,7 +18,7 @@ pub mod packed;
 pub mod spin;
 pub mod unordered;
 
-pub use blob_store::{BlobStore, Location, Stage};
+pub use blob_store::{BlobStore, Location, Stage, Stored};
 pub use body::{Body, BodyError};
 pub use key_value::{Entry, KEY_BYTES_MAX, KeyValue, Version, When};
 pub use platform::Platform;

@@ -14,7 +14,7 @@ use futures_util::stream;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{BlobStore, Body, Error, KeyValue, Location, Platform, Result, Stage, When};
+use super::{BlobStore, Body, Error, KeyValue, Location, Platform, Result, Stage, Stored, When};
 use crate::oci::Digest;
 
 /// The chunk size that fits every common store but the narrowest: 960 KiB, below the 1 MB of Akamai's.
@@ -23,6 +23,10 @@ pub const CHUNK_BYTES_DEFAULT: u32 = 960 * 1024;
 pub const CHUNK_BYTES_MIN: u32 = 64 * 1024;
 /// How many bytes after the last full chunk travel in the stage.
 const TAIL_BYTES_MAX: usize = 16 * 1024;
+/// What every key of ours begins with.
+const PREFIX: &str = "pack/";
+/// How many keys are listed at a time.
+const KEYS_LISTED_MAX: usize = 1000;
 /// How many extents a stage, a page or a location lists.
 const EXTENTS_MAX: usize = 256;
 
@@ -209,15 +213,58 @@ impl BlobStore for PackedBlobStore {
         Ok(Body::from_stream(pieces).with_length(length))
     }
 
-    async fn delete(&self, location: &Location) -> Result<()> {
+    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
+        // With the `!` it stands for what an append is writing just now as well.
+        let pack: Pack = open(&stage.0)?;
+        Ok(vec![format!("{}!", pack.family)])
+    }
+
+    async fn names_of(&self, location: &Location) -> Result<Vec<String>> {
         let pack: Pack = open(&location.0)?;
-        let prefix = format!("pack/{}!", pack.family);
+        let mut tokens: Vec<String> = pack.extents.iter().map(|extent| extent.token.clone()).collect();
+        if let Some(before) = &pack.before {
+            let list: PageList = self.chunks.load(&pack.page_key(before)).await?;
+            tokens.push(before.clone());
+            for listed in list.pages {
+                let page: Page = self.chunks.load(&pack.page_key(&listed.token)).await?;
+                tokens.extend(page.extents.into_iter().map(|extent| extent.token));
+                tokens.push(listed.token);
+            }
+        }
+        Ok(tokens.into_iter().map(|token| format!("{}!{token}", pack.family)).collect())
+    }
+
+    /// What each append wrote has a name of its own, `<family>!<token>`.
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
+        let mut found: Vec<Stored> = Vec::new();
+        // All keys of a name sort before this.
+        let beyond = |name: &str| format!("{PREFIX}{name}!{}", char::MAX);
+        let mut passed = after.map(beyond);
+        while found.len() < limit {
+            let keys = self.chunks.keys.list(PREFIX, passed.as_deref(), KEYS_LISTED_MAX).await?;
+            for key in &keys {
+                let name = key.rsplit_once('!').map_or(key.as_str(), |(name, _)| name).trim_start_matches(PREFIX);
+                if found.last().is_none_or(|last| last.name != name) {
+                    found.push(Stored { name: name.to_owned(), bytes: None });
+                }
+            }
+            if keys.len() < KEYS_LISTED_MAX {
+                break;
+            }
+            passed = found.last().map(|last| beyond(&last.name));
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        let prefix = format!("{PREFIX}{name}!");
         loop {
-            let keys = self.chunks.keys.list(&prefix, None, EXTENTS_MAX).await?;
+            let keys = self.chunks.keys.list(&prefix, None, KEYS_LISTED_MAX).await?;
             for key in &keys {
                 self.chunks.keys.delete(key).await?;
             }
-            if keys.len() < EXTENTS_MAX {
+            if keys.len() < KEYS_LISTED_MAX {
                 return Ok(());
             }
         }
@@ -226,11 +273,11 @@ impl BlobStore for PackedBlobStore {
 
 impl Pack {
     fn chunk_key(&self, token: &str, number: u64) -> String {
-        format!("pack/{}!{token}!{number:08}", self.family)
+        format!("{PREFIX}{}!{token}!{number:08}", self.family)
     }
 
     fn page_key(&self, token: &str) -> String {
-        format!("pack/{}!{token}!page", self.family)
+        format!("{PREFIX}{}!{token}!page", self.family)
     }
 }
 

@@ -4,6 +4,7 @@
 //! holds to a new one, `<token>~<token before>`. Who comes second finds the old name gone; it forks by copying the bytes of its
 //! stage from the file that took over, whose first bytes nobody changes any more. The same copy takes up an append that a crash cut off.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::ops::Range;
@@ -17,13 +18,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{absent_is_none, create_folder, place_in_folder, sync_folder, unblock};
 use crate::oci::Digest;
-use crate::store::{BlobStore, Body, Error, Location, Platform, Result, Stage};
+use crate::store::{BlobStore, Body, Error, Location, Platform, Result, Stage, Stored};
 
 /// How many bytes are read, or gathered and written, at a time.
 const BUFFER_BYTES: usize = 256 * 1024;
 
 /// How many pieces of a body are gathered at most, however small they are.
 const PIECES_MAX: usize = 1024;
+/// What the name of an upload's stages ends in.
+const STAGES: &str = "!stages";
 /// How often a stage's file is looked for under its own name and under that of who took it.
 const TAKE_TRIES_MAX: usize = 8;
 
@@ -91,8 +94,8 @@ impl BlobStore for FileBlobStore {
 
     async fn commit(&self, stage: &Stage, digest: &Digest) -> Result<Location> {
         let stage = FileStage::open(stage)?;
-        let target = self.folder.blob_path(digest);
-        let location = Location(digest.to_string());
+        let location = Location(format!("{}!{digest}", stage.family));
+        let target = self.folder.path_of(&location.0)?;
         let taken = match self.take(&stage).await {
             Ok((taken, _)) => taken,
             // The answer to an earlier commit may have been lost.
@@ -106,7 +109,7 @@ impl BlobStore for FileBlobStore {
         unblock(move || {
             let placed = place_in_folder(&target, |target| fs::rename(&taken.path, target));
             absent_is_none(placed)?.ok_or_else(gone)?;
-            folder.remove_family(&stage.family);
+            folder.leave_family(&stage.family);
             Ok(location)
         })
         .await
@@ -114,12 +117,12 @@ impl BlobStore for FileBlobStore {
 
     async fn discard(&self, stage: &Stage) -> Result<()> {
         let (folder, stage) = (self.folder.clone(), FileStage::open(stage)?);
-        unblock(move || folder.remove_family(&stage.family)).await;
+        unblock(move || folder.leave_family(&stage.family)).await;
         Ok(())
     }
 
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
-        let path = self.folder.path_of(location)?;
+        let path = self.folder.path_of(&location.0)?;
         let (place, wanted) = (location.0.clone(), range.clone());
         let file = unblock(move || {
             let short = || Error::Corrupt(format!("the content of {place} is missing or too short"));
@@ -143,11 +146,34 @@ impl BlobStore for FileBlobStore {
         Ok(Body::from_stream(pieces).with_length(length))
     }
 
-    async fn delete(&self, location: &Location) -> Result<()> {
-        let path = self.folder.path_of(location)?;
-        unblock(move || match absent_is_none(fs::remove_file(&path))? {
-            Some(()) => Ok(path.parent().map_or(Ok(()), sync_folder)?),
-            None => Ok(()),
+    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
+        // With the `!` it stands for the content that it becomes as well.
+        Ok(vec![format!("{}!", FileStage::open(stage)?.family)])
+    }
+
+    async fn names_of(&self, location: &Location) -> Result<Vec<String>> {
+        Ok(vec![location.0.clone()])
+    }
+
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
+        let (folder, after) = (self.folder.clone(), after.unwrap_or_default().to_owned());
+        unblock(move || folder.list(&after, limit)).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        let folder = self.folder.clone();
+        if let Some(family) = name.strip_suffix(STAGES) {
+            let family = family.to_owned();
+            return unblock(move || folder.remove_family(&family)).await;
+        }
+        let path = self.folder.path_of(name)?;
+        unblock(move || {
+            let Some(()) = absent_is_none(fs::remove_file(&path))? else { return Ok(()) };
+            let parent = path.parent().unwrap_or(&folder.blobs);
+            sync_folder(parent)?;
+            // Refused while there is something in it.
+            let _ = fs::remove_dir(parent);
+            Ok(())
         })
         .await
     }
@@ -177,13 +203,38 @@ impl FileStage {
 }
 
 impl Folder {
-    fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.blobs.join(digest.algorithm().as_str()).join(&digest.hex()[..2]).join(digest.hex())
+    /// The file of content, which is called as it is: `<family>!<digest>`.
+    fn path_of(&self, name: &str) -> Result<PathBuf> {
+        let foreign = || Error::Corrupt("this is not a location of files".into());
+        let (family, digest) = name.split_once('!').ok_or_else(foreign)?;
+        uuid::Uuid::try_parse(family).map_err(|_| foreign())?;
+        digest.parse::<Digest>().map_err(|_| foreign())?;
+        Ok(self.blobs.join(&family[..2]).join(name))
     }
 
-    fn path_of(&self, location: &Location) -> Result<PathBuf> {
-        let foreign = |_| Error::Corrupt("this is not a location of files".into());
-        Ok(self.blob_path(&location.0.parse().map_err(foreign)?))
+    /// Content and stages in the order of their families.
+    fn list(&self, after: &str, limit: usize) -> Result<Vec<Stored>> {
+        let mut found = BTreeMap::new();
+        for family in names_in(&self.stages)? {
+            let name = format!("{family}{STAGES}");
+            if *name > *after {
+                found.insert(name, self.stages.join(family));
+            }
+        }
+        let mut content = 0;
+        for shelf in names_in(&self.blobs)? {
+            // Those before it were listed.
+            if content >= limit || *shelf < after[..after.len().min(2)] {
+                continue;
+            }
+            let folder = self.blobs.join(shelf);
+            for name in names_in(&folder)?.into_iter().filter(|name| **name > *after) {
+                let path = folder.join(&name);
+                content += usize::from(found.insert(name, path).is_none());
+            }
+        }
+        let first = found.into_iter().take(limit);
+        Ok(first.map(|(name, path)| Stored { name, bytes: bytes_of(&path) }).collect())
     }
 
     /// Makes the stage's file ours, with exactly the stage's bytes in it.
@@ -267,9 +318,15 @@ impl Folder {
         }
     }
 
+    fn remove_family(&self, family: &str) -> Result<()> {
+        uuid::Uuid::try_parse(family).map_err(|_| Error::Corrupt("this is not a stage of files".into()))?;
+        absent_is_none(fs::remove_dir_all(self.stages.join(family)))?;
+        Ok(())
+    }
+
     /// Best effort: what is left is garbage and nothing more.
-    fn remove_family(&self, family: &str) {
-        if let Err(error) = absent_is_none(fs::remove_dir_all(self.stages.join(family))) {
+    fn leave_family(&self, family: &str) {
+        if let Err(error) = self.remove_family(family) {
             log::warn!("the stages of upload {family} are left behind: {error}");
         }
     }
@@ -306,6 +363,31 @@ async fn fill(taken: Taken, mut body: Body, start: u64) -> Result<u64> {
         Ok(length)
     })
     .await
+}
+
+/// The names of a folder's entries in order; none of one that is not there.
+fn names_in(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in absent_is_none(fs::read_dir(folder))?.into_iter().flatten() {
+        // What vanished just now is not there; what is not text is not ours.
+        if let Some(entry) = absent_is_none(entry)?
+            && let Ok(name) = entry.file_name().into_string()
+        {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// How many bytes a file has, or the files of a folder.
+fn bytes_of(path: &Path) -> Option<u64> {
+    let file = fs::metadata(path).ok()?;
+    if !file.is_dir() {
+        return Some(file.len());
+    }
+    let files = names_in(path).ok()?;
+    Some(files.iter().filter_map(|name| fs::metadata(path.join(name)).ok()).map(|file| file.len()).sum())
 }
 
 /// The stage was discarded, or committed by another request.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <folder>/keys/…           facts, a file each           (key_value.rs, path.rs)
-//! <folder>/blobs/sha256/ab/ content, named by its digest (blob_store.rs)
+//! <folder>/blobs/ab/…       content, named by its upload and its digest (blob_store.rs)
 //! <folder>/stages/<family>/ content on its way in        (blob_store.rs)
 //! <folder>/tmp/, locks/     files not yet in place; locks
 //! ```
