@@ -105,7 +105,8 @@ fn a_pull_costs_as_little_as_it_can() {
     push_layer(&counted, &layer);
     let manifest = image(&layer);
     let push = counted.cost(Method::PUT, "/v2/a/manifests/v1", &manifest, StatusCode::CREATED);
-    assert!(push.key_operations() <= 8, "{:?}", push.keys);
+    // Two of them make sure that no collection takes away what the manifest names.
+    assert!(push.key_operations() <= 10, "{:?}", push.keys);
     assert_eq!(push.blobs, [0; 4]);
 
     for (uri, keys, blobs) in [
@@ -145,8 +146,9 @@ fn a_refused_push_writes_nothing() {
         assert_eq!((cost.keys[1], cost.blobs), (0, [0; 4]));
     }
     let wrong = format!("/v2/a/blobs/uploads/?digest={}", digest(b"other"));
-    let cost = counted.cost(Method::POST, &wrong, &Bytes::from_static(b"content"), StatusCode::BAD_REQUEST);
-    assert_eq!(cost.keys, [0; 4]);
+    counted.cost(Method::POST, &wrong, &Bytes::from_static(b"content"), StatusCode::BAD_REQUEST);
+    let left = futures_executor::block_on(counted.keys.list("", None, 10)).unwrap();
+    assert_eq!(left, Vec::<String>::new());
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! What becomes of an error: status, code, message and detail (distribution-spec, "Error codes").
 
-use http::header::{ALLOW, CONTENT_RANGE};
+use http::header::{ALLOW, CONTENT_RANGE, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderName, StatusCode};
 use serde_json::{Value, json};
 
+use super::limits::BUSY_RETRY_AFTER_SECONDS;
 use super::reply::Reply;
 use crate::oci::RepositoryName;
 use crate::oci::name::NameError;
@@ -21,6 +22,7 @@ pub(super) enum Error {
     HeadersTooLarge,
     BadHeader(HeaderName),
     BadCount,
+    BadDryRun,
     NameInvalid(NameError),
     RangeNotSatisfiable { size: u64 },
     ChunkOutOfOrder { repository: RepositoryName, status: Status },
@@ -54,6 +56,9 @@ impl Error {
             }
             Self::BadCount => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter n is not a number of entries")
+            }
+            Self::BadDryRun => {
+                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter dry_run is neither true nor false")
             }
             Self::NameInvalid(why) => error(StatusCode::BAD_REQUEST, "NAME_INVALID", why.to_string()),
             Self::RangeNotSatisfiable { size } => {
@@ -93,6 +98,10 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
         Outcome::SizeInvalid(_) => (StatusCode::BAD_REQUEST, "SIZE_INVALID"),
         Outcome::WarningInvalid(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
         Outcome::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
+        Outcome::Busy => {
+            let reply = error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", outcome.to_string());
+            return reply.with(RETRY_AFTER, BUSY_RETRY_AFTER_SECONDS);
+        }
         Outcome::Store(why) => {
             log::error!("{} {}: {why}", head.method, head.uri.path());
             // What went wrong inside is for the log.

@@ -8,3 +8,5 @@ pub(super) const HEADER_BYTES_MAX: usize = 32 * 1024;
 pub(super) const WARNING_REQUEST_BYTES_MAX: u64 = 4 * 1024;
 /// How much of a body that nobody wants is read, so that the client can see the answer.
 pub(super) const LEFTOVER_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// When a client is to come back whose request met the collection.
+pub(super) const BUSY_RETRY_AFTER_SECONDS: &str = "1";

@@ -13,7 +13,7 @@ use http::{Method, Request, Response};
 
 use crate::oci::range::{RangeRequest, parse_chunk_range};
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
-use crate::registry::{self, Chunk, Mounted, PageRequest, Registry, SessionId};
+use crate::registry::{self, Chunk, CollectRequest, Mounted, PageRequest, Registry, SessionId};
 use crate::store::Body;
 
 use error::Error;
@@ -114,6 +114,11 @@ impl Handler {
             Operation::DeleteWarning(repository, tag) => {
                 registry.delete_warning(&repository, tag.as_ref()).await?;
                 Ok(Reply::no_content())
+            }
+            Operation::Collect { dry_run } => {
+                let request = CollectRequest { dry_run, ..registry.collect_request() };
+                let report = registry.collect_step(&request).await?;
+                Ok(Reply::json(&serde_json::json!(report)))
             }
             Operation::BeginUpload(repository, algorithm) => {
                 let status = registry.begin_upload(&repository, algorithm).await?;

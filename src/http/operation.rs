@@ -25,6 +25,7 @@ pub(super) enum Operation {
     GetWarnings(RepositoryName, Option<Tag>),
     SetWarning(RepositoryName, Option<Tag>),
     DeleteWarning(RepositoryName, Option<Tag>),
+    Collect { dry_run: bool },
     BeginUpload(RepositoryName, Algorithm),
     PushBlob(RepositoryName, Digest),
     MountBlob { repository: RepositoryName, digest: Digest, from: Option<RepositoryName> },
@@ -44,6 +45,8 @@ enum Route<'a> {
     Referrers(&'a str, &'a str),
     /// An extension of our own (extensions/README of the specification): what a text is attached to.
     Warnings(&'a str),
+    /// Another one: a step of the collection.
+    Collect,
     Uploads(&'a str),
     Upload(&'a str, &'a str),
 }
@@ -53,6 +56,7 @@ impl<'a> Route<'a> {
         match path.strip_prefix("/v2")? {
             "" | "/" => return Some(Self::Version),
             "/_catalog" => return Some(Self::Catalog),
+            "/_eyot/collect" => return Some(Self::Collect),
             _ => {}
         }
         let path = path.strip_prefix("/v2/")?;
@@ -83,7 +87,7 @@ impl<'a> Route<'a> {
             Self::Manifest(..) => "GET, HEAD, PUT, DELETE",
             Self::Blob(..) => "GET, HEAD, DELETE",
             Self::Warnings(_) => "GET, HEAD, PUT, DELETE",
-            Self::Uploads(_) => "POST",
+            Self::Uploads(_) | Self::Collect => "POST",
             Self::Upload(..) => "GET, HEAD, PATCH, PUT, DELETE",
         }
     }
@@ -126,6 +130,11 @@ impl Operation {
                     _ => Self::DeleteWarning(repository, tag),
                 })
             }
+            (Route::Collect, "POST") => match query.text("dry_run").as_deref() {
+                None | Some("false") => Ok(Self::Collect { dry_run: false }),
+                Some("true") => Ok(Self::Collect { dry_run: true }),
+                Some(_) => Err(Error::BadDryRun),
+            },
             (Route::Uploads(repository), "POST") => Self::begin(name(repository)?, &query),
             (Route::Upload(repository, session), method @ ("GET" | "PATCH" | "PUT" | "DELETE")) => {
                 Self::upload(name(repository)?, session.parse::<SessionId>()?, method, &query)

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::facts::BlobFact;
 use super::{Error, Registry, Result, layout};
 use crate::oci::{Digest, RepositoryName};
-use crate::store::{Body, When};
+use crate::store::Body;
 
 /// A blob that a repository holds.
 #[derive(Clone, Debug)]
@@ -53,9 +53,11 @@ impl Registry {
         digest: &Digest,
         from: Option<&RepositoryName>,
     ) -> Result<bool> {
+        let target = layout::blob(repository, digest);
+        if self.keys.get(&target).await?.is_some() {
+            return Ok(true);
+        }
         let source = from.map_or_else(|| layout::content(digest), |from| layout::blob(from, digest));
-        let Some(fact) = self.load::<BlobFact>(&source).await? else { return Ok(false) };
-        self.store(&layout::blob(repository, digest), &fact, When::Always).await?;
-        Ok(true)
+        self.share(&target, &source, None).await
     }
 }

@@ -1,9 +1,11 @@
 //! How facts lie in the key-value store: one line of JSON, and behind it, for a manifest, the bytes themselves.
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::limits::CALLS_AT_ONCE_MAX;
 use super::{Registry, Result};
 use crate::oci::Digest;
 use crate::oci::digest::HasherState;
@@ -23,6 +25,8 @@ pub(super) struct TagFact {
 pub(super) struct ManifestFact {
     pub media_type: String,
     pub size: u64,
+    #[serde(default)]
+    pub pushed_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<Location>,
     /// The manifest that it refers to.
@@ -69,6 +73,13 @@ impl Registry {
             Ok(fact) => Ok(Some((fact, behind, entry.version))),
             Err(error) => Err(store::Error::Corrupt(format!("the value of {key}: {error}")).into()),
         }
+    }
+
+    /// Which of these keys there are.
+    pub(super) async fn are_there(&self, keys: Vec<String>) -> Result<Vec<bool>> {
+        let reads = keys.into_iter().map(|key| async move { self.keys.get(&key).await.map(|entry| entry.is_some()) });
+        let reads: Vec<_> = reads.collect();
+        Ok(stream::iter(reads).buffered(CALLS_AT_ONCE_MAX).try_collect().await?)
     }
 
     pub(super) async fn store<T: Serialize>(&self, key: &str, fact: &T, when: When) -> Result<()> {

@@ -12,10 +12,16 @@
 //! | a fallback list was taken in | `adopted/<repo>!<subject>` |
 //! | a warning about a repository | `warning/<repo>!` |
 //! | a warning about a tag | `warning/<repo>!<tag>` |
+//! | where the bytes of a large manifest are | `large/<repo>!<digest>` |
 //! | an upload | `upload/<repo>!<session>` |
+//! | where the collection stands | `collection/…` |
+//! | a key or object was not in use | `condemned/<key>`, `condemned/stored/<name>` |
+//! | a key came into use beside a collection | `rescued/<key>` |
 //!
 //! The kind comes first and `!`, which no name contains, ends a name: so nothing that a user may call a repository or a tag
 //! can make one fact look like another, and `a` and `a/b` never mix. Keys that begin with `pack/` belong to the packed blob store.
+
+use std::fmt::Display;
 
 use crate::oci::{Digest, RepositoryName, Tag};
 
@@ -73,6 +79,49 @@ pub(super) fn content(digest: &Digest) -> String {
     format!("content/{digest}")
 }
 
+/// `content`, for a digest that was not checked.
+pub(super) fn content_of(digest: &str) -> String {
+    format!("content/{digest}")
+}
+
 pub(super) fn upload(repository: &RepositoryName, session: &str) -> String {
     format!("upload/{repository}!{session}")
+}
+
+/// The keys of one kind in a repository. The collector, which goes by what it finds, does not know a checked name.
+pub(super) fn of_repository(kind: &str, repository: &impl Display) -> String {
+    format!("{kind}/{repository}!")
+}
+
+/// A repository's name in a key of this kind.
+pub(super) fn repository_in<'a>(kind: &str, key: &'a str) -> Option<&'a str> {
+    Some(key.strip_prefix(kind)?.strip_prefix('/')?.split_once('!')?.0)
+}
+
+pub(super) fn large(repository: &RepositoryName, digest: &Digest) -> String {
+    format!("large/{repository}!{digest}")
+}
+
+pub(super) const COLLECTION: &str = "collection/state";
+pub(super) const COLLECTION_LEASES: &str = "collection/lease!";
+
+pub(super) fn collection_cursor(dry_run: bool) -> &'static str {
+    if dry_run { "collection/dry-run" } else { "collection/cursor" }
+}
+
+pub(super) fn condemned(key: &str) -> String {
+    format!("{CONDEMNED}{key}")
+}
+
+pub(super) const CONDEMNED: &str = "condemned/";
+
+/// Not a key of its own: how an object of the blob store is called among those that are condemned.
+pub(super) fn stored(name: &str) -> String {
+    format!("stored/{name}")
+}
+
+pub(super) const RESCUED: &str = "rescued/";
+
+pub(super) fn rescued(key: &str) -> String {
+    format!("{RESCUED}{key}")
 }

@@ -21,6 +21,16 @@ pub struct Limits {
     pub tags_per_push_max: usize,
     /// Whether warnings are looked up, which costs a pull one or two more key reads.
     pub warnings: bool,
+    /// How long what is not in use stays before it is collected, in milliseconds.
+    pub grace_ms: u64,
+    /// How old a manifest must be to be collected when no tag, index or subject holds it, in milliseconds; `None`: such are kept.
+    pub untagged_lifetime_ms: Option<u64>,
+    /// How many keys and objects one step of the collection looks at before it ends.
+    pub collect_step_keys_max: u64,
+    /// How long one step of the collection takes before it ends, in milliseconds.
+    pub collect_step_ms_max: u64,
+    /// How many marks the collection holds in memory, of 8 bytes each; where there are more it takes more passes.
+    pub marks_max: usize,
     /// Whether a manifest may name blobs and manifests that the repository does not hold.
     pub sparse_manifests: bool,
 }
@@ -37,6 +47,11 @@ impl Default for Limits {
             referrers_per_page_max: 500,
             tags_per_push_max: 100,
             warnings: false,
+            grace_ms: 24 * 60 * 60 * 1000,
+            untagged_lifetime_ms: Some(24 * 60 * 60 * 1000),
+            collect_step_keys_max: 10_000,
+            collect_step_ms_max: 10_000,
+            marks_max: 1 << 17,
             sparse_manifests: false,
         }
     }
@@ -47,6 +62,18 @@ pub(super) const REFERRERS_PAGE_BYTES_MAX: usize = 4 * 1024 * 1024 - 1024;
 
 /// How long a warning may be: with two in an answer, quoted, all stay below the 4096 bytes of the specification.
 pub(super) const WARNING_BYTES_MAX: usize = 1000;
+
+/// How many keys or objects the collection looks at, judges and announces at a time.
+pub(super) const ROUND_PAGE_ENTRIES_MAX: usize = 250;
+
+/// How long the announcement that keys are being removed is believed, in milliseconds.
+pub(super) const SWEEPING_MS_MAX: u64 = 60_000;
+
+/// How long a step has the collection to itself, in milliseconds; it changes nothing in the second half of it.
+pub(super) const LEASE_MS: u64 = 120_000;
+
+/// How many things a report of the collection names; it counts them all.
+pub(super) const NAMED_IN_REPORT_MAX: usize = 100;
 
 /// How many storage calls one request has under way at once.
 pub(super) const CALLS_AT_ONCE_MAX: usize = 16;

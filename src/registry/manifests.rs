@@ -2,15 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::stream;
-
-use super::facts::{self, ManifestFact, RepositoryFact, TagFact};
-use super::limits::CALLS_AT_ONCE_MAX;
+use super::facts::{self, BlobFact, ManifestFact, RepositoryFact, TagFact};
+use super::hold::HOLD_TRIES_MAX;
 use super::{Error, Registry, Result, layout};
 use crate::oci::{self, Algorithm, Descriptor, Digest, Reference, RepositoryName, Tag};
-use crate::store::{Body, BodyError, When};
+use crate::store::{Body, BodyError, Location, When};
+use bytes::Bytes;
 
 /// A manifest that a repository holds.
 #[derive(Debug)]
@@ -34,6 +31,32 @@ pub struct Pushed {
     pub subject: Option<Digest>,
     /// The tags that point to it now, of those that were asked for beside the reference.
     pub tags: Vec<Tag>,
+}
+
+/// A manifest on its way in.
+struct Push<'a> {
+    repository: &'a RepositoryName,
+    manifest: &'a oci::Manifest,
+    descriptor: &'a Descriptor,
+    fact: &'a ManifestFact,
+    bytes: &'a Bytes,
+}
+
+impl Push<'_> {
+    /// The keys that must stay from now on: the push's own and those of what the manifest names.
+    fn leans_on(&self, ways: &[String]) -> Vec<String> {
+        let (repository, digest) = (self.repository, &self.descriptor.digest);
+        let mut keys = vec![
+            layout::manifest(repository, digest),
+            layout::large(repository, digest),
+            layout::repository(repository),
+        ];
+        keys.extend(self.fact.subject.iter().map(|subject| layout::referrer(repository, subject, digest.as_str())));
+        keys.extend(self.manifest.blobs().map(|blob| layout::blob(repository, &blob.digest)));
+        keys.extend(self.manifest.children().map(|child| layout::manifest(repository, &child.digest)));
+        keys.extend_from_slice(ways);
+        keys
+    }
 }
 
 impl Registry {
@@ -88,22 +111,25 @@ impl Registry {
         }
         let parsed = oci::Manifest::parse(&bytes, content_type);
         let (manifest, media_type) = parsed.map_err(|e| Error::ManifestInvalid(e.to_string()))?;
-        self.check_references(repository, &manifest).await?;
-
         let size = bytes.len() as u64;
         let descriptor = manifest.descriptor(&media_type, &digest, size);
-        let subject = manifest.subject.map(|subject| subject.digest);
-        let fact = ManifestFact { media_type: media_type.clone(), size, location: None, subject };
-        self.store_manifest(repository, &descriptor, &fact, &bytes).await?;
-        self.note_repository(repository).await?;
-        let tag_fact = TagFact { digest: digest.clone(), media_type, size, pushed_ms: self.platform.now_ms() };
+        let subject = manifest.subject.as_ref().map(|subject| subject.digest.clone());
+        let pushed_ms = self.platform.now_ms();
+        let fact = ManifestFact { media_type: media_type.clone(), size, pushed_ms, location: None, subject };
+        let push = Push { repository, manifest: &manifest, descriptor: &descriptor, fact: &fact, bytes: &bytes };
+        let all_tags = tags.iter().chain(match reference {
+            Reference::Tag(tag) => Some(tag),
+            Reference::Digest(_) => None,
+        });
+        self.keep_manifest(&push, &all_tags.collect::<Vec<_>>()).await?;
+        let tag_fact = TagFact { digest: digest.clone(), media_type, size, pushed_ms };
         if let Reference::Tag(tag) = reference {
-            self.point_tag(repository, tag, &tag_fact).await?;
+            self.store(&layout::tag(repository, tag), &tag_fact, When::Always).await?;
         }
         let tags = self.point_tags(repository, tags, &tag_fact).await?;
         // It may have been deleted since, before the tags were there to be deleted with it.
         if self.keys.get(&layout::manifest(repository, &digest)).await?.is_none() {
-            self.store_manifest(repository, &descriptor, &fact, &bytes).await?;
+            self.store_manifest(&push).await?;
         }
         let subject = fact.subject;
         Ok(Pushed { digest, subject, tags })
@@ -170,30 +196,64 @@ impl Registry {
         let blobs = blobs.into_iter().map(|digest| (layout::blob(repository, digest), digest.clone()));
         let children = children.into_iter().map(|digest| (layout::manifest(repository, digest), digest.clone()));
         let wanted: Vec<(String, Digest)> = blobs.chain(children).collect();
-        let reads = wanted.into_iter().map(|(key, digest)| async move {
-            let found = self.keys.get(&key).await?.is_some();
-            Ok::<_, Error>((!found).then_some(digest))
-        });
-        let results: Vec<_> = stream::iter(reads).buffered(CALLS_AT_ONCE_MAX).collect().await;
-        let mut missing = Vec::new();
-        for result in results {
-            missing.extend(result?);
-        }
+        let (keys, digests): (Vec<String>, Vec<Digest>) = wanted.into_iter().unzip();
+        let there = self.are_there(keys).await?.into_iter();
+        let missing: Vec<Digest> = digests.into_iter().zip(there).filter(|(_, there)| !there).map(|(d, _)| d).collect();
         if missing.is_empty() { Ok(()) } else { Err(Error::ManifestBlobUnknown(missing)) }
     }
 
-    async fn store_manifest(
-        &self,
-        repository: &RepositoryName,
-        descriptor: &Descriptor,
-        fact: &ManifestFact,
-        bytes: &Bytes,
-    ) -> Result<()> {
-        let mut fact = fact.clone();
-        let mut inline = bytes.clone();
+    /// Stores a manifest, with the ways back from it to its tags-to-be, so that a collection takes away neither it nor what it
+    /// names.
+    async fn keep_manifest(&self, push: &Push<'_>, tags: &[&Tag]) -> Result<()> {
+        let digest = &push.descriptor.digest;
+        let ways: Vec<String> = tags.iter().map(|tag| layout::tag_of(push.repository, digest, tag)).collect();
+        let held = push.leans_on(&ways);
+        for attempt in 0..HOLD_TRIES_MAX {
+            let hold = self.hold(&held).await?;
+            if let Err(error) = self.check_references(push.repository, push.manifest).await {
+                if attempt > 0 {
+                    self.withdraw(push).await?;
+                }
+                return Err(error);
+            }
+            self.store_manifest(push).await?;
+            self.note_repository(push.repository).await?;
+            // Before the tags: one that its digest does not know of could not be deleted with it.
+            for way in &ways {
+                self.keys.put(way, Bytes::new(), When::Always).await?;
+            }
+            if self.is_held(&hold).await? {
+                return Ok(());
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    /// Takes a manifest back that names what has been collected since, unless it was there before and is tagged.
+    async fn withdraw(&self, push: &Push<'_>) -> Result<()> {
+        let digest = &push.descriptor.digest;
+        let prefix = layout::tags_of(push.repository, digest);
+        for key in self.keys.list(&prefix, None, self.limits.page_entries_max).await? {
+            let Ok(tag) = key[prefix.len()..].parse() else { continue };
+            let fact: Option<TagFact> = self.load(&layout::tag(push.repository, &tag)).await?;
+            if fact.is_some_and(|fact| fact.digest == *digest) {
+                return Ok(());
+            }
+        }
+        self.keys.delete(&layout::manifest(push.repository, digest)).await?;
+        match &push.fact.subject {
+            Some(subject) => Ok(self.keys.delete(&layout::referrer(push.repository, subject, digest.as_str())).await?),
+            None => Ok(()),
+        }
+    }
+
+    async fn store_manifest(&self, push: &Push<'_>) -> Result<()> {
+        let Push { repository, descriptor, .. } = push;
+        let mut fact = push.fact.clone();
+        let mut inline = push.bytes.clone();
         if fact.size > self.limits.manifest_inline_bytes_max {
-            let stage = self.blobs.append(&self.blobs.stage().await?, std::mem::take(&mut inline).into()).await?;
-            fact.location = Some(self.blobs.commit(&stage, &descriptor.digest).await?);
+            let bytes = std::mem::take(&mut inline);
+            fact.location = Some(self.store_large(repository, &descriptor.digest, bytes).await?);
         }
         let key = layout::manifest(repository, &descriptor.digest);
         self.keys.put(&key, facts::to_line(&key, &fact, &inline)?, When::Always).await?;
@@ -201,6 +261,19 @@ impl Registry {
             Some(subject) => self.note_referrer(repository, subject, descriptor).await,
             None => Ok(()),
         }
+    }
+
+    /// Puts the bytes of a manifest into the blob store, if they are not there yet.
+    async fn store_large(&self, repository: &RepositoryName, digest: &Digest, bytes: Bytes) -> Result<Location> {
+        let key = layout::large(repository, digest);
+        if let Some(known) = self.load::<BlobFact>(&key).await?
+            && self.is_readable(&known).await?
+        {
+            return Ok(known.location);
+        }
+        let size = bytes.len() as u64;
+        let fact = self.place(repository, digest, bytes.into(), size, &key).await?;
+        Ok(fact.location)
     }
 
     async fn note_repository(&self, repository: &RepositoryName) -> Result<()> {
@@ -212,18 +285,11 @@ impl Registry {
         Ok(())
     }
 
-    async fn point_tag(&self, repository: &RepositoryName, tag: &Tag, fact: &TagFact) -> Result<()> {
-        // The way back first: a tag that its digest does not know of could not be deleted with it. The one from where the tag
-        // pointed before stays, for the same reason: another push may be moving the tag back there.
-        self.keys.put(&layout::tag_of(repository, &fact.digest, tag), Bytes::new(), When::Always).await?;
-        self.store(&layout::tag(repository, tag), fact, When::Always).await
-    }
-
     /// Points tags until one fails; it is an error only if none could be done.
     async fn point_tags(&self, repository: &RepositoryName, tags: &[Tag], fact: &TagFact) -> Result<Vec<Tag>> {
         let mut pointed = Vec::new();
         for tag in tags {
-            match self.point_tag(repository, tag, fact).await {
+            match self.store(&layout::tag(repository, tag), fact, When::Always).await {
                 Ok(()) => pointed.push(tag.clone()),
                 Err(error) if pointed.is_empty() => return Err(error),
                 Err(error) => {

@@ -5,8 +5,10 @@
 //! any point leaves garbage and never a name that leads nowhere.
 
 mod blobs;
+mod collect;
 mod error;
 mod facts;
+mod hold;
 mod intake;
 mod layout;
 mod limits;
@@ -21,6 +23,7 @@ mod warnings;
 use std::sync::Arc;
 
 pub use blobs::Blob;
+pub use collect::{CollectRequest, Named, Report, Tally};
 pub use error::{Error, Result};
 pub use limits::Limits;
 pub use manifests::{Manifest, Pushed};

@@ -161,20 +161,41 @@ impl Registry {
         }
     }
 
-    /// Takes in a whole blob in one request, without a session.
+    /// Takes in a whole blob in one request.
     ///
     /// # Errors
     /// As [`Registry::complete_upload`].
     pub async fn push_blob(&self, repository: &RepositoryName, digest: &Digest, body: Body) -> Result<()> {
-        let stage = self.blobs.stage().await?;
-        let staged = self.take_body(&stage, Hasher::new(digest.algorithm()), 0, None, body).await?;
-        let stage = staged.stage.clone();
-        let admitted = self.admit(repository, digest, staged).await;
-        if admitted.is_err() {
-            // There is no session by which it could be gone on with.
-            self.blobs.discard(&stage).await?;
+        // The session is what tells a collector that the content is coming.
+        let session = self.begin_upload(repository, digest.algorithm()).await?.session;
+        let chunk = Chunk { range: None, body };
+        let completed = self.complete_upload(repository, &session, digest, chunk).await;
+        if completed.is_err() {
+            // The client does not know it, so nobody could go on with it.
+            match self.cancel_upload(repository, &session).await {
+                Ok(()) | Err(Error::UploadUnknown) => {}
+                Err(error) => log::warn!("an upload session of {repository} is left behind: {error}"),
+            }
         }
-        admitted
+        completed
+    }
+
+    /// Puts content into the blob store and a fact about it under `key`. The session is what tells a collector that it is coming.
+    pub(super) async fn place(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        body: Body,
+        size: u64,
+        key: &str,
+    ) -> Result<BlobFact> {
+        let id = self.begin_upload(repository, digest.algorithm()).await?.session;
+        let session = self.session(repository, &id).await?;
+        let stage = self.blobs.append(&session.fact.stage, body).await?;
+        let fact = BlobFact { size, location: self.blobs.commit(&stage, digest).await? };
+        self.store(key, &fact, When::Always).await?;
+        self.keys.delete(&session.key).await?;
+        Ok(fact)
     }
 
     /// Ends an upload without a blob.
@@ -191,12 +212,15 @@ impl Registry {
         let found = self.load_version::<UploadFact>(&key).await?;
         let (fact, _, version) = found.ok_or(Error::UploadUnknown)?;
         let session = Session { id: id.clone(), key, fact, version };
-        let age_ms = self.platform.now_ms().saturating_sub(session.fact.changed_ms);
-        if age_ms > self.limits.upload_lifetime_ms {
+        if self.is_expired(&session.fact, self.platform.now_ms()) {
             self.end(&session).await?;
             return Err(Error::UploadUnknown);
         }
         Ok(session)
+    }
+
+    fn is_expired(&self, fact: &UploadFact, now_ms: u64) -> bool {
+        now_ms.saturating_sub(fact.changed_ms) > self.limits.upload_lifetime_ms
     }
 
     /// Removes a session. The key goes first: what nobody can find is garbage and nothing more.
@@ -220,13 +244,19 @@ impl Registry {
             None => None,
         };
         let staged = self.take_body(&session.fact.stage, hasher, offset, declared, chunk.body).await?;
+        let now_ms = self.platform.now_ms();
+        if self.is_expired(&session.fact, now_ms) {
+            // It may have been collected while the body came.
+            self.end(&session).await?;
+            return Err(Error::UploadUnknown);
+        }
         let fact = UploadFact {
             stage: staged.stage,
             hasher: staged.hasher.state(),
             offset: staged.size,
             revision: session.fact.revision + 1,
             begun_ms: session.fact.begun_ms,
-            changed_ms: self.platform.now_ms(),
+            changed_ms: now_ms,
         };
         match self.store(&session.key, &fact, When::Unchanged(session.version.clone())).await {
             Ok(()) => Ok(Session { fact, ..session }),
@@ -269,19 +299,17 @@ impl Registry {
         if computed.algorithm() == digest.algorithm() && computed != *digest {
             return Err(Error::DigestInvalid(format!("the content has the digest {computed}, not {digest}")));
         }
-        let known: Option<BlobFact> = self.load(&layout::content(digest)).await?;
-        let fact = match known.filter(|known| known.size == size && computed == *digest) {
-            Some(known) if self.is_readable(&known).await? => {
-                self.blobs.discard(&stage).await?;
-                known
-            }
-            _ => self.commit(&stage, digest, &computed, size).await?,
-        };
-        self.store(&layout::blob(repository, digest), &fact, When::Always).await
+        let key = layout::blob(repository, digest);
+        // The same content is kept once for all repositories.
+        if computed == *digest && self.share(&key, &layout::content(digest), Some(size)).await? {
+            return Ok(self.blobs.discard(&stage).await?);
+        }
+        let fact = self.commit(&stage, digest, &computed, size).await?;
+        self.store(&key, &fact, When::Always).await
     }
 
     /// Whether known content is still where it should be. A push is what can bring it back.
-    async fn is_readable(&self, fact: &BlobFact) -> Result<bool> {
+    pub(super) async fn is_readable(&self, fact: &BlobFact) -> Result<bool> {
         if fact.size == 0 {
             return Ok(true);
         }

@@ -1,0 +1,158 @@
+//! The part of a round that looks at the blob store, for all repositories at once, and its end.
+
+use super::Collector;
+use super::cursor::Phase;
+use super::judge::Thing;
+use super::report::Fate;
+use crate::registry::facts::{BlobFact, UploadFact};
+use crate::registry::hold::CollectionFact;
+use crate::registry::limits::ROUND_PAGE_ENTRIES_MAX;
+use crate::registry::{Result, layout};
+use crate::store::{self, When};
+
+impl Collector<'_> {
+    pub(super) async fn content_of_uploads(&mut self) -> Result<()> {
+        let (keys, more) = self.page("upload/").await?;
+        for (key, fact) in self.read_all::<UploadFact>(keys).await? {
+            let names = match fact {
+                Some((fact, _)) => self.registry.blobs.names_of_stage(&fact.stage).await,
+                None => Err(store::Error::Corrupt(key.clone())),
+            };
+            self.mark_names(&key, names)?;
+        }
+        if !more {
+            self.cursor.go_on(Phase::ContentOfManifests);
+        }
+        Ok(())
+    }
+
+    /// Marks what facts about content lead to.
+    pub(super) async fn content_of_facts(&mut self, prefix: &str, then: Phase) -> Result<()> {
+        let (keys, more) = self.page(prefix).await?;
+        for (key, fact) in self.read_all::<BlobFact>(keys).await? {
+            let digest = key.rsplit_once('!').unwrap_or_default().1;
+            self.cursor.marks.mark(&layout::content_of(digest));
+            let names = match fact {
+                Some((fact, _)) => self.registry.blobs.names_of(&fact.location).await,
+                None => Err(store::Error::Corrupt(key.clone())),
+            };
+            self.mark_names(&key, names)?;
+        }
+        if !more {
+            self.cursor.go_on(then);
+        }
+        Ok(())
+    }
+
+    fn mark_names(&mut self, key: &str, names: store::Result<Vec<String>>) -> Result<()> {
+        match names {
+            Ok(names) => names.iter().for_each(|name| self.cursor.marks.mark(name)),
+            Err(store::Error::Corrupt(_)) => {
+                self.cursor.unsure = true;
+                self.cursor.report.unknown.add(key.to_owned());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Content that no repository holds is not found any more; a mount of it becomes an upload.
+    pub(super) async fn contents(&mut self) -> Result<()> {
+        let after = self.cursor.after.clone();
+        let (keys, more) = self.page("content/").await?;
+        let marks = &self.cursor.marks;
+        let covered = keys.into_iter().filter(|key| marks.covers(key));
+        let things: Vec<Thing> = covered.map(|key| Thing::new(key.as_str(), marks.has(&key))).collect();
+        let fates = self.judge(after.as_deref(), &things).await?;
+        fates.into_iter().for_each(|fate| self.cursor.report.leftovers.add(fate));
+        if !more {
+            self.cursor.go_on(Phase::Stored);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn stored(&mut self) -> Result<()> {
+        let after = self.cursor.after.clone();
+        let stored = self.registry.blobs.list(after.as_deref(), ROUND_PAGE_ENTRIES_MAX).await?;
+        self.cursor.report.looked_at += stored.len() as u64;
+        let more = stored.len() == ROUND_PAGE_ENTRIES_MAX;
+        self.cursor.after = stored.last().map(|last| last.name.clone());
+        let listed: Vec<String> = stored.iter().map(|stored| stored.name.clone()).collect();
+        let (marks, unsure) = (&self.cursor.marks, self.cursor.unsure);
+        let (mut things, mut sizes) = (Vec::new(), Vec::new());
+        for stored in stored.into_iter().filter(|stored| marks.covers(&stored.name)) {
+            things.push(Thing::new(layout::stored(&stored.name), unsure || marks.has(&stored.name)));
+            sizes.push(stored.bytes.unwrap_or(0));
+        }
+        self.forget_gone(after.as_deref(), &listed, more).await?;
+        let after = after.map(|after| layout::stored(&after));
+        let fates = self.judge_stored(after.as_deref(), &things).await?;
+        for (fate, bytes) in fates.into_iter().zip(sizes) {
+            self.cursor.report.content.add(fate);
+            if fate == Fate::Removed {
+                self.cursor.report.bytes_freed += bytes;
+            }
+        }
+        if !more {
+            let again = self.cursor.marks.next();
+            self.cursor.go_on(if again { Phase::ContentOfUploads } else { Phase::Condemned });
+        }
+        Ok(())
+    }
+
+    /// Forgets the condemnation of objects that are gone, from `after` to the last that is listed, or to the end.
+    async fn forget_gone(&self, after: Option<&str>, listed: &[String], more: bool) -> Result<()> {
+        let prefix = layout::condemned(&layout::stored(""));
+        let mut after = after.map(|after| format!("{prefix}{after}"));
+        loop {
+            let keys = self.registry.keys.list(&prefix, after.as_deref(), ROUND_PAGE_ENTRIES_MAX).await?;
+            for key in &keys {
+                let name = key[prefix.len()..].to_owned();
+                if more && listed.last().is_some_and(|last| name > *last) {
+                    return Ok(());
+                }
+                if listed.binary_search(&name).is_err() {
+                    self.acquit(&layout::stored(&name)).await?;
+                }
+            }
+            if keys.len() < ROUND_PAGE_ENTRIES_MAX {
+                return Ok(());
+            }
+            after = keys.last().cloned();
+        }
+    }
+
+    /// Forgets the condemnation of keys that are gone.
+    pub(super) async fn condemned(&mut self) -> Result<()> {
+        let (keys, more) = self.page(layout::CONDEMNED).await?;
+        let keys: Vec<&str> = keys.iter().filter_map(|key| key.strip_prefix(layout::CONDEMNED)).collect();
+        // Objects of the blob store were looked after where they are listed.
+        let keys: Vec<&str> = keys.into_iter().filter(|key| !key.starts_with("stored/")).collect();
+        let there = self.registry.are_there(keys.iter().map(|key| (*key).to_owned()).collect()).await?;
+        for (key, there) in keys.into_iter().zip(there) {
+            if !there {
+                self.acquit(key).await?;
+            }
+        }
+        if !more {
+            self.cursor.go_on(Phase::Rescued);
+        }
+        Ok(())
+    }
+
+    /// From here on pushes need not be careful; what they rescued is not needed any more.
+    pub(super) async fn rescued(&mut self) -> Result<()> {
+        if self.is_dry() {
+            self.cursor.report.done = true;
+            return Ok(());
+        }
+        let collection = CollectionFact { round: self.cursor.report.round, ..CollectionFact::default() };
+        self.registry.store(layout::COLLECTION, &collection, When::Always).await?;
+        let (keys, more) = self.page(layout::RESCUED).await?;
+        for key in keys {
+            self.registry.keys.delete(&key).await?;
+        }
+        self.cursor.report.done = !more;
+        Ok(())
+    }
+}

@@ -1,0 +1,198 @@
+//! What becomes of what was looked at: kept, condemned, or removed.
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+
+use super::Collector;
+use super::report::Fate;
+use crate::registry::hold::CollectionFact;
+use crate::registry::limits::{CALLS_AT_ONCE_MAX, ROUND_PAGE_ENTRIES_MAX, SWEEPING_MS_MAX};
+use crate::registry::{Error, Result, layout};
+use crate::store::When;
+
+/// Something that is judged.
+#[derive(Clone, Debug)]
+pub(super) struct Thing {
+    /// Its key, or how an object of the blob store is called among those.
+    pub key: String,
+    /// Whether it is in use.
+    pub live: bool,
+    /// Other keys that go after it if it goes.
+    pub then: Vec<String>,
+}
+
+impl Thing {
+    pub(super) fn new(key: impl Into<String>, live: bool) -> Self {
+        Self { key: key.into(), live, then: Vec::new() }
+    }
+}
+
+/// That something was not in use.
+#[derive(Debug, Serialize, Deserialize)]
+struct CondemnedFact {
+    round: u64,
+    since_ms: u64,
+}
+
+/// What is known of a thing before anything is done about it.
+enum Verdict {
+    Fate(Fate),
+    /// It is not in use, and was not when its grace period began.
+    Due,
+}
+
+impl Collector<'_> {
+    /// Judges keys, in order, that lie behind `after`, and removes those that are due and that no push has rescued.
+    pub(super) async fn judge(&mut self, after: Option<&str>, things: &[Thing]) -> Result<Vec<Fate>> {
+        let verdicts = self.verdicts(after, things, true).await?;
+        let due: Vec<Thing> = things
+            .iter()
+            .zip(&verdicts)
+            .filter(|(_, verdict)| matches!(verdict, Verdict::Due))
+            .map(|(thing, _)| thing.clone())
+            .collect();
+        let mut swept = self.sweep(&due).await?.into_iter();
+        let fate = |verdict| match verdict {
+            Verdict::Fate(fate) => fate,
+            Verdict::Due => swept.next().unwrap_or(Fate::Condemned),
+        };
+        Ok(verdicts.into_iter().map(fate).collect())
+    }
+
+    /// Judges objects of the blob store as [`Collector::judge`] judges keys. What leads to one was looked for after it had been
+    /// condemned: an object that a push has just written is not found in use until the push has ended.
+    pub(super) async fn judge_stored(&mut self, after: Option<&str>, things: &[Thing]) -> Result<Vec<Fate>> {
+        let verdicts = self.verdicts(after, things, false).await?;
+        let mut fates = Vec::new();
+        for (thing, verdict) in things.iter().zip(verdicts) {
+            fates.push(match verdict {
+                Verdict::Fate(fate) => fate,
+                Verdict::Due if self.is_dry() => Fate::Removed,
+                Verdict::Due if self.registry.platform.now_ms() > self.deadline_ms => Fate::Condemned,
+                Verdict::Due => {
+                    let name = thing.key.strip_prefix("stored/").unwrap_or(&thing.key);
+                    self.registry.blobs.remove(name).await?;
+                    self.registry.keys.delete(&layout::condemned(&thing.key)).await?;
+                    Fate::Removed
+                }
+            });
+        }
+        Ok(fates)
+    }
+
+    async fn verdicts(&mut self, after: Option<&str>, things: &[Thing], at_once: bool) -> Result<Vec<Verdict>> {
+        let condemned = self.condemned_among(after, things).await?;
+        let at_once = at_once && self.cursor.grace_ms == 0;
+        let mut verdicts = Vec::new();
+        for thing in things {
+            let was_condemned = condemned.binary_search(&thing.key).is_ok();
+            verdicts.push(match (thing.live, was_condemned) {
+                (true, true) => {
+                    self.acquit(&thing.key).await?;
+                    Verdict::Fate(Fate::Kept)
+                }
+                (true, false) => Verdict::Fate(Fate::Kept),
+                (false, _) if at_once => Verdict::Due,
+                (false, true) => self.verdict_of_condemned(&thing.key).await?,
+                (false, false) => {
+                    self.condemn(&thing.key).await?;
+                    Verdict::Fate(Fate::Condemned)
+                }
+            });
+        }
+        Ok(verdicts)
+    }
+
+    /// Those of the things that are condemned, in order.
+    async fn condemned_among(&self, after: Option<&str>, things: &[Thing]) -> Result<Vec<String>> {
+        let (Some(first), Some(last)) = (things.first(), things.last()) else { return Ok(Vec::new()) };
+        let (first, last) = (layout::condemned(&first.key), layout::condemned(&last.key));
+        // What they have in common narrows the listing down.
+        let common = first.bytes().zip(last.bytes()).take_while(|(a, b)| a == b).count();
+        let prefix = &first[..common];
+        let mut after = after.map(layout::condemned);
+        let mut found = Vec::new();
+        loop {
+            let keys = self.registry.keys.list(prefix, after.as_deref(), ROUND_PAGE_ENTRIES_MAX).await?;
+            let is_beyond = keys.last().is_none_or(|key| *key >= last) || keys.len() < ROUND_PAGE_ENTRIES_MAX;
+            after = keys.last().cloned();
+            found.extend(keys.into_iter().map(|key| key[layout::CONDEMNED.len()..].to_owned()));
+            if is_beyond {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn condemn(&mut self, key: &str) -> Result<()> {
+        let since_ms = self.registry.platform.now_ms();
+        self.note_due(since_ms);
+        if self.is_dry() {
+            return Ok(());
+        }
+        let fact = CondemnedFact { round: self.cursor.report.round, since_ms };
+        self.registry.store(&layout::condemned(key), &fact, When::Always).await
+    }
+
+    pub(super) async fn acquit(&self, key: &str) -> Result<()> {
+        if self.is_dry() { Ok(()) } else { Ok(self.registry.keys.delete(&layout::condemned(key)).await?) }
+    }
+
+    async fn verdict_of_condemned(&mut self, key: &str) -> Result<Verdict> {
+        let fact: Option<CondemnedFact> = self.registry.load(&layout::condemned(key)).await?;
+        let Some(fact) = fact else { return Ok(Verdict::Fate(Fate::Condemned)) };
+        let is_over = fact.since_ms.saturating_add(self.cursor.grace_ms) <= self.registry.platform.now_ms();
+        // In a round before this one: since then all that may lead to it was looked at anew.
+        if is_over && fact.round < self.cursor.report.round {
+            return Ok(Verdict::Due);
+        }
+        self.note_due(fact.since_ms);
+        Ok(Verdict::Fate(Fate::Condemned))
+    }
+
+    fn note_due(&mut self, since_ms: u64) {
+        let due_ms = since_ms.saturating_add(self.cursor.grace_ms);
+        let next = &mut self.cursor.report.next_due_ms;
+        *next = Some(next.map_or(due_ms, |next| next.min(due_ms)));
+    }
+
+    /// Removes keys that are due, unless a push has rescued them.
+    async fn sweep(&mut self, due: &[Thing]) -> Result<Vec<Fate>> {
+        if self.is_dry() || due.is_empty() {
+            return Ok(vec![Fate::Removed; due.len()]);
+        }
+        let began_ms = self.registry.platform.now_ms();
+        // First this, then the rescues; a push does it the other way round.
+        self.announce(due.iter().map(|thing| thing.key.clone()).collect()).await?;
+        let sweeps = due.iter().map(|thing| self.sweep_one(thing, began_ms));
+        let sweeps: Vec<_> = sweeps.collect();
+        let fates = stream::iter(sweeps).buffered(CALLS_AT_ONCE_MAX).try_collect().await?;
+        self.announce(Vec::new()).await?;
+        Ok(fates)
+    }
+
+    async fn announce(&self, sweeping: Vec<String>) -> Result<()> {
+        let sweeping_ms = self.registry.platform.now_ms();
+        let round = self.cursor.report.round;
+        let collection = CollectionFact { round, active: true, sweeping, sweeping_ms };
+        self.registry.store(layout::COLLECTION, &collection, When::Always).await
+    }
+
+    async fn sweep_one(&self, thing: &Thing, began_ms: u64) -> Result<Fate> {
+        let keys = &self.registry.keys;
+        if keys.get(&layout::rescued(&thing.key)).await?.is_some() {
+            self.acquit(&thing.key).await?;
+            return Ok(Fate::Kept);
+        }
+        let now_ms = self.registry.platform.now_ms();
+        // Pushes believe what is announced for so long and no longer.
+        if now_ms > self.deadline_ms || now_ms.saturating_sub(began_ms) > SWEEPING_MS_MAX / 2 {
+            return Err(Error::Busy);
+        }
+        keys.delete(&thing.key).await?;
+        for key in &thing.then {
+            keys.delete(key).await?;
+        }
+        self.acquit(&thing.key).await?;
+        Ok(Fate::Removed)
+    }
+}

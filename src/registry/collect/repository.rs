@@ -1,0 +1,360 @@
+//! The part of a round that looks at one repository after the other.
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use serde::de::DeserializeOwned;
+
+use super::Collector;
+use super::cursor::Phase;
+use super::judge::Thing;
+use super::marks::{self, Marks};
+use super::report::{Fate, Tally};
+use crate::oci::{self, Digest};
+use crate::registry::facts::{ManifestFact, TagFact, UploadFact};
+use crate::registry::limits::CALLS_AT_ONCE_MAX;
+use crate::registry::{Error, Result, layout};
+use crate::store::{self, BodyError};
+
+/// The kinds of keys of which a repository has at least one.
+const KINDS: [&str; 4] = ["repository", "manifest", "blob", "upload"];
+/// The kinds of keys that keep a repository in the catalog.
+const KINDS_KEPT: [&str; 5] = ["manifest", "blob", "upload", "tag", "warning"];
+
+/// A manifest as the collector sees it.
+struct Seen {
+    digest: String,
+    fact: ManifestFact,
+    manifest: oci::Manifest,
+}
+
+impl Collector<'_> {
+    pub(super) async fn next_repository(&mut self) -> Result<()> {
+        let mut next: Option<String> = None;
+        for kind in KINDS {
+            let after = self.cursor.repository.as_ref();
+            let after = after.map(|repository| format!("{}{}", layout::of_repository(kind, repository), char::MAX));
+            let first = self.registry.keys.list(&format!("{kind}/"), after.as_deref(), 1).await?;
+            let Some(repository) = first.first().and_then(|key| layout::repository_in(kind, key)) else { continue };
+            // In the order of the keys, in which a name is followed by `!`.
+            let found = format!("{repository}!");
+            next = Some(next.map_or(found.clone(), |next| next.min(found)));
+        }
+        let most = self.registry.limits.marks_max;
+        let cursor = &mut self.cursor;
+        (cursor.marks, cursor.kept, cursor.unsure) = (Marks::new(most), Marks::new(most), false);
+        cursor.edges.clear();
+        let Some(next) = next else {
+            cursor.go_on(Phase::ContentOfUploads);
+            return Ok(());
+        };
+        cursor.repository = Some(next.trim_end_matches('!').to_owned());
+        cursor.report.repositories += 1;
+        // So that steps end also where there are many repositories with nothing in them.
+        cursor.report.looked_at += 1;
+        cursor.go_on(Phase::Uploads);
+        Ok(())
+    }
+
+    fn prefix(&self, kind: &str) -> String {
+        layout::of_repository(kind, &self.cursor.repository.as_deref().unwrap_or_default())
+    }
+
+    pub(super) async fn uploads(&mut self) -> Result<()> {
+        let (keys, more) = self.page(&self.prefix("upload")).await?;
+        let now_ms = self.registry.platform.now_ms();
+        let lifetime_ms = self.registry.limits.upload_lifetime_ms;
+        for (key, fact) in self.read_all::<UploadFact>(keys).await? {
+            let Some((fact, _)) = fact else { continue };
+            if now_ms.saturating_sub(fact.changed_ms) <= lifetime_ms {
+                self.cursor.report.uploads.add(Fate::Kept);
+                continue;
+            }
+            self.cursor.report.uploads.add(Fate::Removed);
+            if !self.is_dry() {
+                // What the blob store still has of it then is found there.
+                self.registry.keys.delete(&key).await?;
+                self.registry.blobs.discard(&fact.stage).await?;
+            }
+        }
+        if !more {
+            self.cursor.go_on(Phase::Tags);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn tags(&mut self) -> Result<()> {
+        let prefix = self.prefix("tag");
+        let (keys, more) = self.page(&prefix).await?;
+        for (key, fact) in self.read_all::<TagFact>(keys).await? {
+            let Some((fact, _)) = fact else { continue };
+            self.cursor.kept.mark(fact.digest.as_str());
+            self.cursor.kept.mark(&way(fact.digest.as_str(), &key[prefix.len()..]));
+        }
+        if !more {
+            let keeps_all = self.cursor.untagged_lifetime_ms.is_none();
+            self.cursor.go_on(if keeps_all { Phase::Manifests } else { Phase::Graph });
+        }
+        Ok(())
+    }
+
+    pub(super) async fn graph(&mut self) -> Result<()> {
+        let (keys, more) = self.page(&self.prefix("manifest")).await?;
+        let now_ms = self.registry.platform.now_ms();
+        let lifetime_ms = self.cursor.untagged_lifetime_ms.unwrap_or(u64::MAX);
+        for seen in self.see(keys).await?.into_iter().flatten() {
+            let cursor = &mut self.cursor;
+            if now_ms.saturating_sub(seen.fact.pushed_ms) < lifetime_ms {
+                cursor.kept.mark(&seen.digest);
+            }
+            // An index holds what it lists, and a subject what refers to it.
+            let children = seen.manifest.children().map(|child| (seen.digest.as_str(), child.digest.as_str()));
+            let subject = seen.fact.subject.iter().map(|subject| (subject.as_str(), seen.digest.as_str()));
+            cursor.edges.extend(children.chain(subject).map(|(parent, child)| marks::edge(parent, child)));
+        }
+        let cursor = &mut self.cursor;
+        // Then not all can be known that is in use.
+        cursor.unsure |= cursor.edges.len() > self.registry.limits.marks_max || !cursor.kept.is_whole();
+        if cursor.unsure {
+            cursor.edges.clear();
+        }
+        if !more {
+            let edges = std::mem::take(&mut cursor.edges);
+            cursor.kept.follow(&edges);
+            cursor.go_on(Phase::Manifests);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn manifests(&mut self) -> Result<()> {
+        let after = self.cursor.after.clone();
+        let (keys, more) = self.page(&self.prefix("manifest")).await?;
+        let seen = self.see(keys.clone()).await?;
+        let fates = if self.cursor.marks.is_first() {
+            let prefix = self.prefix("manifest");
+            let things: Vec<Thing> =
+                keys.iter().zip(&seen).map(|(key, seen)| self.manifest(key, &prefix, seen.as_ref())).collect();
+            let fates = self.judge(after.as_deref(), &things).await?;
+            fates.iter().for_each(|fate| self.cursor.report.manifests.add(*fate));
+            fates
+        } else {
+            vec![Fate::Kept; keys.len()]
+        };
+        for (seen, _) in seen.into_iter().zip(fates).filter(|(_, fate)| *fate != Fate::Removed) {
+            for blob in seen.iter().flat_map(|seen| seen.manifest.blobs()) {
+                self.cursor.marks.mark(blob.digest.as_str());
+            }
+        }
+        if !more {
+            self.cursor.go_on(Phase::Blobs);
+        }
+        Ok(())
+    }
+
+    fn manifest(&self, key: &str, prefix: &str, seen: Option<&Seen>) -> Thing {
+        let cursor = &self.cursor;
+        let keeps_all = cursor.untagged_lifetime_ms.is_none() || cursor.unsure || seen.is_none();
+        let digest = &key[prefix.len()..];
+        let mut thing = Thing::new(key, keeps_all || cursor.kept.has(digest));
+        if let Some(subject) = seen.and_then(|seen| seen.fact.subject.as_ref()) {
+            thing.then.push(format!("{}{subject}!{digest}", self.prefix("referrer")));
+        }
+        thing
+    }
+
+    pub(super) async fn blobs(&mut self) -> Result<()> {
+        let after = self.cursor.after.clone();
+        let prefix = self.prefix("blob");
+        let (keys, more) = self.page(&prefix).await?;
+        let mut things = Vec::new();
+        for key in keys {
+            let digest = &key[prefix.len()..];
+            if self.cursor.marks.covers(digest) {
+                things.push(Thing::new(key.clone(), self.cursor.unsure || self.cursor.marks.has(digest)));
+                self.cursor.marks.meet(digest);
+            }
+        }
+        let fates = self.judge(after.as_deref(), &things).await?;
+        fates.into_iter().for_each(|fate| self.cursor.report.blobs.add(fate));
+        if !more {
+            // What is left was named and not met.
+            let whole = self.cursor.marks.is_empty();
+            self.cursor.go_on(Phase::Holes);
+            if whole {
+                self.after_holes();
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn holes(&mut self) -> Result<()> {
+        let (keys, more) = self.page(&self.prefix("manifest")).await?;
+        let repository = self.cursor.repository.clone().unwrap_or_default();
+        for seen in self.see(keys).await?.into_iter().flatten() {
+            for blob in seen.manifest.blobs().filter(|blob| self.cursor.marks.has(blob.digest.as_str())) {
+                self.cursor.report.holes.add(format!("{repository}@{} names {}", seen.digest, blob.digest));
+            }
+        }
+        if !more {
+            self.after_holes();
+        }
+        Ok(())
+    }
+
+    fn after_holes(&mut self) {
+        let again = self.cursor.marks.next();
+        self.cursor.go_on(if again { Phase::Manifests } else { Phase::Ways });
+    }
+
+    /// Ways back from a digest to a tag that points elsewhere.
+    pub(super) async fn ways(&mut self) -> Result<()> {
+        let prefix = self.prefix("tagged");
+        let live = |this: &Self, key: &str| {
+            let (digest, tag) = key[prefix.len()..].split_once('!').unwrap_or_default();
+            !this.cursor.kept.is_whole() || this.cursor.kept.has(&way(digest, tag))
+        };
+        let after = self.cursor.after.clone();
+        let (keys, more) = self.page(&prefix).await?;
+        let things: Vec<Thing> = keys.iter().map(|key| Thing::new(key.as_str(), live(self, key))).collect();
+        self.judge_leftovers(after, things, more, Phase::Referrers).await
+    }
+
+    /// Referrers whose manifest is gone.
+    pub(super) async fn referrers(&mut self) -> Result<()> {
+        let manifests = self.prefix("manifest");
+        let holder = |key: &str| format!("{manifests}{}", key.rsplit_once('!').unwrap_or_default().1);
+        self.leftovers("referrer", holder, Phase::Adopted).await
+    }
+
+    /// Notes about fallback tags that are gone.
+    pub(super) async fn adopted(&mut self) -> Result<()> {
+        let tags = self.prefix("tag");
+        let holder = |key: &str| {
+            let subject = key.rsplit_once('!').unwrap_or_default().1;
+            format!("{tags}{}", subject.replacen(':', "-", 1))
+        };
+        self.leftovers("adopted", holder, Phase::Large).await
+    }
+
+    /// Where the bytes of manifests are that are gone.
+    pub(super) async fn large(&mut self) -> Result<()> {
+        let manifests = self.prefix("manifest");
+        let holder = |key: &str| format!("{manifests}{}", key.rsplit_once('!').unwrap_or_default().1);
+        self.leftovers("large", holder, Phase::Repository).await
+    }
+
+    /// Judges keys that are in use as long as another one is there.
+    async fn leftovers(&mut self, kind: &str, holder: impl Fn(&str) -> String, then: Phase) -> Result<()> {
+        let after = self.cursor.after.clone();
+        let (keys, more) = self.page(&self.prefix(kind)).await?;
+        let holders = keys.iter().map(|key| holder(key)).collect();
+        let held = self.registry.are_there(holders).await?;
+        let things = keys.into_iter().zip(held).map(|(key, held)| Thing::new(key, held)).collect();
+        self.judge_leftovers(after, things, more, then).await
+    }
+
+    async fn judge_leftovers(
+        &mut self,
+        after: Option<String>,
+        things: Vec<Thing>,
+        more: bool,
+        then: Phase,
+    ) -> Result<()> {
+        let fates = self.judge(after.as_deref(), &things).await?;
+        fates.into_iter().for_each(|fate| self.cursor.report.leftovers.add(fate));
+        if !more {
+            self.cursor.go_on(then);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn repository(&mut self) -> Result<()> {
+        let mut live = false;
+        for kind in KINDS_KEPT {
+            live = live || !self.registry.keys.list(&self.prefix(kind), None, 1).await?.is_empty();
+        }
+        let key = self.prefix("repository");
+        if self.registry.keys.get(&key).await?.is_some() {
+            let fates = self.judge(None, &[Thing::new(key, live)]).await?;
+            let tally: &mut Tally = &mut self.cursor.report.leftovers;
+            fates.into_iter().filter(|fate| *fate != Fate::Kept).for_each(|fate| tally.add(fate));
+        }
+        self.cursor.go_on(Phase::NextRepository);
+        Ok(())
+    }
+
+    /// Reads manifests. One that cannot be read makes what it may name unknown.
+    async fn see(&mut self, keys: Vec<String>) -> Result<Vec<Option<Seen>>> {
+        let prefix = self.prefix("manifest");
+        let mut all = Vec::new();
+        for (key, fact) in self.read_all::<ManifestFact>(keys).await? {
+            let digest = key[prefix.len()..].to_owned();
+            let seen = match fact {
+                Some((fact, inline)) => self.parse(digest, fact, inline).await?,
+                None => None,
+            };
+            if seen.is_none() {
+                self.cursor.unsure = true;
+                // It is looked at more than once.
+                if self.cursor.phase == Phase::Manifests && self.cursor.marks.is_first() {
+                    self.cursor.report.unknown.add(key);
+                }
+            }
+            all.push(seen);
+        }
+        Ok(all)
+    }
+
+    async fn parse(&self, digest: String, fact: ManifestFact, inline: Bytes) -> Result<Option<Seen>> {
+        let bytes = match &fact.location {
+            None => inline,
+            Some(location) => {
+                let read = match self.registry.blobs.read(location, 0..fact.size).await {
+                    Ok(body) => body.collect_up_to(fact.size).await.map_err(store_error),
+                    Err(error) => Err(error),
+                };
+                match read {
+                    Ok(bytes) => bytes,
+                    Err(store::Error::Corrupt(_)) => return Ok(None),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        };
+        // What was pushed is what the digest says, and can be parsed.
+        let is_it = digest.parse::<Digest>().is_ok_and(|digest| digest.matches(&bytes));
+        let parsed = oci::Manifest::parse(&bytes, Some(&fact.media_type)).ok().filter(|_| is_it);
+        Ok(parsed.map(|(manifest, _)| Seen { digest, fact, manifest }))
+    }
+
+    /// Reads facts with what lies behind them. A key that is gone by now is left out; of one that cannot be read there is
+    /// nothing.
+    pub(super) async fn read_all<T: DeserializeOwned>(
+        &mut self,
+        keys: Vec<String>,
+    ) -> Result<Vec<(String, Option<(T, Bytes)>)>> {
+        let registry = self.registry;
+        let reads = keys.into_iter().map(|key| async move {
+            let read = registry.load_version::<T>(&key).await;
+            (key, read)
+        });
+        let reads: Vec<_> = stream::iter(reads.collect::<Vec<_>>()).buffered(CALLS_AT_ONCE_MAX).collect().await;
+        let mut all = Vec::new();
+        for (key, read) in reads {
+            match read {
+                Ok(Some((fact, behind, _))) => all.push((key, Some((fact, behind)))),
+                Ok(None) => {}
+                Err(Error::Store(store::Error::Corrupt(_))) => all.push((key, None)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// How the way back from a digest to a tag is marked.
+fn way(digest: &str, tag: &str) -> String {
+    format!("{digest} {tag}")
+}
+
+fn store_error(error: BodyError) -> store::Error {
+    error.into()
+}

@@ -1,0 +1,113 @@
+//! How a push and a collection stay out of each other's way without a lock.
+//!
+//! A push *holds* the keys that it is going to lean on: it reads whether a round of the collection is under way. If none is, it goes on
+//! and looks again when it has written. If nothing has begun by then, whatever round comes next sees what was written. If a round is under
+//! way, the push first *rescues* its keys, each by a key of its own, and only then looks whether they are there. The collector
+//! says which keys it is about to remove before it looks for rescues. Each of the two writes before it reads, so at least one
+//! of them sees the other, and neither needs a condition of the store.
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+
+use super::facts::BlobFact;
+use super::limits::{CALLS_AT_ONCE_MAX, SWEEPING_MS_MAX};
+use super::{Error, Registry, Result, layout};
+use crate::store::When;
+
+/// How often a push begins anew because a round began or ended beside it.
+pub(super) const HOLD_TRIES_MAX: usize = 4;
+
+/// Where the collection stands, for all to see.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct CollectionFact {
+    pub round: u64,
+    pub active: bool,
+    /// The keys that are being removed just now, and since when.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sweeping: Vec<String>,
+    #[serde(default)]
+    pub sweeping_ms: u64,
+}
+
+/// Keys that are held, as long as the collection stands where it stood.
+#[derive(Debug)]
+pub(super) struct Hold {
+    round: u64,
+    active: bool,
+}
+
+impl Registry {
+    pub(super) async fn collection(&self) -> Result<CollectionFact> {
+        Ok(self.load(layout::COLLECTION).await?.unwrap_or_default())
+    }
+
+    /// Holds `keys`, which need not exist. Whether they do must be looked at after this and before [`Registry::is_held`].
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when one of them is being removed just now.
+    pub(super) async fn hold(&self, keys: &[String]) -> Result<Hold> {
+        let mut collection = self.collection().await?;
+        if collection.active {
+            let rescues = keys.iter().map(|key| async {
+                let key = layout::rescued(key);
+                self.store(&key, &collection.round, When::Always).await
+            });
+            let rescues: Vec<_> = rescues.collect();
+            stream::iter(rescues).buffer_unordered(CALLS_AT_ONCE_MAX).try_collect::<Vec<()>>().await?;
+            collection = self.collection().await?;
+            // What a collector that was cut off was about to remove is let go after a while.
+            let is_late = self.platform.now_ms().saturating_sub(collection.sweeping_ms) > SWEEPING_MS_MAX;
+            if !is_late && collection.sweeping.iter().any(|swept| keys.contains(swept)) {
+                return Err(Error::Busy);
+            }
+        }
+        Ok(Hold { round: collection.round, active: collection.active })
+    }
+
+    /// Whether nothing came in between: what was found after [`Registry::hold`] is there to stay. If not, it must be held anew.
+    pub(super) async fn is_held(&self, hold: &Hold) -> Result<bool> {
+        let collection = self.collection().await?;
+        Ok(collection.round == hold.round && collection.active == hold.active)
+    }
+
+    /// Lets `key` hold the content that the fact under `source` leads to, if it is there and, where it is known, of this size.
+    pub(super) async fn share(&self, key: &str, source: &str, size: Option<u64>) -> Result<bool> {
+        let mut written = false;
+        for _ in 0..HOLD_TRIES_MAX {
+            let known: Option<BlobFact> = self.load(source).await?;
+            if known.is_none() && !written {
+                return Ok(false);
+            }
+            let hold = self.hold(&[]).await?;
+            // Again, now that it is held: a whole round may have passed.
+            let known: Option<BlobFact> = self.load(source).await?;
+            let usable = match known.filter(|known| size.is_none_or(|size| known.size == size)) {
+                // It may be removed in this very round, before anything that we write is seen.
+                Some(fact) if hold.active && self.is_condemned(&fact).await? => None,
+                Some(fact) => self.is_readable(&fact).await?.then_some(fact),
+                None => None,
+            };
+            let Some(fact) = usable else {
+                if written {
+                    self.keys.delete(key).await?;
+                }
+                return Ok(false);
+            };
+            self.store(key, &fact, When::Always).await?;
+            written = true;
+            if self.is_held(&hold).await? {
+                return Ok(true);
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    async fn is_condemned(&self, fact: &BlobFact) -> Result<bool> {
+        for name in self.blobs.names_of(&fact.location).await? {
+            if self.keys.get(&layout::condemned(&layout::stored(&name))).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

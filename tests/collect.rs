@@ -1,0 +1,366 @@
+//! Garbage collection over each pair of stores: what is removed, what is kept, and that every step can be cut off.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use eyot::Registry;
+use eyot::oci::manifest::{OCI_IMAGE, OCI_INDEX};
+use eyot::oci::{Algorithm, Digest, Reference, RepositoryName};
+use eyot::registry::{Chunk, CollectRequest, Error, Limits, Report};
+use eyot::store::file::{FileBlobStore, FileKeyValue};
+use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
+use eyot::store::packed::PackedBlobStore;
+use eyot::store::{BlobStore, KeyValue, Platform, SystemPlatform};
+use futures_executor::block_on;
+use serde_json::{Value, json};
+
+const HOUR_MS: u64 = 60 * 60 * 1000;
+
+/// A clock that only tests move.
+struct Clock(AtomicU64);
+
+impl Platform for Clock {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn random(&self) -> [u8; 16] {
+        SystemPlatform.random()
+    }
+}
+
+struct World {
+    registry: Registry,
+    clock: Arc<Clock>,
+    keys: Arc<dyn KeyValue>,
+    blobs: Arc<dyn BlobStore>,
+    repository: RepositoryName,
+}
+
+fn digest(bytes: &[u8]) -> Digest {
+    Algorithm::Sha256.digest(bytes)
+}
+
+impl World {
+    fn new(keys: Arc<dyn KeyValue>, blobs: impl FnOnce(Arc<Clock>) -> Arc<dyn BlobStore>, limits: Limits) -> Self {
+        let clock = Arc::new(Clock(AtomicU64::new(HOUR_MS)));
+        let blobs = blobs(clock.clone());
+        let registry = Registry::new(keys.clone(), blobs.clone(), clock.clone(), limits);
+        Self { registry, clock, keys, blobs, repository: "team/app".parse().unwrap() }
+    }
+
+    fn in_memory() -> Self {
+        Self::with_limits(Limits::default())
+    }
+
+    fn with_limits(limits: Limits) -> Self {
+        Self::new(Arc::new(MemoryKeyValue::default()), |clock| Arc::new(MemoryBlobStore::new(clock)), limits)
+    }
+
+    fn pass(&self, ms: u64) {
+        self.clock.0.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    fn blob(&self, content: &str) -> Value {
+        let (digest, size) = (digest(content.as_bytes()), content.len());
+        let body = Bytes::from(content.to_owned()).into();
+        block_on(self.registry.push_blob(&self.repository, &digest, body)).unwrap();
+        json!({ "mediaType": "application/octet-stream", "digest": digest, "size": size })
+    }
+
+    fn push(&self, reference: Option<&str>, manifest: &Value) -> Digest {
+        let bytes = Bytes::from(manifest.to_string());
+        let digest = digest(&bytes);
+        let reference: Reference = reference.map_or_else(|| digest.to_string(), str::to_owned).parse().unwrap();
+        let media_type = manifest["mediaType"].as_str();
+        let push = self.registry.push_manifest(&self.repository, &reference, &[], media_type, bytes.into());
+        block_on(push).unwrap();
+        digest
+    }
+
+    fn image(&self, reference: Option<&str>, content: &str) -> Digest {
+        self.push(reference, &image(&self.blob(content)))
+    }
+
+    fn delete(&self, reference: &str) {
+        block_on(self.registry.delete_manifest(&self.repository, &reference.parse().unwrap())).unwrap();
+    }
+
+    fn has(&self, digest: &Digest) -> bool {
+        block_on(self.registry.manifest(&self.repository, &Reference::Digest(digest.clone()))).is_ok()
+    }
+
+    fn has_blob(&self, content: &str) -> bool {
+        block_on(self.registry.blob(&self.repository, &digest(content.as_bytes()))).is_ok()
+    }
+
+    /// One whole round.
+    fn collect(&self, grace_ms: u64) -> Report {
+        self.collect_as(&CollectRequest { grace_ms, untagged_lifetime_ms: Some(grace_ms), dry_run: false })
+    }
+
+    fn collect_as(&self, request: &CollectRequest) -> Report {
+        loop {
+            let report = block_on(self.registry.collect_step(request)).unwrap();
+            if report.done {
+                return report;
+            }
+        }
+    }
+
+    /// What is left in the stores beside the collection's own facts.
+    fn left(&self) -> Vec<String> {
+        let keys = block_on(self.keys.list("", None, 10_000)).unwrap();
+        let mut left: Vec<String> = keys.into_iter().filter(|key| !key.starts_with("collection/")).collect();
+        left.extend(block_on(self.blobs.list(None, 10_000)).unwrap().into_iter().map(|stored| stored.name));
+        left
+    }
+}
+
+fn image(blob: &Value) -> Value {
+    json!({ "schemaVersion": 2, "mediaType": OCI_IMAGE, "config": blob, "layers": [blob] })
+}
+
+fn index(children: &[&Digest]) -> Value {
+    let children: Vec<Value> =
+        children.iter().map(|digest| json!({ "mediaType": OCI_IMAGE, "digest": digest, "size": 1 })).collect();
+    json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": children })
+}
+
+fn referrer(subject: &Digest, kind: &str) -> Value {
+    json!({
+        "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], "artifactType": kind,
+        "subject": { "mediaType": OCI_IMAGE, "digest": subject, "size": 1 },
+    })
+}
+
+/// Everything that there is in a registry, some of it in use and some not.
+fn populate(world: &World) {
+    let one = world.image(None, "one");
+    let two = world.image(None, "two");
+    world.push(Some("index"), &index(&[&one, &two]));
+    let signed = world.image(Some("v1"), "signed");
+    world.push(None, &referrer(&signed, "application/signature"));
+    world.image(Some("v1"), "moved");
+    world.blob("never named");
+    let large = "x".repeat(300_000);
+    world.push(Some("large"), &json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], "large": large }));
+    let status = block_on(world.registry.begin_upload(&world.repository, Algorithm::Sha256)).unwrap();
+    let chunk = Chunk { range: None, body: "x".repeat(70_000).into_bytes().into() };
+    block_on(world.registry.append_upload(&world.repository, &status.session, chunk)).unwrap();
+}
+
+fn nothing_is_left(world: &World) {
+    populate(world);
+    for tag in ["index", "v1", "large"] {
+        world.delete(tag);
+    }
+    world.pass(25 * HOUR_MS);
+    let first = world.collect(0);
+    assert_eq!((first.uploads.removed, first.unknown.count, first.holes.count), (1, 0, 0), "{first:?}");
+    let second = world.collect(0);
+    assert_eq!((second.blobs.removed, second.content.condemned), (0, 0), "{second:?}");
+    assert_eq!(world.left(), Vec::<String>::new(), "{first:?} {second:?}");
+}
+
+#[test]
+fn nothing_is_left_in_memory() {
+    nothing_is_left(&World::in_memory());
+}
+
+#[test]
+fn nothing_is_left_of_packed_content() {
+    let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
+    let packed =
+        |clock: Arc<Clock>| -> Arc<dyn BlobStore> { Arc::new(PackedBlobStore::new(keys.clone(), clock, 65_536)) };
+    nothing_is_left(&World::new(keys.clone(), packed, Limits::default()));
+}
+
+#[test]
+fn nothing_is_left_in_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys: Arc<dyn KeyValue> = Arc::new(FileKeyValue::open(folder.path(), Arc::new(SystemPlatform)).unwrap());
+    let open =
+        |clock: Arc<Clock>| -> Arc<dyn BlobStore> { Arc::new(FileBlobStore::open(folder.path(), clock).unwrap()) };
+    nothing_is_left(&World::new(keys, open, Limits::default()));
+    for part in ["blobs", "stages", "tmp"] {
+        assert_eq!(std::fs::read_dir(folder.path().join(part)).unwrap().count(), 0, "{part}");
+    }
+    let kinds = std::fs::read_dir(folder.path().join("keys")).unwrap();
+    let kinds: Vec<String> = kinds.map(|kind| kind.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(kinds, ["collection"]);
+}
+
+/// The same in steps as small as can be, and with marks for only a few.
+#[test]
+fn nothing_is_left_by_small_steps() {
+    for (collect_step_keys_max, marks_max) in [(1, 1 << 17), (3, 4), (1, 1)] {
+        let limits = Limits { collect_step_keys_max, marks_max, ..Limits::default() };
+        let world = World::with_limits(limits);
+        populate(&world);
+        world.delete("index");
+        world.pass(25 * HOUR_MS);
+        world.collect(HOUR_MS);
+        for tag in ["v1", "large"] {
+            assert!(block_on(world.registry.manifest(&world.repository, &tag.parse().unwrap())).is_ok());
+        }
+        assert!(world.has_blob("moved"));
+    }
+}
+
+#[test]
+fn what_is_in_use_is_kept() {
+    let world = World::in_memory();
+    populate(&world);
+    let (one, signed) = (digest(image(&world.blob("one")).to_string().as_bytes()), world.image(Some("v2"), "signed"));
+    for _ in 0..3 {
+        world.pass(25 * HOUR_MS);
+        world.collect(0);
+    }
+    assert!(world.has(&one), "what an index lists is kept");
+    assert!(world.has(&signed));
+    let request = Default::default();
+    let referrers = block_on(world.registry.referrers(&world.repository, &signed, &request)).unwrap();
+    assert_eq!(referrers.descriptors.len(), 1, "what refers to something kept is kept");
+    assert!(world.has_blob("one") && world.has_blob("signed") && world.has_blob("moved"));
+    assert!(!world.has_blob("never named"));
+    let blob = block_on(world.registry.blob(&world.repository, &digest(b"one"))).unwrap();
+    let body = block_on(world.registry.read_blob(&blob, 0..3)).unwrap();
+    assert_eq!(block_on(body.collect_up_to(10)).unwrap(), "one");
+    let large = block_on(world.registry.manifest(&world.repository, &"large".parse().unwrap())).unwrap();
+    let body = block_on(world.registry.read_manifest(&large)).unwrap();
+    assert_eq!(block_on(body.collect_up_to(1 << 20)).unwrap().len() as u64, large.size);
+}
+
+#[test]
+fn nothing_goes_before_its_grace_is_over() {
+    let world = World::in_memory();
+    world.image(Some("v1"), "layer");
+    world.delete("v1");
+    world.pass(25 * HOUR_MS);
+    // The manifest, then what it named, then its bytes.
+    for (collected, manifests, blobs, content) in [
+        (0, [0, 1, 0], [1, 0, 0], [1, 0, 0]),
+        (59, [0, 1, 0], [1, 0, 0], [1, 0, 0]),
+        (60, [0, 0, 1], [0, 1, 0], [1, 0, 0]),
+        (119, [0, 0, 0], [0, 1, 0], [1, 0, 0]),
+        (120, [0, 0, 0], [0, 0, 1], [0, 1, 0]),
+        (180, [0, 0, 0], [0, 0, 0], [0, 0, 1]),
+    ] {
+        world.clock.0.store(26 * HOUR_MS + collected * 60_000, Ordering::Relaxed);
+        let report = world.collect(HOUR_MS);
+        for (tally, expected) in [(report.manifests, manifests), (report.blobs, blobs), (report.content, content)] {
+            assert_eq!([tally.kept, tally.condemned, tally.removed], expected, "after {collected}: {report:?}");
+        }
+    }
+    world.pass(2 * HOUR_MS);
+    world.collect(HOUR_MS);
+    assert_eq!(world.left(), Vec::<String>::new());
+}
+
+#[test]
+fn a_push_rescues_what_is_condemned() {
+    let world = World::in_memory();
+    let blob = world.blob("layer");
+    world.collect(HOUR_MS);
+    world.pass(2 * HOUR_MS);
+    world.push(Some("v1"), &image(&blob));
+    let report = world.collect(HOUR_MS);
+    assert_eq!((report.blobs.kept, report.blobs.removed), (1, 0), "{report:?}");
+    // It has its grace anew.
+    world.delete("v1");
+    world.pass(HOUR_MS / 2);
+    assert_eq!(world.collect(0).manifests.removed, 1);
+}
+
+#[test]
+fn a_push_in_the_middle_of_a_round_rescues_too() {
+    // Steps of one page: the push comes in between, wherever that is.
+    for steps in 0..40 {
+        let world = World::with_limits(Limits { collect_step_keys_max: 1, ..Limits::default() });
+        let blob = world.blob("layer");
+        let request = CollectRequest { grace_ms: 0, untagged_lifetime_ms: Some(0), dry_run: false };
+        let mut done = false;
+        for _ in 0..steps {
+            done = done || block_on(world.registry.collect_step(&request)).unwrap().done;
+        }
+        let bytes = Bytes::from(image(&blob).to_string());
+        let reference: Reference = "v1".parse().unwrap();
+        let (repository, body) = (&world.repository, bytes.clone().into());
+        match block_on(world.registry.push_manifest(repository, &reference, &[], Some(OCI_IMAGE), body)) {
+            Ok(_) => {
+                for _ in 0..3 {
+                    world.collect(0);
+                }
+                assert!(world.has(&digest(&bytes)) && world.has_blob("layer"), "after {steps} steps");
+                let blob = block_on(world.registry.blob(&world.repository, &digest(b"layer"))).unwrap();
+                assert!(block_on(world.registry.read_blob(&blob, 0..5)).is_ok(), "after {steps} steps");
+            }
+            Err(Error::ManifestBlobUnknown(_)) => {
+                assert!(!world.has(&digest(&bytes)), "a refused push leaves nothing");
+            }
+            Err(error) => panic!("{error}"),
+        }
+        if done {
+            return;
+        }
+    }
+    panic!("a round never ends");
+}
+
+#[test]
+fn a_dry_run_changes_nothing_and_tells_the_same() {
+    let world = World::in_memory();
+    populate(&world);
+    world.delete("index");
+    world.pass(25 * HOUR_MS);
+    let before = world.left();
+    let request = CollectRequest { grace_ms: 0, untagged_lifetime_ms: Some(0), dry_run: true };
+    let told = world.collect_as(&request);
+    assert_eq!(world.left(), before);
+    let done = world.collect(0);
+    assert_eq!((told.manifests, told.uploads), (done.manifests, done.uploads), "{told:?} {done:?}");
+    assert!(told.manifests.removed > 0);
+}
+
+#[test]
+fn holes_are_told_and_stop_nothing() {
+    let world = World::in_memory();
+    let blob = world.blob("layer");
+    let manifest = world.push(Some("v1"), &image(&blob));
+    block_on(world.registry.delete_blob(&world.repository, &digest(b"layer"))).unwrap();
+    let report = world.collect(0);
+    assert_eq!(report.holes.count, 2, "as config and as layer: {report:?}");
+    assert!(report.holes.first[0].contains(manifest.as_str()), "{report:?}");
+    assert!(world.has(&manifest));
+}
+
+#[test]
+fn what_cannot_be_read_keeps_what_it_may_lead_to() {
+    let world = World::in_memory();
+    world.blob("layer");
+    let broken = [format!("manifest/team/app!{}", digest(b"x")), format!("upload/other!{}", SystemPlatform.uuid())];
+    for key in &broken {
+        block_on(world.keys.put(key, "nonsense".into(), eyot::store::When::Always)).unwrap();
+    }
+    for _ in 0..3 {
+        let report = world.collect(0);
+        assert_eq!((report.manifests.removed, report.blobs.removed, report.content.removed), (0, 0, 0), "{report:?}");
+        assert_eq!(report.unknown.first, [broken[0].clone(), broken[1].clone()], "{report:?}");
+    }
+    assert!(world.has_blob("layer"), "a manifest that cannot be read may name it");
+}
+
+#[test]
+fn a_step_at_a_time() {
+    let world = World::with_limits(Limits { collect_step_keys_max: 1, ..Limits::default() });
+    populate(&world);
+    let request = world.registry.collect_request();
+    let key = "collection/lease!0000000000000000";
+    let until = (world.clock.now_ms() + 1000).to_string();
+    block_on(world.keys.put(key, until.into(), eyot::store::When::Always)).unwrap();
+    assert_eq!(block_on(world.registry.collect_step(&request)), Err(Error::Busy));
+    world.pass(1001);
+    assert!(!block_on(world.registry.collect_step(&request)).unwrap().done);
+}
