@@ -19,9 +19,9 @@ const TAGS: usize = 10_000;
 const PAGE: usize = 100;
 
 /// How many entries of folders a page of `PAGE` tags or fewer may read.
-const PAGE_ENTRIES_MAX: u64 = 2000;
+const PAGE_ENTRIES_MAX: u64 = 1500;
 /// As many as keep the disk busy.
-const WRITERS: usize = 16;
+const WRITERS: usize = 64;
 
 struct Files {
     handler: Handler,
@@ -142,7 +142,8 @@ fn a_page_of_ten_thousand_tags_costs_what_one_of_a_thousand_does() {
     assert!(listed == sorted(&tags), "the tags that were pushed, in order");
     println!("pages of {PAGE} tags of 1,000: {before:?}; of {TAGS}: {after:?}");
     assert_eq!((before.calls, after.calls), (1, 1));
-    assert!(after.entries <= PAGE_ENTRIES_MAX && after.entries <= before.entries * 2, "{before:?}, {after:?}");
+    // Not the same: a thousand names that begin alike do not yet fill all folders on the way of this beginning.
+    assert!(after.entries <= PAGE_ENTRIES_MAX && after.entries <= before.entries * 3, "{before:?}, {after:?}");
 
     // The tag at which a page ended is gone when the next one is asked for.
     let (all, _) = files.tags(|last| {

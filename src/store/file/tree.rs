@@ -16,8 +16,8 @@ use super::absent_is_none;
 use super::path::{self, End, Part};
 
 /// How many names a folder has, not counting its buckets, before it gets buckets. Some more when several are created at the
-/// same time. A page of a list reads so many entries for each byte that the names begin with alike.
-pub(super) const FOLDER_NAMES_MAX: usize = 64;
+/// same time. A page of a list reads at most about so many entries for each byte that its names begin with alike.
+pub(super) const FOLDER_NAMES_MAX: usize = 32;
 /// How often the reading of a folder is begun anew when it breaks off because others remove entries.
 const READ_TRIES_MAX: usize = 100;
 
