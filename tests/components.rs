@@ -61,6 +61,15 @@ on_host!(spin_key_value, Kind::SpinHost("spin-key-value"));
 on_host!(spin_sqlite, Kind::SpinHost("spin-sqlite"));
 on_host!(real_spin, Kind::Spin);
 
+mod ten_thousand_tags {
+    use super::*;
+
+    #[test]
+    fn spin_sqlite() {
+        on(Kind::SpinHost("spin-sqlite"), super::ten_thousand_tags);
+    }
+}
+
 mod contract {
     use super::*;
 
@@ -192,6 +201,61 @@ async fn lists(host: &mut Host) {
     for task in come_and_go {
         task.await.expect("every request succeeds");
     }
+}
+
+/// What SQLite did for one page: statements, rows, steps of its machine, rows stepped over for want of an index.
+type PageCost = [u64; 4];
+
+/// A page of 10,000 tags is whole and costs SQLite what one of 1,000 does.
+async fn ten_thousand_tags(host: &mut Host) {
+    let repository = repository(host, "team/many");
+    let index = Bytes::from_static(br#"{"schemaVersion": 2, "manifests": []}"#);
+    let digest = sha256(&index);
+    let mut tags: Vec<String> = Vec::new();
+    let mut costs: Vec<PageCost> = Vec::new();
+    for count in [1000, 10_000] {
+        while tags.len() < count {
+            // As many as one push may name; not in the order of lists.
+            tags.extend((tags.len()..tags.len() + 100).map(|n| format!("build-{:05}", n * 7919 % 10_007)));
+            let query: Vec<String> = tags[tags.len() - 100..].iter().map(|tag| format!("tag={tag}")).collect();
+            let put = repository.put_manifest(&format!("{digest}?{}", query.join("&")));
+            let put = put.header(CONTENT_TYPE, "application/vnd.oci.image.index.v1+json");
+            assert_eq!(repository.send(put, whole(index.clone())).await.status(), 201);
+        }
+        let (listed, mut pages) = tags_in_pages(host, &repository).await;
+        tags.sort();
+        assert!(listed == tags, "{count} tags in order");
+        // The one in the middle: now and then there is a new instance, which opens the database first.
+        pages.sort_by_key(|[_, _, steps, _]| *steps);
+        println!("{count} tags, pages of 100: {:?} in the middle, {:?} at most", pages[count / 200], pages.last());
+        costs.push(pages[count / 200]);
+    }
+    let [statements, rows, _, scanned] = costs[0];
+    assert_eq!((statements, rows, scanned), (1, 101, 0));
+    assert_eq!(costs[0], costs[1]);
+}
+
+async fn tags_in_pages(host: &Host, repository: &Repository) -> (Vec<String>, Vec<PageCost>) {
+    let (mut tags, mut costs): (Vec<String>, _) = (Vec::new(), Vec::new());
+    loop {
+        get_json(host, "/__host/calls/reset").await;
+        let last = tags.last().map_or(String::new(), |last| format!("&last={last}"));
+        let page = get_json(host, &format!("/v2/{}/tags/list?n=100{last}", repository.name)).await;
+        let calls = get_json(host, "/__host/calls").await;
+        let of = |kind: &str| calls[format!("sqlite-{kind}")].as_u64().expect("a number");
+        costs.push(["execute", "rows", "steps", "scanned"].map(of));
+        let page: Vec<String> = serde_json::from_value(page["tags"].clone()).expect("tags");
+        tags.extend_from_slice(&page);
+        if page.len() < 100 {
+            return (tags, costs);
+        }
+    }
+}
+
+async fn get_json(host: &Host, path: &str) -> serde_json::Value {
+    let reply = host.client.fetch(Request::get(path).body(whole("")).expect("a request")).await.expect("a reply");
+    assert_eq!(reply.status(), 200, "{reply:?}");
+    serde_json::from_slice(reply.body()).expect("JSON")
 }
 
 async fn small_chunks(host: &mut Host) {
