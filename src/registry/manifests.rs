@@ -219,10 +219,13 @@ impl Registry {
         self.store(&layout::tag(repository, tag), fact, When::Always).await
     }
 
-    /// Points tags until one fails; it is an error only if none could be done.
+    /// Points tags, each once, until one fails; it is an error only if none could be done.
     async fn point_tags(&self, repository: &RepositoryName, tags: &[Tag], fact: &TagFact) -> Result<Vec<Tag>> {
         let mut pointed = Vec::new();
         for tag in tags {
+            if pointed.contains(tag) {
+                continue;
+            }
             match self.point_tag(repository, tag, fact).await {
                 Ok(()) => pointed.push(tag.clone()),
                 Err(error) if pointed.is_empty() => return Err(error),
