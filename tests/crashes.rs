@@ -224,6 +224,13 @@ fn push_and_delete(client: &Client, session: &mut String) -> Option<()> {
     expect(client.send(Method::PUT, &tagged, &new), StatusCode::CREATED)?;
     expect(client.send(Method::DELETE, &format!("/v2/a/manifests/{}", digest(&old)), b""), StatusCode::ACCEPTED)?;
     expect(client.send(Method::DELETE, "/v2/a/manifests/v3", b""), StatusCode::ACCEPTED)?;
+    // Small enough to be listed without a look at the manifest.
+    let mut referrer: Value = serde_json::from_slice(&image(&layer, Some(&old))).unwrap();
+    referrer.as_object_mut().unwrap().remove("annotations");
+    let referrer = referrer.to_string().into_bytes();
+    let by_digest = format!("/v2/a/manifests/{}", digest(&referrer));
+    expect(client.send(Method::PUT, &by_digest, &referrer), StatusCode::CREATED)?;
+    expect(client.send(Method::DELETE, &by_digest, b""), StatusCode::ACCEPTED)?;
     Some(())
 }
 
