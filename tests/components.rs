@@ -20,6 +20,7 @@ mod transcript;
 #[path = "support/value.rs"]
 mod value;
 
+use std::io::Read as _;
 use std::net::Shutdown;
 
 use bytes::Bytes;
@@ -43,7 +44,7 @@ macro_rules! on_host {
         mod $host {
             use super::*;
 
-            on_host!(@ $kind, transcripts, large_blob, small_chunks, tiny_frames, cut_pushes, slow_client, ten_clients, lists, killed_host, refusals);
+            on_host!(@ $kind, transcripts, large_blob, small_chunks, tiny_frames, cut_pushes, slow_client, paused_readers, ten_clients, lists, killed_host, refusals);
         }
     };
     (@ $kind:expr, $($scenario:ident),*) => {
@@ -347,6 +348,30 @@ async fn slow_client(host: &mut Host) {
     assert_eq!(repository.pull(&sha256(&layer)).await, (sha256(&layer), layer.len() as u64));
     drop((chunk, push));
     assert_eq!(repository.pull(&sha256(&layer)).await, (sha256(&layer), layer.len() as u64));
+}
+
+/// Clients that begin to read only when the host would long have dropped an idle instance. Where the sockets' buffers end is
+/// not known, so the answers are of many lengths: of some all is with the host and nothing left with us.
+async fn paused_readers(host: &mut Host) {
+    let layer = noise(5 * MIB, "paused");
+    let digest = repository(host, "team/paused").push(layer.clone()).await;
+    let lengths = (1..=80).map(|step| step * MIB / 16);
+    let sockets: Vec<_> = lengths
+        .map(|length| {
+            let target = format!("/v2/team/paused/blobs/{digest}");
+            let fields = format!("Host: eyot\r\nConnection: close\r\nRange: bytes=0-{}\r\n", length - 1);
+            (length, raw(host.client.address, format!("GET {target} HTTP/1.1\r\n{fields}\r\n").as_bytes()))
+        })
+        .collect();
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let cut = sockets.into_iter().filter_map(|(length, mut socket)| {
+        let mut reply = Vec::new();
+        let _ = socket.read_to_end(&mut reply);
+        let head = reply.windows(4).position(|end| end == b"\r\n\r\n").map_or(reply.len(), |at| at + 4);
+        (reply[head..] != layer[..length]).then_some((length, reply.len() - head))
+    });
+    let cut: Vec<_> = cut.collect();
+    assert!(cut.is_empty(), "wanted and got: {cut:?}");
 }
 
 /// The store fails in the middle of an answer: the client must see that half a layer is not a layer.
