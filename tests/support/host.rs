@@ -146,6 +146,11 @@ impl Host {
         self.client = Client { address };
     }
 
+    /// Where the host keeps what it is given.
+    pub fn data(&self) -> &Path {
+        self.data.path()
+    }
+
     fn kill(&mut self) {
         // The child leads a group of its own: `spin up` serves from a process below it.
         let group = format!("-{}", self.child.id());
