@@ -236,11 +236,8 @@ impl Registry {
                 return Ok(());
             }
         }
-        self.keys.delete(&layout::manifest(push.repository, digest)).await?;
-        match &push.fact.subject {
-            Some(subject) => Ok(self.keys.delete(&layout::referrer(push.repository, subject, digest.as_str())).await?),
-            None => Ok(()),
-        }
+        self.delete_names_of(push.repository, digest, push.fact.subject.as_ref()).await?;
+        Ok(self.keys.delete(&layout::manifest(push.repository, digest)).await?)
     }
 
     async fn store_manifest(&self, push: &Push<'_>) -> Result<()> {
