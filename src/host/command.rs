@@ -57,10 +57,15 @@ fn run() -> Result<()> {
     log_to_standard_error(config.log);
     let handler = config.open(None)?.handler();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(native::serve(handler, SocketAddr::new(serve.address, serve.port), |address| {
-        // Nobody need be listening to us.
-        let _ = writeln!(std::io::stdout(), "listening on http://{address}");
-    }))
+    runtime.block_on(native::serve(
+        handler,
+        SocketAddr::new(serve.address, serve.port),
+        config.connections,
+        |address| {
+            // Nobody need be listening to us.
+            let _ = writeln!(std::io::stdout(), "listening on http://{address}");
+        },
+    ))
 }
 
 /// Reads the command line. `None` when it asked only for a text, which was given.

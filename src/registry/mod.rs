@@ -60,6 +60,10 @@ impl Registry {
         Self::new(Arc::new(MemoryKeyValue::default()), blobs, platform, Limits::default())
     }
 
+    pub(crate) fn platform(&self) -> &dyn Platform {
+        &*self.platform
+    }
+
     /// The limits in force.
     pub fn limits(&self) -> &Limits {
         &self.limits
