@@ -5,6 +5,7 @@
 #[path = "support/client.rs"]
 mod client;
 
+#[allow(dead_code, reason = "shared with other tests")]
 #[path = "support/host.rs"]
 mod host;
 
@@ -20,13 +21,15 @@ mod transcript;
 #[path = "support/value.rs"]
 mod value;
 
+use std::io::Read as _;
 use std::net::Shutdown;
 
 use bytes::Bytes;
 use client::{chunked, raw, raw_status, whole};
 use host::{Host, Kind};
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Method, Request};
+use http_body_util::BodyExt as _;
 use repository::{Repository, Session, stored};
 use runner::pieces;
 use sha2::{Digest as _, Sha256};
@@ -42,7 +45,7 @@ macro_rules! on_host {
         mod $host {
             use super::*;
 
-            on_host!(@ $kind, transcripts, large_blob, small_chunks, tiny_frames, cut_pushes, ten_clients, lists, killed_host, refusals);
+            on_host!(@ $kind, transcripts, large_blob, small_chunks, tiny_frames, cut_pushes, slow_client, paused_readers, ten_clients, lists, killed_host, refusals);
         }
     };
     (@ $kind:expr, $($scenario:ident),*) => {
@@ -61,6 +64,15 @@ on_host!(spin_key_value, Kind::SpinHost("spin-key-value"));
 on_host!(spin_sqlite, Kind::SpinHost("spin-sqlite"));
 on_host!(real_spin, Kind::Spin);
 
+mod ten_thousand_tags {
+    use super::*;
+
+    #[test]
+    fn spin_sqlite() {
+        on(Kind::SpinHost("spin-sqlite"), super::ten_thousand_tags);
+    }
+}
+
 mod contract {
     use super::*;
 
@@ -77,6 +89,21 @@ mod contract {
     #[test]
     fn spin_sqlite() {
         on(Kind::SpinHostContract("spin-sqlite"), super::contract_is_kept);
+    }
+}
+
+/// Where layers are files, a test can take one away while it is read.
+mod broken_answer {
+    use super::*;
+
+    #[test]
+    fn native() {
+        on(Kind::Native, super::broken_answer);
+    }
+
+    #[test]
+    fn wasi() {
+        on(Kind::Wasi, super::broken_answer);
     }
 }
 
@@ -192,6 +219,61 @@ async fn lists(host: &mut Host) {
     for task in come_and_go {
         task.await.expect("every request succeeds");
     }
+}
+
+/// What SQLite did for one page: statements, rows, steps of its machine, rows stepped over for want of an index.
+type PageCost = [u64; 4];
+
+/// A page of 10,000 tags is whole and costs SQLite what one of 1,000 does.
+async fn ten_thousand_tags(host: &mut Host) {
+    let repository = repository(host, "team/many");
+    let index = Bytes::from_static(br#"{"schemaVersion": 2, "manifests": []}"#);
+    let digest = sha256(&index);
+    let mut tags: Vec<String> = Vec::new();
+    let mut costs: Vec<PageCost> = Vec::new();
+    for count in [1000, 10_000] {
+        while tags.len() < count {
+            // As many as one push may name; not in the order of lists.
+            tags.extend((tags.len()..tags.len() + 100).map(|n| format!("build-{:05}", n * 7919 % 10_007)));
+            let query: Vec<String> = tags[tags.len() - 100..].iter().map(|tag| format!("tag={tag}")).collect();
+            let put = repository.put_manifest(&format!("{digest}?{}", query.join("&")));
+            let put = put.header(CONTENT_TYPE, "application/vnd.oci.image.index.v1+json");
+            assert_eq!(repository.send(put, whole(index.clone())).await.status(), 201);
+        }
+        let (listed, mut pages) = tags_in_pages(host, &repository).await;
+        tags.sort();
+        assert!(listed == tags, "{count} tags in order");
+        // The one in the middle: now and then there is a new instance, which opens the database first.
+        pages.sort_by_key(|[_, _, steps, _]| *steps);
+        println!("{count} tags, pages of 100: {:?} in the middle, {:?} at most", pages[count / 200], pages.last());
+        costs.push(pages[count / 200]);
+    }
+    let [statements, rows, _, scanned] = costs[0];
+    assert_eq!((statements, rows, scanned), (1, 101, 0));
+    assert_eq!(costs[0], costs[1]);
+}
+
+async fn tags_in_pages(host: &Host, repository: &Repository) -> (Vec<String>, Vec<PageCost>) {
+    let (mut tags, mut costs): (Vec<String>, _) = (Vec::new(), Vec::new());
+    loop {
+        get_json(host, "/__host/calls/reset").await;
+        let last = tags.last().map_or(String::new(), |last| format!("&last={last}"));
+        let page = get_json(host, &format!("/v2/{}/tags/list?n=100{last}", repository.name)).await;
+        let calls = get_json(host, "/__host/calls").await;
+        let of = |kind: &str| calls[format!("sqlite-{kind}")].as_u64().expect("a number");
+        costs.push(["execute", "rows", "steps", "scanned"].map(of));
+        let page: Vec<String> = serde_json::from_value(page["tags"].clone()).expect("tags");
+        tags.extend_from_slice(&page);
+        if page.len() < 100 {
+            return (tags, costs);
+        }
+    }
+}
+
+async fn get_json(host: &Host, path: &str) -> serde_json::Value {
+    let reply = host.client.fetch(Request::get(path).body(whole("")).expect("a request")).await.expect("a reply");
+    assert_eq!(reply.status(), 200, "{reply:?}");
+    serde_json::from_slice(reply.body()).expect("JSON")
 }
 
 async fn small_chunks(host: &mut Host) {
@@ -310,6 +392,91 @@ async fn cut_pushes(host: &mut Host) {
     let status = raw_status(&mut stream);
     assert!(status.is_none_or(|status| status >= 400), "{status:?}");
     assert_eq!(repository.manifest("cut").await.status(), 404);
+}
+
+/// A client that stops in the middle of its body holds up nobody, not even another one at the same upload.
+async fn slow_client(host: &mut Host) {
+    let repository = repository(host, "team/slow");
+    let layer = noise(3 * MIB, "slow");
+    let mut session = repository.start().await;
+    let chunk = cut_request(host, "PATCH", &session.location, Framing::Length, (0, &layer), MIB);
+    let manifest = br#"{"schemaVersion": 2, "manifests": []}  "#;
+    let push = cut_request(host, "PUT", "/v2/team/slow/manifests/slow", Framing::Length, (0, manifest), 10);
+    repository.push(Bytes::from_static(b"{}")).await;
+    repository.tag("quick", &sha256(b"{}"), 2).await;
+    repository.tag("slow", &sha256(b"{}"), 2).await;
+    assert_eq!(repository.tags().await["tags"], serde_json::json!(["quick", "slow"]));
+    assert_eq!(session.offset().await, 0);
+    // The one that is quick has the upload for itself.
+    session.resume(&layer).await;
+    session.finish(&sha256(&layer)).await;
+    assert_eq!(repository.pull(&sha256(&layer)).await, (sha256(&layer), layer.len() as u64));
+    drop((chunk, push));
+    assert_eq!(repository.pull(&sha256(&layer)).await, (sha256(&layer), layer.len() as u64));
+}
+
+/// Clients that begin to read only when the host would long have dropped an idle instance. Where the sockets' buffers end is
+/// not known, so the answers are of many lengths: of some all is with the host and nothing left with us.
+async fn paused_readers(host: &mut Host) {
+    let layer = noise(5 * MIB, "paused");
+    let digest = repository(host, "team/paused").push(layer.clone()).await;
+    let lengths = (1..=80).map(|step| step * MIB / 16);
+    let sockets: Vec<_> = lengths
+        .map(|length| {
+            let target = format!("/v2/team/paused/blobs/{digest}");
+            let fields = format!("Host: eyot\r\nConnection: close\r\nRange: bytes=0-{}\r\n", length - 1);
+            (length, raw(host.client.address, format!("GET {target} HTTP/1.1\r\n{fields}\r\n").as_bytes()))
+        })
+        .collect();
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let cut = sockets.into_iter().filter_map(|(length, mut socket)| {
+        let mut reply = Vec::new();
+        let _ = socket.read_to_end(&mut reply);
+        let head = reply.windows(4).position(|end| end == b"\r\n\r\n").map_or(reply.len(), |at| at + 4);
+        (reply[head..] != layer[..length]).then_some((length, reply.len() - head))
+    });
+    let cut: Vec<_> = cut.collect();
+    assert!(cut.is_empty(), "wanted and got: {cut:?}");
+}
+
+/// The store fails in the middle of an answer: the client must see that half a layer is not a layer.
+async fn broken_answer(host: &mut Host) {
+    let repository = repository(host, "team/broken");
+    let length = 64 * MIB;
+    let layer = noise(length, "broken");
+    let digest = repository.push(layer).await;
+    let file = largest_file(host.data());
+    assert_eq!(file.metadata().expect("a file").len(), length as u64);
+
+    let request = Request::get(format!("/v2/team/broken/blobs/{digest}")).body(whole("")).expect("a request");
+    let reply = host.client.open(request).await.expect("a reply");
+    assert_eq!((reply.status().as_u16(), &reply.headers()[CONTENT_LENGTH]), (200, &length.into()));
+    // More than the sockets' buffers hold has not been read yet.
+    file.set_len(48 * MIB as u64).expect("a file of ours");
+    let (mut body, mut received) = (reply.into_body(), 0);
+    let broken = loop {
+        match body.frame().await {
+            Some(Ok(frame)) => received += frame.data_ref().map_or(0, |data| data.len()),
+            Some(Err(_)) => break true,
+            None => break false,
+        }
+    };
+    assert!(broken && received < length, "{received} bytes look like a whole layer");
+    // Nothing is sent of what is known to be broken, and the server goes on.
+    let again = repository.status_of(Method::GET, &format!("blobs/{digest}")).await;
+    assert_eq!(again, 500);
+    let other = noise(MIB, "after the broken one");
+    let digest = repository.push(other).await;
+    assert_eq!(repository.pull(&digest).await, (digest, MIB as u64));
+}
+
+fn largest_file(folder: &std::path::Path) -> std::fs::File {
+    fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+        entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+    }
+    let largest = files(folder).into_iter().max_by_key(|path| path.metadata().expect("a file").len());
+    std::fs::OpenOptions::new().write(true).open(largest.expect("a file")).expect("a file of ours")
 }
 
 const TAGS: [&str; 10] = ["t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7", "t8", "t9"];

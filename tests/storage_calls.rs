@@ -13,6 +13,7 @@ use eyot::{Body, Handler, Registry};
 use http::{Method, Request, Response, StatusCode};
 
 const OCI_IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 struct Counted {
     handler: Handler,
@@ -151,38 +152,108 @@ fn a_refused_push_writes_nothing() {
     assert_eq!(left, Vec::<String>::new());
 }
 
+/// The same layer again, as in another repository: what came in is given up for what is there.
 #[test]
-fn a_page_of_referrers_costs_what_its_limit_allows() {
+fn content_that_is_known_is_not_kept_twice() {
     let counted = Counted::new();
-    let subject = digest(b"the subject");
-    let kinds = ["application/vnd.example.a", "application/vnd.example.b"];
-    for number in 0..1000 {
+    let layer = Bytes::from(vec![1; 100_000]);
+    push_layer(&counted, &layer);
+    // A look whether it can still be read, the append, and the stage that is discarded; no commit.
+    let (_, blobs) = push_layer(&counted, &layer);
+    assert_eq!(blobs, [1, 1, 1, 0]);
+    let single = format!("/v2/b/blobs/uploads/?digest={}", digest(&layer));
+    let cost = counted.cost(Method::POST, &single, &layer, StatusCode::CREATED);
+    assert_eq!(cost.blobs, [1, 1, 1, 0]);
+}
+
+/// What one page of referrers says, and what it cost.
+struct ReferrersPage {
+    keys: [u64; 4],
+    bytes: usize,
+    digests: Vec<String>,
+}
+
+impl Counted {
+    fn push_referrer(&self, subject: &Digest, kind: &str, number: usize, note: &str) {
         let manifest = serde_json::json!({
-            "schemaVersion": 2, "manifests": [], "artifactType": kinds[number % 2], "annotations": { "number": number.to_string() },
+            "schemaVersion": 2, "manifests": [], "artifactType": kind,
+            "annotations": { "number": number.to_string(), "note": note },
             "subject": { "mediaType": OCI_IMAGE, "digest": subject, "size": 11 },
         });
         let manifest = Bytes::from(manifest.to_string());
         let uri = format!("/v2/a/manifests/{}", digest(&manifest));
-        let reply = counted.send(Method::PUT, &uri, "application/vnd.oci.image.index.v1+json", &manifest);
+        let reply = self.send(Method::PUT, &uri, OCI_INDEX, &manifest);
         assert_eq!(reply.status(), StatusCode::CREATED);
+        assert_eq!(reply.headers()["oci-subject"], subject.as_str());
     }
-    for (filter, expected) in [("", 1000), ("?artifactType=application/vnd.example.a", 500)] {
-        let mut uri = format!("/v2/a/referrers/{subject}{filter}");
-        let (mut found, mut pages) = (0, 0);
+
+    /// All pages, as the links lead through them.
+    fn referrers(&self, subject: &Digest, filter: Option<&str>) -> Vec<ReferrersPage> {
+        let query = filter.map(|filter| format!("?artifactType={}", filter.replace('+', "%2B")));
+        let mut uri = format!("/v2/a/referrers/{subject}{}", query.unwrap_or_default());
+        let mut pages = Vec::new();
         loop {
-            counted.keys.counts.take();
-            let response = counted.send(Method::GET, &uri, OCI_IMAGE, &Bytes::new());
-            let keys = counted.keys.counts.take();
-            println!("GET {uri:.40}: keys {keys:?}");
-            assert!(keys[0] <= 502 && keys[1..] == [0, 0, 1], "{keys:?}");
-            pages += 1;
-            let link = response.headers().get("link").map(|link| link.to_str().unwrap().to_owned());
+            self.keys.counts.take();
+            let response = self.send(Method::GET, &uri, OCI_IMAGE, &Bytes::new());
+            let (keys, headers) = (self.keys.counts.take(), response.headers().clone());
+            assert_eq!(response.status(), StatusCode::OK);
+            assert_eq!(headers["content-type"], OCI_INDEX);
+            assert_eq!(headers.get("oci-filters-applied").is_some(), filter.is_some());
             let body = futures_executor::block_on(response.into_body().collect_up_to(4 << 20)).unwrap();
             let index: serde_json::Value = serde_json::from_slice(&body).unwrap();
-            found += index["manifests"].as_array().unwrap().len();
-            let Some(link) = link else { break };
-            uri = link.split(['<', '>']).nth(1).unwrap().to_owned();
+            assert_eq!((index["schemaVersion"].as_u64(), index["mediaType"].as_str()), (Some(2), Some(OCI_INDEX)));
+            let descriptors = index["manifests"].as_array().unwrap();
+            assert!(descriptors.iter().all(|found| filter.is_none_or(|filter| found["artifactType"] == filter)));
+            let digests = descriptors.iter().map(|found| found["digest"].as_str().unwrap().to_owned()).collect();
+            let page = ReferrersPage { keys, bytes: body.len(), digests };
+            println!("{filter:?}, page {}: {} of {} bytes, keys {keys:?}", pages.len(), page.digests.len(), page.bytes);
+            pages.push(page);
+            let Some(link) = headers.get("link") else { return pages };
+            uri = link.to_str().unwrap().split(['<', '>']).nth(1).unwrap().to_owned();
         }
-        assert_eq!((found, pages), (expected, 2), "{filter}");
+    }
+}
+
+/// In the order of the digests, each once.
+fn all_digests(pages: &[ReferrersPage]) -> Vec<&String> {
+    let all: Vec<_> = pages.iter().flat_map(|page| &page.digests).collect();
+    assert!(all.is_sorted_by(|one, next| one < next), "out of order, or twice");
+    all
+}
+
+#[test]
+fn a_page_of_referrers_costs_what_its_limit_allows() {
+    let counted = Counted::new();
+    let subject = digest(b"the subject");
+    // A plus sign means a space where it is not written as %2B.
+    let kinds = ["application/vnd.example.a+json", "application/vnd.example.b"];
+    for number in 0..1000 {
+        counted.push_referrer(&subject, kinds[number % 2], number, "");
+    }
+    for (filter, expected) in [(None, 1000), (Some(kinds[0]), 500), (Some(kinds[1]), 500), (Some("a/none"), 0)] {
+        let pages = counted.referrers(&subject, filter);
+        assert_eq!((all_digests(&pages).len(), pages.len()), (expected, 2), "{filter:?}");
+        for page in &pages {
+            // One listing and a read for each manifest that is looked at; on the first page one more for a fallback tag.
+            assert!(page.keys[0] <= 501 && page.keys[1..] == [0, 0, 1], "{:?}", page.keys);
+        }
+    }
+}
+
+/// Annotations fill pages before their number does.
+#[test]
+fn a_page_of_referrers_stays_under_four_mebibytes() {
+    let counted = Counted::new();
+    let subject = digest(b"the subject");
+    let note = "x".repeat(30_000);
+    for number in 0..300 {
+        counted.push_referrer(&subject, "application/vnd.example.large", number, &note);
+    }
+    let pages = counted.referrers(&subject, None);
+    assert_eq!((all_digests(&pages).len(), pages.len()), (300, 3));
+    for page in &pages {
+        assert!(page.bytes <= 4 << 20, "{} bytes", page.bytes);
+        // What does not fit on a page may have been read for it, as many at once as are under way together.
+        assert!(page.keys[0] <= page.digests.len() as u64 + 1 + 16, "{:?} for {}", page.keys, page.digests.len());
     }
 }

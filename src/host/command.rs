@@ -8,19 +8,31 @@ use anyhow::{Context as _, Result, bail};
 use lexopt::prelude::{Long, Short, Value, ValueExt as _};
 
 use super::config::{Config, SETTINGS, log_to_standard_error};
-use super::native;
+use super::{native, prune};
+use crate::registry::{CollectRequest, Report};
+use crate::store::check::Verdict;
 
 const USAGE: &str = "\
 eyot: an OCI registry
 
   eyot serve [OPTIONS]    serve a registry over HTTP until told to stop
+  eyot collect [OPTIONS]  remove what nothing uses any more, to the end; serving goes on meanwhile
+  eyot check [OPTIONS]    try what the stores give, and say what follows
 
 Options:
-  --address ADDRESS       the address to listen on (127.0.0.1)
-  --port PORT             the port to listen on; 0: any free one (5000)
   --data FOLDER           the folder of files (data); made if missing
   -h, --help              this text
   --version               the version
+
+Options of serve:
+  --address ADDRESS       the address to listen on (127.0.0.1)
+  --port PORT             the port to listen on; 0: any free one (5000)
+
+Options of collect:
+  --dry-run               change nothing; tell what would be removed
+  --grace SECONDS         in place of GRACE_SECONDS, and of UNTAGGED_LIFETIME_SECONDS
+  --untagged SECONDS      in place of UNTAGGED_LIFETIME_SECONDS; never: keep untagged manifests
+It tells its progress on standard error and prints a report a round, in JSON.
 
 Settings are environment variables:
 ";
@@ -29,18 +41,24 @@ const TRY: &str = "
 Try it:
   eyot serve --data /tmp/registry &
   skopeo copy --dest-tls-verify=false oci:IMAGE docker://127.0.0.1:5000/team/app:v1
+  eyot collect --data /tmp/registry --dry-run
 ";
 
-struct Serve {
+/// What the command line asks for.
+struct Command {
+    name: String,
     address: IpAddr,
     port: u16,
     data: Option<String>,
+    dry_run: bool,
+    grace_ms: Option<u64>,
+    untagged_lifetime_ms: Option<Option<u64>>,
 }
 
 /// Does what the command line asks for.
 pub fn main() -> ExitCode {
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("eyot: {error:#}");
             ExitCode::FAILURE
@@ -48,36 +66,108 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<()> {
-    let Some(serve) = parse(lexopt::Parser::from_env())? else { return Ok(()) };
-    let config = Config::read(&native::OFFER, |name| match (name, &serve.data) {
+fn run() -> Result<ExitCode> {
+    let Some(command) = parse(lexopt::Parser::from_env())? else { return Ok(ExitCode::SUCCESS) };
+    let config = Config::read(&native::OFFER, |name| match (name, &command.data) {
         ("data_dir", Some(folder)) => Some(folder.clone()),
         _ => std::env::var(name.to_uppercase()).ok(),
     })?;
     log_to_standard_error(config.log);
-    let handler = config.open(None)?.handler();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(native::serve(
-        handler,
-        SocketAddr::new(serve.address, serve.port),
-        config.connections,
-        |address| {
-            // Nobody need be listening to us.
-            let _ = writeln!(std::io::stdout(), "listening on http://{address}");
-        },
-    ))
+    runtime.block_on(async {
+        match command.name.as_str() {
+            "serve" => serve(&command, &config).await,
+            "collect" => collect(&command, &config).await,
+            "check" => check(&config).await,
+            other => bail!("there is no command {other}; see eyot --help"),
+        }
+    })
+}
+
+async fn serve(command: &Command, config: &Config) -> Result<ExitCode> {
+    let schedule = config.prune_schedule.as_deref().map(prune::parse).transpose()?;
+    let stores = config.open(None)?;
+    if let Some(schedule) = schedule {
+        let registry = stores.registry();
+        tokio::spawn(async move { prune::keep_to(&schedule, &registry).await });
+    }
+    let address = SocketAddr::new(command.address, command.port);
+    native::serve(stores.handler(), address, config.connections, |address| {
+        // Nobody need be listening to us.
+        let _ = writeln!(std::io::stdout(), "listening on http://{address}");
+    })
+    .await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn collect(command: &Command, config: &Config) -> Result<ExitCode> {
+    let registry = config.open(None)?.registry();
+    let defaults = registry.collect_request();
+    let request = CollectRequest {
+        grace_ms: command.grace_ms.unwrap_or(defaults.grace_ms),
+        untagged_lifetime_ms: command.untagged_lifetime_ms.unwrap_or(match command.grace_ms {
+            Some(grace_ms) => Some(grace_ms),
+            None => defaults.untagged_lifetime_ms,
+        }),
+        dry_run: command.dry_run,
+    };
+    for report in prune::collect(&registry, &request, tell).await? {
+        println!("{}", serde_json::json!(report));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tell(report: &Report) {
+    let removed = report.manifests.removed + report.blobs.removed + report.content.removed;
+    eprintln!(
+        "round {}: {} looked at, {} repositories, {removed} removed, {} bytes freed; {}",
+        report.round, report.looked_at, report.repositories, report.bytes_freed, report.phase
+    );
+}
+
+async fn check(config: &Config) -> Result<ExitCode> {
+    let findings = config.open(None)?.registry().check().await.context("the stores cannot be used")?;
+    for finding in &findings {
+        let verdict = match finding.verdict {
+            Verdict::Holds => "holds  ",
+            Verdict::Missing => "missing",
+            Verdict::Broken => "BROKEN ",
+        };
+        println!("{verdict}  {}: {}", finding.guarantee, finding.means);
+    }
+    let broken = findings.iter().any(|finding| finding.verdict == Verdict::Broken);
+    Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Reads the command line. `None` when it asked only for a text, which was given.
-fn parse(mut arguments: lexopt::Parser) -> Result<Option<Serve>> {
-    let mut serve = Serve { address: Ipv4Addr::LOCALHOST.into(), port: 5000, data: None };
-    let mut command = None;
+fn parse(mut arguments: lexopt::Parser) -> Result<Option<Command>> {
+    let mut command = Command {
+        name: String::new(),
+        address: Ipv4Addr::LOCALHOST.into(),
+        port: 5000,
+        data: None,
+        dry_run: false,
+        grace_ms: None,
+        untagged_lifetime_ms: None,
+    };
     while let Some(argument) = arguments.next()? {
         match argument {
-            Value(word) if command.is_none() => command = Some(word.string()?),
-            Long("address") => serve.address = arguments.value()?.parse().context("--address")?,
-            Long("port") => serve.port = arguments.value()?.parse().context("--port")?,
-            Long("data") => serve.data = Some(arguments.value()?.string()?),
+            Value(word) if command.name.is_empty() => command.name = word.string()?,
+            Long("address") if command.name == "serve" => {
+                command.address = arguments.value()?.parse().context("--address")?;
+            }
+            Long("port") if command.name == "serve" => command.port = arguments.value()?.parse().context("--port")?,
+            Long("data") => command.data = Some(arguments.value()?.string()?),
+            Long("dry-run") if command.name == "collect" => command.dry_run = true,
+            Long("grace") if command.name == "collect" => {
+                command.grace_ms = Some(seconds("--grace", &arguments.value()?.string()?)?);
+            }
+            Long("untagged") if command.name == "collect" => {
+                command.untagged_lifetime_ms = Some(match arguments.value()?.string()?.as_str() {
+                    "never" => None,
+                    text => Some(seconds("--untagged", text)?),
+                });
+            }
             Short('h') | Long("help") => {
                 print!("{}", help());
                 return Ok(None);
@@ -89,11 +179,16 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Option<Serve>> {
             other => bail!("{}; see eyot --help", other.unexpected()),
         }
     }
-    match command.as_deref() {
-        Some("serve") => Ok(Some(serve)),
-        Some(other) => bail!("there is no command {other}; see eyot --help"),
-        None => bail!("want a command; see eyot --help"),
+    if command.name.is_empty() {
+        bail!("want a command; see eyot --help");
     }
+    Ok(Some(command))
+}
+
+/// A number of seconds, in milliseconds.
+fn seconds(option: &str, text: &str) -> Result<u64> {
+    let seconds = text.parse::<u64>().ok().and_then(|seconds| seconds.checked_mul(1000));
+    seconds.with_context(|| format!("{option}: {text:?} is not a number of seconds"))
 }
 
 fn help() -> String {

@@ -25,6 +25,19 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("blob_bytes_max", "1 and more", "the largest blob that is taken"),
     ("page_entries_max", "1 to 10000", "how many entries a page of tags or repositories has at most"),
     ("upload_lifetime_seconds", "1 and more", "how long an upload session lives after its last change"),
+    ("grace_seconds", "0 and more", "how long what is not in use stays before it is collected"),
+    (
+        "untagged_lifetime_seconds",
+        "0 and more | never",
+        "how old a manifest is collected that no tag, index or subject holds; unless set: as grace_seconds",
+    ),
+    (
+        "prune_schedule",
+        "a cron expression, UTC",
+        "when the native binary collects, as in \"0 3 * * *\"; unless set: never",
+    ),
+    ("collect_step_keys_max", "1 and more", "how many keys and objects one step of the collection looks at"),
+    ("collect_step_seconds_max", "1 to 30", "how long one step of the collection takes"),
     ("tag_max_age_seconds", "0 to 4294967295", "how long caches may answer for a tag without asking; 0: not at all"),
     ("warnings", "true | false", "whether pulls show the warnings that /v2/_eyot/warnings/ sets"),
     ("sparse_manifests", "true | false", "whether a manifest may name blobs and manifests that are not here"),
@@ -88,6 +101,8 @@ pub struct Config {
     pub chunk_bytes: u32,
     /// The registry's limits.
     pub limits: Limits,
+    /// When to collect: a cron expression, for hosts that can keep to it.
+    pub prune_schedule: Option<String>,
     /// How long caches may answer for a tag without asking, in seconds.
     pub tag_max_age_seconds: u32,
     /// How connections are treated.
@@ -114,12 +129,18 @@ impl Config {
             number(name, default.as_secs(), least, TIMEOUT_SECONDS_MAX).map(Duration::from_secs)
         };
         let (defaults, connections) = (Limits::default(), Connections::default());
+        let grace_ms = number("grace_seconds", defaults.grace_ms / 1000, 0, u64::MAX / 1000)? * 1000;
+        let untagged_lifetime_ms = match get("untagged_lifetime_seconds").as_deref() {
+            Some("never") => None,
+            _ => Some(number("untagged_lifetime_seconds", grace_ms / 1000, 0, u64::MAX / 1000)? * 1000),
+        };
         Ok(Self {
             keys: choice("keys", get("keys"), offer.keys)?,
             blobs: choice("blobs", get("blobs"), offer.blobs)?,
             data_dir: get("data_dir").unwrap_or_else(|| offer.data_dir.into()).into(),
             chunk_bytes: number("chunk_bytes", CHUNK_BYTES_DEFAULT.into(), CHUNK_BYTES_MIN.into(), VALUE_BYTES_MAX)?
                 as u32,
+            prune_schedule: get("prune_schedule"),
             limits: Limits {
                 manifest_bytes_max: number("manifest_bytes_max", defaults.manifest_bytes_max, 1, VALUE_BYTES_MAX)?,
                 manifest_inline_bytes_max: number(
@@ -136,6 +157,11 @@ impl Config {
                     1,
                     u64::MAX / 1000,
                 )? * 1000,
+                grace_ms,
+                untagged_lifetime_ms,
+                collect_step_keys_max: number("collect_step_keys_max", defaults.collect_step_keys_max, 1, u64::MAX)?,
+                collect_step_ms_max: number("collect_step_seconds_max", defaults.collect_step_ms_max / 1000, 1, 30)?
+                    * 1000,
                 warnings: choice("warnings", get("warnings"), &["false", "true"])? == "true",
                 sparse_manifests: choice("sparse_manifests", get("sparse_manifests"), &["false", "true"])? == "true",
                 ..defaults
@@ -195,11 +221,15 @@ pub struct Stores {
 }
 
 impl Stores {
+    /// A registry over them.
+    pub fn registry(&self) -> Registry {
+        let (keys, blobs, platform) = (self.keys.clone(), self.blobs.clone(), self.platform.clone());
+        Registry::new(keys, blobs, platform, self.limits.clone())
+    }
+
     /// A handler of a registry over them.
     pub fn handler(&self) -> Handler {
-        let (keys, blobs, platform) = (self.keys.clone(), self.blobs.clone(), self.platform.clone());
-        let registry = Registry::new(keys, blobs, platform, self.limits.clone());
-        Handler::new(registry).with_tag_max_age_seconds(self.tag_max_age_seconds)
+        Handler::new(self.registry()).with_tag_max_age_seconds(self.tag_max_age_seconds)
     }
 }
 

@@ -131,6 +131,7 @@ impl Handler {
                 registry.delete_warning(&repository, tag.as_ref()).await?;
                 Ok(Reply::no_content())
             }
+            Operation::Check => Ok(Reply::json(&serde_json::json!({ "findings": registry.check().await? }))),
             Operation::Collect { dry_run } => {
                 let request = CollectRequest { dry_run, ..registry.collect_request() };
                 let report = registry.collect_step(&request).await?;

@@ -27,6 +27,7 @@ pub(super) enum Operation {
     SetWarning(RepositoryName, Option<Tag>),
     DeleteWarning(RepositoryName, Option<Tag>),
     Collect { dry_run: bool },
+    Check,
     BeginUpload(RepositoryName, Algorithm),
     PushBlob(RepositoryName, Digest),
     MountBlob { repository: RepositoryName, digest: Digest, from: Option<RepositoryName> },
@@ -48,6 +49,8 @@ enum Route<'a> {
     Warnings(&'a str),
     /// Another one: a step of the collection.
     Collect,
+    /// Another one: the self-check of the stores.
+    Check,
     Uploads(&'a str),
     Upload(&'a str, &'a str),
 }
@@ -57,6 +60,7 @@ impl<'a> Route<'a> {
         match path.strip_prefix("/v2")? {
             "" | "/" => return Some(Self::Version),
             "/_catalog" => return Some(Self::Catalog),
+            "/_eyot/check" => return Some(Self::Check),
             "/_eyot/collect" => return Some(Self::Collect),
             _ => {}
         }
@@ -88,7 +92,7 @@ impl<'a> Route<'a> {
             Self::Manifest(..) => "GET, HEAD, PUT, DELETE",
             Self::Blob(..) => "GET, HEAD, DELETE",
             Self::Warnings(_) => "GET, HEAD, PUT, DELETE",
-            Self::Uploads(_) | Self::Collect => "POST",
+            Self::Uploads(_) | Self::Collect | Self::Check => "POST",
             Self::Upload(..) => "GET, HEAD, PATCH, PUT, DELETE",
         }
     }
@@ -132,6 +136,7 @@ impl Operation {
                     _ => Self::DeleteWarning(repository, tag),
                 })
             }
+            (Route::Check, "POST") => Ok(Self::Check),
             (Route::Collect, "POST") => match query.text("dry_run").as_deref() {
                 None | Some("false") => Ok(Self::Collect { dry_run: false }),
                 Some("true") => Ok(Self::Collect { dry_run: true }),

@@ -192,6 +192,8 @@ impl Reply {
         {
             reply.headers.insert(CONTENT_LENGTH, length.into());
         }
+        // What says nothing of caches may be kept by them for a while: an absence, for one, that the next push ends.
+        reply.headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         let mut response = Response::new(if to_head { Body::empty() } else { reply.body });
         *response.status_mut() = reply.status;
         *response.headers_mut() = reply.headers;

@@ -152,15 +152,11 @@ impl Registry {
             Reference::Digest(digest) => {
                 let key = layout::manifest(repository, digest);
                 let fact: ManifestFact = self.load(&key).await?.ok_or_else(unknown)?;
-                // The tags go first: one that is left behind would lead nowhere.
-                self.delete_tags_of(repository, digest).await?;
+                // The names go first: one that is left behind would lead nowhere.
+                self.delete_names_of(repository, digest, fact.subject.as_ref()).await?;
                 self.keys.delete(&key).await?;
                 // Those of a push that came in between go too; a push that sees the manifest gone stores it again.
-                self.delete_tags_of(repository, digest).await?;
-                if let Some(subject) = fact.subject {
-                    self.keys.delete(&layout::referrer(repository, &subject, digest.as_str())).await?;
-                }
-                Ok(())
+                self.delete_names_of(repository, digest, fact.subject.as_ref()).await
             }
         }
     }
@@ -286,10 +282,13 @@ impl Registry {
         Ok(())
     }
 
-    /// Points tags until one fails; it is an error only if none could be done.
+    /// Points tags, each once, until one fails; it is an error only if none could be done.
     async fn point_tags(&self, repository: &RepositoryName, tags: &[Tag], fact: &TagFact) -> Result<Vec<Tag>> {
         let mut pointed = Vec::new();
         for tag in tags {
+            if pointed.contains(tag) {
+                continue;
+            }
             match self.store(&layout::tag(repository, tag), fact, When::Always).await {
                 Ok(()) => pointed.push(tag.clone()),
                 Err(error) if pointed.is_empty() => return Err(error),
@@ -300,6 +299,20 @@ impl Registry {
             }
         }
         Ok(pointed)
+    }
+
+    /// Removes what a manifest is found by: its tags, and its place among its subject's referrers.
+    async fn delete_names_of(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        subject: Option<&Digest>,
+    ) -> Result<()> {
+        self.delete_tags_of(repository, digest).await?;
+        match subject {
+            Some(subject) => Ok(self.keys.delete(&layout::referrer(repository, subject, digest.as_str())).await?),
+            None => Ok(()),
+        }
     }
 
     /// Removes the tags that point to a digest. The ways back to them stay, as garbage: a push may be writing one just now.

@@ -31,8 +31,9 @@ pub use referrers::{Referrers, ReferrersRequest};
 pub use tags::{Page, PageRequest};
 pub use uploads::{Chunk, Mounted, SessionId, Status};
 
+use crate::store::check::Finding;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use crate::store::{BlobStore, KeyValue, Platform};
+use crate::store::{self, BlobStore, KeyValue, Platform};
 
 /// An OCI registry over a pair of stores.
 #[derive(Clone)]
@@ -62,6 +63,19 @@ impl Registry {
 
     pub(crate) fn platform(&self) -> &dyn Platform {
         &*self.platform
+    }
+
+    /// Tries what the stores of this host really give.
+    ///
+    /// # Errors
+    /// When a store cannot be reached.
+    pub async fn check(&self) -> Result<Vec<Finding>> {
+        Ok(store::check::check(&self.keys, &self.blobs, &self.platform).await?)
+    }
+
+    /// The time, in milliseconds since the Unix epoch.
+    pub fn now_ms(&self) -> u64 {
+        self.platform.now_ms()
     }
 
     /// The limits in force.

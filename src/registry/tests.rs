@@ -1,11 +1,11 @@
 //! Rules that need a clock, a race or a look into the store; what can be seen on the wire is in `tests/transcripts`.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_executor::block_on;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 
 use super::*;
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
@@ -426,4 +426,93 @@ fn the_longest_keys_fit_every_store() {
     let tag = "t".repeat(crate::oci::name::TAG_BYTES_MAX).parse().unwrap();
     let longest = layout::tag_of(&repository, &Algorithm::Sha512.digest(b""), &tag);
     assert!(longest.len() <= store::KEY_BYTES_MAX, "{}", longest.len());
+}
+
+/// Lets another request do all of its work before the call number `calls_left`.
+struct Meddled {
+    inner: Arc<dyn KeyValue>,
+    calls_left: AtomicI64,
+    meddle: Mutex<Option<BoxFuture<'static, ()>>>,
+}
+
+impl Meddled {
+    async fn turn(&self) {
+        if self.calls_left.fetch_sub(1, Ordering::Relaxed) == 0 {
+            let meddle = self.meddle.lock().unwrap().take();
+            meddle.unwrap().await;
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl KeyValue for Meddled {
+    async fn get(&self, key: &str) -> store::Result<Option<store::Entry>> {
+        self.turn().await;
+        self.inner.get(key).await
+    }
+
+    async fn put(&self, key: &str, value: Bytes, when: When) -> store::Result<()> {
+        self.turn().await;
+        self.inner.put(key, value, when).await
+    }
+
+    async fn delete(&self, key: &str) -> store::Result<()> {
+        self.turn().await;
+        self.inner.delete(key).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> store::Result<Vec<String>> {
+        self.turn().await;
+        self.inner.list(prefix, after, limit).await
+    }
+}
+
+/// A push and a deletion of the same manifest, the one between any two calls of the other.
+#[test]
+fn a_push_and_a_deletion_that_meet_leave_no_name_that_leads_nowhere() {
+    async fn push(registry: &Registry) -> Result<()> {
+        let (tag, more) = (Reference::Tag("v1".parse().unwrap()), ["v2".parse().unwrap()]);
+        let bytes = refers_to(INDEX, "met");
+        registry.push_manifest(&name("a"), &tag, &more, None, bytes.into()).await.map(drop)
+    }
+    async fn delete(registry: &Registry) -> Result<()> {
+        let reference = Reference::Digest(digest(&refers_to(INDEX, "met")));
+        registry.delete_manifest(&name("a"), &reference).await
+    }
+    block_on(async {
+        for push_is_first in [true, false] {
+            let mut meetings = 0;
+            for calls_left in 0.. {
+                let (plain, platform) = in_memory();
+                let plain = Arc::new(plain);
+                push(&plain).await.unwrap();
+                let other = plain.clone();
+                let meddle: BoxFuture<'static, ()> = Box::pin(async move {
+                    if push_is_first { delete(&other).await.unwrap() } else { push(&other).await.unwrap() }
+                });
+                let (calls_left, meddle) = (AtomicI64::new(calls_left), Mutex::new(Some(meddle)));
+                let keys = Arc::new(Meddled { inner: plain.keys.clone(), calls_left, meddle });
+                let registry = Registry::new(keys.clone(), plain.blobs.clone(), platform, Limits::default());
+                if push_is_first {
+                    push(&registry).await.unwrap()
+                } else {
+                    delete(&registry).await.unwrap()
+                }
+                if keys.meddle.lock().unwrap().is_some() {
+                    break;
+                }
+                meetings += 1;
+                let tags = plain.tags(&name("a"), &PageRequest::default()).await.unwrap().entries;
+                let tags = tags.into_iter().map(|tag| Reference::Tag(tag.parse().unwrap()));
+                let referrers =
+                    plain.referrers(&name("a"), &digest(INDEX), &ReferrersRequest::default()).await.unwrap();
+                let referrers = referrers.descriptors.into_iter().map(|found| Reference::Digest(found.digest));
+                for reference in tags.chain(referrers) {
+                    let found = plain.manifest(&name("a"), &reference).await;
+                    assert!(found.is_ok(), "meeting {meetings}, push first: {push_is_first}: {found:?}");
+                }
+            }
+            assert!(meetings > 5, "only {meetings}");
+        }
+    });
 }

@@ -58,6 +58,7 @@ clauses! {
     keys_are_listed_in_byte_order
     a_listing_ends_at_its_prefix
     a_listing_goes_on_after_a_key_that_is_gone
+    many_keys_are_listed_in_pages
     a_key_may_begin_like_another
     unusual_keys_are_kept_apart
     one_creator_wins
@@ -180,6 +181,34 @@ pub(crate) async fn a_listing_goes_on_after_a_key_that_is_gone(store: Arc<dyn Ke
     assert_eq!(listed, Ok(vec!["contract/gone!c".to_owned()]));
 }
 
+/// More keys in one place than a back end may like, which begin alike for long; each page's last key is deleted before the
+/// next page.
+pub(crate) async fn many_keys_are_listed_in_pages(store: Arc<dyn KeyValue>) {
+    let beside = (0..60).map(|n| format!("contract/many/that-begin-alike-{n:02}!"));
+    let mut keys: Vec<String> = (0..240).map(|n| format!("contract/many!that-begin-alike-{n:03}")).collect();
+    keys.extend(beside);
+    // Not in order, so that no order of creation is taken for that of the keys.
+    for n in 0..keys.len() {
+        put(&store, &keys[n * 7 % 300], "").await;
+    }
+    keys.sort();
+    let mut listed: Vec<String> = Vec::new();
+    while let Ok(page) = store.list("contract/many", listed.last().map(String::as_str), 17).await
+        && let Some(last) = page.last()
+    {
+        store.delete(last).await.unwrap();
+        listed.extend(page);
+    }
+    assert_eq!(listed, keys);
+    for key in &keys {
+        store.delete(key).await.unwrap();
+    }
+    assert_eq!(store.list("contract/many", None, 10).await, Ok(vec![]));
+    put(&store, &keys[150], "again").await;
+    assert_eq!(store.list("contract/many", None, 10).await, Ok(vec![keys[150].clone()]));
+    assert_eq!(value(&store, &keys[150]).await, Some(text("again")));
+}
+
 pub(crate) async fn a_key_may_begin_like_another(store: Arc<dyn KeyValue>) {
     let keys = ["contract/k", "contract/k/l", "contract/k/l/m", "contract/k!l", "contract/k!l!m", "contract/k!"];
     for key in keys {
@@ -197,16 +226,19 @@ pub(crate) async fn a_key_may_begin_like_another(store: Arc<dyn KeyValue>) {
 
 pub(crate) async fn unusual_keys_are_kept_apart(store: Arc<dyn KeyValue>) {
     let long = format!("contract/odd/{}!{}", "n".repeat(255), "t".repeat(128));
-    let keys = ["contract/odd/..!x", "contract/odd/.!x", "contract/odd/sha256:ab!..", "contract/odd/a=b%!é", &long];
-    for key in keys {
+    let longer = format!("contract/odd/{}:{}", "%".repeat(100), "n".repeat(300));
+    let odd = ["..!x", ".!x", "sha256:ab!..", "sha256:", "sha256", "sha256:/!", "a=b%!é", "+a", "a"];
+    let odd = odd.map(|name| format!("contract/odd/{name}"));
+    let keys: Vec<&str> = odd.iter().chain([&long, &longer]).map(String::as_str).collect();
+    for key in &keys {
         put(&store, key, key).await;
     }
-    for key in keys {
+    for key in &keys {
         assert_eq!(value(&store, key).await, Some(text(key)));
     }
-    let mut sorted = keys.map(str::to_owned).to_vec();
-    sorted.sort();
-    assert_eq!(store.list("contract/odd/", None, 10).await, Ok(sorted));
+    let mut sorted = keys;
+    sorted.sort_unstable();
+    assert_eq!(store.list("contract/odd/", None, 100).await.unwrap(), sorted);
 }
 
 /// One write of each content under one condition at the same time: at most one wins, and its content is what is there.

@@ -175,6 +175,11 @@ impl Host {
         self.log.lock().expect("the log").iter().any(|line| line.contains(text))
     }
 
+    /// Where the host keeps what it is given.
+    pub fn data(&self) -> &Path {
+        self.data.path()
+    }
+
     pub fn kill(&mut self) {
         // The child leads a group of its own: `spin up` serves from a process below it.
         let group = format!("-{}", self.child.id());
@@ -183,10 +188,6 @@ impl Host {
             let _ = self.child.kill();
         }
         let _ = self.child.wait();
-    }
-
-    pub fn data(&self) -> &Path {
-        self.data.path()
     }
 
     pub fn memory(&self) -> Memory {

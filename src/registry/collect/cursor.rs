@@ -12,7 +12,7 @@ use crate::store::{self, When};
 const MARKS_VALUE_BYTES: usize = 256 * 1024;
 
 /// What a round does, in this order: what is of one repository, for each of them; then what is of none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Phase {
     #[default]

@@ -17,13 +17,13 @@ pub(super) struct Thing {
     pub key: String,
     /// Whether it is in use.
     pub live: bool,
-    /// Other keys that go after it if it goes.
-    pub then: Vec<String>,
+    /// Keys by which it is found: they go before it if it goes.
+    pub names: Vec<String>,
 }
 
 impl Thing {
     pub(super) fn new(key: impl Into<String>, live: bool) -> Self {
-        Self { key: key.into(), live, then: Vec::new() }
+        Self { key: key.into(), live, names: Vec::new() }
     }
 }
 
@@ -188,10 +188,10 @@ impl Collector<'_> {
         if now_ms > self.deadline_ms || now_ms.saturating_sub(began_ms) > SWEEPING_MS_MAX / 2 {
             return Err(Error::Busy);
         }
-        keys.delete(&thing.key).await?;
-        for key in &thing.then {
-            keys.delete(key).await?;
+        for name in &thing.names {
+            keys.delete(name).await?;
         }
+        keys.delete(&thing.key).await?;
         self.acquit(&thing.key).await?;
         Ok(Fate::Removed)
     }

@@ -77,16 +77,19 @@ impl Registry {
             let looked_at = collector.cursor.report.looked_at - began_at;
             let took_ms = self.platform.now_ms().saturating_sub(began_ms);
             // What pushes are told must not run ahead of what is written down.
-            let ends = before != Phase::Rescued && collector.cursor.phase == Phase::Rescued;
+            let ends = !request.dry_run && before != Phase::Rescued && collector.cursor.phase == Phase::Rescued;
             if ends || looked_at >= self.limits.collect_step_keys_max || took_ms >= self.limits.collect_step_ms_max {
                 break;
             }
         }
         let mut cursor = collector.cursor;
         if cursor.report.done {
+            cursor.report.phase = "done".to_owned();
             self.forget_cursor(request.dry_run).await?;
         } else {
-            cursor.report.phase = format!("{:?} {}", cursor.phase, cursor.repository.as_deref().unwrap_or_default());
+            let repository = cursor.repository.as_deref().filter(|_| cursor.phase < Phase::ContentOfUploads);
+            cursor.report.phase =
+                format!("{:?} {}", cursor.phase, repository.unwrap_or_default()).trim_end().to_owned();
             self.save_cursor(&mut cursor).await?;
         }
         Ok(cursor.report)

@@ -156,7 +156,7 @@ impl Collector<'_> {
         let digest = &key[prefix.len()..];
         let mut thing = Thing::new(key, keeps_all || cursor.kept.has(digest));
         if let Some(subject) = seen.and_then(|seen| seen.fact.subject.as_ref()) {
-            thing.then.push(format!("{}{subject}!{digest}", self.prefix("referrer")));
+            thing.names.push(format!("{}{subject}!{digest}", self.prefix("referrer")));
         }
         thing
     }

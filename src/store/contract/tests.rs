@@ -64,35 +64,6 @@ mod file_key_value {
             store.put("a", text("2"), When::Unchanged(version)).await.unwrap();
         });
     }
-
-    #[test]
-    fn nothing_is_left_when_all_is_deleted() {
-        let folder = folder();
-        let store = FileKeyValue::open(folder.path(), platform()).unwrap();
-        futures_executor::block_on(async {
-            for key in ["tag/a/b/c!v1", "tag/a!v1", "tag/a!v2"] {
-                store.put(key, text("1"), When::Always).await.unwrap();
-                store.delete(key).await.unwrap();
-            }
-        });
-        assert_eq!(std::fs::read_dir(folder.path().join("keys")).unwrap().count(), 0);
-        assert_eq!(std::fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0);
-    }
-
-    /// A folder with more names than are held at once.
-    #[test]
-    fn a_large_folder_is_listed_whole() {
-        let folder = folder();
-        let store = FileKeyValue::open(folder.path(), platform()).unwrap();
-        let keys: Vec<String> = (0..9000).map(|n| format!("tag/a!{n:05}")).collect();
-        let place = folder.path().join("keys/tag/a/!");
-        std::fs::create_dir_all(&place).unwrap();
-        for key in &keys {
-            std::fs::write(place.join(format!("{}=", &key["tag/a!".len()..])), "").unwrap();
-        }
-        let all = futures_executor::block_on(store.list("tag/", None, usize::MAX)).unwrap();
-        assert!(all == keys);
-    }
 }
 
 mod unordered_key_value {

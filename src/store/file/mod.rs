@@ -1,7 +1,7 @@
 //! Both ports in a folder of files: for a native process, for a WASI host's preopened folder, for a Spin mount.
 //!
 //! ```text
-//! <folder>/keys/…           facts, a file each           (key_value.rs, path.rs)
+//! <folder>/keys/…           facts, a file each           (key_value.rs, tree.rs, path.rs)
 //! <folder>/blobs/ab/…       content, named by its upload and its digest (blob_store.rs)
 //! <folder>/stages/<family>/ content on its way in        (blob_store.rs)
 //! <folder>/tmp/, locks/     files not yet in place; locks
@@ -12,7 +12,9 @@
 
 mod blob_store;
 mod key_value;
+mod listing;
 mod path;
+mod tree;
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -74,8 +76,13 @@ fn place_in_folder(target: &Path, mut place: impl FnMut(&Path) -> io::Result<()>
     loop {
         match place(target) {
             // The folder may be missing, or may have been until just now, or it is what is to be placed that is not there.
-            Err(error) if error.kind() == ErrorKind::NotFound && tries.next().is_some() => create_folder(folder)?,
-            result => return result.and_then(|()| sync_folder(folder)),
+            Err(error) if error.kind() == ErrorKind::NotFound && tries.next().is_some() => {
+                // Where it is gone again already, the next try will tell.
+                absent_is_none(create_folder(folder))?;
+            }
+            Err(error) => return Err(error),
+            // Who has removed the name since may have removed the folder with it.
+            Ok(()) => return absent_is_none(sync_folder(folder)).map(drop),
         }
     }
 }

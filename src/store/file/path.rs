@@ -1,30 +1,26 @@
 //! How keys lie in folders.
 //!
-//! A key is cut at `/` and `!`. What stands before a separator is a folder, `!` adds a folder of that name below it, and what
-//! comes after the last separator is a file whose name ends in `=`, so that it never meets a folder:
-//! `tag/team/app!v1` is the file `tag/team/app/!/v1=`.
+//! A key is cut at `/`, `!` and `:`. What stands before a separator is a folder, in which `!` and `:` have a folder of their
+//! own, and what comes after the last separator is a file whose name ends in `=`: `tag/team/app!v1` is
+//! `tag/team/app/!/v1=`.
+//!
+//! A folder that has enough names takes no more. Further ones lie in its *buckets*, the folders `+v` for names that go on
+//! with `v`, which have buckets in their turn: `tag/team/app/!/+v/1=` is the same key. Names of files and of folders are
+//! put into buckets alike. `tree.rs` says who looks where.
 
 use std::path::{Path, PathBuf};
 
-const SEPARATORS: [char; 2] = ['/', '!'];
-const BANG_FOLDER: &str = "!";
+const SEPARATORS: [char; 3] = ['/', '!', ':'];
+/// What file systems take.
+const NAME_BYTES_MAX: usize = 255;
 
-/// The file of a key.
-pub(super) fn file_of(root: &Path, key: &str) -> PathBuf {
-    let (folder, last) = split(key);
-    folder_of(root, folder).join(format!("{}=", encode(last)))
-}
-
-/// The folder of all keys that begin with `prefix`, which is empty or ends in a separator.
-pub(super) fn folder_of(root: &Path, prefix: &str) -> PathBuf {
-    let mut path = root.to_owned();
-    for part in prefix.split_inclusive(SEPARATORS) {
-        path.push(encode(&part[..part.len() - 1]));
-        if part.ends_with('!') {
-            path.push(BANG_FOLDER);
-        }
-    }
-    path
+/// What a name in a key is followed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Nothing: it is a file.
+    Key,
+    /// A separator: it is a folder.
+    Separator(char),
 }
 
 /// Cuts a key or prefix behind its last separator.
@@ -32,78 +28,130 @@ pub(super) fn split(key: &str) -> (&str, &str) {
     key.split_at(key.rfind(SEPARATORS).map_or(0, |at| at + 1))
 }
 
-/// What an entry of a folder adds to the keys below it.
-pub(super) enum Part {
-    /// A key ends here.
-    Leaf(String),
-    /// Keys go on below this folder with `!` and with `/`.
-    Folder(String),
+/// The names of a prefix that is empty or ends in a separator.
+pub(super) fn names(prefix: &str) -> impl Iterator<Item = (&[u8], End)> {
+    prefix.split_inclusive(SEPARATORS).map(|part| {
+        let (name, separator) = part.split_at(part.len() - 1);
+        (name.as_bytes(), End::Separator(separator.chars().next().unwrap_or('/')))
+    })
 }
 
-/// Reads an entry's name; `None` for what is not ours, and for the `!` folder, which belongs to its parent's name.
-pub(super) fn part_of(name: &str, is_folder: bool) -> Option<Part> {
-    match (is_folder, name.strip_suffix('=')) {
-        (true, None) if name != BANG_FOLDER => decode(name).map(Part::Folder),
-        (false, Some(name)) => decode(name).map(Part::Leaf),
-        _ => None,
+/// Where `folder` itself has a name; `None` where it is too long for that.
+pub(super) fn place(folder: &Path, name: &[u8], end: End) -> Option<PathBuf> {
+    let mut entry = encode(name);
+    if end == End::Key {
+        entry.push('=');
+    }
+    (entry.len() <= NAME_BYTES_MAX).then(|| with_separator(folder.join(entry), end))
+}
+
+/// The bucket of names that begin with `byte`.
+pub(super) fn bucket(folder: &Path, byte: u8) -> PathBuf {
+    folder.join(format!("+{}", encode(&[byte])))
+}
+
+fn with_separator(folder: PathBuf, end: End) -> PathBuf {
+    match end {
+        End::Separator('!') => folder.join("!"),
+        End::Separator(':') => folder.join(":"),
+        _ => folder,
+    }
+}
+
+/// What an entry of a folder adds to the keys below it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// A key ends here.
+    Leaf(Vec<u8>),
+    /// Keys go on below this folder with a separator.
+    Folder(Vec<u8>),
+    /// More names, which begin with this.
+    Bucket(u8),
+}
+
+/// Reads an entry's name; `None` for what is not ours, and for the folders of separators, which belong to their parent's
+/// name.
+pub(super) fn part_of(entry: &str) -> Option<Part> {
+    if matches!(entry, "!" | ":") {
+        None
+    } else if let Some(byte) = entry.strip_prefix('+') {
+        decode(byte).try_into().ok().map(|[byte]: [u8; 1]| Part::Bucket(byte))
+    } else if let Some(name) = entry.strip_suffix('=') {
+        Some(Part::Leaf(decode(name)))
+    } else {
+        Some(Part::Folder(decode(entry)))
     }
 }
 
 /// The folders in which keys go on behind `name`, with the separator that each stands for.
-pub(super) fn below(folder: &Path, name: &str) -> [(char, PathBuf); 2] {
-    let slash = folder.join(encode(name));
-    [('!', slash.join(BANG_FOLDER)), ('/', slash)]
+pub(super) fn below(folder: &Path, name: &[u8]) -> impl Iterator<Item = (char, PathBuf)> {
+    let folder = folder.join(encode(name));
+    SEPARATORS.into_iter().map(move |separator| (separator, with_separator(folder.clone(), End::Separator(separator))))
 }
 
-/// Every byte that could mean something to a file system is written as `%XX`; an empty name is `%`.
-fn encode(text: &str) -> String {
-    if text.is_empty() {
+/// Every byte that could mean something to a file system or to us is written as `%XX`; an empty name is `%`.
+fn encode(name: &[u8]) -> String {
+    if name.is_empty() {
         return "%".into();
     }
-    let dots_only = text.bytes().all(|b| b == b'.');
-    let mut name = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"_:-".contains(&byte) || (byte == b'.' && !dots_only) {
-            name.push(byte as char);
+    let dots_only = name.iter().all(|b| *b == b'.');
+    let mut entry = String::with_capacity(name.len());
+    for byte in name {
+        if byte.is_ascii_alphanumeric() || b"_-".contains(byte) || (*byte == b'.' && !dots_only) {
+            entry.push(*byte as char);
         } else {
-            name.push_str(&format!("%{byte:02X}"));
+            entry.push_str(&format!("%{byte:02X}"));
         }
     }
-    name
+    entry
 }
 
-fn decode(name: &str) -> Option<String> {
-    let name = if name == "%" { "" } else { name };
-    let text = percent_encoding::percent_decode_str(name).decode_utf8().ok()?;
-    Some(text.into_owned())
+fn decode(entry: &str) -> Vec<u8> {
+    if entry == "%" { Vec::new() } else { percent_encoding::percent_decode_str(entry).collect() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Where a key lies while there are no buckets.
     fn path(key: &str) -> String {
-        file_of(Path::new(""), key).to_str().unwrap().to_owned()
+        let (prefix, last) = split(key);
+        let last = [(last.as_bytes(), End::Key)];
+        let path = names(prefix)
+            .chain(last)
+            .fold(PathBuf::new(), |folder, (name, end)| place(&folder, name, end).expect("a short name"));
+        path.to_str().unwrap().to_owned()
     }
 
     #[test]
     fn keys_lie_where_the_documentation_says() {
         assert_eq!(path("tag/team/app!v1"), "tag/team/app/!/v1=");
+        assert_eq!(path("content/sha256:ab"), "content/sha256/:/ab=");
         assert_eq!(path("repository/a!"), "repository/a/!/%=");
         assert_eq!(path("a"), "a=");
+        assert_eq!(bucket(Path::new("a/!"), b'v'), Path::new("a/!/+v"));
     }
 
     #[test]
     fn nothing_leaves_the_folder() {
         assert_eq!(path("a/../b"), "a/%2E%2E/b=");
         assert_eq!(path("/etc"), "%/etc=");
-        assert_eq!(path("a\0\\b=c%"), "a%00%5Cb%3Dc%25=");
+        assert_eq!(path("a\0\\b=c%+"), "a%00%5Cb%3Dc%25%2B=");
+        assert_eq!(bucket(Path::new(""), b'.'), Path::new("+%2E"));
     }
 
     #[test]
     fn names_are_read_back() {
-        for text in ["v1", "", ".", "..", "a=b%", "é\0"] {
-            assert_eq!(decode(&encode(text)).as_deref(), Some(text));
+        for text in ["v1", "", ".", "..", "a=b%", "+a", "é\0"] {
+            let name = text.as_bytes();
+            assert_eq!(part_of(&format!("{}=", encode(name))), Some(Part::Leaf(name.to_vec())));
+            assert_eq!(part_of(&encode(name)), Some(Part::Folder(name.to_vec())));
         }
+        for byte in 0..=255 {
+            let bucket = bucket(Path::new(""), byte);
+            assert_eq!(part_of(bucket.to_str().unwrap()), Some(Part::Bucket(byte)));
+        }
+        assert_eq!([part_of("!"), part_of(":"), part_of("+")], [None, None, None]);
     }
 }

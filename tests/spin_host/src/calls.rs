@@ -1,4 +1,4 @@
-//! Counts the guest's storage calls, so that a test can say what a request may cost.
+//! Counts the guest's storage calls and what its SQLite statements cost, so that a test can say what a request may cost.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,17 +11,28 @@ pub enum Call {
     Exists,
     GetKeys,
     SqliteExecute,
+    /// Rows that statements gave.
+    SqliteRows,
+    /// Steps of SQLite's virtual machine: what statements cost.
+    SqliteSteps,
+    /// Rows that were stepped over for want of an index.
+    SqliteScanned,
 }
 
 /// In the order of `Call`, which indexes it.
-const NAMES: [&str; 6] = ["get", "set", "delete", "exists", "get-keys", "sqlite-execute"];
+const NAMES: [&str; 9] =
+    ["get", "set", "delete", "exists", "get-keys", "sqlite-execute", "sqlite-rows", "sqlite-steps", "sqlite-scanned"];
 
 #[derive(Default)]
 pub struct Calls([AtomicU64; NAMES.len()]);
 
 impl Calls {
     pub fn count(&self, call: Call) {
-        self.0[call as usize].fetch_add(1, Relaxed);
+        self.add(call, 1);
+    }
+
+    pub fn add(&self, call: Call, number: u64) {
+        self.0[call as usize].fetch_add(number, Relaxed);
     }
 
     pub fn reset(&self) {

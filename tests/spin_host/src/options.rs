@@ -23,7 +23,7 @@ usage: spin-host --component FILE.wasm --state DIR --listen ADDRESS:PORT [option
   --idle-milliseconds N      an instance idle for so long is dropped (1000)
   --compiled FILE            keep the compiled component here, to start faster next time
 
-GET /__host/calls answers the storage calls so far as JSON; GET /__host/calls/reset sets them to 0.
+GET /__host/calls answers the storage calls so far, and what SQLite did for them, as JSON; GET /__host/calls/reset sets them to 0.
 ";
 
 const VALUE_BYTES_MAX: usize = 128 * 1024 * 1024;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rusqlite::types::{Value as SqlValue, ValueRef};
-use rusqlite::{CachedStatement, Connection, Row, params_from_iter};
+use rusqlite::{CachedStatement, Connection, Row, StatementStatus, params_from_iter};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::{block_in_place, spawn_blocking};
 use wasmtime::component::{
@@ -15,8 +15,8 @@ use wasmtime::component::{
 use wasmtime::{Result, StoreContextMut};
 
 use crate::bindings::sqlite::{Error, Host, HostConnection, HostConnectionWithStore, QueryResult, RowResult, Value};
-use crate::calls::Call;
-use crate::guest::Guest;
+use crate::calls::{Call, Calls};
+use crate::guest::{Guest, Services};
 use crate::lock;
 
 /// Rows that wait for the guest, so that no result is ever whole in the host's memory.
@@ -56,11 +56,16 @@ fn with_connection<R>(
     block_in_place(|| work(&*lock::acquire(connection, COMPLAINT).map_err(io)?))
 }
 
-fn execute(connection: &Connection, statement: &str, parameters: Vec<Value>) -> Result<QueryResult, Error> {
+fn execute(
+    connection: &Connection,
+    calls: &Calls,
+    statement: &str,
+    parameters: Vec<Value>,
+) -> Result<QueryResult, Error> {
     let mut statement = connection.prepare_cached(statement).map_err(io)?;
     let columns = columns(&statement);
     let mut rows = Vec::new();
-    for_each_row(&mut statement, parameters, |row| {
+    for_each_row(&mut statement, calls, parameters, |row| {
         rows.push(row);
         true
     })?;
@@ -70,6 +75,7 @@ fn execute(connection: &Connection, statement: &str, parameters: Vec<Value>) -> 
 /// Runs on a thread of its own: answers the columns, or why there are none, then feeds the rows.
 fn stream(
     connection: &Arc<Mutex<Connection>>,
+    services: &Services,
     statement: &str,
     parameters: Vec<Value>,
     columns_sender: oneshot::Sender<Result<Vec<String>, Error>>,
@@ -91,7 +97,7 @@ fn stream(
         }
     };
     let _ = columns_sender.send(Ok(columns(&statement)));
-    for_each_row(&mut statement, parameters, |row| rows_sender.blocking_send(row).is_ok())
+    for_each_row(&mut statement, &services.calls, parameters, |row| rows_sender.blocking_send(row).is_ok())
 }
 
 fn columns(statement: &CachedStatement<'_>) -> Vec<String> {
@@ -102,6 +108,7 @@ fn columns(statement: &CachedStatement<'_>) -> Vec<String> {
 /// Stops at the first row that `deliver` does not want.
 fn for_each_row(
     statement: &mut CachedStatement<'_>,
+    calls: &Calls,
     parameters: Vec<Value>,
     mut deliver: impl FnMut(RowResult) -> bool,
 ) -> Result<(), Error> {
@@ -109,9 +116,17 @@ fn for_each_row(
     let parameters = parameters.into_iter().map(into_sql);
     let mut rows = statement.query(params_from_iter(parameters)).map_err(io)?;
     while let Some(row) = rows.next().map_err(io)? {
+        calls.count(Call::SqliteRows);
         if !deliver(row_result(row, width)?) {
             break;
         }
+    }
+    drop(rows);
+    for (call, status) in
+        [(Call::SqliteSteps, StatementStatus::VmStep), (Call::SqliteScanned, StatementStatus::FullscanStep)]
+    {
+        let steps = statement.reset_status(status);
+        calls.add(call, u64::try_from(steps).unwrap_or_default());
     }
     Ok(())
 }
@@ -187,14 +202,15 @@ impl<T: 'static> HostConnectionWithStore<T> for HasSelf<Guest> {
         statement: String,
         parameters: Vec<Value>,
     ) -> Result<Result<Streamed, Error>> {
-        let connection = store.with(|mut store| {
+        let (services, connection) = store.with(|mut store| {
             let guest = store.get();
             guest.services.calls.count(Call::SqliteExecute);
-            guest.connection(&connection)
+            Ok::<_, wasmtime::Error>((Arc::clone(&guest.services), guest.connection(&connection)?))
         })?;
         let (columns_sender, columns) = oneshot::channel();
         let (rows_sender, rows) = mpsc::channel(ROWS_AHEAD);
-        let work = spawn_blocking(move || stream(&connection, &statement, parameters, columns_sender, rows_sender));
+        let work =
+            spawn_blocking(move || stream(&connection, &services, &statement, parameters, columns_sender, rows_sender));
         let columns = match columns.await? {
             Ok(columns) => columns,
             Err(error) => return Ok(Err(error)),
@@ -237,7 +253,8 @@ impl HostConnection for Guest {
     ) -> Result<Result<QueryResult, Error>> {
         self.services.calls.count(Call::SqliteExecute);
         let connection = self.connection(&connection)?;
-        Ok(with_connection(&connection, |connection| execute(connection, &statement, parameters)))
+        let calls = &self.services.calls;
+        Ok(with_connection(&connection, |connection| execute(connection, calls, &statement, parameters)))
     }
 
     // The next two have no error to return, so a connection that stays busy traps the guest.

@@ -1,0 +1,97 @@
+//! Lists of keys out of folders, in the keys' byte order.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::path::{self, Part};
+use super::tree::Tree;
+
+/// What is known of the keys to come, least first. A folder stands there with what all its keys begin with, none of which is
+/// less, and is read when its turn comes: so only folders that a page needs are read, and no more names are held than
+/// those of the folders on the way to one key.
+pub(super) struct Listing<'a> {
+    tree: &'a Tree,
+    prefix: &'a [u8],
+    after: Option<&'a [u8]>,
+    ahead: BinaryHeap<Reverse<(Vec<u8>, Lead)>>,
+}
+
+/// What a beginning of keys leads to.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Lead {
+    Key,
+    Folder(PathBuf),
+}
+
+/// See [`KeyValue::list`](crate::store::KeyValue::list).
+pub(super) fn list(tree: &Tree, prefix: &str, after: Option<&str>, limit: usize) -> io::Result<Vec<String>> {
+    let (base, _) = path::split(prefix);
+    let folders = tree.folders(base)?.into_iter();
+    let ahead = folders.map(|folder| Reverse((base.into(), Lead::Folder(folder)))).collect();
+    let mut listing = Listing { tree, prefix: prefix.as_bytes(), after: after.map(str::as_bytes), ahead };
+    let mut found: Vec<String> = Vec::new();
+    while found.len() < limit
+        && let Some(key) = listing.next()?
+    {
+        // A key can have two files.
+        if found.last() != Some(&key) {
+            found.push(key);
+        }
+    }
+    Ok(found)
+}
+
+impl Listing<'_> {
+    fn next(&mut self) -> io::Result<Option<String>> {
+        while let Some(Reverse((key, lead))) = self.ahead.pop() {
+            match lead {
+                Lead::Folder(folder) => self.read(&folder, &key)?,
+                Lead::Key => {
+                    // What is no text is no key of ours.
+                    if let Ok(key) = String::from_utf8(key) {
+                        return Ok(Some(key));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes in the entries of a folder whose keys all begin with `base`.
+    fn read(&mut self, folder: &Path, base: &[u8]) -> io::Result<()> {
+        for part in self.tree.read(folder)? {
+            match part {
+                Part::Leaf(name) => self.add([base, &name].concat(), Lead::Key),
+                Part::Folder(name) => {
+                    for (separator, below) in path::below(folder, &name) {
+                        self.add([base, &name, &[separator as u8]].concat(), Lead::Folder(below));
+                    }
+                }
+                Part::Bucket(byte) => self.add([base, &[byte]].concat(), Lead::Folder(path::bucket(folder, byte))),
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, key: Vec<u8>, lead: Lead) {
+        let wanted = match &lead {
+            Lead::Key => self.wants_key(&key),
+            Lead::Folder(_) => self.wants_folder(&key),
+        };
+        if wanted {
+            self.ahead.push(Reverse((key, lead)));
+        }
+    }
+
+    fn wants_key(&self, key: &[u8]) -> bool {
+        key.starts_with(self.prefix) && self.after.is_none_or(|after| key > after)
+    }
+
+    /// Whether a key that begins with `base` can be wanted.
+    fn wants_folder(&self, base: &[u8]) -> bool {
+        (base.starts_with(self.prefix) || self.prefix.starts_with(base))
+            && self.after.is_none_or(|after| after < base || after.starts_with(base))
+    }
+}
