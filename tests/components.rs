@@ -5,6 +5,7 @@
 #[path = "support/client.rs"]
 mod client;
 
+#[allow(dead_code, reason = "shared with other tests")]
 #[path = "support/host.rs"]
 mod host;
 

@@ -92,7 +92,7 @@ async fn serve(command: &Command, config: &Config) -> Result<ExitCode> {
         tokio::spawn(async move { prune::keep_to(&schedule, &registry).await });
     }
     let address = SocketAddr::new(command.address, command.port);
-    native::serve(stores.handler(), address, |address| {
+    native::serve(stores.handler(), address, config.connections, |address| {
         // Nobody need be listening to us.
         let _ = writeln!(std::io::stdout(), "listening on http://{address}");
     })

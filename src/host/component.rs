@@ -153,7 +153,6 @@ async fn send(mut body: Body, mut writer: StreamWriter<u8>, end: End) {
                 }
             }
             Err(error) => {
-                log::error!("an answer breaks off: {error}");
                 let _ = end.write(Err(internal(error))).await;
                 return;
             }

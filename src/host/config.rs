@@ -3,10 +3,11 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::http::Handler;
+use crate::http::{Handler, current_request_id};
 use crate::registry::{Limits, Registry};
 use crate::store::file::{FileBlobStore, FileKeyValue};
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
@@ -40,11 +41,42 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("tag_max_age_seconds", "0 to 4294967295", "how long caches may answer for a tag without asking; 0: not at all"),
     ("warnings", "true | false", "whether pulls show the warnings that /v2/_eyot/warnings/ sets"),
     ("sparse_manifests", "true | false", "whether a manifest may name blobs and manifests that are not here"),
+    ("connections_max", "1 to 4096", "how many connections are served at once (native)"),
+    ("head_timeout_seconds", "1 to 86400", "how long a client may take for the head of a request (native)"),
+    ("body_idle_timeout_seconds", "1 to 86400", "how long a client may stall within a body, sent or taken (native)"),
+    ("stop_timeout_seconds", "0 to 86400", "how long requests may go on when the process is told to stop (native)"),
     ("log", "off | error | warn | info | debug | trace", "what is written to the log; info: every request"),
 ];
 
 /// The largest size that a setting of bytes for one value can have: what Spin takes locally.
 const VALUE_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
+/// The longest that a timeout can be.
+const TIMEOUT_SECONDS_MAX: u64 = 24 * 60 * 60;
+
+/// How the native host treats connections; other hosts have settings of their own for this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// How many are served at once where the system allows as many files; more wait in the kernel's queue.
+    pub most: u64,
+    /// How long a client may take to send the head of a request, and to begin with it.
+    pub head_timeout: Duration,
+    /// How long a client may send nothing of a body, or take nothing of an answer, in the middle of it.
+    pub body_idle_timeout: Duration,
+    /// How long requests under way may go on when the process is told to stop.
+    pub stop_timeout: Duration,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            most: 4096,
+            head_timeout: Duration::from_secs(60),
+            body_idle_timeout: Duration::from_secs(60),
+            stop_timeout: Duration::from_secs(30),
+        }
+    }
+}
 
 /// What a host can offer; the first of each is its default.
 pub struct Offer {
@@ -73,6 +105,8 @@ pub struct Config {
     pub prune_schedule: Option<String>,
     /// How long caches may answer for a tag without asking, in seconds.
     pub tag_max_age_seconds: u32,
+    /// How connections are treated.
+    pub connections: Connections,
     /// What is logged.
     pub log: log::LevelFilter,
 }
@@ -91,7 +125,10 @@ impl Config {
                 _ => bail!("setting {name}: {text:?} is not a whole number {}", bounds(least, most)),
             },
         };
-        let defaults = Limits::default();
+        let seconds = |name: &str, default: Duration, least: u64| {
+            number(name, default.as_secs(), least, TIMEOUT_SECONDS_MAX).map(Duration::from_secs)
+        };
+        let (defaults, connections) = (Limits::default(), Connections::default());
         let grace_ms = number("grace_seconds", defaults.grace_ms / 1000, 0, u64::MAX / 1000)? * 1000;
         let untagged_lifetime_ms = match get("untagged_lifetime_seconds").as_deref() {
             Some("never") => None,
@@ -130,6 +167,12 @@ impl Config {
                 ..defaults
             },
             tag_max_age_seconds: number("tag_max_age_seconds", 0, 0, u32::MAX.into())? as u32,
+            connections: Connections {
+                most: number("connections_max", connections.most, 1, connections.most)?,
+                head_timeout: seconds("head_timeout_seconds", connections.head_timeout, 1)?,
+                body_idle_timeout: seconds("body_idle_timeout_seconds", connections.body_idle_timeout, 1)?,
+                stop_timeout: seconds("stop_timeout_seconds", connections.stop_timeout, 0)?,
+            },
             log: match choice("log", get("log"), &["warn", "off", "error", "info", "debug", "trace"])? {
                 "off" => log::LevelFilter::Off,
                 "error" => log::LevelFilter::Error,
@@ -212,7 +255,9 @@ impl log::Log for StandardError {
     fn log(&self, record: &log::Record) {
         if self.enabled(record.metadata()) {
             // A log that cannot be written must not take the request with it.
-            let _ = writeln!(std::io::stderr(), "{}: {}", record.level().as_str().to_lowercase(), record.args());
+            let id = current_request_id().map(|id| format!("[{id}] ")).unwrap_or_default();
+            let level = record.level().as_str().to_lowercase();
+            let _ = writeln!(std::io::stderr(), "{level}: {id}{}", record.args());
         }
     }
 

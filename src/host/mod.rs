@@ -11,6 +11,8 @@ pub mod command;
 pub mod native;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod prune;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+mod stall;
 
 #[cfg(all(any(feature = "wasi", feature = "spin"), target_os = "wasi"))]
 mod component;

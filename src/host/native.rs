@@ -14,37 +14,39 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 
-use super::config::Offer;
+use super::config::{Connections, Offer};
+use super::stall::{PatientBody, PatientStream};
 use crate::http::Handler;
 use crate::store::Body;
 
 /// What this host offers.
 pub const OFFER: Offer = Offer { keys: &["files", "memory"], blobs: &["files", "memory", "packed"], data_dir: "data" };
 
-/// How many connections are served at once where the system allows as many files; more wait in the kernel's queue.
-const CONNECTIONS_MAX: u64 = 4096;
 /// How many files a connection may need: its own, and those of the stores.
 const FILES_PER_CONNECTION: u64 = 4;
 /// How much of a request's head is read before hyper refuses it; and the most that is read of a body at a time.
 const READ_BUFFER_BYTES_MAX: usize = 512 * 1024;
-/// How long a client may take to send the head of a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long requests under way may go on when the process is told to stop.
-const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long to wait for files to be closed when there are none left for a connection.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Serves `handler` on `address` until the process is told to stop (SIGTERM, SIGINT). When it is ready, the address goes to
 /// `ready`.
 ///
 /// # Errors
 /// When the address cannot be listened on.
-pub async fn serve(handler: Handler, address: SocketAddr, ready: impl FnOnce(SocketAddr)) -> Result<()> {
+pub async fn serve(
+    handler: Handler,
+    address: SocketAddr,
+    limits: Connections,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     ready(listener.local_addr()?);
 
     let connections = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(connections_max()));
+    let places = Arc::new(Semaphore::new(connections_max(limits.most)));
     loop {
         let accept = async {
             let place = places.clone().acquire_owned().await?;
@@ -53,7 +55,7 @@ pub async fn serve(handler: Handler, address: SocketAddr, ready: impl FnOnce(Soc
         tokio::select! {
             accepted = accept => match accepted {
                 Ok(((stream, _), place)) => {
-                    let connection = connections.watch(connection(handler.clone(), stream));
+                    let connection = connections.watch(connection(handler.clone(), limits, stream));
                     tokio::spawn(async move {
                         if let Err(error) = connection.await {
                             log::info!("a connection broke off: {error}");
@@ -64,7 +66,7 @@ pub async fn serve(handler: Handler, address: SocketAddr, ready: impl FnOnce(Soc
                 // Out of file descriptors, most likely: some will be closed.
                 Err(error) => {
                     log::error!("cannot accept a connection: {error}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
                 }
             },
             _ = terminate.recv() => break,
@@ -72,33 +74,38 @@ pub async fn serve(handler: Handler, address: SocketAddr, ready: impl FnOnce(Soc
         }
     }
     drop(listener);
-    if tokio::time::timeout(STOP_TIMEOUT, connections.shutdown()).await.is_err() {
-        log::warn!("requests were cut off: they took longer than {} s to end", STOP_TIMEOUT.as_secs());
+    if tokio::time::timeout(limits.stop_timeout, connections.shutdown()).await.is_err() {
+        log::warn!("requests were cut off: they took longer than {} s to end", limits.stop_timeout.as_secs());
     }
     Ok(())
 }
 
 /// As many connections as there can be files for.
-fn connections_max() -> usize {
-    let files = rlimit::increase_nofile_limit(CONNECTIONS_MAX * FILES_PER_CONNECTION).unwrap_or_else(|error| {
+fn connections_max(wanted: u64) -> usize {
+    let files = rlimit::increase_nofile_limit(wanted * FILES_PER_CONNECTION).unwrap_or_else(|error| {
         log::warn!("cannot raise the limit of open files: {error}");
         rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(256, |(soft, _)| soft)
     });
-    (files / FILES_PER_CONNECTION).clamp(1, CONNECTIONS_MAX) as usize
+    (files / FILES_PER_CONNECTION).clamp(1, wanted) as usize
 }
 
-fn connection(handler: Handler, stream: TcpStream) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static {
+fn connection(
+    handler: Handler,
+    limits: Connections,
+    stream: TcpStream,
+) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static {
     // Otherwise the last small packet of an answer waits for the client's acknowledgement, 40 ms.
     if let Err(error) = stream.set_nodelay(true) {
         log::warn!("cannot set TCP_NODELAY: {error}");
     }
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let handler = handler.clone();
-        async move { Ok::<_, Infallible>(handler.handle(request.map(Body::new)).await) }
+        let request = request.map(|body| Body::new(PatientBody::new(body, limits.body_idle_timeout)));
+        async move { Ok::<_, Infallible>(handler.handle(request).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(limits.head_timeout)
         .max_buf_size(READ_BUFFER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(PatientStream::new(stream, limits.body_idle_timeout)), service)
 }

@@ -5,7 +5,7 @@ use http::request::Parts;
 use http::{HeaderName, StatusCode};
 use serde_json::{Value, json};
 
-use super::limits::BUSY_RETRY_AFTER_SECONDS;
+use super::limits::{BUSY_RETRY_AFTER_SECONDS, HEADER_BYTES_MAX, URI_BYTES_MAX};
 use super::reply::Reply;
 use crate::oci::RepositoryName;
 use crate::oci::name::NameError;
@@ -27,6 +27,9 @@ pub(super) enum Error {
     RangeNotSatisfiable { size: u64 },
     ChunkOutOfOrder { repository: RepositoryName, status: Status },
     Warning(BodyError),
+    UnknownCoding,
+    LengthAndCoding,
+    Panicked,
     Registry(registry::Error),
 }
 
@@ -44,12 +47,16 @@ impl Error {
                 let message = format!("this endpoint takes {allowed}");
                 error(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", message).with(ALLOW, allowed)
             }
-            Self::UriTooLong => error(StatusCode::URI_TOO_LONG, "UNSUPPORTED", "the URL is too long"),
+            Self::UriTooLong => {
+                let message = format!("the URL has more than {URI_BYTES_MAX} bytes");
+                error(StatusCode::URI_TOO_LONG, "UNSUPPORTED", message)
+            }
             Self::TooManyTags { most } => {
                 error(StatusCode::URI_TOO_LONG, "UNSUPPORTED", format!("at most {most} tags can be pushed at once"))
             }
             Self::HeadersTooLarge => {
-                error(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "UNSUPPORTED", "the headers are too large")
+                let message = format!("the headers have more than {HEADER_BYTES_MAX} bytes");
+                error(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "UNSUPPORTED", message)
             }
             Self::BadHeader(name) => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", format!("the header {name} is not text"))
@@ -72,6 +79,15 @@ impl Error {
                     .with_upload(&repository, &status)
             }
             Self::Warning(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why.to_string()),
+            Self::UnknownCoding => {
+                error(StatusCode::NOT_IMPLEMENTED, "UNSUPPORTED", "of all transfer codings only chunked is known here")
+            }
+            Self::LengthAndCoding => {
+                let message = "a request has a Content-Length or a Transfer-Encoding, not both";
+                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", message)
+            }
+            // What it was is in the log, under the id that the answer has.
+            Self::Panicked => error(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "the registry failed"),
             Self::Registry(error) => of_registry(&error, head),
         }
     }
@@ -97,6 +113,7 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
         Outcome::NameUnknown(_) => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
         Outcome::SizeInvalid(_) => (StatusCode::BAD_REQUEST, "SIZE_INVALID"),
         Outcome::WarningInvalid(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
+        Outcome::BodyIdle { .. } => (StatusCode::REQUEST_TIMEOUT, "UNSUPPORTED"),
         Outcome::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
         Outcome::Busy => {
             let reply = error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", outcome.to_string());

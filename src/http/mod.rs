@@ -5,7 +5,9 @@ mod error;
 mod leftover;
 mod limits;
 mod operation;
+mod panics;
 mod reply;
+mod request_id;
 
 use std::sync::Arc;
 
@@ -20,7 +22,11 @@ use error::Error;
 use leftover::Leftover;
 use limits::WARNING_REQUEST_BYTES_MAX;
 use operation::Operation;
+use panics::Guarded;
 use reply::{Freshness, Reply};
+use request_id::RequestId;
+
+pub use request_id::current_request_id;
 
 /// Answers requests of the OCI distribution API.
 ///
@@ -56,19 +62,29 @@ impl Handler {
         Self::new(Registry::in_memory(Arc::new(crate::store::SystemPlatform)))
     }
 
-    /// Answers one request. There is always an answer, and one with a body always has its Content-Length.
+    /// Answers one request. There is always an answer, also after a panic, and one with a body always has its Content-Length.
     pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
+        let id = RequestId::of(request.headers(), self.registry.platform());
+        let mut response = id.over(self.answer(request)).await.map(|body| Guarded::body(&id, body));
+        id.tell(response.headers_mut());
+        response
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let (head, body) = request.into_parts();
         let (leftover, body) = Leftover::watch(body);
-        let result = match Operation::parse(&head) {
-            Ok(operation) => self.perform(&head, operation, body).await,
-            Err(error) => Err(error),
-        };
+        let performed = panics::caught(async {
+            match Operation::parse(&head) {
+                Ok(operation) => self.perform(&head, operation, body).await,
+                Err(error) => Err(error),
+            }
+        });
+        let result = performed.await.unwrap_or(Err(Error::Panicked));
         let reply = result.unwrap_or_else(|error| error.reply(&head));
         log::info!("{} {} {}", head.method, head.uri.path(), reply.status().as_u16());
         // A client that is still sending would not see the answer if the connection was closed on it.
         let waits = head.headers.contains_key(http::header::EXPECT);
-        leftover.drain(waits).await;
+        panics::caught(leftover.drain(waits)).await;
         reply.render(head.method == Method::HEAD)
     }
 

@@ -1,5 +1,6 @@
 //! What a request asks for: the routes of the distribution API.
 
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderName, Method};
 use percent_encoding::percent_decode_str;
@@ -100,6 +101,7 @@ impl<'a> Route<'a> {
 impl Operation {
     pub(super) fn parse(head: &Parts) -> Result<Self, Error> {
         check_size(head)?;
+        check_framing(head)?;
         let path = head.uri.path();
         let route = Route::parse(path).ok_or(Error::NotFound)?;
         let query = Query(head.uri.query().unwrap_or_default());
@@ -189,6 +191,17 @@ fn check_size(head: &Parts) -> Result<(), Error> {
         return Err(Error::HeadersTooLarge);
     }
     Ok(())
+}
+
+/// Two who disagree about where a body ends can be made to disagree about where the next request begins (RFC 9112, section
+/// 6.1). And a body in a coding that nobody takes off would be stored in it.
+fn check_framing(head: &Parts) -> Result<(), Error> {
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(()) };
+    if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") || codings.next().is_some() {
+        return Err(Error::UnknownCoding);
+    }
+    if head.headers.contains_key(CONTENT_LENGTH) { Err(Error::LengthAndCoding) } else { Ok(()) }
 }
 
 fn name(text: &str) -> Result<RepositoryName, Error> {

@@ -43,6 +43,12 @@ pub enum Error {
     /// The content's length is not the one declared.
     #[error("{0}")]
     SizeInvalid(String),
+    /// The client sent nothing for too long in the middle of a body.
+    #[error("the body stalled: nothing of it came for {limit_seconds} seconds")]
+    BodyIdle {
+        /// The limit, in seconds.
+        limit_seconds: u64,
+    },
     /// The content is over a limit.
     #[error("the content is larger than {limit_bytes} bytes")]
     TooLarge {

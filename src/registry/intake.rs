@@ -46,6 +46,7 @@ impl Intake {
                 Err(Error::SizeInvalid(format!("the body has {} bytes of {declared} declared", state.received)))
             }
             (Some(BodyError::TooLarge { .. }), _) => Err(Error::TooLarge { limit_bytes: self.limit(&state) }),
+            (Some(BodyError::Idle { limit_seconds }), _) => Err(Error::BodyIdle { limit_seconds: *limit_seconds }),
             (Some(BodyError::Interrupted(why)), _) => Err(Error::UploadInvalid(format!("the body broke off: {why}"))),
             (Some(BodyError::Store(error)), _) => Err(error.clone().into()),
             (None, Ok(value)) => Ok((value, state.hasher.clone(), state.received)),

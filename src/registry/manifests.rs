@@ -166,6 +166,7 @@ impl Registry {
         let declared = body.length();
         let bytes = body.collect_up_to(limit_bytes).await.map_err(|error| match error {
             BodyError::TooLarge { limit_bytes } => Error::TooLarge { limit_bytes },
+            BodyError::Idle { limit_seconds } => Error::BodyIdle { limit_seconds },
             BodyError::Store(error) => error.into(),
             other => Error::ManifestInvalid(other.to_string()),
         })?;

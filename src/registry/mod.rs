@@ -61,6 +61,10 @@ impl Registry {
         Self::new(Arc::new(MemoryKeyValue::default()), blobs, platform, Limits::default())
     }
 
+    pub(crate) fn platform(&self) -> &dyn Platform {
+        &*self.platform
+    }
+
     /// Tries what the stores of this host really give.
     ///
     /// # Errors

@@ -288,7 +288,11 @@ impl Registry {
         }
         let (intake, body) = Intake::new(body, hasher, declared, limit_bytes);
         let appended = self.blobs.append(stage, body).await;
-        let (stage, hasher, received) = intake.finish(appended)?;
+        let (stage, hasher, received) = intake.finish(appended).map_err(|error| match error {
+            // What is left of the limit is none that a client has heard of.
+            Error::TooLarge { .. } => Error::TooLarge { limit_bytes: self.limits.blob_bytes_max },
+            error => error,
+        })?;
         Ok(Staged { stage, hasher, size: offset + received })
     }
 

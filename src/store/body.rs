@@ -1,5 +1,6 @@
 //! A stream of bytes, in or out.
 
+use std::any::Any;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -24,6 +25,12 @@ pub enum BodyError {
     /// The sender broke off.
     #[error("the body broke off: {0}")]
     Interrupted(String),
+    /// The sender sent nothing for too long.
+    #[error("the body stalled: nothing of it came for {limit_seconds} seconds")]
+    Idle {
+        /// The limit, in seconds.
+        limit_seconds: u64,
+    },
     /// It has not the length that was declared.
     #[error("the body has not the declared length of {declared} bytes")]
     Length {
@@ -57,14 +64,16 @@ impl Body {
         Self::from(Bytes::new())
     }
 
-    /// Takes any HTTP body: hyper's, axum's, a WASI host's.
+    /// Takes any HTTP body: hyper's, axum's, a WASI host's. An error that is a [`BodyError`] stays what it is.
     pub fn new<B>(body: B) -> Self
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
         let length = body.size_hint().exact();
-        let inner = body.map_err(|e| BodyError::Interrupted(e.to_string())).boxed_unsync();
+        let known = |error: &dyn Any| error.downcast_ref::<BodyError>().cloned();
+        let inner = body.map_err(move |e| known(&e).unwrap_or_else(|| BodyError::Interrupted(e.to_string())));
+        let inner = inner.boxed_unsync();
         Self { inner, length }
     }
 

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -36,7 +36,7 @@ impl Kind {
         self == Kind::Spin && spin_version().is_none_or(|version| version < (4, 1))
     }
 
-    fn command(self, data: &Path) -> Command {
+    fn command(self, data: &Path, settings: &Settings) -> Command {
         match self {
             Kind::Native => {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_eyot"));
@@ -44,8 +44,10 @@ impl Kind {
                 command.arg(data);
                 command
             }
-            Kind::Wasi => wasmtime(data, &built("EYOT_WASI_COMPONENT", "target/eyot-wasi.wasm")),
-            Kind::WasiContract => wasmtime(data, &built("EYOT_WASI_CONTRACT", "target/eyot-contract-wasi.wasm")),
+            Kind::Wasi => wasmtime(data, settings, &built("EYOT_WASI_COMPONENT", "target/eyot-wasi.wasm")),
+            Kind::WasiContract => {
+                wasmtime(data, settings, &built("EYOT_WASI_CONTRACT", "target/eyot-contract-wasi.wasm"))
+            }
             Kind::SpinHost(keys) => spin_host(data, &built("EYOT_SPIN_COMPONENT", "target/eyot-spin.wasm"), keys),
             Kind::SpinHostContract(keys) => {
                 spin_host(data, &built("EYOT_SPIN_CONTRACT", "target/eyot-contract-spin.wasm"), keys)
@@ -61,10 +63,17 @@ impl Kind {
     }
 }
 
-fn wasmtime(data: &Path, component: &Path) -> Command {
+/// Settings of a host, by their names in capitals. Only native and wasmtime take them here.
+pub type Settings = [(&'static str, &'static str)];
+
+fn wasmtime(data: &Path, settings: &Settings, component: &Path) -> Command {
     let mut command = Command::new(wasmtime_program());
     command.args(["serve", "-Scli", "--addr", "127.0.0.1:0", "--dir"]);
-    command.arg(format!("{}::/data", data.display())).arg(component);
+    command.arg(format!("{}::/data", data.display()));
+    for (name, value) in settings {
+        command.args(["--env", &format!("{name}={value}")]);
+    }
+    command.arg(component);
     command
 }
 
@@ -121,6 +130,7 @@ fn free_port() -> u16 {
 
 pub struct Host {
     kind: Kind,
+    settings: Vec<(&'static str, &'static str)>,
     data: tempfile::TempDir,
     child: Child,
     log: Log,
@@ -132,18 +142,37 @@ type Log = Arc<Mutex<Vec<String>>>;
 
 impl Host {
     pub fn start(kind: Kind) -> Self {
+        Self::start_with(kind, &[])
+    }
+
+    pub fn start_with(kind: Kind, settings: &Settings) -> Self {
         let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder for data");
         let log = Log::default();
-        let (child, address) = spawn(kind, data.path(), &log);
-        Self { kind, data, child, log, client: Client { address } }
+        let (child, address) = spawn(kind, data.path(), settings, &log);
+        Self { kind, settings: settings.to_vec(), data, child, log, client: Client { address } }
     }
 
     /// Ends the process at once (SIGKILL) and starts another one on the same data.
     pub fn kill_and_restart(&mut self) {
         self.kill();
-        let (child, address) = spawn(self.kind, self.data.path(), &self.log);
+        let (child, address) = spawn(self.kind, self.data.path(), &self.settings, &self.log);
         self.child = child;
         self.client = Client { address };
+    }
+
+    /// Asks the process to stop (SIGTERM).
+    pub fn terminate(&self) {
+        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        assert!(told.expect("a program of every system").success());
+    }
+
+    /// Waits for the end of a process that was told to stop.
+    pub fn ended(&mut self) -> ExitStatus {
+        self.child.wait().expect("a child of ours")
+    }
+
+    pub fn has_logged(&self, text: &str) -> bool {
+        self.log.lock().expect("the log").iter().any(|line| line.contains(text))
     }
 
     /// Where the host keeps what it is given.
@@ -151,7 +180,7 @@ impl Host {
         self.data.path()
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         // The child leads a group of its own: `spin up` serves from a process below it.
         let group = format!("-{}", self.child.id());
         let killed = Command::new("kill").args(["-KILL", "--", &group]).status();
@@ -177,9 +206,10 @@ impl Drop for Host {
     }
 }
 
-fn spawn(kind: Kind, data: &Path, log: &Log) -> (Child, SocketAddr) {
-    let mut command = mortal(&kind.command(data));
+fn spawn(kind: Kind, data: &Path, settings: &Settings, log: &Log) -> (Child, SocketAddr) {
+    let mut command = mortal(&kind.command(data, settings));
     command
+        .envs(settings.iter().copied())
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .process_group(0)
         .stdin(Stdio::null())

@@ -1,0 +1,47 @@
+//! Ranges of pulls and of chunks.
+
+use eyot::oci::range::{RangeRequest, parse_chunk_range};
+
+/// The first eight bytes are the size of the content, as far as there are so many.
+pub fn ranges(data: &[u8]) {
+    let (size, header) = data.split_at(data.len().min(8));
+    let size = size.iter().fold(0, |size, byte| size << 8 | u64::from(*byte));
+    let Ok(header) = std::str::from_utf8(header) else { return };
+    for size in [size, size % 1000] {
+        let found = RangeRequest::parse(Some(header), size);
+        if let RangeRequest::Part(part) = &found {
+            assert!(part.start < part.end && part.end <= size, "{header:?} of {size}: {part:?}");
+        }
+        if let Some(expected) = expected(header, size) {
+            assert_eq!(found, expected, "{header:?} of {size}");
+        }
+    }
+    if let Some(range) = parse_chunk_range(header) {
+        assert!(range.start < range.end, "{header:?}: {range:?}");
+        let plain = format!("{}-{}", range.start, range.end - 1);
+        assert_eq!(parse_chunk_range(&plain), Some(range), "{header:?}");
+    }
+}
+
+/// RFC 9110, section 14.1.2, in numbers that never overflow; nothing for what has not exactly that form.
+fn expected(header: &str, size: u64) -> Option<RangeRequest> {
+    let (first, last) = header.strip_prefix("bytes=")?.split_once('-')?;
+    let number = |text: &str| match text {
+        "" => Some(None),
+        _ if text.len() > 30 || !text.bytes().all(|byte| byte.is_ascii_digit()) => None,
+        _ => text.parse::<u128>().ok().map(Some),
+    };
+    let all = u128::from(size);
+    let part = match (number(first)?, number(last)?) {
+        (None, None) => return Some(RangeRequest::Whole),
+        (None, Some(suffix)) => all.saturating_sub(suffix)..all,
+        (Some(first), None) => first..all,
+        // What is asked for backwards is never there.
+        (Some(first), Some(last)) if last < first => first..first,
+        (Some(first), Some(last)) => first..all.min(last + 1),
+    };
+    match part.is_empty() {
+        true => Some(RangeRequest::Unsatisfiable),
+        false => Some(RangeRequest::Part(u64::try_from(part.start).ok()?..u64::try_from(part.end).ok()?)),
+    }
+}

@@ -1,0 +1,180 @@
+//! Any split of a blob into requests gives the same blob, or a clean refusal that leaves the upload where it stood.
+
+use arbitrary::{Result, Unstructured};
+use eyot::oci::Algorithm;
+use eyot::{Body, Handler};
+use http::Request;
+use std::ops::Range;
+
+use super::registry::{BLOB_BYTES_MAX, FRAMINGS, Framing, body, handler, send};
+
+const STEPS_MAX: usize = 40;
+
+/// What the client knows.
+struct Model {
+    content: Vec<u8>,
+    algorithm: Algorithm,
+    location: String,
+    /// How much the server has; nothing when the session is over.
+    offset: Option<usize>,
+}
+
+struct Chunk {
+    range: Range<usize>,
+    framing: Framing,
+    content_range: Option<String>,
+}
+
+pub fn uploads(data: &[u8]) {
+    // Too few bytes are no failure: what was done before was checked.
+    let _ = upload(&mut Unstructured::new(data));
+}
+
+fn upload(u: &mut Unstructured<'_>) -> Result<()> {
+    let handler = handler();
+    // Sizes about the limit are as likely as any.
+    let size = match u.int_in_range(0..=3)? {
+        0 => BLOB_BYTES_MAX as usize + usize::from(u.int_in_range(0..=2u8)?) - 1,
+        _ => u.int_in_range(0..=BLOB_BYTES_MAX as usize)?,
+    };
+    let seed: u8 = u.arbitrary()?;
+    let content = (0..size).map(|at| (at * 7 + at / 256 + usize::from(seed)) as u8).collect();
+    let algorithm = if u.ratio(1, 4)? { Algorithm::Sha512 } else { Algorithm::Sha256 };
+    let told = if u.arbitrary()? { format!("?digest-algorithm={}", algorithm.as_str()) } else { String::new() };
+    let begun = send(&handler, request("POST", &format!("/v2/a/blobs/uploads/{told}"), None, Body::empty()));
+    assert_eq!(begun.status, 202);
+    let began_with = if told.is_empty() { Algorithm::Sha256 } else { algorithm };
+    let location = begun.header("location").expect("a Location").to_owned();
+    let mut model = Model { content, algorithm, location, offset: Some(0) };
+    for _ in 0..STEPS_MAX {
+        match u.int_in_range(0..=9)? {
+            0..=5 => model.patch(&handler, u)?,
+            6 => model.status(&handler),
+            7 if u.ratio(1, 4)? => model.cancel(&handler),
+            8 => model.finish_wrongly(&handler, began_with),
+            _ => model.finish(&handler, u)?,
+        }
+        model.status(&handler);
+        if u.is_empty() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn request(method: &str, uri: &str, content_range: Option<&str>, body: Body) -> Request<Body> {
+    let request = Request::builder().method(method).uri(uri);
+    let request = match content_range {
+        Some(range) => request.header("content-range", range),
+        None => request,
+    };
+    request.body(body).expect("a request")
+}
+
+impl Model {
+    /// The next bytes, or others; said to lie where they lie, or elsewhere.
+    fn chunk(&self, u: &mut Unstructured<'_>, to_the_end: bool) -> Result<Chunk> {
+        let start = match (self.offset, u.ratio(1, 8)?) {
+            (Some(offset), false) => offset,
+            _ => u.int_in_range(0..=self.content.len())?,
+        };
+        let end = if to_the_end { self.content.len() } else { u.int_in_range(start..=self.content.len())? };
+        let framing = if u.ratio(2, 3)? { *u.choose(&FRAMINGS[..3])? } else { *u.choose(&FRAMINGS)? };
+        // A body that says it is empty is empty, whatever follows.
+        let framing = if framing == Framing::OneLess && end - start < 2 { Framing::Streamed } else { framing };
+        let content_range = match u.int_in_range(0..=9)? {
+            0..=3 if end > start => Some(format!("{start}-{}", end - 1)),
+            4 => Some(format!("bytes {start}-{}/*", end.max(start))),
+            5 => Some(format!("{}-{}", start + 1, end + 1)),
+            6 => Some(String::from_utf8_lossy(u.bytes(u.len().min(5))?).replace(|c: char| !c.is_ascii_graphic(), "-")),
+            _ => None,
+        };
+        Ok(Chunk { range: start..end, framing, content_range })
+    }
+
+    /// Whether the server must take the chunk; if not, it must refuse it.
+    fn is_good(&self, chunk: &Chunk) -> bool {
+        let Some(offset) = self.offset else { return false };
+        let length = chunk.range.len();
+        let in_place = match chunk.content_range.as_deref().map(eyot::oci::range::parse_chunk_range) {
+            // Without a word from the client the bytes lie where the upload stands.
+            None => true,
+            Some(None) => false,
+            Some(Some(said)) => said.start == offset as u64 && said.end - said.start == length as u64,
+        };
+        let sound = match chunk.framing {
+            Framing::Length | Framing::Streamed | Framing::Trickled => true,
+            Framing::Broken | Framing::OneMore | Framing::OneLess => false,
+        };
+        in_place && sound && (offset + length) as u64 <= BLOB_BYTES_MAX
+    }
+
+    fn patch(&mut self, handler: &Handler, u: &mut Unstructured<'_>) -> Result<()> {
+        let chunk = self.chunk(u, false)?;
+        let bytes = &self.content[chunk.range.clone()];
+        let sent = request("PATCH", &self.location, chunk.content_range.as_deref(), body(bytes, chunk.framing));
+        let reply = send(handler, sent);
+        assert_eq!(reply.status == 202, self.is_good(&chunk), "{:?} at {:?}: {reply:?}", chunk.range, self.offset);
+        if let (202, Some(offset)) = (reply.status.as_u16(), self.offset) {
+            // The content is what was sent, wherever the client meant to be.
+            let sent = bytes.to_vec();
+            self.content.splice(offset..(offset + sent.len()).min(self.content.len()), sent);
+            self.offset = Some(offset + chunk.range.len());
+        }
+        match reply.status.as_u16() {
+            202 | 416 => assert_eq!(reply.header("range"), self.range().as_deref()),
+            400 | 413 => {}
+            404 => assert_eq!(self.offset, None),
+            _ => panic!("{reply:?}"),
+        }
+        Ok(())
+    }
+
+    fn range(&self) -> Option<String> {
+        self.offset.map(|offset| format!("0-{}", offset.saturating_sub(1)))
+    }
+
+    fn status(&self, handler: &Handler) {
+        let reply = send(handler, request("GET", &self.location, None, Body::empty()));
+        assert_eq!(reply.status.as_u16(), if self.offset.is_some() { 204 } else { 404 });
+        assert_eq!(reply.header("range"), self.range().as_deref());
+    }
+
+    fn cancel(&mut self, handler: &Handler) {
+        let reply = send(handler, request("DELETE", &self.location, None, Body::empty()));
+        assert_eq!(reply.status == 204, self.offset.take().is_some());
+    }
+
+    /// With a digest that is not that of the content.
+    fn finish_wrongly(&mut self, handler: &Handler, began_with: Algorithm) {
+        let wrong = self.algorithm.digest(b"something else");
+        let reply = send(handler, request("PUT", &format!("{}?digest={wrong}", self.location), None, Body::empty()));
+        assert_eq!(reply.status.as_u16(), if self.offset.is_some() { 400 } else { 404 });
+        // Content that was hashed with another algorithm had to be committed to be read.
+        if self.offset.is_some_and(|offset| offset > 0) && began_with != self.algorithm {
+            self.offset = None;
+        }
+    }
+
+    fn finish(&mut self, handler: &Handler, u: &mut Unstructured<'_>) -> Result<()> {
+        let chunk = self.chunk(u, true)?;
+        let bytes = self.content[chunk.range.clone()].to_vec();
+        let before = self.offset.unwrap_or_default();
+        let whole = [&self.content[..before], &bytes].concat();
+        let digest = self.algorithm.digest(&whole);
+        let uri = format!("{}?digest={digest}", self.location);
+        let reply = send(handler, request("PUT", &uri, chunk.content_range.as_deref(), body(&bytes, chunk.framing)));
+        let good = self.is_good(&chunk);
+        assert_eq!(reply.status == 201, good, "{:?} of {:?}: {reply:?}", chunk.range, self.offset);
+        let uri = format!("/v2/a/blobs/{digest}");
+        let pulled = send(handler, request("GET", &uri, None, Body::empty()));
+        if good {
+            self.offset = None;
+            assert_eq!((pulled.status.as_u16(), &pulled.body[..]), (200, &whole[..]));
+        } else {
+            // It may have been finished before.
+            assert!(pulled.status == 404 || pulled.body == whole);
+        }
+        Ok(())
+    }
+}

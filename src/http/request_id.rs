@@ -1,0 +1,71 @@
+//! The name of a request in the log and in its answer, so that a client's report leads to the lines about it.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::limits::REQUEST_ID_BYTES_MAX;
+use crate::store::Platform;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+thread_local! {
+    static CURRENT: RefCell<Option<RequestId>> = const { RefCell::new(None) };
+}
+
+/// What a request is called: as its client or a proxy has called it (`X-Request-Id`), or by a name of our own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RequestId(Arc<str>);
+
+impl RequestId {
+    pub(super) fn of(headers: &HeaderMap, platform: &dyn Platform) -> Self {
+        let given = headers.get(X_REQUEST_ID).and_then(|value| value.to_str().ok());
+        match given.filter(|text| is_plain(text)) {
+            Some(text) => Self(text.into()),
+            // Short, as it is only told from others of the same days.
+            None => Self(hex::encode(&platform.random()[..8]).into()),
+        }
+    }
+
+    /// Does `work` under this name: whatever it logs can ask for it.
+    pub(super) fn within<T>(&self, work: impl FnOnce() -> T) -> T {
+        let outer = CURRENT.replace(Some(self.clone()));
+        // Also when the work panics: another request is next on this thread.
+        let _restored = Restored(outer);
+        work()
+    }
+
+    /// As [`RequestId::within`], each time that `future` is polled.
+    pub(super) async fn over<F: Future>(&self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        std::future::poll_fn(|cx| self.within(|| future.as_mut().poll(cx))).await
+    }
+
+    pub(super) fn tell(&self, headers: &mut HeaderMap) {
+        if let Ok(value) = HeaderValue::from_str(&self.0) {
+            headers.insert(X_REQUEST_ID, value);
+        }
+    }
+}
+
+struct Restored(Option<RequestId>);
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        CURRENT.set(self.0.take());
+    }
+}
+
+/// The id of the request that is being worked on, for a logger to put before its lines.
+pub fn current_request_id() -> Option<Arc<str>> {
+    CURRENT.try_with(|current| current.borrow().as_ref().map(|id| id.0.clone())).ok().flatten()
+}
+
+/// What comes from outside is written into the log and back: nothing that a log could take for more than a name.
+fn is_plain(text: &str) -> bool {
+    (1..=REQUEST_ID_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}

@@ -1,0 +1,429 @@
+//! Clients that mean no good, or know no better, over TCP: slow ones, many, and requests that two servers could read in two
+//! ways. Each limit shows itself, and the server goes on.
+
+#![cfg(all(feature = "native", not(target_family = "wasm")))]
+
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/client.rs"]
+mod client;
+
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/host.rs"]
+mod host;
+
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/repository.rs"]
+mod repository;
+
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/runner.rs"]
+mod runner;
+
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/transcript.rs"]
+mod transcript;
+
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/value.rs"]
+mod value;
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use bytes::Bytes;
+use client::raw;
+use host::{Host, Kind, Settings};
+use repository::{Repository, Session};
+use value::{noise, sha256};
+
+const MIB: usize = 1 << 20;
+/// More than the sockets' buffers of both sides hold.
+const MORE_THAN_BUFFERS: usize = 32 * MIB;
+
+const EMPTY_INDEX: &str = r#"{"schemaVersion": 2, "manifests": []}"#;
+
+fn native(settings: &Settings, scenario: impl AsyncFnOnce(&mut Host)) {
+    on(Kind::Native, settings, scenario);
+}
+
+fn on(kind: Kind, settings: &Settings, scenario: impl AsyncFnOnce(&mut Host)) {
+    let mut host = Host::start_with(kind, settings);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(scenario(&mut host));
+}
+
+fn repository(host: &Host) -> Repository {
+    Repository { client: host.client, name: "team/abuse" }
+}
+
+/// All that the server says until it closes the connection: the status of its first answer, and the text.
+fn heard(mut stream: TcpStream) -> (Option<u16>, String) {
+    let mut bytes = Vec::new();
+    // A reset after the answer is as good as an end.
+    let _ = stream.read_to_end(&mut bytes);
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let status = text.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+    (status, text)
+}
+
+fn alive(address: SocketAddr) {
+    let answer = heard(raw(address, b"GET /v2/ HTTP/1.1\r\nHost: eyot\r\nConnection: close\r\n\r\n"));
+    assert_eq!(answer.0, Some(200), "{answer:?}");
+}
+
+#[test]
+fn a_slow_head_is_cut_off() {
+    native(&[("HEAD_TIMEOUT_SECONDS", "1")], async |host| {
+        let silent = raw(host.client.address, b"");
+        let mut trickling = raw(host.client.address, b"GET /v2/ HTTP/1.1\r\nX-Slow: ");
+        let mut reader = trickling.try_clone().expect("a socket");
+        // Each byte comes in time, the head never.
+        let trickle = std::thread::spawn(move || {
+            while trickling.write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let mut rest = Vec::new();
+        let _ = reader.read_to_end(&mut rest);
+        trickle.join().expect("a thread that ends");
+        assert_eq!(heard(silent), (None, String::new()));
+        alive(host.client.address);
+    });
+}
+
+#[test]
+fn a_body_that_stalls_is_cut_off_and_one_that_trickles_is_not() {
+    native(&[("BODY_IDLE_TIMEOUT_SECONDS", "1")], async |host| {
+        let address = host.client.address;
+        let repository = repository(host);
+        let mut session = repository.start().await;
+        let uploads = "/v2/team/abuse/blobs/uploads/";
+        let manifest = "/v2/team/abuse/manifests/stalled";
+        let digest = sha256(b"0123456789");
+        for (method, target) in [
+            ("PATCH", session.location.clone()),
+            ("PUT", format!("{}?digest={digest}", session.location)),
+            ("POST", format!("{uploads}?digest={digest}")),
+            ("PUT", manifest.into()),
+            // Nobody wants it: it is what is left of a body that is waited for.
+            ("PUT", "/v2/team/abuse/manifests/-".into()),
+        ] {
+            for framing in ["Content-Length: 10\r\n\r\n01234", "Transfer-Encoding: chunked\r\n\r\na\r\n01234"] {
+                let begun = format!("{method} {target} HTTP/1.1\r\nHost: eyot\r\n{framing}");
+                let (status, text) = heard(raw(address, begun.as_bytes()));
+                let wanted = if target.ends_with('-') { 400 } else { 408 };
+                assert_eq!(status, Some(wanted), "{method} {target}: {text}");
+                assert!(wanted == 400 || text.contains("nothing of it came for 1 seconds"), "{text}");
+            }
+        }
+        assert_eq!(session.offset().await, 0);
+        assert_eq!(repository.manifest("stalled").await.status(), 404);
+
+        let head = format!("PATCH {} HTTP/1.1\r\nHost: eyot\r\nConnection: close\r\n", session.location);
+        let mut trickling = raw(address, format!("{head}Content-Length: 10\r\n\r\n").as_bytes());
+        for byte in b"0123456789" {
+            std::thread::sleep(Duration::from_millis(250));
+            trickling.write_all(&[*byte]).expect("an open connection");
+        }
+        assert_eq!(heard(trickling).0, Some(202));
+        session.finish(&digest).await;
+    });
+}
+
+/// With one place there is none for others until the server gives up on the client that does not read.
+#[test]
+fn a_client_that_does_not_read_its_answer_is_cut_off() {
+    native(&[("BODY_IDLE_TIMEOUT_SECONDS", "1"), ("CONNECTIONS_MAX", "1")], async |host| {
+        let digest = repository(host).push(noise(MORE_THAN_BUFFERS, "not read")).await;
+        let get = format!("GET /v2/team/abuse/blobs/{digest} HTTP/1.1\r\nHost: eyot\r\n\r\n");
+        let deaf = raw(host.client.address, get.as_bytes());
+        alive(host.client.address);
+        let (status, text) = heard(deaf);
+        assert!(status == Some(200) && text.len() < MORE_THAN_BUFFERS, "{status:?}, {} bytes", text.len());
+    });
+}
+
+#[test]
+fn connections_over_the_limit_wait() {
+    native(&[("CONNECTIONS_MAX", "2")], async |host| {
+        let request = b"GET /v2/ HTTP/1.1\r\nHost: eyot\r\n\r\n";
+        let mut first = raw(host.client.address, request);
+        let mut second = raw(host.client.address, request);
+        let mut answer = [0; 15];
+        for connection in [&mut first, &mut second] {
+            connection.read_exact(&mut answer).expect("an answer");
+            assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        }
+        let mut third = raw(host.client.address, request);
+        third.set_read_timeout(Some(Duration::from_millis(300))).expect("a time limit");
+        assert!(third.read(&mut answer).is_err(), "served though both places are taken");
+        third.set_read_timeout(Some(Duration::from_secs(60))).expect("a time limit");
+        drop(first);
+        third.read_exact(&mut answer).expect("an answer, as there is a place now");
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    });
+}
+
+#[test]
+fn a_request_under_way_ends_when_the_process_is_told_to_stop() {
+    native(&[], async |host| {
+        let address = host.client.address;
+        let Session { location, .. } = repository(host).start().await;
+        let head = format!("PATCH {location} HTTP/1.1\r\nHost: eyot\r\nContent-Length: 10\r\n\r\n01234");
+        let mut under_way = raw(address, head.as_bytes());
+        // An answer on a later connection: the one before has been accepted by then.
+        alive(address);
+        host.terminate();
+        while TcpStream::connect(address).is_ok() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        under_way.write_all(b"56789").expect("an open connection");
+        let (status, text) = heard(under_way);
+        assert!(status == Some(202) && text.to_lowercase().contains("range: 0-9"), "{text}");
+        assert!(host.ended().success());
+        host.kill_and_restart();
+        let mut session = Session { repository: repository(host), location };
+        assert_eq!(session.offset().await, 10);
+    });
+}
+
+#[test]
+fn a_request_that_does_not_end_holds_the_stop_up_for_its_time_only() {
+    native(&[("STOP_TIMEOUT_SECONDS", "1")], async |host| {
+        let head = "PUT /v2/team/abuse/manifests/v1 HTTP/1.1\r\nHost: eyot\r\nContent-Length: 10\r\n\r\n01234";
+        let stalled = raw(host.client.address, head.as_bytes());
+        alive(host.client.address);
+        host.terminate();
+        assert!(host.ended().success());
+        assert_eq!(heard(stalled).0, None);
+        while !host.has_logged("requests were cut off") {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+}
+
+/// What a request came to: with which status, or any of an error or none at all.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Wanted {
+    Status(u16),
+    Refused,
+}
+
+/// Where a body ends must be told in one way that everybody reads alike (RFC 9112, section 6).
+#[test]
+fn framings() {
+    use Wanted::{Refused, Status};
+    native(&[("BODY_IDLE_TIMEOUT_SECONDS", "5")], async |host| {
+        let address = host.client.address;
+        for (framing, wanted) in [
+            ("Content-Length: 5\r\n\r\n01234", Status(202)),
+            ("Content-Length:  5 \r\n\r\n01234", Status(202)),
+            ("Content-Length: 0005\r\n\r\n01234", Status(202)),
+            ("Content-Length: 5\r\nContent-Length: 5\r\n\r\n01234", Status(202)),
+            ("Content-Length: 5\r\nContent-Length: 6\r\n\r\n012345", Refused),
+            ("Content-Length: 5, 5\r\n\r\n01234", Refused),
+            ("Content-Length: +5\r\n\r\n01234", Refused),
+            ("Content-Length: -5\r\n\r\n01234", Refused),
+            ("Content-Length: 5 5\r\n\r\n01234", Refused),
+            ("Content-Length: 0x5\r\n\r\n01234", Refused),
+            ("Content-Length: 5.0\r\n\r\n01234", Refused),
+            ("Content-Length: \r\n\r\n01234", Refused),
+            ("Content-Length: 18446744073709551621\r\n\r\n01234", Refused),
+            ("Content-Length : 5\r\n\r\n01234", Refused),
+            ("Content-Length: 5\r\n X-Folded: 1\r\n\r\n01234", Refused),
+            ("Content-Length:\u{b}5\r\n\r\n01234", Refused),
+            ("Transfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n0\r\n\r\n", Status(202)),
+            ("Transfer-Encoding: Chunked\r\n\r\n005;a=b\r\n01234\r\n0\r\nX-Trailer: 1\r\n\r\n", Status(202)),
+            ("Transfer-Encoding: chunked\r\n\r\n-5\r\n01234\r\n0\r\n\r\n", Refused),
+            ("Transfer-Encoding: chunked\r\n\r\n+5\r\n01234\r\n0\r\n\r\n", Refused),
+            ("Transfer-Encoding: chunked\r\n\r\n0x5\r\n01234\r\n0\r\n\r\n", Refused),
+            ("Transfer-Encoding: chunked\r\n\r\n10000000000000005\r\n01234\r\n0\r\n\r\n", Refused),
+            ("Transfer-Encoding: chunked\r\n\r\n5\r\n012345\r\n0\r\n\r\n", Refused),
+            ("Transfer-Encoding: chunked\r\n\r\n\r\n01234\r\n0\r\n\r\n", Refused),
+            ("Transfer-Encoding: gzip, chunked\r\n\r\n5\r\n01234\r\n0\r\n\r\n", Status(501)),
+            ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n0\r\n\r\n", Status(501)),
+            ("Transfer-Encoding: chunked, chunked\r\n\r\n5\r\n01234\r\n0\r\n\r\n", Status(501)),
+            ("Transfer-Encoding: gzip\r\n\r\n01234", Refused),
+            ("Transfer-Encoding: identity\r\nContent-Length: 5\r\n\r\n01234", Refused),
+            ("Transfer-Encoding: xchunked\r\n\r\n5\r\n01234\r\n0\r\n\r\n", Refused),
+            ("Transfer-Encoding: chunked, gzip\r\n\r\n5\r\n01234\r\n0\r\n\r\n", Refused),
+        ] {
+            let Session { location, .. } = repository(host).start().await;
+            let head = format!("PATCH {location} HTTP/1.1\r\nHost: eyot\r\nConnection: close\r\n");
+            let (status, text) = heard(raw(address, format!("{head}{framing}").as_bytes()));
+            match wanted {
+                Status(wanted) => assert_eq!(status, Some(wanted), "{framing:?}: {text}"),
+                Refused => assert!(status.is_none_or(|status| status == 400), "{framing:?}: {text}"),
+            }
+            if wanted == Status(202) {
+                assert!(text.contains("range: 0-4\r\n"), "{framing:?}: {text}");
+            } else {
+                let mut session = Session { repository: repository(host), location };
+                assert_eq!(session.offset().await, 0, "{framing:?}");
+            }
+            alive(address);
+        }
+    });
+}
+
+/// A length beside chunks: hyper goes by the chunks alone, never shows us the length, and closes the connection, as RFC 9112
+/// asks: whoever went by the length before us cannot have a request of its own begin in between.
+#[test]
+fn behind_a_length_and_chunks_nothing_more_is_read() {
+    native(&[], async |host| {
+        for order in [
+            "Content-Length: 60\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked\r\nContent-Length: 60\r\n",
+        ] {
+            let session = repository(host).start().await;
+            let head =
+                format!("PATCH {} HTTP/1.1\r\nHost: eyot\r\n{order}\r\n5\r\n01234\r\n0\r\n\r\n", session.location);
+            let second = "GET /v2/ HTTP/1.1\r\nHost: eyot\r\nConnection: close\r\n\r\n";
+            let (status, text) = heard(raw(host.client.address, format!("{head}{second}").as_bytes()));
+            assert!(status == Some(202) && text.contains("range: 0-4\r\n"), "{text}");
+            assert!(text.contains("connection: close\r\n") && !text.contains("200 OK"), "{order:?}: {text}");
+        }
+    });
+}
+
+/// Nothing that is written in a path leads out of the data folder, or to somebody else's keys in it.
+async fn paths(host: &mut Host) {
+    let address = host.client.address;
+    let digest = repository(host).push(Bytes::from_static(b"{}")).await;
+    let before = files(host.data());
+    let put = format!("Content-Length: {}\r\n\r\n{EMPTY_INDEX}", EMPTY_INDEX.len());
+    for target in [
+        "/v2/../manifests/v1",
+        "/v2/../../../../etc/manifests/passwd",
+        "/v2/team/../other/manifests/v1",
+        "/v2/team/./abuse/manifests/v1",
+        "/v2/%2e%2e/%2e%2e/manifests/v1",
+        "/v2/team%2fabuse/manifests/v1",
+        "/v2/team%2Fabuse/manifests/v1",
+        "/v2/team%5cabuse/manifests/v1",
+        "/v2/team\\abuse/manifests/v1",
+        "/v2//team/abuse/manifests/v1",
+        "/v2/team//abuse/manifests/v1",
+        "//v2/team/abuse/manifests/v1",
+        "/v2/team/abuse//manifests/v1",
+        "/v2/team/abuse/manifests//v1",
+        "/v2/team/abuse/manifests/v1/",
+        "/v2/team/abuse/manifests/..",
+        "/v2/team/abuse/manifests/.",
+        "/v2/team/abuse/manifests/..%2f..%2fv1",
+        "/v2/team/abuse/manifests/v1%00",
+        "/v2/team/abuse%00/manifests/v1",
+        "/v2/team/abuse/manifests/%00",
+        "/v2/team/abuse/manifests/v1%0d%0aX-Injected:%201",
+        "/v2/team/abuse/manifests/v1%zz",
+        "/v2/team/abuse/manifests/v1%",
+        "/v2/team/abuse/manifests/v%ff1",
+        "/v2/team/abuse/manifests/v1%2500",
+        "/v2/team/%61buse/manifests/v1",
+        "/v2/team/Abuse/manifests/v1",
+        "/v2/team/ab\u{fc}se/manifests/v1",
+        "/v2/team/abuse/manifests/\u{ff56}1",
+        "/v2/team/abuse\u{202e}/manifests/v1",
+        "/v2/team/abuse!v1/manifests/v1",
+        "/v2/team/abuse/manifests/v1!v2",
+        "/v2/team/abuse;x=1/manifests/v1",
+        "/v2/team/abuse/manifests/sha256:..",
+        "/v2/team/abuse/blobs/uploads/..",
+        "/v2/team/abuse/blobs/uploads/%2e%2e%2f%2e%2e",
+        "/v2",
+        "/v2/?x=/manifests/v1",
+        "*",
+        "/",
+        "",
+        "v2/team/abuse/manifests/v1",
+    ] {
+        let request = format!("PUT {target} HTTP/1.1\r\nHost: eyot\r\nConnection: close\r\n{put}");
+        let (status, text) = heard(raw(address, request.as_bytes()));
+        assert!(status.is_none_or(|status| (400..500).contains(&status)), "{target:?}: {text}");
+        assert!(!text.to_lowercase().contains("\nx-injected"), "{target:?}: {text}");
+    }
+    assert_eq!(files(host.data()), before);
+    // Another way to write the very same request is no trick.
+    let absolute = "PUT http://eyot/v2/team/abuse/manifests/v1 HTTP/1.1\r\nHost: eyot\r\nConnection: close\r\n";
+    assert_eq!(heard(raw(address, format!("{absolute}{put}").as_bytes())).0, Some(201));
+    assert_eq!(repository(host).head_blob(&digest.replace(':', "%3A")).await, 200);
+}
+
+fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let mut files: Vec<_> = entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn paths_natively() {
+    native(&[], paths);
+}
+
+#[test]
+fn paths_under_wasmtime() {
+    on(Kind::Wasi, &[], paths);
+}
+
+#[test]
+fn too_many_headers_and_too_large_ones() {
+    native(&[], async |host| {
+        let fields = "Host: eyot\r\nConnection: close\r\n";
+        let long = "x".repeat(40_000);
+        let (status, text) =
+            heard(raw(host.client.address, format!("GET /v2/ HTTP/1.1\r\n{fields}X-Long: {long}\r\n\r\n").as_bytes()));
+        assert!(status == Some(431) && text.contains("more than 32768 bytes"), "{text}");
+        let many: String = (0..5000).map(|number| format!("X-{number}: 1\r\n")).collect();
+        let (status, _) =
+            heard(raw(host.client.address, format!("GET /v2/ HTTP/1.1\r\n{fields}{many}\r\n").as_bytes()));
+        assert_eq!(status, Some(431));
+        let (status, text) = heard(raw(
+            host.client.address,
+            format!("GET /v2/a/tags/list?last={} HTTP/1.1\r\n{fields}\r\n", "x".repeat(9000)).as_bytes(),
+        ));
+        assert!(status == Some(414) && text.contains("more than 8192 bytes"), "{text}");
+        alive(host.client.address);
+    });
+}
+
+/// Uploads that are begun and left cost a file each and nothing else.
+async fn open_uploads(host: &mut Host) {
+    let memory = host.memory();
+    let repository = repository(host);
+    repository.push(noise(MIB, "to warm up")).await;
+    memory.reset_peak();
+    let idle_bytes = memory.now_bytes();
+    let begin = (0..8).map(|_| {
+        let repository = repository.clone();
+        tokio::spawn(async move {
+            let mut last = repository.start().await;
+            for _ in 1..250 {
+                last = repository.start().await;
+            }
+            last
+        })
+    });
+    let begin: Vec<_> = begin.collect();
+    let layer = noise(1000, "the upload that goes on");
+    for begun in begin {
+        let mut session = begun.await.expect("uploads that begin");
+        session.resume(&layer).await;
+        session.finish(&sha256(&layer)).await;
+    }
+    assert_eq!(repository.pull(&sha256(&layer)).await, (sha256(&layer), 1000));
+    let growth_bytes = memory.peak_bytes().saturating_sub(idle_bytes);
+    eprintln!("2000 open uploads: {growth_bytes} bytes more");
+    assert!(growth_bytes < 100 << 20, "{growth_bytes} bytes");
+}
+
+#[test]
+fn open_uploads_natively() {
+    native(&[], open_uploads);
+}
+
+#[test]
+fn open_uploads_under_wasmtime() {
+    on(Kind::Wasi, &[], open_uploads);
+}
