@@ -3,12 +3,14 @@
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use lexopt::prelude::{Long, Short, Value, ValueExt as _};
 
 use super::config::{Config, SETTINGS, log_to_standard_error};
 use super::native;
+use super::outbound::NativePlatform;
 
 const USAGE: &str = "\
 eyot: an OCI registry
@@ -55,7 +57,7 @@ fn run() -> Result<()> {
         _ => std::env::var(name.to_uppercase()).ok(),
     })?;
     log_to_standard_error(config.log);
-    let handler = config.open(None)?.handler();
+    let handler = config.open(Arc::new(NativePlatform::default()), None)?.handler();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(native::serve(handler, SocketAddr::new(serve.address, serve.port), |address| {
         // Nobody need be listening to us.

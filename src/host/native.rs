@@ -19,7 +19,8 @@ use crate::http::Handler;
 use crate::store::Body;
 
 /// What this host offers.
-pub const OFFER: Offer = Offer { keys: &["files", "memory"], blobs: &["files", "memory", "packed"], data_dir: "data" };
+pub const OFFER: Offer =
+    Offer { keys: &["files", "s3", "memory"], blobs: &["files", "s3", "memory", "packed"], data_dir: "data" };
 
 /// How many connections are served at once where the system allows as many files; more wait in the kernel's queue.
 const CONNECTIONS_MAX: u64 = 4096;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Body, Result};
+use super::{Body, Error, Result};
 use crate::oci::Digest;
 
 /// Content on its way in. A small value that only its back end can read, stored by the registry between requests, so
@@ -18,6 +18,15 @@ pub struct Stage(pub String);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Location(pub String);
+
+/// What a store holds under one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its name, which only its back end makes.
+    pub name: String,
+    /// How many bytes it has, where the store knows.
+    pub bytes: Option<u64>,
+}
 
 /// A store of content.
 ///
@@ -49,6 +58,37 @@ pub trait BlobStore: Send + Sync {
     /// # Errors
     /// [`Corrupt`](super::Error::Corrupt) when the content is not there, or is shorter.
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body>;
+
+    /// A URL by which a client can read committed content itself, with any `Range`; `None` where there is none.
+    async fn redirect(&self, location: &Location) -> Result<Option<String>> {
+        let _ = location;
+        Ok(None)
+    }
+
+    /// The name under which [`list`](Self::list) shows what a stage holds; content committed from it may have the same.
+    fn stage_name(&self, stage: &Stage) -> Result<String> {
+        let _ = stage;
+        Err(Error::Unsupported("this store does not list what it holds"))
+    }
+
+    /// The name under which [`list`](Self::list) shows committed content.
+    fn content_name(&self, location: &Location) -> Result<String> {
+        let _ = location;
+        Err(Error::Unsupported("this store does not list what it holds"))
+    }
+
+    /// Everything that the store holds, stages and committed content, in byte order of names, after `after`. Fewer than
+    /// `limit` means that there is no more.
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
+        let _ = (after, limit);
+        Err(Error::Unsupported("this store does not list what it holds"))
+    }
+
+    /// Removes whatever lies under a name; removing what is not there is no error.
+    async fn remove(&self, name: &str) -> Result<()> {
+        let _ = name;
+        Err(Error::Unsupported("this store does not list what it holds"))
+    }
 
     /// Removes committed content; removing what is not there is no error.
     async fn delete(&self, location: &Location) -> Result<()>;

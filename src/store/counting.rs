@@ -95,6 +95,10 @@ impl<S: BlobStore + ?Sized> BlobStore for Counting<S> {
         self.inner.read(location, range).await
     }
 
+    async fn redirect(&self, location: &Location) -> Result<Option<String>> {
+        self.inner.redirect(location).await
+    }
+
     async fn delete(&self, location: &Location) -> Result<()> {
         Counts::add(&self.counts.deletes);
         self.inner.delete(location).await

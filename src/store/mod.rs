@@ -14,11 +14,12 @@ pub mod counting;
 pub mod file;
 pub mod memory;
 pub mod packed;
+pub mod s3;
 #[cfg(all(feature = "spin", target_os = "wasi"))]
 pub mod spin;
 pub mod unordered;
 
-pub use blob_store::{BlobStore, Location, Stage};
+pub use blob_store::{BlobStore, Location, Stage, Stored};
 pub use body::{Body, BodyError};
 pub use key_value::{Entry, KEY_BYTES_MAX, KeyValue, Version, When};
 pub use platform::Platform;
