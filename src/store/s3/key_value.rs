@@ -16,6 +16,10 @@ use crate::store::{Entry, Error, KeyValue, Result, Version, When};
 pub(super) const LIST_KEYS_MAX: usize = 1000;
 /// How many bytes the revision before a value has, with the end of its line.
 const REVISION_BYTES: usize = 37;
+/// From how many bytes on a name goes on in a folder.
+const SEGMENT_BYTES: usize = 200;
+/// Ends the name of such a folder: another one than that of the object which ends there.
+const SEGMENT_END: &str = "~/";
 
 /// Facts in a bucket.
 ///
@@ -103,14 +107,12 @@ impl KeyValue for S3KeyValue {
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
-        let (folder, mut last) = (object(""), after.filter(|after| *after >= prefix).map(str::to_owned));
+        let mut last = after.filter(|after| *after >= prefix).map(str::to_owned);
         let mut keys = Vec::new();
         while keys.len() < limit {
             let wanted = (limit - keys.len()).min(LIST_KEYS_MAX);
             let page = list_page(&self.client, &object(prefix), last.as_deref().map(object), wanted).await?;
-            for (name, _) in page.objects {
-                keys.push(name[folder.len()..].to_owned());
-            }
+            keys.extend(page.objects.iter().filter_map(|(object, _)| key(object)));
             last = keys.last().cloned();
             if !page.more {
                 break;
@@ -120,8 +122,30 @@ impl KeyValue for S3KeyValue {
     }
 }
 
+/// The object of a key. Servers that keep objects in a tree of files list `a/b` before `a!b`, cannot have `a` beside `a/b`, and
+/// take no long file names. So `/` becomes `.1` and `.` becomes `.0`, and long names go on in a folder: that keeps the byte
+/// order of all keys, and every prefix a prefix.
 fn object(key: &str) -> String {
-    format!("keys/{key}")
+    let mut object = String::from("keys/");
+    let mut segment_bytes = 0;
+    for character in key.chars() {
+        if segment_bytes >= SEGMENT_BYTES {
+            object.push_str(SEGMENT_END);
+            segment_bytes = 0;
+        }
+        let before = object.len();
+        match character {
+            '.' => object.push_str(".0"),
+            '/' => object.push_str(".1"),
+            other => object.push(other),
+        }
+        segment_bytes += object.len() - before;
+    }
+    object
+}
+
+fn key(object: &str) -> Option<String> {
+    Some(object.strip_prefix("keys/")?.replace(SEGMENT_END, "").replace(".1", "/").replace(".0", "."))
 }
 
 /// Some of the objects of a bucket: their names and sizes in bytes.
@@ -149,7 +173,33 @@ pub(super) async fn list_page(client: &Client, prefix: &str, after: Option<Strin
         objects.push((name.to_owned(), content.size));
     }
     if !objects.is_sorted() {
-        return Err(unreadable(&"it is not in byte order"));
+        return Err(unreadable(&"it is not in byte order, which this S3 server would have to keep"));
     }
     Ok(ListPage { objects, more: page.next_continuation_token.is_some() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_sort_as_their_keys() {
+        let long = "n".repeat(199);
+        let longs = ["", "n", "nn", "nm", "nn/", "nn!é", &"t.".repeat(300)].map(|more| format!("{long}{more}"));
+        let mut keys = vec![
+            "a", "a!", "a!x", "a-b!x", "a.", "a.0", "a.1!x", "a.b!x", "a/", "a/!x", "a/b", "a0", "a_", "A", "é/.1",
+        ];
+
+        keys.extend(longs.iter().map(String::as_str));
+        keys.sort_unstable();
+        let objects: Vec<String> = keys.iter().map(|key| object(key)).collect();
+        assert!(objects.is_sorted(), "{objects:?}");
+        for (object, original) in objects.iter().zip(keys) {
+            assert_eq!(key(object).as_deref(), Some(original));
+            assert!(object.split('/').all(|segment| segment.len() < 255));
+        }
+        for length in 0..long.len() + 3 {
+            assert!(object(&longs[3]).starts_with(&object(&longs[3][..length.min(201)])));
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! | object | holds |
 //! | --- | --- |
-//! | `<prefix>keys/<key>` | a fact: a line with a random revision, then the value |
+//! | `<prefix>keys/<key>` | a fact, its key without `/` (`key_value`): a line with a random revision, then the value |
 //! | `<prefix>blobs/<name>` | content that came in parts |
 //! | `<prefix>blobs/<name>.<token>` | small content, or bytes of a stage that are too few for a part |
 //!
