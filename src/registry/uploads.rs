@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use super::facts::{BlobFact, UploadFact};
 use super::intake::Intake;
-use super::{Error, Registry, Result, layout};
+use super::{Error, Registry, Result, facts, layout};
 use crate::oci::{Algorithm, Digest, Hasher, RepositoryName};
 use crate::store::{self, Body, Location, Stage, Version, When};
 
@@ -269,15 +269,26 @@ impl Registry {
         if computed.algorithm() == digest.algorithm() && computed != *digest {
             return Err(Error::DigestInvalid(format!("the content has the digest {computed}, not {digest}")));
         }
-        let known: Option<BlobFact> = self.load(&layout::content(digest)).await?;
-        let fact = match known.filter(|known| known.size == size && computed == *digest) {
-            Some(known) if self.is_readable(&known).await? => {
-                self.blobs.discard(&stage).await?;
-                known
-            }
-            _ => self.commit(&stage, digest, &computed, size).await?,
-        };
+        let fact = self.commit(&stage, digest, &computed, size).await?;
         self.store(&layout::blob(repository, digest), &fact, When::Always).await
+    }
+
+    /// Writes down where content is, if nobody has: what is mostly new is not looked up first. Content that is there already
+    /// is the one to refer to; what was committed beside it is left to the collector.
+    async fn note_content(&self, digest: &Digest, fact: BlobFact) -> Result<BlobFact> {
+        let key = layout::content(digest);
+        match self.keys.put(&key, facts::to_line(&key, &fact, &[])?, When::Absent).await {
+            Ok(()) => return Ok(fact),
+            Err(store::Error::Conflict(_) | store::Error::Unsupported(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match self.load::<BlobFact>(&key).await?.filter(|known| known.size == fact.size) {
+            Some(known) if known.location == fact.location || self.is_readable(&known).await? => Ok(known),
+            _ => {
+                self.store(&key, &fact, When::Always).await?;
+                Ok(fact)
+            }
+        }
     }
 
     /// Whether known content is still where it should be. A push is what can bring it back.
@@ -306,8 +317,7 @@ impl Registry {
             self.check_other_algorithm(&location, digest, size).await?;
         }
         let fact = BlobFact { size, location };
-        self.store(&layout::content(digest), &fact, When::Always).await?;
-        Ok(fact)
+        self.note_content(digest, fact).await
     }
 
     /// The client named an algorithm only at the end, after chunks that were hashed with another. It is the one case in which
