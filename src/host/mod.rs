@@ -16,6 +16,8 @@ pub mod outbound;
 mod component;
 #[cfg(all(feature = "spin", target_os = "wasi"))]
 mod spin;
+#[cfg(all(any(feature = "wasi", feature = "spin"), target_os = "wasi"))]
+mod wasi_outbound;
 // With both features the Spin world is built, which offers all that the other does.
 #[cfg(all(feature = "wasi", not(feature = "spin"), target_os = "wasi"))]
 mod wasi;
