@@ -15,6 +15,7 @@ pub mod counting;
 pub mod file;
 pub mod memory;
 pub mod packed;
+pub mod s3;
 #[cfg(all(feature = "spin", target_os = "wasi"))]
 pub mod spin;
 pub mod unordered;
