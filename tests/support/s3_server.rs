@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use eyot::host::outbound::NativePlatform;
 use eyot::store::Platform;
+use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
+
 use eyot::store::s3::{PART_BYTES_DEFAULT, S3, S3Settings};
 
 pub const ACCESS_KEY_ID: &str = "testkey";
@@ -26,7 +28,7 @@ pub enum Kind {
 
 pub struct S3Server {
     pub address: SocketAddr,
-    kind: Kind,
+    pub kind: Kind,
     child: Child,
     _data: tempfile::TempDir,
 }
@@ -76,6 +78,17 @@ impl S3Server {
             ("S3_SECRET_ACCESS_KEY", secret_access_key),
             ("S3_CONDITIONAL_PUTS", (self.kind == Kind::SeaweedFs).to_string()),
         ]
+    }
+
+    /// For a server that begins with none.
+    pub async fn make_bucket(&self) {
+        let S3Settings { endpoint, region, .. } = self.settings();
+        let bucket = Bucket::new(endpoint.parse().unwrap(), UrlStyle::Path, BUCKET, region).unwrap();
+        let credentials = Credentials::new(ACCESS_KEY_ID, SECRET_ACCESS_KEY);
+        let url = bucket.create_bucket(&credentials).sign(Duration::from_secs(60));
+        let request = http::Request::put(url.as_str()).body(eyot::Body::empty()).unwrap();
+        // It may not be up yet, or have the bucket: the caller finds out.
+        let _ = NativePlatform::default().send(request, START).await;
     }
 
     pub fn open(&self) -> S3 {

@@ -271,6 +271,9 @@ impl BlobStore for S3BlobStore {
         let mut gather = Gather::new(body);
         let least = self.cut.least_part_bytes();
         gather.fill(least.saturating_sub(rest)).await?;
+        if gather.length() == 0 {
+            return Ok(stage.clone());
+        }
         if rest + gather.length() < least {
             self.park(&mut staging, gather.take(u64::MAX)).await?;
         } else {
