@@ -11,11 +11,13 @@ use lexopt::prelude::{Long, Short, Value, ValueExt as _};
 use super::config::{Config, SETTINGS, log_to_standard_error};
 use super::native;
 use super::outbound::NativePlatform;
+use crate::store::check::{Finding, Outcome, check};
 
 const USAGE: &str = "\
 eyot: an OCI registry
 
   eyot serve [OPTIONS]    serve a registry over HTTP until told to stop
+  eyot check              look whether the stores that the settings choose do what is needed
 
 Options:
   --address ADDRESS       the address to listen on (127.0.0.1)
@@ -32,6 +34,12 @@ Try it:
   eyot serve --data /tmp/registry &
   skopeo copy --dest-tls-verify=false oci:IMAGE docker://127.0.0.1:5000/team/app:v1
 ";
+
+#[derive(PartialEq)]
+enum Command {
+    Serve,
+    Check,
+}
 
 struct Serve {
     address: IpAddr,
@@ -51,22 +59,40 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let Some(serve) = parse(lexopt::Parser::from_env())? else { return Ok(()) };
+    let Some((command, serve)) = parse(lexopt::Parser::from_env())? else { return Ok(()) };
     let config = Config::read(&native::OFFER, |name| match (name, &serve.data) {
         ("data_dir", Some(folder)) => Some(folder.clone()),
         _ => std::env::var(name.to_uppercase()).ok(),
     })?;
     log_to_standard_error(config.log);
-    let handler = config.open(Arc::new(NativePlatform::default()), None)?.handler();
+    let platform = Arc::new(NativePlatform::default());
+    let stores = config.open(platform.clone(), None)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if command == Command::Check {
+        return report(&runtime.block_on(check(stores.keys, stores.blobs, &*platform)));
+    }
+    let handler = stores.handler();
     runtime.block_on(native::serve(handler, SocketAddr::new(serve.address, serve.port), |address| {
         // Nobody need be listening to us.
         let _ = writeln!(std::io::stdout(), "listening on http://{address}");
     }))
 }
 
+/// Prints what the check has found.
+fn report(findings: &[Finding]) -> Result<()> {
+    for Finding { what, outcome } in findings {
+        match outcome {
+            Outcome::Good => println!("good    {what}"),
+            Outcome::Absent => println!("absent  {what}: the store cannot, the registry does without"),
+            Outcome::Bad(why) => println!("BAD     {what}: {why}"),
+        }
+    }
+    let bad = findings.iter().filter(|finding| matches!(finding.outcome, Outcome::Bad(_))).count();
+    if bad == 0 { Ok(()) } else { bail!("{bad} of {} are bad; README.md says what to do", findings.len()) }
+}
+
 /// Reads the command line. `None` when it asked only for a text, which was given.
-fn parse(mut arguments: lexopt::Parser) -> Result<Option<Serve>> {
+fn parse(mut arguments: lexopt::Parser) -> Result<Option<(Command, Serve)>> {
     let mut serve = Serve { address: Ipv4Addr::LOCALHOST.into(), port: 5000, data: None };
     let mut command = None;
     while let Some(argument) = arguments.next()? {
@@ -87,7 +113,8 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Option<Serve>> {
         }
     }
     match command.as_deref() {
-        Some("serve") => Ok(Some(serve)),
+        Some("serve") => Ok(Some((Command::Serve, serve))),
+        Some("check") => Ok(Some((Command::Check, serve))),
         Some(other) => bail!("there is no command {other}; see eyot --help"),
         None => bail!("want a command; see eyot --help"),
     }

@@ -8,6 +8,7 @@ mod body;
 mod key_value;
 mod platform;
 
+pub mod check;
 pub mod contract;
 pub mod counting;
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
