@@ -6,6 +6,8 @@ mod proxy;
 #[path = "support/s3_server.rs"]
 mod s3_server;
 
+use std::io::{BufRead as _, BufReader, Read};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -439,7 +441,7 @@ fn the_check_finds_what_a_server_lacks() {
             let s3 = s3_server::open(S3Settings { conditional_puts, ..server.settings() });
             let platform = NativePlatform::default();
             let findings = check(Arc::new(s3.key_value()), Arc::new(s3.blob_store()), &platform).await;
-            let outcomes: Vec<_> = findings.iter().map(|finding| match finding.outcome {
+            let outcomes = findings.iter().map(|finding| match finding.outcome {
                 Outcome::Good => "Good",
                 Outcome::Absent => "Absent",
                 Outcome::Bad(_) => "Bad",
@@ -477,7 +479,10 @@ impl Instance {
     /// All hosts say `http://127.0.0.1:PORT` when they are ready.
     fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a program that starts");
-        let output = [child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>), child.stderr.take().map(|pipe| Box::new(pipe) as _)];
+        let output = [
+            child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>),
+            child.stderr.take().map(|pipe| Box::new(pipe) as _),
+        ];
         let (sender, addresses) = std::sync::mpsc::channel();
         for pipe in output.into_iter().flatten() {
             let sender = sender.clone();
@@ -588,7 +593,10 @@ fn a_killed_server_loses_nothing_that_it_acknowledged() {
             let pushing = {
                 let (instance, location, rest) = (instance.clone(), location.clone(), layer.slice(7 * MIB..));
                 tokio::spawn(async move {
-                    instance.send(Method::PATCH, &location, streamed(&rest)).await.is_ok_and(|reply| reply.status() == 202)
+                    instance
+                        .send(Method::PATCH, &location, streamed(&rest))
+                        .await
+                        .is_ok_and(|reply| reply.status() == 202)
                 })
             };
             tokio::time::sleep(Duration::from_millis(20 + round * 40)).await;

@@ -72,6 +72,8 @@ impl S3Server {
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let S3Settings { endpoint, bucket, access_key_id, secret_access_key, .. } = self.settings();
         vec![
+            ("KEYS", "s3".into()),
+            ("BLOBS", "s3".into()),
             ("S3_ENDPOINT", endpoint),
             ("S3_BUCKET", bucket),
             ("S3_ACCESS_KEY_ID", access_key_id),
