@@ -258,6 +258,10 @@ impl Registry {
             begun_ms: session.fact.begun_ms,
             changed_ms: now_ms,
         };
+        if fact.offset == offset && fact.stage == session.fact.stage {
+            // Nothing came, nothing has changed.
+            return Ok(Session { fact, ..session });
+        }
         match self.store(&session.key, &fact, When::Unchanged(session.version.clone())).await {
             Ok(()) => Ok(Session { fact, ..session }),
             // Another request was faster.

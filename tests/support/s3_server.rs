@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use eyot::host::outbound::NativePlatform;
 use eyot::store::Platform;
+use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
+
 use eyot::store::s3::{PART_BYTES_DEFAULT, S3, S3Settings};
 
 pub const ACCESS_KEY_ID: &str = "testkey";
@@ -26,7 +28,7 @@ pub enum Kind {
 
 pub struct S3Server {
     pub address: SocketAddr,
-    kind: Kind,
+    pub kind: Kind,
     child: Child,
     _data: tempfile::TempDir,
 }
@@ -70,12 +72,25 @@ impl S3Server {
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let S3Settings { endpoint, bucket, access_key_id, secret_access_key, .. } = self.settings();
         vec![
+            ("KEYS", "s3".into()),
+            ("BLOBS", "s3".into()),
             ("S3_ENDPOINT", endpoint),
             ("S3_BUCKET", bucket),
             ("S3_ACCESS_KEY_ID", access_key_id),
             ("S3_SECRET_ACCESS_KEY", secret_access_key),
             ("S3_CONDITIONAL_PUTS", (self.kind == Kind::SeaweedFs).to_string()),
         ]
+    }
+
+    /// For a server that begins with none.
+    pub async fn make_bucket(&self) {
+        let S3Settings { endpoint, region, .. } = self.settings();
+        let bucket = Bucket::new(endpoint.parse().unwrap(), UrlStyle::Path, BUCKET, region).unwrap();
+        let credentials = Credentials::new(ACCESS_KEY_ID, SECRET_ACCESS_KEY);
+        let url = bucket.create_bucket(&credentials).sign(Duration::from_secs(60));
+        let request = http::Request::put(url.as_str()).body(eyot::Body::empty()).unwrap();
+        // It may not be up yet, or have the bucket: the caller finds out.
+        let _ = NativePlatform::default().send(request, START).await;
     }
 
     pub fn open(&self) -> S3 {

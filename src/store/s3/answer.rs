@@ -42,6 +42,10 @@ impl Refusal {
 pub(super) struct Uploads {
     #[xml(rename = "IsTruncated")]
     pub(super) is_truncated: Option<bool>,
+    #[xml(rename = "NextKeyMarker")]
+    pub(super) next_key: Option<String>,
+    #[xml(rename = "NextUploadIdMarker")]
+    pub(super) next_upload_id: Option<String>,
     pub(super) uploads: Vec<Upload>,
 }
 

@@ -15,7 +15,7 @@ use rusty_s3::Method;
 use rusty_s3::actions::{CompleteMultipartUpload, CompleteMultipartUploadResponse, CreateMultipartUpload};
 
 use super::S3Settings;
-use super::answer::Uploads;
+use super::answer::{Upload, Uploads};
 use super::client::{Answer, Call, Client, Payload};
 use super::gather::Gather;
 use super::key_value::{LIST_KEYS_MAX, ListPage, list_page};
@@ -166,8 +166,14 @@ impl S3BlobStore {
         let answer = self.client.send(call.payload(Payload::Bytes(vec![xml.into()]))).await?;
         let code = answer.code();
         // S3 may say 200 before it knows, and then tell an error in the body.
-        if answer.status.is_success() && CompleteMultipartUploadResponse::parse(answer.text()?).is_ok() {
-            return Ok(());
+        if answer.status.is_success()
+            && let Ok(completed) = CompleteMultipartUploadResponse::parse(answer.text()?)
+        {
+            // Some servers answer to a late fork with what was completed before.
+            return match is_of_parts(completed.etag(), &staging.parts) {
+                Some(false) => Err(Error::Conflict(format!("{object} was completed by another request"))),
+                _ => Ok(()),
+            };
         }
         match code.as_str() {
             // A part was sent again by another append, whose ETag is another.
@@ -184,9 +190,8 @@ impl S3BlobStore {
         let object = object(&staging.name);
         let call = Call::new(Method::Head, &object);
         let answer = self.client.expect(call, &[StatusCode::NOT_FOUND]).await?;
-        let found = answer.header(ETAG.as_str()).map(|etag| etag.trim_matches('"'));
-        let expected = multipart_etag(&staging.parts);
-        Ok(answer.status.is_success() && expected.is_some() && found == expected.as_deref())
+        let is_same = answer.header(ETAG.as_str()).and_then(|etag| is_of_parts(etag, &staging.parts));
+        Ok(answer.status.is_success() && is_same == Some(true))
     }
 
     async fn put(&self, name: &str, bytes: Vec<Bytes>) -> Result<()> {
@@ -226,23 +231,33 @@ impl S3BlobStore {
         stream::iter(removals).buffer_unordered(PIECES_AT_ONCE_MAX).collect().await
     }
 
-    /// Multipart uploads to objects that begin with `prefix` and sort after `after`.
-    async fn list_uploads(&self, prefix: &str, after: Option<&str>) -> Result<Uploads> {
-        let call = Call::new(Method::Get, "").query("uploads", "").query("prefix", self.client.full_name(prefix));
-        let call = call.query("max-uploads", LIST_KEYS_MAX.to_string());
-        let call = match after {
-            Some(after) => call.query("key-marker", self.client.full_name(after)),
-            None => call,
-        };
-        let answer = self.client.expect(call, &[]).await?;
-        let mut page = Uploads::parse(answer.text()?)?;
-        for upload in &mut page.uploads {
-            upload.key = self.client.own_name(&upload.key).unwrap_or_default().to_owned();
+    /// All multipart uploads to objects that begin with `prefix`. There are as many as blobs are just being pushed, and those
+    /// left behind since the collector came last.
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<Upload>> {
+        let mut uploads = Vec::new();
+        let mut after: Option<(String, String)> = None;
+        loop {
+            let call = Call::new(Method::Get, "").query("uploads", "").query("prefix", self.client.full_name(prefix));
+            let call = match after.take() {
+                Some((key, upload_id)) => call.query("key-marker", key).query("upload-id-marker", upload_id),
+                None => call,
+            };
+            let page = Uploads::parse(self.client.expect(call, &[]).await?.text()?)?;
+            let before = uploads.len();
+            for Upload { key, upload_id } in page.uploads {
+                // Some servers do not filter by themselves.
+                if let Some(key) = self.client.own_name(&key).filter(|key| key.starts_with(prefix)) {
+                    uploads.push(Upload { key: key.to_owned(), upload_id });
+                }
+            }
+            match (page.is_truncated, page.next_key) {
+                (Some(true), Some(key)) if uploads.len() > before => {
+                    after = Some((key, page.next_upload_id.unwrap_or_default()));
+                }
+                (Some(true), _) => return Err(unreadable(prefix, &"a list of uploads that does not go on")),
+                _ => return Ok(uploads),
+            }
         }
-        // Some servers do not filter by themselves.
-        page.uploads.retain(|upload| upload.key.starts_with(prefix) && after.is_none_or(|after| *upload.key > *after));
-        page.uploads.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(page)
     }
 }
 
@@ -261,6 +276,9 @@ impl BlobStore for S3BlobStore {
         let mut gather = Gather::new(body);
         let least = self.cut.least_part_bytes();
         gather.fill(least.saturating_sub(rest)).await?;
+        if gather.length() == 0 {
+            return Ok(stage.clone());
+        }
         if rest + gather.length() < least {
             self.park(&mut staging, gather.take(u64::MAX)).await?;
         } else {
@@ -327,9 +345,10 @@ impl BlobStore for S3BlobStore {
         while stored.len() < limit {
             let everything = object("");
             let objects = list_page(&self.client, &everything, next.clone(), LIST_KEYS_MAX);
-            let uploads = self.list_uploads(&everything, next.as_deref());
-            let (objects, uploads) = join(objects, uploads).await;
-            let Page { found, more } = merge(objects?, uploads?);
+            let (objects, uploads) = join(objects, self.list_uploads(&everything)).await;
+            let mut uploads = uploads?;
+            uploads.retain(|upload| next.as_ref().is_none_or(|next| upload.key > *next));
+            let Page { found, more } = merge(objects?, uploads);
             next = found.last().map(|last| object_of(&last.name));
             stored.extend(found);
             if !more {
@@ -342,7 +361,7 @@ impl BlobStore for S3BlobStore {
 
     async fn remove(&self, name: &str) -> Result<()> {
         let object = object_of(name);
-        for upload in self.list_uploads(&object, None).await?.uploads {
+        for upload in self.list_uploads(&object).await? {
             if upload.key == object {
                 self.abort_upload(&upload.key, &upload.upload_id).await?;
             }
@@ -390,26 +409,22 @@ struct Page {
     more: bool,
 }
 
-/// Puts two lists from the same place on together, object by object to name by name, as far as both are known.
-fn merge(objects: ListPage, uploads: Uploads) -> Page {
+/// Puts a page of objects and all uploads together, object by object to name by name, as far as the page goes.
+fn merge(objects: ListPage, uploads: Vec<Upload>) -> Page {
     let mut found: BTreeMap<String, Option<u64>> = BTreeMap::new();
     for (object, size) in &objects.objects {
         found.insert(name_of(object), *size);
     }
-    for upload in &uploads.uploads {
+    for upload in &uploads {
         found.entry(name_of(&upload.key)).or_insert(None);
     }
-    let ends = [
-        objects.objects.last().filter(|_| objects.more).map(|(object, _)| name_of(object)),
-        uploads.uploads.last().filter(|_| uploads.is_truncated == Some(true)).map(|upload| name_of(&upload.key)),
-    ];
-    let end = ends.into_iter().flatten().min();
-    if let Some(end) = &end {
-        // What is behind the end of the shorter list comes with the next page.
-        found.retain(|name, _| name <= end);
+    if let Some((end, _)) = objects.objects.last().filter(|_| objects.more) {
+        // What is behind the end of the page comes with the next one.
+        let end = name_of(end);
+        found.retain(|name, _| *name <= end);
     }
-    let more = end.is_some();
-    Page { found: found.into_iter().map(|(name, bytes)| Stored { name, bytes }).collect(), more }
+    let found = found.into_iter().map(|(name, bytes)| Stored { name, bytes }).collect();
+    Page { found, more: objects.more }
 }
 
 fn object(name: &str) -> String {
@@ -429,13 +444,18 @@ fn upload_id(staging: &Staging) -> &str {
     staging.upload.as_deref().unwrap_or_default()
 }
 
-/// The ETag that S3 gives to an object of these parts; `None` where theirs are not MD5 (encryption with keys of a service).
-fn multipart_etag(parts: &[String]) -> Option<String> {
-    let mut hasher = Md5::new();
+/// Whether an object with this ETag is of these parts. S3 hashes the parts' ETags, some servers do so in hexadecimal digits.
+/// `None` where it does not tell: the ETags are no MD5.
+fn is_of_parts(etag: &str, parts: &[String]) -> Option<bool> {
+    let (mut of_bytes, mut of_digits) = (Md5::new(), Md5::new());
     for part in parts {
-        hasher.update(hex::decode(part).ok()?);
+        of_bytes.update(hex::decode(part).ok().filter(|hash| hash.len() == 16)?);
+        of_digits.update(part);
     }
-    Some(format!("{}-{}", hex::encode(hasher.finalize()), parts.len()))
+    let (hash, count) = etag.trim_matches('"').split_once('-')?;
+    let hash = hex::decode(hash).ok().filter(|hash| hash.len() == 16)?;
+    let is_same = hash[..] == of_bytes.finalize()[..] || hash[..] == of_digits.finalize()[..];
+    Some(is_same && count == parts.len().to_string())
 }
 
 fn unreadable(object: &str, why: &dyn std::fmt::Display) -> Error {
@@ -444,29 +464,30 @@ fn unreadable(object: &str, why: &dyn std::fmt::Display) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::answer::Upload;
     use super::*;
 
-    fn page(objects: &[&str], more: bool, uploads: &[&str], is_truncated: bool) -> (Vec<String>, bool) {
+    fn page(objects: &[&str], more: bool, uploads: &[&str]) -> (Vec<String>, bool) {
         let objects = objects.iter().map(|name| (object(name), Some(1))).collect();
         let uploads = uploads.iter().map(|name| Upload { key: object(name), upload_id: "1".into() }).collect();
-        let page = merge(ListPage { objects, more }, Uploads { is_truncated: Some(is_truncated), uploads });
+        let page = merge(ListPage { objects, more }, uploads);
         (page.found.into_iter().map(|stored| stored.name).collect(), page.more)
     }
 
     #[test]
     fn lists_are_merged_as_far_as_both_are_known() {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        assert_eq!(page(&["a.1", "a.2", "c.1"], false, &["b.1"], false), (names(&["a!1", "a!2", "b!1", "c!1"]), false));
-        assert_eq!(page(&["a.1", "b.1"], true, &["d.1"], false), (names(&["a!1", "b!1"]), true));
-        assert_eq!(page(&["a.1", "z.1"], false, &["b.1", "c.1"], true), (names(&["a!1", "b!1", "c!1"]), true));
-        assert_eq!(page(&[], false, &[], false), (names(&[]), false));
+        assert_eq!(page(&["a.1", "a.2", "c.1"], false, &["b.1"]), (names(&["a!1", "a!2", "b!1", "c!1"]), false));
+        assert_eq!(page(&["a.1", "b.1"], true, &["d.1"]), (names(&["a!1", "b!1"]), true));
+        assert_eq!(page(&[], false, &["a.1"]), (names(&["a!1"]), false));
     }
 
     #[test]
-    fn an_etag_is_made_of_the_parts() {
+    fn an_etag_tells_of_which_parts_an_object_is() {
         let parts = ["d41d8cd98f00b204e9800998ecf8427e".to_owned()];
-        assert_eq!(multipart_etag(&parts).as_deref(), Some("59adb24ef3cdbe0297f05b395827453f-1"));
-        assert_eq!(multipart_etag(&["opaque".to_owned()]), None);
+        assert_eq!(is_of_parts("\"59adb24ef3cdbe0297f05b395827453f-1\"", &parts), Some(true));
+        assert_eq!(is_of_parts("\"59adb24ef3cdbe0297f05b395827453f-2\"", &parts), Some(false));
+        assert_eq!(is_of_parts("d41d8cd98f00b204e9800998ecf8427e-1", &parts), Some(false));
+        assert_eq!(is_of_parts("opaque", &parts), None);
+        assert_eq!(is_of_parts("59adb24ef3cdbe0297f05b395827453f-1", &["opaque".to_owned()]), None);
     }
 }

@@ -344,7 +344,7 @@ impl Client {
     fn clock_skew(&self, answer: &Answer) -> Option<String> {
         let theirs = rfc2822::parse(answer.header(DATE.as_str())?).ok()?.timestamp().as_millisecond();
         let skew_ms = self.platform.now_ms().abs_diff(u64::try_from(theirs).ok()?);
-        let minutes = skew_ms / 60_000;
+        let minutes = (skew_ms + 30_000) / 60_000;
         (skew_ms > CLOCK_SKEW_MAX_MS)
             .then(|| format!("; the clock here is {minutes} minutes off that of the S3 server"))
     }

@@ -108,6 +108,10 @@ impl KeyValue for S3KeyValue {
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
         let mut last = after.filter(|after| *after >= prefix).map(str::to_owned);
+        if last.as_ref().is_some_and(|last| !last.starts_with(prefix)) {
+            // Behind all of them. Some servers do not take such a question.
+            return Ok(Vec::new());
+        }
         let mut keys = Vec::new();
         while keys.len() < limit {
             let wanted = (limit - keys.len()).min(LIST_KEYS_MAX);
