@@ -249,7 +249,9 @@ impl Client {
             _ => format!("/v2/{name}/referrers/{}", self.digest(u)?),
         };
         let method = if u.ratio(1, 4)? { "HEAD" } else { "GET" };
-        Ok(Draft { kind: "look", method, uri, headers: Vec::new(), content: Vec::new() })
+        let name = *u.choose(&["", "", "", "range", "range", "if-none-match"])?;
+        let headers = if name.is_empty() { Vec::new() } else { vec![(name, self.header_value(u, name)?)] };
+        Ok(Draft { kind: "look", method, uri, headers, content: Vec::new() })
     }
 
     fn delete(&self, u: &mut Unstructured<'_>) -> Result<Draft> {
@@ -269,7 +271,7 @@ impl Client {
             4 => ("PUT", format!("/v2/_eyot/warnings/{}:{}", u.choose(&NAMES)?, u.choose(&TAGS)?)),
             _ => (*u.choose(&["GET", "DELETE"])?, format!("/v2/_eyot/warnings/{}", u.choose(&NAMES)?)),
         };
-        let content = u.bytes(u.len().min(8))?.to_vec();
+        let content = if u.arbitrary()? { b"a warning".to_vec() } else { u.bytes(u.len().min(8))?.to_vec() };
         Ok(Draft { kind: "own", method, uri, headers: Vec::new(), content })
     }
 
