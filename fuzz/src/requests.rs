@@ -83,7 +83,8 @@ impl Client {
             _ => self.wild(u)?,
         };
         if u.ratio(1, 5)? {
-            draft.headers.push((*u.choose(&HEADERS)?, self.header_value(u)?));
+            let name = *u.choose(&HEADERS)?;
+            draft.headers.push((name, self.header_value(u, name)?));
         }
         if u.ratio(1, 20)? {
             draft.method = u.choose(&METHODS)?;
@@ -248,7 +249,9 @@ impl Client {
             _ => format!("/v2/{name}/referrers/{}", self.digest(u)?),
         };
         let method = if u.ratio(1, 4)? { "HEAD" } else { "GET" };
-        Ok(Draft { kind: "look", method, uri, headers: Vec::new(), content: Vec::new() })
+        let name = *u.choose(&["", "", "", "range", "range", "if-none-match"])?;
+        let headers = if name.is_empty() { Vec::new() } else { vec![(name, self.header_value(u, name)?)] };
+        Ok(Draft { kind: "look", method, uri, headers, content: Vec::new() })
     }
 
     fn delete(&self, u: &mut Unstructured<'_>) -> Result<Draft> {
@@ -268,7 +271,7 @@ impl Client {
             4 => ("PUT", format!("/v2/_eyot/warnings/{}:{}", u.choose(&NAMES)?, u.choose(&TAGS)?)),
             _ => (*u.choose(&["GET", "DELETE"])?, format!("/v2/_eyot/warnings/{}", u.choose(&NAMES)?)),
         };
-        let content = u.bytes(u.len().min(8))?.to_vec();
+        let content = if u.arbitrary()? { b"a warning".to_vec() } else { u.bytes(u.len().min(8))?.to_vec() };
         Ok(Draft { kind: "own", method, uri, headers: Vec::new(), content })
     }
 
@@ -286,15 +289,23 @@ impl Client {
         Ok(Draft { kind: "wild", method, uri: format!("{begin}{rest}"), headers: Vec::new(), content: Vec::new() })
     }
 
-    fn header_value(&self, u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
-        Ok(match u.int_in_range(0..=5)? {
-            0 => format!("bytes={}-{}", u.arbitrary::<u8>()?, u.arbitrary::<u8>()?).into_bytes(),
-            1 => format!("bytes=-{}", u.arbitrary::<u8>()?).into_bytes(),
-            2 => format!("\"{}\"", self.digest(u)?).into_bytes(),
-            3 => format!("0-{}", u.int_in_range(0..=12)?).into_bytes(),
-            4 => b"chunked".to_vec(),
-            _ => u.bytes(u.len().min(12))?.to_vec(),
-        })
+    /// Mostly what belongs there.
+    fn header_value(&self, u: &mut Unstructured<'_>, name: &str) -> Result<Vec<u8>> {
+        if u.ratio(1, 4)? {
+            return Ok(u.bytes(u.len().min(12))?.to_vec());
+        }
+        let text = match name {
+            "range" if u.arbitrary()? => format!("bytes={}-", u.int_in_range(0..=30)?),
+            "range" => format!("bytes=-{}", u.int_in_range(0..=30)?),
+            "if-none-match" if u.arbitrary()? => "*".to_owned(),
+            "if-none-match" | "if-range" => format!("\"{}\"", self.digest(u)?),
+            "content-range" => format!("0-{}", u.int_in_range(0..=12)?),
+            "content-type" | "accept" => (*u.choose(&TYPES)?).to_owned(),
+            "transfer-encoding" => "chunked".to_owned(),
+            "expect" => "100-continue".to_owned(),
+            _ => "an-id".to_owned(),
+        };
+        Ok(text.into_bytes())
     }
 
     /// Every tag leads to a manifest, and as long as nobody deleted anything, every manifest to all that it names.

@@ -175,7 +175,9 @@ fn without_parameters(media_type: &str) -> &str {
 /// `type/subtype` of RFC 6838's restricted names: what is stored is sent as a header later.
 fn is_media_type(text: &str) -> bool {
     let name = |part: &str| {
-        (1..=127).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b))
+        part.len() <= 127
+            && part.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b))
     };
     text.split_once('/').is_some_and(|(kind, subtype)| name(kind) && name(subtype))
 }

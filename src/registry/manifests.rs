@@ -55,6 +55,9 @@ impl Push<'_> {
         keys.extend(self.manifest.blobs().map(|blob| layout::blob(repository, &blob.digest)));
         keys.extend(self.manifest.children().map(|child| layout::manifest(repository, &child.digest)));
         keys.extend_from_slice(ways);
+        // A manifest may name one thing many times.
+        keys.sort_unstable();
+        keys.dedup();
         keys
     }
 }
@@ -111,6 +114,7 @@ impl Registry {
         }
         let parsed = oci::Manifest::parse(&bytes, content_type);
         let (manifest, media_type) = parsed.map_err(|e| Error::ManifestInvalid(e.to_string()))?;
+        self.check_count(&manifest)?;
         let size = bytes.len() as u64;
         let descriptor = manifest.descriptor(&media_type, &digest, size);
         let subject = manifest.subject.as_ref().map(|subject| subject.digest.clone());
@@ -178,6 +182,17 @@ impl Registry {
         }
     }
 
+    /// How much a manifest names is how many keys are read, and beside a collection written, for it.
+    fn check_count(&self, manifest: &oci::Manifest) -> Result<()> {
+        let blobs: BTreeSet<_> = manifest.blobs().map(|blob| &blob.digest).collect();
+        let children: BTreeSet<_> = manifest.children().map(|child| &child.digest).collect();
+        let most = self.limits.manifest_references_max;
+        if blobs.len() + children.len() <= most {
+            return Ok(());
+        }
+        Err(Error::ManifestInvalid(format!("the manifest names more than {most} descriptors")))
+    }
+
     /// Everything that the manifest names must be here, so that what can be pulled can be pulled whole, unless a setting allows
     /// otherwise.
     async fn check_references(&self, repository: &RepositoryName, manifest: &oci::Manifest) -> Result<()> {
@@ -186,10 +201,6 @@ impl Registry {
         }
         let blobs: BTreeSet<_> = manifest.blobs().map(|blob| &blob.digest).collect();
         let children: BTreeSet<_> = manifest.children().map(|child| &child.digest).collect();
-        if blobs.len() + children.len() > self.limits.manifest_references_max {
-            let most = self.limits.manifest_references_max;
-            return Err(Error::ManifestInvalid(format!("the manifest names more than {most} descriptors")));
-        }
         let blobs = blobs.into_iter().map(|digest| (layout::blob(repository, digest), digest.clone()));
         let children = children.into_iter().map(|digest| (layout::manifest(repository, digest), digest.clone()));
         let wanted: Vec<(String, Digest)> = blobs.chain(children).collect();
