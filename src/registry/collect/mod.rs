@@ -15,7 +15,7 @@ mod repository;
 pub use report::{Named, Report, Tally};
 
 use super::hold::CollectionFact;
-use super::limits::{LEASE_MS, ROUND_PAGE_ENTRIES_MAX};
+use super::limits::{LEASE_MS, LEASES_LISTED_MAX};
 use super::{Error, Registry, Result, layout};
 use crate::store::{self, When};
 use cursor::{Cursor, Phase};
@@ -120,7 +120,7 @@ impl Registry {
     /// Takes the lease on the collection; gives its key. Each lease is a key of its own, as a key that must be absent is exact on more
     /// stores than one that must be unchanged.
     async fn lease(&self) -> Result<String> {
-        let keys = self.keys.list(layout::COLLECTION_LEASES, None, ROUND_PAGE_ENTRIES_MAX).await?;
+        let keys = self.keys.list(layout::COLLECTION_LEASES, None, LEASES_LISTED_MAX).await?;
         let now_ms = self.platform.now_ms();
         let mut number = 0;
         if let Some(last) = keys.last() {
@@ -170,7 +170,7 @@ impl Collector<'_> {
 
     /// The next page of the keys under `prefix`, behind the cursor. The cursor moves behind them; `false`: it was the last page.
     async fn page(&mut self, prefix: &str) -> Result<(Vec<String>, bool)> {
-        let most = ROUND_PAGE_ENTRIES_MAX;
+        let most = self.registry.limits.collect_page_entries_max;
         let keys = self.registry.keys.list(prefix, self.cursor.after.as_deref(), most).await?;
         self.cursor.report.looked_at += keys.len() as u64;
         let more = keys.len() == most;
