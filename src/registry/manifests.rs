@@ -6,7 +6,7 @@ use super::facts::{self, BlobFact, ManifestFact, RepositoryFact, TagFact};
 use super::hold::HOLD_TRIES_MAX;
 use super::{Error, Registry, Result, layout};
 use crate::oci::{self, Algorithm, Descriptor, Digest, Reference, RepositoryName, Tag};
-use crate::store::{Body, BodyError, Location, When};
+use crate::store::{self, Body, BodyError, When};
 use bytes::Bytes;
 
 /// A manifest that a repository holds.
@@ -18,7 +18,8 @@ pub struct Manifest {
     pub media_type: String,
     /// Its size in bytes.
     pub size: u64,
-    fact: ManifestFact,
+    /// The key that says where its bytes are, if they are not here.
+    large: Option<String>,
     inline: Bytes,
 }
 
@@ -75,15 +76,23 @@ impl Registry {
         };
         let found = self.load_version(&layout::manifest(repository, &digest)).await?;
         let (fact, inline, _): (ManifestFact, _, _) = found.ok_or_else(unknown)?;
-        Ok(Manifest { digest, media_type: fact.media_type.clone(), size: fact.size, fact, inline })
+        let large = fact.large.then(|| layout::large(repository, &digest));
+        Ok(Manifest { digest, media_type: fact.media_type, size: fact.size, large, inline })
     }
 
     /// The manifest's bytes, as they were pushed.
     pub async fn read_manifest(&self, manifest: &Manifest) -> Result<Body> {
-        match &manifest.fact.location {
-            Some(location) => Ok(self.blobs.read(location, 0..manifest.size).await?),
+        match &manifest.large {
+            Some(key) => Ok(self.read_large(key).await?),
             None => Ok(manifest.inline.clone().into()),
         }
+    }
+
+    /// The bytes of a manifest that the fact under `key` leads to.
+    pub(super) async fn read_large(&self, key: &str) -> Result<Body> {
+        let missing = || store::Error::Corrupt(format!("the value of {key} is missing"));
+        let fact: BlobFact = self.load(key).await?.ok_or_else(missing)?;
+        Ok(self.blobs.read(&fact.location, 0..fact.size).await?)
     }
 
     /// Stores a manifest, and lets the tag point to it, if `reference` is one, and `tags` as well. When the store fails after
@@ -115,7 +124,7 @@ impl Registry {
         let descriptor = manifest.descriptor(&media_type, &digest, size);
         let subject = manifest.subject.as_ref().map(|subject| subject.digest.clone());
         let pushed_ms = self.platform.now_ms();
-        let fact = ManifestFact { media_type: media_type.clone(), size, pushed_ms, location: None, subject };
+        let fact = ManifestFact { media_type: media_type.clone(), size, pushed_ms, large: false, subject };
         let push = Push { repository, manifest: &manifest, descriptor: &descriptor, fact: &fact, bytes: &bytes };
         let all_tags = tags.iter().chain(match reference {
             Reference::Tag(tag) => Some(tag),
@@ -253,7 +262,8 @@ impl Registry {
         let mut inline = push.bytes.clone();
         if fact.size > self.limits.manifest_inline_bytes_max {
             let bytes = std::mem::take(&mut inline);
-            fact.location = Some(self.store_large(repository, &descriptor.digest, bytes).await?);
+            self.store_large(repository, &descriptor.digest, bytes).await?;
+            fact.large = true;
         }
         let key = layout::manifest(repository, &descriptor.digest);
         self.keys.put(&key, facts::to_line(&key, &fact, &inline)?, When::Always).await?;
@@ -264,16 +274,15 @@ impl Registry {
     }
 
     /// Puts the bytes of a manifest into the blob store, if they are not there yet.
-    async fn store_large(&self, repository: &RepositoryName, digest: &Digest, bytes: Bytes) -> Result<Location> {
+    async fn store_large(&self, repository: &RepositoryName, digest: &Digest, bytes: Bytes) -> Result<()> {
         let key = layout::large(repository, digest);
         if let Some(known) = self.load::<BlobFact>(&key).await?
             && self.is_readable(&known).await?
         {
-            return Ok(known.location);
+            return Ok(());
         }
         let size = bytes.len() as u64;
-        let fact = self.place(repository, digest, bytes.into(), size, &key).await?;
-        Ok(fact.location)
+        self.place(repository, digest, bytes.into(), size, &key).await
     }
 
     async fn note_repository(&self, repository: &RepositoryName) -> Result<()> {

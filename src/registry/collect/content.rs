@@ -104,7 +104,11 @@ impl Collector<'_> {
         let prefix = layout::condemned(&layout::stored(""));
         let mut after = after.map(|after| format!("{prefix}{after}"));
         loop {
-            let keys = self.registry.keys.list(&prefix, after.as_deref(), self.registry.limits.collect_page_entries_max).await?;
+            let keys = self
+                .registry
+                .keys
+                .list(&prefix, after.as_deref(), self.registry.limits.collect_page_entries_max)
+                .await?;
             for key in &keys {
                 let name = key[prefix.len()..].to_owned();
                 if more && listed.last().is_some_and(|last| name > *last) {
@@ -146,9 +150,11 @@ impl Collector<'_> {
             return Ok(());
         }
         let collection = CollectionFact { round: self.cursor.report.round, ..CollectionFact::default() };
+        self.check_lease()?;
         self.registry.store(layout::COLLECTION, &collection, When::Always).await?;
         let (keys, more) = self.page(layout::RESCUED).await?;
         for key in keys {
+            self.check_lease()?;
             self.registry.keys.delete(&key).await?;
         }
         self.cursor.report.done = !more;

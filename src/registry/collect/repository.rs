@@ -71,6 +71,7 @@ impl Collector<'_> {
             }
             self.cursor.report.uploads.add(Fate::Removed);
             if !self.is_dry() {
+                self.check_lease()?;
                 // What the blob store still has of it then is found there.
                 self.registry.keys.delete(&key).await?;
                 self.registry.blobs.discard(&fact.stage).await?;
@@ -305,17 +306,17 @@ impl Collector<'_> {
     }
 
     async fn parse(&self, digest: String, fact: ManifestFact, inline: Bytes) -> Result<Option<Seen>> {
-        let bytes = match &fact.location {
-            None => inline,
-            Some(location) => {
-                let read = match self.registry.blobs.read(location, 0..fact.size).await {
-                    Ok(body) => body.collect_up_to(fact.size).await.map_err(store_error),
+        let bytes = match fact.large {
+            false => inline,
+            true => {
+                let read = match self.registry.read_large(&format!("{}{digest}", self.prefix("large"))).await {
+                    Ok(body) => body.collect_up_to(fact.size).await.map_err(|error| store_error(error).into()),
                     Err(error) => Err(error),
                 };
                 match read {
                     Ok(bytes) => bytes,
-                    Err(store::Error::Corrupt(_)) => return Ok(None),
-                    Err(error) => return Err(error.into()),
+                    Err(Error::Store(store::Error::Corrupt(_))) => return Ok(None),
+                    Err(error) => return Err(error),
                 }
             }
         };
