@@ -82,7 +82,8 @@ pub fn repository(world: &World, number: usize) -> Outcome {
         }
         let manifest = (number, value.unwrap_or_default());
         let since = model.pushed_at(manifest);
-        whole(world, manifest, &|child| model.is_deleted_since(child, since)).map_err(|why| format!("{name}: {why}"))?;
+        whole(world, manifest, &|child| model.is_deleted_since(child, since))
+            .map_err(|why| format!("{name}: {why}"))?;
     }
     if world.setting.untagged_lifetime_ms.is_none() {
         for manifest in model.certain_manifests().filter(|manifest| manifest.0 == number) {
@@ -108,7 +109,8 @@ fn whole(world: &World, manifest: ManifestId, is_deleted: &dyn Fn(ManifestId) ->
         let wanted = &contents().blobs[*blob];
         let what = format!("blob {blob} {}", wanted.digest);
         let found = now(world.bare.blob(&name, &wanted.digest)).map_err(|error| wrong(&what, &error.to_string()))?;
-        let body = now(world.bare.read_blob(&found, 0..found.size)).map_err(|error| wrong(&what, &error.to_string()))?;
+        let body =
+            now(world.bare.read_blob(&found, 0..found.size)).map_err(|error| wrong(&what, &error.to_string()))?;
         if now(body.collect_up_to(1 << 20)).ok().as_ref() != Some(&wanted.bytes) {
             return Err(wrong(&what, "wrong or missing bytes"));
         }
@@ -149,7 +151,8 @@ pub fn collected(world: &World) -> Outcome {
     let (mut left, mut expected) = (BTreeSet::new(), BTreeSet::new());
     for _ in 0..ROUNDS_MAX {
         world.scheduler.pass_ms(4_000_000);
-        while !now(world.bare.collect_step(&request)).map_err(|error| format!("collection at the end: {error}"))?.done {}
+        while !now(world.bare.collect_step(&request)).map_err(|error| format!("collection at the end: {error}"))?.done {
+        }
         everything_but_untagged(world)?;
         (left, expected) = (all_there_is(world), in_use(world)?);
         if left == expected {
@@ -210,8 +213,7 @@ fn in_use(world: &World) -> Outcome<BTreeSet<String>> {
             open.extend(&this.children);
             open.extend((0..contents().manifests.len()).filter(|n| contents().manifests[*n].subject == Some(manifest)));
             let key = format!("manifest/{name}!{}", this.digest);
-            if let Some(location) = fact(world, &key)?["location"].as_str() {
-                locations.insert(location.to_owned());
+            if fact(world, &key)?["large"] == true {
                 let large = format!("large/{name}!{}", this.digest);
                 locations.insert(fact(world, &large)?["location"].as_str().unwrap_or_default().to_owned());
                 all.insert(large);

@@ -137,8 +137,7 @@ async fn push_manifest(world: &World, repository: usize, manifest: usize, may_ta
         tags.iter().map(|tag| (*tag, Writing::tag(&world.model, (repository, *tag), Some(manifest)))).collect();
     let tags_beside: Vec<_> = beside.iter().map(|tag| world.tag(*tag)).collect();
     let body = this.bytes.clone().into();
-    let pushed =
-        world.registry.push_manifest(&name, &reference, &tags_beside, Some(this.media_type), body).await;
+    let pushed = world.registry.push_manifest(&name, &reference, &tags_beside, Some(this.media_type), body).await;
     match pushed {
         Ok(pushed) => {
             world.scheduler.note("pushed manifest", &format!("{manifest} to {name} as {tags:?}"));

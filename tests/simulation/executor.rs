@@ -94,10 +94,8 @@ pub struct Scheduler {
 
 impl Scheduler {
     pub fn new(seed: u64, traced: bool) -> Self {
-        let platform = SimulatedPlatform {
-            now_ms: AtomicU64::new(1_000_000_000),
-            dice: Mutex::new(Dice::new(seed ^ 0x5eed)),
-        };
+        let platform =
+            SimulatedPlatform { now_ms: AtomicU64::new(1_000_000_000), dice: Mutex::new(Dice::new(seed ^ 0x5eed)) };
         let state = State {
             dice: Dice::new(seed),
             trace: Trace { hash: 0xcbf2_9ce4_8422_2325, lines: traced.then(Vec::new) },

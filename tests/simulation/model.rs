@@ -24,9 +24,18 @@ pub struct Model {
 }
 
 enum Write {
-    Tag { tag: TagId, value: Value, began: u64, overlapping: BTreeSet<Value> },
+    Tag {
+        tag: TagId,
+        value: Value,
+        began: u64,
+        overlapping: BTreeSet<Value>,
+    },
     /// Of a manifest by its digest, with its tags.
-    Delete { manifest: ManifestId, affected: BTreeSet<TagId>, pushed_beside: BTreeSet<TagId> },
+    Delete {
+        manifest: ManifestId,
+        affected: BTreeSet<TagId>,
+        pushed_beside: BTreeSet<TagId>,
+    },
 }
 
 impl Model {
@@ -138,9 +147,10 @@ impl Model {
                 }
             }
             Some(Write::Delete { manifest, affected, pushed_beside }) => {
-                let still = self.under_way.values().any(
-                    |write| matches!(write, Write::Delete { manifest: other, .. } if *other == manifest),
-                );
+                let still = self
+                    .under_way
+                    .values()
+                    .any(|write| matches!(write, Write::Delete { manifest: other, .. } if *other == manifest));
                 self.deleted.insert(manifest, if still { u64::MAX } else { self.step });
                 if is_acknowledged {
                     for tag in affected.difference(&pushed_beside) {

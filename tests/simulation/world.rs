@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
+use eyot::Registry;
 use eyot::oci::{RepositoryName, Tag};
 use eyot::registry::{CollectRequest, Limits, SessionId};
 use eyot::store::faulty::{Dice, Faults, Faulty};
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use eyot::store::packed::{CHUNK_BYTES_MIN, PackedBlobStore};
 use eyot::store::{BlobStore, KeyValue};
-use eyot::Registry;
 
 use crate::contents::INLINE_BYTES_MAX;
 use crate::executor::Scheduler;
@@ -67,11 +67,7 @@ impl Setting {
     }
 
     pub fn request(&self) -> CollectRequest {
-        CollectRequest {
-            grace_ms: self.grace_ms,
-            untagged_lifetime_ms: self.untagged_lifetime_ms,
-            dry_run: false,
-        }
+        CollectRequest { grace_ms: self.grace_ms, untagged_lifetime_ms: self.untagged_lifetime_ms, dry_run: false }
     }
 }
 
@@ -100,8 +96,7 @@ impl World {
         let faults = Faults::new(seed ^ 0xfa17, setting.faults_per_mille);
 
         let exact: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
-        let keys: Arc<dyn KeyValue> =
-            if setting.conditions { exact } else { Arc::new(Unconditional(exact)) };
+        let keys: Arc<dyn KeyValue> = if setting.conditions { exact } else { Arc::new(Unconditional(exact)) };
         let behind_gates: Arc<dyn KeyValue> = Arc::new(Gated {
             scheduler: scheduler.clone(),
             inner: Arc::new(Faulty::new(faults.clone(), keys.clone())) as Arc<dyn KeyValue>,
@@ -115,14 +110,19 @@ impl World {
             (blobs, Arc::new(Gated { scheduler: scheduler.clone(), inner: faulty }))
         };
         let registry = Registry::new(behind_gates, blobs_behind_gates, platform.clone(), setting.limits.clone());
-        let bare = Registry::new(keys.clone(), blobs.clone(), platform, Limits {
-            page_entries_max: 1000,
-            collect_step_keys_max: 1000,
-            collect_page_entries_max: 250,
-            // With few marks untagged manifests are kept, as it cannot be known whether they are in use.
-            marks_max: 1000,
-            ..setting.limits.clone()
-        });
+        let bare = Registry::new(
+            keys.clone(),
+            blobs.clone(),
+            platform,
+            Limits {
+                page_entries_max: 1000,
+                collect_step_keys_max: 1000,
+                collect_page_entries_max: 250,
+                // With few marks untagged manifests are kept, as it cannot be known whether they are in use.
+                marks_max: 1000,
+                ..setting.limits.clone()
+            },
+        );
         Self {
             setting: Arc::new(setting),
             scheduler,
