@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::facts::{self, BlobFact, ManifestFact, RepositoryFact, TagFact};
-use super::hold::HOLD_TRIES_MAX;
+use super::hold::{HOLD_TRIES_MAX, Hold};
+use super::limits::PUSH_MS_MAX;
 use super::{Error, Registry, Result, layout};
+use crate::oci::manifest::{DOCKER_LIST, OCI_INDEX};
 use crate::oci::{self, Algorithm, Descriptor, Digest, Reference, RepositoryName, Tag};
 use crate::store::{self, Body, BodyError, When};
 use bytes::Bytes;
@@ -45,7 +47,7 @@ struct Push<'a> {
 
 impl Push<'_> {
     /// The keys that must stay from now on: the push's own and those of what the manifest names.
-    fn leans_on(&self, ways: &[String]) -> Vec<String> {
+    fn leans_on(&self, nested: &BTreeSet<Digest>, ways: &[String]) -> Vec<String> {
         let (repository, digest) = (self.repository, &self.descriptor.digest);
         let mut keys = vec![
             layout::manifest(repository, digest),
@@ -55,6 +57,7 @@ impl Push<'_> {
         keys.extend(self.fact.subject.iter().map(|subject| layout::referrer(repository, subject, digest.as_str())));
         keys.extend(self.manifest.blobs().map(|blob| layout::blob(repository, &blob.digest)));
         keys.extend(self.manifest.children().map(|child| layout::manifest(repository, &child.digest)));
+        keys.extend(nested.iter().map(|digest| layout::manifest(repository, digest)));
         keys.extend_from_slice(ways);
         keys
     }
@@ -130,15 +133,20 @@ impl Registry {
             Reference::Tag(tag) => Some(tag),
             Reference::Digest(_) => None,
         });
-        self.keep_manifest(&push, &all_tags.collect::<Vec<_>>()).await?;
+        let all_tags: Vec<&Tag> = all_tags.collect();
+        let until_ms = self.keep_manifest(&push, &all_tags).await?;
         let tag_fact = TagFact { digest: digest.clone(), media_type, size, pushed_ms };
         if let Reference::Tag(tag) = reference {
-            self.store(&layout::tag(repository, tag), &tag_fact, When::Always).await?;
+            self.point_tag(repository, tag, &tag_fact, until_ms).await?;
         }
-        let tags = self.point_tags(repository, tags, &tag_fact).await?;
+        let tags = self.point_tags(repository, tags, &tag_fact, until_ms).await?;
         // It may have been deleted since, before the tags were there to be deleted with it.
         if self.keys.get(&layout::manifest(repository, &digest)).await?.is_none() {
-            self.store_manifest(&push).await?;
+            // What it names may have gone after it.
+            if let Err(error) = self.keep_manifest(&push, &all_tags).await {
+                self.delete_tags_of(repository, &digest).await?;
+                return Err(error);
+            }
         }
         let subject = fact.subject;
         Ok(Pushed { digest, subject, tags })
@@ -192,12 +200,18 @@ impl Registry {
 
     /// Everything that the manifest names must be here, so that what can be pulled can be pulled whole, unless a setting allows
     /// otherwise.
-    async fn check_references(&self, repository: &RepositoryName, manifest: &oci::Manifest) -> Result<()> {
+    async fn check_references(
+        &self,
+        repository: &RepositoryName,
+        manifest: &oci::Manifest,
+        nested: &BTreeSet<Digest>,
+    ) -> Result<()> {
         if self.limits.sparse_manifests {
             return Ok(());
         }
         let blobs: BTreeSet<_> = manifest.blobs().map(|blob| &blob.digest).collect();
-        let children: BTreeSet<_> = manifest.children().map(|child| &child.digest).collect();
+        let mut children: BTreeSet<_> = manifest.children().map(|child| &child.digest).collect();
+        children.extend(nested);
         if blobs.len() + children.len() > self.limits.manifest_references_max {
             let most = self.limits.manifest_references_max;
             return Err(Error::ManifestInvalid(format!("the manifest names more than {most} descriptors")));
@@ -211,31 +225,73 @@ impl Registry {
         if missing.is_empty() { Ok(()) } else { Err(Error::ManifestBlobUnknown(missing)) }
     }
 
+    /// What the indexes among a manifest's children list, and so on: a collection that is under way may have found all of it
+    /// unused, and what the manifest itself names leans on it.
+    async fn nested(&self, push: &Push<'_>) -> Result<BTreeSet<Digest>> {
+        let indexes = |manifest: &oci::Manifest| -> Vec<Digest> {
+            let is_index = |child: &&Descriptor| matches!(child.media_type.as_str(), OCI_INDEX | DOCKER_LIST);
+            manifest.children().filter(is_index).map(|child| child.digest.clone()).collect()
+        };
+        let (mut nested, mut open) = (BTreeSet::new(), indexes(push.manifest));
+        while let Some(digest) = open.pop() {
+            let index = match self.manifest(push.repository, &Reference::Digest(digest.clone())).await {
+                Err(Error::ManifestUnknown(_)) if self.limits.sparse_manifests => continue,
+                Err(Error::ManifestUnknown(_)) => return Err(Error::ManifestBlobUnknown(vec![digest])),
+                index => index?,
+            };
+            let bytes =
+                self.read_manifest(&index).await?.collect_up_to(index.size).await.map_err(store::Error::from)?;
+            let Ok((index, _)) = oci::Manifest::parse(&bytes, Some(&index.media_type)) else { continue };
+            let known = nested.len();
+            nested.extend(index.children().map(|child| child.digest.clone()));
+            if nested.len() > self.limits.manifest_references_max {
+                let most = self.limits.manifest_references_max;
+                return Err(Error::ManifestInvalid(format!("the manifest leads to more than {most} manifests")));
+            }
+            // An index that was met before adds nothing.
+            if nested.len() > known {
+                open.extend(indexes(&index));
+            }
+        }
+        Ok(nested)
+    }
+
     /// Stores a manifest, with the ways back from it to its tags-to-be, so that a collection takes away neither it nor what it
-    /// names.
-    async fn keep_manifest(&self, push: &Push<'_>, tags: &[&Tag]) -> Result<()> {
+    /// names. Says until when the tags may be pointed.
+    async fn keep_manifest(&self, push: &Push<'_>, tags: &[&Tag]) -> Result<u64> {
         let digest = &push.descriptor.digest;
         let ways: Vec<String> = tags.iter().map(|tag| layout::tag_of(push.repository, digest, tag)).collect();
-        let held = push.leans_on(&ways);
         for attempt in 0..HOLD_TRIES_MAX {
-            let hold = self.hold(&held).await?;
-            if let Err(error) = self.check_references(push.repository, push.manifest).await {
-                if attempt > 0 {
-                    self.withdraw(push).await?;
+            let hold = match self.hold_references(push, &ways).await {
+                Ok(hold) => hold,
+                Err(error) => {
+                    if attempt > 0 && matches!(error, Error::ManifestBlobUnknown(_)) {
+                        self.withdraw(push).await?;
+                    }
+                    return Err(error);
                 }
-                return Err(error);
-            }
+            };
             self.store_manifest(push).await?;
             self.note_repository(push.repository).await?;
-            // Before the tags: one that its digest does not know of could not be deleted with it.
+            // Before the tags: one that its digest does not know of could not be deleted with it. They also tell a round that begins
+            // before the tags are there that these are to come.
+            let noted_ms = self.platform.now_ms();
             for way in &ways {
-                self.keys.put(way, Bytes::new(), When::Always).await?;
+                self.store(way, &noted_ms, When::Always).await?;
             }
             if self.is_held(&hold).await? {
-                return Ok(());
+                return Ok(noted_ms + PUSH_MS_MAX / 2);
             }
         }
         Err(Error::Busy)
+    }
+
+    /// Holds everything that a push leans on, and sees to it that it is there.
+    async fn hold_references(&self, push: &Push<'_>, ways: &[String]) -> Result<Hold> {
+        let nested = self.nested(push).await?;
+        let hold = self.hold(&push.leans_on(&nested, ways)).await?;
+        self.check_references(push.repository, push.manifest, &nested).await?;
+        Ok(hold)
     }
 
     /// Takes a manifest back that names what has been collected since, unless it was there before and is tagged.
@@ -294,11 +350,24 @@ impl Registry {
         Ok(())
     }
 
+    async fn point_tag(&self, repository: &RepositoryName, tag: &Tag, fact: &TagFact, until_ms: u64) -> Result<()> {
+        if self.platform.now_ms() > until_ms {
+            return Err(Error::Busy);
+        }
+        self.store(&layout::tag(repository, tag), fact, When::Always).await
+    }
+
     /// Points tags until one fails; it is an error only if none could be done.
-    async fn point_tags(&self, repository: &RepositoryName, tags: &[Tag], fact: &TagFact) -> Result<Vec<Tag>> {
+    async fn point_tags(
+        &self,
+        repository: &RepositoryName,
+        tags: &[Tag],
+        fact: &TagFact,
+        until_ms: u64,
+    ) -> Result<Vec<Tag>> {
         let mut pointed = Vec::new();
         for tag in tags {
-            match self.store(&layout::tag(repository, tag), fact, When::Always).await {
+            match self.point_tag(repository, tag, fact, until_ms).await {
                 Ok(()) => pointed.push(tag.clone()),
                 Err(error) if pointed.is_empty() => return Err(error),
                 Err(error) => {

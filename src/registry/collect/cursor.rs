@@ -22,6 +22,8 @@ pub(super) enum Phase {
     Uploads,
     /// Marks what is tagged.
     Tags,
+    /// Marks what is about to be tagged.
+    Pushes,
     /// Notes which manifest holds which.
     Graph,
     /// Judges manifests, and marks the blobs of those that stay.

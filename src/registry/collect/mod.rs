@@ -163,6 +163,7 @@ impl Collector<'_> {
             Phase::NextRepository => self.next_repository().await,
             Phase::Uploads => self.uploads().await,
             Phase::Tags => self.tags().await,
+            Phase::Pushes => self.pushes().await,
             Phase::Graph => self.graph().await,
             Phase::Manifests => self.manifests().await,
             Phase::Blobs => self.blobs().await,
