@@ -188,14 +188,18 @@ impl Registry {
         body: Body,
         size: u64,
         key: &str,
-    ) -> Result<BlobFact> {
+    ) -> Result<()> {
         let id = self.begin_upload(repository, digest.algorithm()).await?.session;
         let session = self.session(repository, &id).await?;
-        let stage = self.blobs.append(&session.fact.stage, body).await?;
-        let fact = BlobFact { size, location: self.blobs.commit(&stage, digest).await? };
+        // A stage that was collected before its session was written down; the next try makes another one.
+        let busy = |error| match error {
+            store::Error::Conflict(_) => Error::Busy,
+            error => error.into(),
+        };
+        let stage = self.blobs.append(&session.fact.stage, body).await.map_err(busy)?;
+        let fact = BlobFact { size, location: self.blobs.commit(&stage, digest).await.map_err(busy)? };
         self.store(key, &fact, When::Always).await?;
-        self.keys.delete(&session.key).await?;
-        Ok(fact)
+        Ok(self.keys.delete(&session.key).await?)
     }
 
     /// Ends an upload without a blob.

@@ -11,6 +11,7 @@ mod platform;
 pub mod check;
 pub mod contract;
 pub mod counting;
+pub mod faulty;
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
 pub mod file;
 pub mod memory;
