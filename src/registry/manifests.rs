@@ -279,8 +279,9 @@ impl Registry {
                     return Err(error);
                 }
             };
-            self.store_manifest(push).await?;
+            // First, as a collection finds what a push leaves behind by its repository.
             self.note_repository(push.repository).await?;
+            self.store_manifest(push).await?;
             // Before the tags: one that its digest does not know of could not be deleted with it. They also tell a round that begins
             // before the tags are there that these are to come.
             let noted_ms = self.platform.now_ms();

@@ -15,10 +15,11 @@ use crate::registry::limits::{CALLS_AT_ONCE_MAX, PUSH_MS_MAX};
 use crate::registry::{Error, Result, layout};
 use crate::store::{self, BodyError};
 
-/// The kinds of keys of which a repository has at least one.
+/// The kinds of keys of which a repository has at least one; what else there is comes after one of these and goes before it.
 const KINDS: [&str; 4] = ["repository", "manifest", "blob", "upload"];
-/// The kinds of keys that keep a repository in the catalog.
-const KINDS_KEPT: [&str; 5] = ["manifest", "blob", "upload", "tag", "warning"];
+/// The kinds of keys that keep a repository in the catalog; leftovers as well, as they would not be found without it.
+const KINDS_KEPT: [&str; 9] =
+    ["manifest", "blob", "upload", "tag", "warning", "tagged", "large", "referrer", "adopted"];
 
 /// A manifest as the collector sees it.
 struct Seen {
