@@ -21,13 +21,13 @@ const PAGE: usize = 100;
 /// How many entries of folders a page of `PAGE` tags or fewer may read.
 const PAGE_ENTRIES_MAX: u64 = 1500;
 /// As many as keep the disk busy.
-const WRITERS: usize = 64;
+const WRITERS: usize = 16;
 
 struct Files {
     handler: Handler,
     files: Arc<FileKeyValue>,
     keys: Arc<Counting<FileKeyValue>>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// What the dearest page of a list cost.
@@ -45,7 +45,7 @@ impl Files {
         let keys = Arc::new(Counting::new(files.clone()));
         let blobs = Arc::new(FileBlobStore::open(folder.path(), platform.clone()).unwrap());
         let registry = Registry::new(keys.clone(), blobs, platform, Limits::default());
-        Self { handler: Handler::new(registry), files, keys, _folder: folder }
+        Self { handler: Handler::new(registry), files, keys, folder }
     }
 
     fn send(&self, method: Method, uri: &str, body: impl Into<Bytes>) -> (StatusCode, bool, Bytes) {
@@ -70,14 +70,9 @@ impl Files {
 
     /// Further tags by their keys: pushes would write twice as much, and one after another.
     fn tag(&self, tags: &[String]) {
-        let key = |tag: &str| format!("tag/{REPOSITORY}!{tag}");
-        let value = block_on(self.files.get(&key("first"))).unwrap().expect("a tag that was pushed").value;
-        let write = &|tag: &String| block_on(self.files.put(&key(tag), value.clone(), When::Always)).unwrap();
-        std::thread::scope(|scope| {
-            for tags in tags.chunks(tags.len().div_ceil(WRITERS)) {
-                scope.spawn(move || tags.iter().for_each(write));
-            }
-        });
+        let key = |tag: &String| format!("tag/{REPOSITORY}!{tag}");
+        let value = block_on(self.files.get(&key(&"first".into()))).unwrap().expect("a tag that was pushed").value;
+        at_once(tags, |tag| block_on(self.files.put(&key(tag), value.clone(), When::Always)).unwrap());
     }
 
     fn page(&self, uri: &str, field: &str, cost: &mut Cost) -> (Vec<String>, bool) {
@@ -110,6 +105,14 @@ impl Files {
     fn tags(&self, turned: impl Fn(&str)) -> (Vec<String>, Cost) {
         self.pages(&format!("/v2/{REPOSITORY}/tags/list"), "tags", PAGE, turned)
     }
+}
+
+fn at_once(names: &[String], work: impl Fn(&String) + Sync) {
+    std::thread::scope(|scope| {
+        for names in names.chunks(names.len().div_ceil(WRITERS)) {
+            scope.spawn(|| names.iter().for_each(&work));
+        }
+    });
 }
 
 /// Of the kinds that people use, as if in the order of time.
@@ -160,4 +163,25 @@ fn a_page_of_ten_thousand_tags_costs_what_one_of_a_thousand_does() {
     println!("pages of 10 repositories of {REPOSITORIES}: {cost:?}");
     assert!(repositories.into_iter().eq((0..REPOSITORIES).map(|number| format!("team/app-{number:02}"))));
     assert!(cost.calls == 1 && cost.entries <= PAGE_ENTRIES_MAX, "{cost:?}");
+}
+
+#[test]
+fn a_page_of_four_thousand_repositories_costs_what_one_of_four_hundred_does() {
+    let files = Files::new();
+    let names: Vec<String> = (0..4000).map(|number| format!("team/app-{number:05}")).collect();
+    let key = |name: &String| format!("repository/{name}!");
+    let costs = [0..400, 400..4000].map(|more| {
+        at_once(&names[more.clone()], |name| {
+            block_on(files.files.put(&key(name), Bytes::new(), When::Always)).unwrap()
+        });
+        let (listed, cost) = files.pages("/v2/_catalog", "repositories", PAGE, |_| ());
+        assert!(listed == names[..more.end]);
+        println!("pages of {PAGE} repositories of {}: {cost:?}", more.end);
+        assert!(cost.calls == 1 && cost.entries <= PAGE_ENTRIES_MAX, "{cost:?}");
+        cost.entries
+    });
+    assert!(costs[1] <= costs[0] * 2, "{costs:?}");
+    at_once(&names, |name| block_on(files.files.delete(&key(name))).unwrap());
+    let left = std::fs::read_dir(files.folder.path().join("keys")).unwrap();
+    assert_eq!(left.count(), 0, "no folder is left of what all was deleted at the same time");
 }

@@ -3,11 +3,13 @@
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use lexopt::prelude::{Long, Short, Value, ValueExt as _};
 
 use super::config::{Config, SETTINGS, log_to_standard_error};
+use super::outbound::NativePlatform;
 use super::{native, prune};
 use crate::registry::{CollectRequest, Report};
 use crate::store::check::Verdict;
@@ -86,7 +88,7 @@ fn run() -> Result<ExitCode> {
 
 async fn serve(command: &Command, config: &Config) -> Result<ExitCode> {
     let schedule = config.prune_schedule.as_deref().map(prune::parse).transpose()?;
-    let stores = config.open(None)?;
+    let stores = config.open(Arc::new(NativePlatform::default()), None)?;
     if let Some(schedule) = schedule {
         let registry = stores.registry();
         tokio::spawn(async move { prune::keep_to(&schedule, &registry).await });
@@ -101,7 +103,7 @@ async fn serve(command: &Command, config: &Config) -> Result<ExitCode> {
 }
 
 async fn collect(command: &Command, config: &Config) -> Result<ExitCode> {
-    let registry = config.open(None)?.registry();
+    let registry = config.open(Arc::new(NativePlatform::default()), None)?.registry();
     let defaults = registry.collect_request();
     let request = CollectRequest {
         grace_ms: command.grace_ms.unwrap_or(defaults.grace_ms),
@@ -126,7 +128,12 @@ fn tell(report: &Report) {
 }
 
 async fn check(config: &Config) -> Result<ExitCode> {
-    let findings = config.open(None)?.registry().check().await.context("the stores cannot be used")?;
+    let findings = config
+        .open(Arc::new(NativePlatform::default()), None)?
+        .registry()
+        .check()
+        .await
+        .context("the stores cannot be used")?;
     for finding in &findings {
         let verdict = match finding.verdict {
             Verdict::Holds => "holds  ",

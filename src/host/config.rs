@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::http::{Handler, current_request_id};
+use crate::http::{Handler, Redirects, current_request_id};
 use crate::registry::{Limits, Registry};
 use crate::store::file::{FileBlobStore, FileKeyValue};
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use crate::store::packed::{CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MIN, PackedBlobStore};
-use crate::store::{BlobStore, KeyValue, Platform, SystemPlatform};
+use crate::store::s3::{PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_BYTES_MIN, REDIRECT_SECONDS_MAX, S3, S3Settings};
+use crate::store::{BlobStore, KeyValue, Platform};
 
 /// A setting's name in lower case, what it takes and what it is for: the table of `--help` and of the README.
 pub const SETTINGS: &[(&str, &str, &str)] = &[
-    ("keys", "files | memory | spin-key-value | spin-sqlite", "where tags, manifests and upload state are kept"),
-    ("blobs", "files | memory | packed", "where layers are kept; packed: cut into values of the key-value store"),
+    ("keys", "files | s3 | memory | spin-key-value | spin-sqlite", "where tags, manifests and upload state are kept"),
+    ("blobs", "files | s3 | memory | packed", "where layers are kept; packed: cut into values of the key-value store"),
     ("data_dir", "a folder", "the folder of files"),
     ("chunk_bytes", "65536 to 134217728", "how large the values of packed blobs are"),
     ("manifest_bytes_max", "1 to 134217728", "the largest manifest that is taken"),
@@ -39,6 +40,25 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("collect_step_keys_max", "1 and more", "how many keys and objects one step of the collection looks at"),
     ("collect_step_seconds_max", "1 to 30", "how long one step of the collection takes"),
     ("tag_max_age_seconds", "0 to 4294967295", "how long caches may answer for a tag without asking; 0: not at all"),
+    ("s3_endpoint", "a URL", "the S3 server, such as https://s3.eu-central-1.amazonaws.com"),
+    ("s3_public_endpoint", "a URL", "the S3 server as clients reach it, where that is another URL"),
+    ("s3_region", "a name", "the region of the bucket (us-east-1); auto for R2"),
+    ("s3_bucket", "a name", "the bucket, which must exist"),
+    ("s3_prefix", "a text", "what the names of all objects begin with, such as registry/"),
+    ("s3_path_style", "true | false", "whether URLs name the bucket in their path or in the host name"),
+    ("s3_access_key_id", "a text", "the access key"),
+    ("s3_secret_access_key", "a text", "its secret"),
+    ("s3_session_token", "a text", "the token of temporary credentials"),
+    ("s3_part_bytes", "5242880 to 5368709120", "how large the parts of an upload are"),
+    (
+        "s3_equal_parts",
+        "true | false",
+        "whether parts must have one size, as for R2 (whose endpoint sets it by itself)",
+    ),
+    ("s3_conditional_puts", "true | false", "whether the server honours If-None-Match and If-Match on PUT"),
+    ("redirects", "true | false", "whether pulls of layers are sent to the bucket (307), where layers are in S3"),
+    ("redirect_seconds", "1 to 604800", "how long the URL of such a redirect is valid"),
+    ("redirect_except", "beginnings of User-Agent, with commas", "clients to which layers are streamed all the same"),
     ("warnings", "true | false", "whether pulls show the warnings that /v2/_eyot/warnings/ sets"),
     ("sparse_manifests", "true | false", "whether a manifest may name blobs and manifests that are not here"),
     ("connections_max", "1 to 4096", "how many connections are served at once (native)"),
@@ -77,6 +97,10 @@ impl Default for Connections {
         }
     }
 }
+/// How long the URL of a redirect is valid when nothing else is set, in seconds.
+const REDIRECT_SECONDS_DEFAULT: u64 = 20 * 60;
+/// How the host names of R2's endpoints end.
+const R2_DOMAIN: &str = ".r2.cloudflarestorage.com";
 
 /// What a host can offer; the first of each is its default.
 pub struct Offer {
@@ -107,6 +131,10 @@ pub struct Config {
     pub tag_max_age_seconds: u32,
     /// How connections are treated.
     pub connections: Connections,
+    /// Where the bucket is, when one is used.
+    pub s3: Option<S3Settings>,
+    /// Which clients are sent to the bucket for layers.
+    pub redirects: Redirects,
     /// What is logged.
     pub log: log::LevelFilter,
 }
@@ -134,9 +162,23 @@ impl Config {
             Some("never") => None,
             _ => Some(number("untagged_lifetime_seconds", grace_ms / 1000, 0, u64::MAX / 1000)? * 1000),
         };
+        let keys = choice("keys", get("keys"), offer.keys)?;
+        let blobs = choice("blobs", get("blobs"), offer.blobs)?;
+        let redirect_seconds = number("redirect_seconds", REDIRECT_SECONDS_DEFAULT, 1, REDIRECT_SECONDS_MAX)?;
+        let s3 = if [keys, blobs].contains(&"s3") {
+            let part_bytes = number("s3_part_bytes", PART_BYTES_DEFAULT, PART_BYTES_MIN, PART_BYTES_MAX)?;
+            Some(read_s3(get, part_bytes, Duration::from_secs(redirect_seconds))?)
+        } else {
+            None
+        };
         Ok(Self {
-            keys: choice("keys", get("keys"), offer.keys)?,
-            blobs: choice("blobs", get("blobs"), offer.blobs)?,
+            keys,
+            blobs,
+            s3,
+            redirects: match choice("redirects", get("redirects"), &["true", "false"])? {
+                "true" => Redirects::all_but(get("redirect_except").as_deref().unwrap_or_default()),
+                _ => Redirects::none(),
+            },
             data_dir: get("data_dir").unwrap_or_else(|| offer.data_dir.into()).into(),
             chunk_bytes: number("chunk_bytes", CHUNK_BYTES_DEFAULT.into(), CHUNK_BYTES_MIN.into(), VALUE_BYTES_MAX)?
                 as u32,
@@ -184,12 +226,15 @@ impl Config {
         })
     }
 
-    /// Opens the stores; `keys` is a key-value store that only the host has.
+    /// Opens the stores on the host's platform; `keys` is a key-value store that only the host has.
     ///
     /// # Errors
-    /// When a folder cannot be made or written to.
-    pub fn open(&self, keys: Option<Arc<dyn KeyValue>>) -> Result<Stores> {
-        let platform: Arc<dyn Platform> = Arc::new(SystemPlatform);
+    /// When a folder cannot be made or written to, or a URL cannot be one. A bucket is not asked yet.
+    pub fn open(&self, platform: Arc<dyn Platform>, keys: Option<Arc<dyn KeyValue>>) -> Result<Stores> {
+        let s3 = match &self.s3 {
+            Some(settings) => Some(S3::new(settings.clone(), platform.clone()).map_err(anyhow::Error::msg)?),
+            None => None,
+        };
         let folder = &self.data_dir;
         let context = || format!("setting data_dir: {} cannot be used", folder.display());
         let keys: Arc<dyn KeyValue> = match keys {
@@ -197,15 +242,21 @@ impl Config {
             None if self.keys == "files" => {
                 Arc::new(FileKeyValue::open(folder, platform.clone()).with_context(context)?)
             }
-            None => Arc::new(MemoryKeyValue::default()),
+            None => match &s3 {
+                Some(s3) if self.keys == "s3" => Arc::new(s3.key_value()),
+                _ => Arc::new(MemoryKeyValue::default()),
+            },
         };
         let blobs: Arc<dyn BlobStore> = match self.blobs {
             "files" => Arc::new(FileBlobStore::open(folder, platform.clone()).with_context(context)?),
             "packed" => Arc::new(PackedBlobStore::new(keys.clone(), platform.clone(), self.chunk_bytes)),
-            _ => Arc::new(MemoryBlobStore::new(platform.clone())),
+            _ => match &s3 {
+                Some(s3) if self.blobs == "s3" => Arc::new(s3.blob_store()),
+                _ => Arc::new(MemoryBlobStore::new(platform.clone())),
+            },
         };
         let (limits, tag_max_age_seconds) = (self.limits.clone(), self.tag_max_age_seconds);
-        Ok(Stores { keys, blobs, platform, limits, tag_max_age_seconds })
+        Ok(Stores { keys, blobs, platform, limits, tag_max_age_seconds, redirects: self.redirects.clone() })
     }
 }
 
@@ -218,6 +269,7 @@ pub struct Stores {
     platform: Arc<dyn Platform>,
     limits: Limits,
     tag_max_age_seconds: u32,
+    redirects: Redirects,
 }
 
 impl Stores {
@@ -229,8 +281,34 @@ impl Stores {
 
     /// A handler of a registry over them.
     pub fn handler(&self) -> Handler {
-        Handler::new(self.registry()).with_tag_max_age_seconds(self.tag_max_age_seconds)
+        let handler = Handler::new(self.registry()).with_tag_max_age_seconds(self.tag_max_age_seconds);
+        handler.with_redirects(self.redirects.clone())
     }
+}
+
+fn read_s3(get: impl Fn(&str) -> Option<String>, part_bytes: u64, redirect_lifetime: Duration) -> Result<S3Settings> {
+    let needed = |name: &str| get(name).with_context(|| format!("setting {name} is missing: S3 needs it"));
+    let flag = |name: &str, default: bool| {
+        let choices: &'static [&'static str] = if default { &["true", "false"] } else { &["false", "true"] };
+        choice(name, get(name), choices).map(|choice| choice == "true")
+    };
+    let endpoint = needed("s3_endpoint")?;
+    let is_r2 = endpoint.trim_end_matches('/').ends_with(R2_DOMAIN);
+    Ok(S3Settings {
+        public_endpoint: get("s3_public_endpoint"),
+        region: get("s3_region").unwrap_or_else(|| if is_r2 { "auto" } else { "us-east-1" }.into()),
+        bucket: needed("s3_bucket")?,
+        prefix: get("s3_prefix").unwrap_or_default(),
+        path_style: flag("s3_path_style", true)?,
+        access_key_id: needed("s3_access_key_id")?,
+        secret_access_key: needed("s3_secret_access_key")?,
+        session_token: get("s3_session_token"),
+        part_bytes,
+        equal_parts: flag("s3_equal_parts", is_r2)?,
+        conditional_puts: flag("s3_conditional_puts", true)?,
+        redirect_lifetime,
+        endpoint,
+    })
 }
 
 fn bounds(least: u64, most: u64) -> String {

@@ -10,6 +10,8 @@ pub mod command;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod native;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
+pub mod outbound;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod prune;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 mod stall;
@@ -18,6 +20,8 @@ mod stall;
 mod component;
 #[cfg(all(feature = "spin", target_os = "wasi"))]
 mod spin;
+#[cfg(all(any(feature = "wasi", feature = "spin"), target_os = "wasi"))]
+mod wasi_outbound;
 // With both features the Spin world is built, which offers all that the other does.
 #[cfg(all(feature = "wasi", not(feature = "spin"), target_os = "wasi"))]
 mod wasi;

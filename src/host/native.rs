@@ -20,7 +20,8 @@ use crate::http::Handler;
 use crate::store::Body;
 
 /// What this host offers.
-pub const OFFER: Offer = Offer { keys: &["files", "memory"], blobs: &["files", "memory", "packed"], data_dir: "data" };
+pub const OFFER: Offer =
+    Offer { keys: &["files", "s3", "memory"], blobs: &["files", "s3", "memory", "packed"], data_dir: "data" };
 
 /// How many files a connection may need: its own, and those of the stores.
 const FILES_PER_CONNECTION: u64 = 4;

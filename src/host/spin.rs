@@ -10,12 +10,16 @@ use wasip3::http::types::{ErrorCode, Request, Response};
 
 use super::component;
 use super::config::{Config, Offer, SETTINGS, Stores, log_to_standard_error};
+use super::wasi_outbound::WasiPlatform;
 use crate::store::spin::{SpinKeyValue, SpinSqlite};
 use crate::store::unordered::Unordered;
 use crate::store::{KeyValue, SystemPlatform};
 
-const OFFER: Offer =
-    Offer { keys: &["spin-key-value", "spin-sqlite", "files"], blobs: &["packed", "files"], data_dir: "/data" };
+const OFFER: Offer = Offer {
+    keys: &["spin-key-value", "spin-sqlite", "files", "s3"],
+    blobs: &["packed", "files", "s3"],
+    data_dir: "/data",
+};
 
 wasip3::wit_bindgen::generate!({
     path: "wit",
@@ -23,6 +27,7 @@ wasip3::wit_bindgen::generate!({
     runtime_path: "wasip3::wit_bindgen::rt",
     with: {
         "wasi:http/types@0.3.0": wasip3::http::types,
+        "wasi:http/client@0.3.0": wasip3::http::client,
         "spin:key-value/key-value@3.0.0": spin_sdk::key_value::wit::key_value,
         "spin:sqlite/sqlite@3.1.0": spin_sdk::sqlite::wit::sqlite,
         "spin:variables/variables@3.0.0": spin_sdk::variables::wit::variables,
@@ -55,5 +60,5 @@ async fn open() -> Result<Stores> {
         "spin-sqlite" => Some(Arc::new(SpinSqlite::open(Arc::new(SystemPlatform)).await?)),
         _ => None,
     };
-    config.open(keys)
+    config.open(Arc::new(WasiPlatform), keys)
 }

@@ -6,6 +6,7 @@ mod leftover;
 mod limits;
 mod operation;
 mod panics;
+mod redirects;
 mod reply;
 mod request_id;
 
@@ -28,6 +29,8 @@ use request_id::RequestId;
 
 pub use request_id::current_request_id;
 
+pub use redirects::Redirects;
+
 /// Answers requests of the OCI distribution API.
 ///
 /// ```
@@ -42,18 +45,24 @@ pub use request_id::current_request_id;
 pub struct Handler {
     registry: Arc<Registry>,
     tag_max_age_seconds: u32,
+    redirects: Redirects,
 }
 
 impl Handler {
     /// Serves `registry`.
     pub fn new(registry: Registry) -> Self {
-        Self { registry: Arc::new(registry), tag_max_age_seconds: 0 }
+        Self { registry: Arc::new(registry), tag_max_age_seconds: 0, redirects: Redirects::all_but("") }
     }
 
     /// How long caches may answer for a tag without asking, in seconds. Content by digest never changes and may be cached for
     /// good; a tag may move, so by default caches ask each time (and are told with 304 that nothing has changed).
     pub fn with_tag_max_age_seconds(self, tag_max_age_seconds: u32) -> Self {
         Self { tag_max_age_seconds, ..self }
+    }
+
+    /// Which clients are sent to the blob store for layers, where it has URLs to give; by default all.
+    pub fn with_redirects(self, redirects: Redirects) -> Self {
+        Self { redirects, ..self }
     }
 
     /// Serves a registry that forgets everything when it is dropped.
@@ -242,6 +251,13 @@ impl Handler {
             RangeRequest::Part(part) => Some(part),
             RangeRequest::Whole => None,
         };
+        // The client asks there for the same range.
+        if head.method == Method::GET
+            && self.redirects.apply_to(head)
+            && let Some(url) = self.registry.redirect_blob(&blob).await?
+        {
+            return Ok(Reply::redirect(&url, digest));
+        }
         let part = wanted.clone().unwrap_or(0..blob.size);
         let body = match head.method {
             Method::HEAD => Body::empty().with_length(blob.size),

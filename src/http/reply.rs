@@ -92,6 +92,14 @@ impl Reply {
         Self::new(StatusCode::OK, body).with(CONTENT_TYPE, media_type).with_validators(digest, freshness)
     }
 
+    /// The content is elsewhere for a while.
+    pub(super) fn redirect(url: &str, digest: &Digest) -> Self {
+        Self::new(StatusCode::TEMPORARY_REDIRECT, Body::empty())
+            .with(LOCATION, url)
+            .with(CONTENT_DIGEST, digest.as_str())
+            .with(CACHE_CONTROL, "no-store")
+    }
+
     /// The client has it already.
     pub(super) fn not_modified(digest: &Digest, freshness: Freshness) -> Self {
         Self::new(StatusCode::NOT_MODIFIED, Body::empty()).with_validators(digest, freshness)

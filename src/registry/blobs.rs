@@ -36,6 +36,11 @@ impl Registry {
         Ok(self.blobs.read(&blob.fact.location, range).await?)
     }
 
+    /// A URL by which a client can read the blob's bytes from the store itself, where the store has such.
+    pub async fn redirect_blob(&self, blob: &Blob) -> Result<Option<String>> {
+        Ok(self.blobs.redirect(&blob.fact.location).await?)
+    }
+
     /// Takes a blob out of a repository. Its bytes stay for the others that hold it, until they are collected.
     ///
     /// # Errors

@@ -20,15 +20,17 @@ pub(super) struct TagFact {
     pub pushed_ms: u64,
 }
 
-/// What a manifest is, and where its bytes are, if they are not behind this fact.
+/// What a manifest is. Its bytes lie behind this fact, or, where they are too many, with the blobs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ManifestFact {
     pub media_type: String,
     pub size: u64,
     #[serde(default)]
     pub pushed_ms: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub location: Option<Location>,
+    /// Whether a fact of its own says where the bytes are. It is the only one to say so, as two pushes of one manifest
+    /// store its bytes in two places and only one of them is kept.
+    #[serde(default)]
+    pub large: bool,
     /// The manifest that it refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Digest>,

@@ -4,7 +4,8 @@
 //! and looks again when it has written. If nothing has begun by then, whatever round comes next sees what was written. If a round is under
 //! way, the push first *rescues* its keys, each by a key of its own, and only then looks whether they are there. The collector
 //! says which keys it is about to remove before it looks for rescues. Each of the two writes before it reads, so at least one
-//! of them sees the other, and neither needs a condition of the store.
+//! of them sees the other, and neither needs a condition of the store. Rescues are forgotten when their round ends, so a push that finds
+//! another round than the one it rescued in rescues again.
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
@@ -47,21 +48,33 @@ impl Registry {
     /// [`Error::Busy`] when one of them is being removed just now.
     pub(super) async fn hold(&self, keys: &[String]) -> Result<Hold> {
         let mut collection = self.collection().await?;
-        if collection.active {
-            let rescues = keys.iter().map(|key| async {
-                let key = layout::rescued(key);
-                self.store(&key, &collection.round, When::Always).await
-            });
-            let rescues: Vec<_> = rescues.collect();
-            stream::iter(rescues).buffer_unordered(CALLS_AT_ONCE_MAX).try_collect::<Vec<()>>().await?;
+        for _ in 0..HOLD_TRIES_MAX {
+            let round = collection.round;
+            if !collection.active {
+                return Ok(Hold { round, active: false });
+            }
+            self.rescue(keys, round).await?;
             collection = self.collection().await?;
-            // What a collector that was cut off was about to remove is let go after a while.
-            let is_late = self.platform.now_ms().saturating_sub(collection.sweeping_ms) > SWEEPING_MS_MAX;
-            if !is_late && collection.sweeping.iter().any(|swept| keys.contains(swept)) {
-                return Err(Error::Busy);
+            // What is rescued is forgotten when the round ends. In another one it must be rescued anew.
+            if collection.active && collection.round == round {
+                // What a collector that was cut off was about to remove is let go after a while.
+                let is_late = self.platform.now_ms().saturating_sub(collection.sweeping_ms) > SWEEPING_MS_MAX;
+                if !is_late && collection.sweeping.iter().any(|swept| keys.contains(swept)) {
+                    return Err(Error::Busy);
+                }
+                return Ok(Hold { round, active: true });
             }
         }
-        Ok(Hold { round: collection.round, active: collection.active })
+        Err(Error::Busy)
+    }
+
+    async fn rescue(&self, keys: &[String], round: u64) -> Result<()> {
+        let rescues = keys.iter().map(|key| async move {
+            let key = layout::rescued(key);
+            self.store(&key, &round, When::Always).await
+        });
+        let rescues: Vec<_> = rescues.collect();
+        stream::iter(rescues).buffer_unordered(CALLS_AT_ONCE_MAX).try_collect().await
     }
 
     /// Whether nothing came in between: what was found after [`Registry::hold`] is there to stay. If not, it must be held anew.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http_body::Frame;
+use http_body::{Frame, SizeHint};
 
 use super::{Error, Result};
 use crate::oci::Hasher;
@@ -98,5 +98,10 @@ impl http_body::Body for Watched {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         Poll::Ready(self.watch(frame))
+    }
+
+    /// What the body says itself: a range that was declared for it may be wrong.
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

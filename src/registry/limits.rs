@@ -27,6 +27,8 @@ pub struct Limits {
     pub untagged_lifetime_ms: Option<u64>,
     /// How many keys and objects one step of the collection looks at before it ends.
     pub collect_step_keys_max: u64,
+    /// How many keys or objects the collection looks at, judges and announces at a time.
+    pub collect_page_entries_max: usize,
     /// How long one step of the collection takes before it ends, in milliseconds.
     pub collect_step_ms_max: u64,
     /// How many marks the collection holds in memory, of 8 bytes each; where there are more it takes more passes.
@@ -50,6 +52,7 @@ impl Default for Limits {
             grace_ms: 24 * 60 * 60 * 1000,
             untagged_lifetime_ms: Some(24 * 60 * 60 * 1000),
             collect_step_keys_max: 10_000,
+            collect_page_entries_max: 250,
             collect_step_ms_max: 10_000,
             marks_max: 1 << 17,
             sparse_manifests: false,
@@ -63,11 +66,14 @@ pub(super) const REFERRERS_PAGE_BYTES_MAX: usize = 4 * 1024 * 1024 - 1024;
 /// How long a warning may be: with two in an answer, quoted, all stay below the 4096 bytes of the specification.
 pub(super) const WARNING_BYTES_MAX: usize = 1000;
 
-/// How many keys or objects the collection looks at, judges and announces at a time.
-pub(super) const ROUND_PAGE_ENTRIES_MAX: usize = 250;
+/// How many leases of the collection are looked at; all but the last are left behind by steps that were cut off.
+pub(super) const LEASES_LISTED_MAX: usize = 250;
 
 /// How long the announcement that keys are being removed is believed, in milliseconds.
 pub(super) const SWEEPING_MS_MAX: u64 = 60_000;
+
+/// How long a push may take from the moment at which it notes the ways back to its tags; it points no tag in the second half of it.
+pub(super) const PUSH_MS_MAX: u64 = 600_000;
 
 /// How long a step has the collection to itself, in milliseconds; it changes nothing in the second half of it.
 pub(super) const LEASE_MS: u64 = 120_000;

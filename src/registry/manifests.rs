@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::facts::{self, BlobFact, ManifestFact, RepositoryFact, TagFact};
-use super::hold::HOLD_TRIES_MAX;
+use super::hold::{HOLD_TRIES_MAX, Hold};
+use super::limits::PUSH_MS_MAX;
 use super::{Error, Registry, Result, layout};
+use crate::oci::manifest::{DOCKER_LIST, OCI_INDEX};
 use crate::oci::{self, Algorithm, Descriptor, Digest, Reference, RepositoryName, Tag};
-use crate::store::{Body, BodyError, Location, When};
+use crate::store::{self, Body, BodyError, When};
 use bytes::Bytes;
 
 /// A manifest that a repository holds.
@@ -18,7 +20,8 @@ pub struct Manifest {
     pub media_type: String,
     /// Its size in bytes.
     pub size: u64,
-    fact: ManifestFact,
+    /// The key that says where its bytes are, if they are not here.
+    large: Option<String>,
     inline: Bytes,
 }
 
@@ -44,7 +47,7 @@ struct Push<'a> {
 
 impl Push<'_> {
     /// The keys that must stay from now on: the push's own and those of what the manifest names.
-    fn leans_on(&self, ways: &[String]) -> Vec<String> {
+    fn leans_on(&self, nested: &BTreeSet<Digest>, ways: &[String]) -> Vec<String> {
         let (repository, digest) = (self.repository, &self.descriptor.digest);
         let mut keys = vec![
             layout::manifest(repository, digest),
@@ -54,6 +57,7 @@ impl Push<'_> {
         keys.extend(self.fact.subject.iter().map(|subject| layout::referrer(repository, subject, digest.as_str())));
         keys.extend(self.manifest.blobs().map(|blob| layout::blob(repository, &blob.digest)));
         keys.extend(self.manifest.children().map(|child| layout::manifest(repository, &child.digest)));
+        keys.extend(nested.iter().map(|digest| layout::manifest(repository, digest)));
         keys.extend_from_slice(ways);
         // A manifest may name one thing many times.
         keys.sort_unstable();
@@ -78,15 +82,23 @@ impl Registry {
         };
         let found = self.load_version(&layout::manifest(repository, &digest)).await?;
         let (fact, inline, _): (ManifestFact, _, _) = found.ok_or_else(unknown)?;
-        Ok(Manifest { digest, media_type: fact.media_type.clone(), size: fact.size, fact, inline })
+        let large = fact.large.then(|| layout::large(repository, &digest));
+        Ok(Manifest { digest, media_type: fact.media_type, size: fact.size, large, inline })
     }
 
     /// The manifest's bytes, as they were pushed.
     pub async fn read_manifest(&self, manifest: &Manifest) -> Result<Body> {
-        match &manifest.fact.location {
-            Some(location) => Ok(self.blobs.read(location, 0..manifest.size).await?),
+        match &manifest.large {
+            Some(key) => Ok(self.read_large(key).await?),
             None => Ok(manifest.inline.clone().into()),
         }
+    }
+
+    /// The bytes of a manifest that the fact under `key` leads to.
+    pub(super) async fn read_large(&self, key: &str) -> Result<Body> {
+        let missing = || store::Error::Corrupt(format!("the value of {key} is missing"));
+        let fact: BlobFact = self.load(key).await?.ok_or_else(missing)?;
+        Ok(self.blobs.read(&fact.location, 0..fact.size).await?)
     }
 
     /// Stores a manifest, and lets the tag point to it, if `reference` is one, and `tags` as well. When the store fails after
@@ -119,21 +131,26 @@ impl Registry {
         let descriptor = manifest.descriptor(&media_type, &digest, size);
         let subject = manifest.subject.as_ref().map(|subject| subject.digest.clone());
         let pushed_ms = self.platform.now_ms();
-        let fact = ManifestFact { media_type: media_type.clone(), size, pushed_ms, location: None, subject };
+        let fact = ManifestFact { media_type: media_type.clone(), size, pushed_ms, large: false, subject };
         let push = Push { repository, manifest: &manifest, descriptor: &descriptor, fact: &fact, bytes: &bytes };
         let all_tags = tags.iter().chain(match reference {
             Reference::Tag(tag) => Some(tag),
             Reference::Digest(_) => None,
         });
-        self.keep_manifest(&push, &all_tags.collect::<Vec<_>>()).await?;
+        let all_tags: Vec<&Tag> = all_tags.collect();
+        let until_ms = self.keep_manifest(&push, &all_tags).await?;
         let tag_fact = TagFact { digest: digest.clone(), media_type, size, pushed_ms };
         if let Reference::Tag(tag) = reference {
-            self.store(&layout::tag(repository, tag), &tag_fact, When::Always).await?;
+            self.point_tag(repository, tag, &tag_fact, until_ms).await?;
         }
-        let tags = self.point_tags(repository, tags, &tag_fact).await?;
+        let tags = self.point_tags(repository, tags, &tag_fact, until_ms).await?;
         // It may have been deleted since, before the tags were there to be deleted with it.
         if self.keys.get(&layout::manifest(repository, &digest)).await?.is_none() {
-            self.store_manifest(&push).await?;
+            // What it names may have gone after it.
+            if let Err(error) = self.keep_manifest(&push, &all_tags).await {
+                self.delete_tags_of(repository, &digest).await?;
+                return Err(error);
+            }
         }
         let subject = fact.subject;
         Ok(Pushed { digest, subject, tags })
@@ -195,12 +212,18 @@ impl Registry {
 
     /// Everything that the manifest names must be here, so that what can be pulled can be pulled whole, unless a setting allows
     /// otherwise.
-    async fn check_references(&self, repository: &RepositoryName, manifest: &oci::Manifest) -> Result<()> {
+    async fn check_references(
+        &self,
+        repository: &RepositoryName,
+        manifest: &oci::Manifest,
+        nested: &BTreeSet<Digest>,
+    ) -> Result<()> {
         if self.limits.sparse_manifests {
             return Ok(());
         }
         let blobs: BTreeSet<_> = manifest.blobs().map(|blob| &blob.digest).collect();
-        let children: BTreeSet<_> = manifest.children().map(|child| &child.digest).collect();
+        let mut children: BTreeSet<_> = manifest.children().map(|child| &child.digest).collect();
+        children.extend(nested);
         let blobs = blobs.into_iter().map(|digest| (layout::blob(repository, digest), digest.clone()));
         let children = children.into_iter().map(|digest| (layout::manifest(repository, digest), digest.clone()));
         let wanted: Vec<(String, Digest)> = blobs.chain(children).collect();
@@ -210,31 +233,73 @@ impl Registry {
         if missing.is_empty() { Ok(()) } else { Err(Error::ManifestBlobUnknown(missing)) }
     }
 
+    /// What the indexes among a manifest's children list, and so on: a collection that is under way may have found all of it
+    /// unused, and what the manifest itself names leans on it.
+    async fn nested(&self, push: &Push<'_>) -> Result<BTreeSet<Digest>> {
+        let indexes = |manifest: &oci::Manifest| -> Vec<Digest> {
+            let is_index = |child: &&Descriptor| matches!(child.media_type.as_str(), OCI_INDEX | DOCKER_LIST);
+            manifest.children().filter(is_index).map(|child| child.digest.clone()).collect()
+        };
+        let (mut nested, mut open) = (BTreeSet::new(), indexes(push.manifest));
+        while let Some(digest) = open.pop() {
+            let index = match self.manifest(push.repository, &Reference::Digest(digest.clone())).await {
+                Err(Error::ManifestUnknown(_)) if self.limits.sparse_manifests => continue,
+                Err(Error::ManifestUnknown(_)) => return Err(Error::ManifestBlobUnknown(vec![digest])),
+                index => index?,
+            };
+            let bytes =
+                self.read_manifest(&index).await?.collect_up_to(index.size).await.map_err(store::Error::from)?;
+            let Ok((index, _)) = oci::Manifest::parse(&bytes, Some(&index.media_type)) else { continue };
+            let known = nested.len();
+            nested.extend(index.children().map(|child| child.digest.clone()));
+            if nested.len() > self.limits.manifest_references_max {
+                let most = self.limits.manifest_references_max;
+                return Err(Error::ManifestInvalid(format!("the manifest leads to more than {most} manifests")));
+            }
+            // An index that was met before adds nothing.
+            if nested.len() > known {
+                open.extend(indexes(&index));
+            }
+        }
+        Ok(nested)
+    }
+
     /// Stores a manifest, with the ways back from it to its tags-to-be, so that a collection takes away neither it nor what it
-    /// names.
-    async fn keep_manifest(&self, push: &Push<'_>, tags: &[&Tag]) -> Result<()> {
+    /// names. Says until when the tags may be pointed.
+    async fn keep_manifest(&self, push: &Push<'_>, tags: &[&Tag]) -> Result<u64> {
         let digest = &push.descriptor.digest;
         let ways: Vec<String> = tags.iter().map(|tag| layout::tag_of(push.repository, digest, tag)).collect();
-        let held = push.leans_on(&ways);
         for attempt in 0..HOLD_TRIES_MAX {
-            let hold = self.hold(&held).await?;
-            if let Err(error) = self.check_references(push.repository, push.manifest).await {
-                if attempt > 0 {
-                    self.withdraw(push).await?;
+            let hold = match self.hold_references(push, &ways).await {
+                Ok(hold) => hold,
+                Err(error) => {
+                    if attempt > 0 && matches!(error, Error::ManifestBlobUnknown(_)) {
+                        self.withdraw(push).await?;
+                    }
+                    return Err(error);
                 }
-                return Err(error);
-            }
+            };
             self.store_manifest(push).await?;
             self.note_repository(push.repository).await?;
-            // Before the tags: one that its digest does not know of could not be deleted with it.
+            // Before the tags: one that its digest does not know of could not be deleted with it. They also tell a round that begins
+            // before the tags are there that these are to come.
+            let noted_ms = self.platform.now_ms();
             for way in &ways {
-                self.keys.put(way, Bytes::new(), When::Always).await?;
+                self.store(way, &noted_ms, When::Always).await?;
             }
             if self.is_held(&hold).await? {
-                return Ok(());
+                return Ok(noted_ms + PUSH_MS_MAX / 2);
             }
         }
         Err(Error::Busy)
+    }
+
+    /// Holds everything that a push leans on, and sees to it that it is there.
+    async fn hold_references(&self, push: &Push<'_>, ways: &[String]) -> Result<Hold> {
+        let nested = self.nested(push).await?;
+        let hold = self.hold(&push.leans_on(&nested, ways)).await?;
+        self.check_references(push.repository, push.manifest, &nested).await?;
+        Ok(hold)
     }
 
     /// Takes a manifest back that names what has been collected since, unless it was there before and is tagged.
@@ -248,11 +313,8 @@ impl Registry {
                 return Ok(());
             }
         }
-        self.keys.delete(&layout::manifest(push.repository, digest)).await?;
-        match &push.fact.subject {
-            Some(subject) => Ok(self.keys.delete(&layout::referrer(push.repository, subject, digest.as_str())).await?),
-            None => Ok(()),
-        }
+        self.delete_names_of(push.repository, digest, push.fact.subject.as_ref()).await?;
+        Ok(self.keys.delete(&layout::manifest(push.repository, digest)).await?)
     }
 
     async fn store_manifest(&self, push: &Push<'_>) -> Result<()> {
@@ -261,7 +323,8 @@ impl Registry {
         let mut inline = push.bytes.clone();
         if fact.size > self.limits.manifest_inline_bytes_max {
             let bytes = std::mem::take(&mut inline);
-            fact.location = Some(self.store_large(repository, &descriptor.digest, bytes).await?);
+            self.store_large(repository, &descriptor.digest, bytes).await?;
+            fact.large = true;
         }
         let key = layout::manifest(repository, &descriptor.digest);
         self.keys.put(&key, facts::to_line(&key, &fact, &inline)?, When::Always).await?;
@@ -272,16 +335,15 @@ impl Registry {
     }
 
     /// Puts the bytes of a manifest into the blob store, if they are not there yet.
-    async fn store_large(&self, repository: &RepositoryName, digest: &Digest, bytes: Bytes) -> Result<Location> {
+    async fn store_large(&self, repository: &RepositoryName, digest: &Digest, bytes: Bytes) -> Result<()> {
         let key = layout::large(repository, digest);
         if let Some(known) = self.load::<BlobFact>(&key).await?
             && self.is_readable(&known).await?
         {
-            return Ok(known.location);
+            return Ok(());
         }
         let size = bytes.len() as u64;
-        let fact = self.place(repository, digest, bytes.into(), size, &key).await?;
-        Ok(fact.location)
+        self.place(repository, digest, bytes.into(), size, &key).await
     }
 
     async fn note_repository(&self, repository: &RepositoryName) -> Result<()> {
@@ -293,14 +355,27 @@ impl Registry {
         Ok(())
     }
 
+    async fn point_tag(&self, repository: &RepositoryName, tag: &Tag, fact: &TagFact, until_ms: u64) -> Result<()> {
+        if self.platform.now_ms() > until_ms {
+            return Err(Error::Busy);
+        }
+        self.store(&layout::tag(repository, tag), fact, When::Always).await
+    }
+
     /// Points tags, each once, until one fails; it is an error only if none could be done.
-    async fn point_tags(&self, repository: &RepositoryName, tags: &[Tag], fact: &TagFact) -> Result<Vec<Tag>> {
+    async fn point_tags(
+        &self,
+        repository: &RepositoryName,
+        tags: &[Tag],
+        fact: &TagFact,
+        until_ms: u64,
+    ) -> Result<Vec<Tag>> {
         let mut pointed = Vec::new();
         for tag in tags {
             if pointed.contains(tag) {
                 continue;
             }
-            match self.store(&layout::tag(repository, tag), fact, When::Always).await {
+            match self.point_tag(repository, tag, fact, until_ms).await {
                 Ok(()) => pointed.push(tag.clone()),
                 Err(error) if pointed.is_empty() => return Err(error),
                 Err(error) => {

@@ -146,12 +146,12 @@ impl Registry {
         }
         let key = layout::manifest(repository, &fallback.digest);
         let Some((fact, inline, _)) = self.load_version::<ManifestFact>(&key).await? else { return Ok(()) };
-        let bytes = match &fact.location {
-            Some(location) => {
-                let body = self.blobs.read(location, 0..fact.size).await?;
+        let bytes = match fact.large {
+            true => {
+                let body = self.read_large(&layout::large(repository, &fallback.digest)).await?;
                 body.collect_up_to(fact.size).await.map_err(Error::from)?
             }
-            None => inline,
+            false => inline,
         };
         if let Ok((index, _)) = oci::Manifest::parse(&bytes, Some(&fact.media_type)) {
             for listed in index.children() {

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use super::facts::{BlobFact, UploadFact};
 use super::intake::Intake;
-use super::{Error, Registry, Result, layout};
+use super::{Error, Registry, Result, facts, layout};
 use crate::oci::{Algorithm, Digest, Hasher, RepositoryName};
 use crate::store::{self, Body, Location, Stage, Version, When};
 
@@ -188,14 +188,18 @@ impl Registry {
         body: Body,
         size: u64,
         key: &str,
-    ) -> Result<BlobFact> {
+    ) -> Result<()> {
         let id = self.begin_upload(repository, digest.algorithm()).await?.session;
         let session = self.session(repository, &id).await?;
-        let stage = self.blobs.append(&session.fact.stage, body).await?;
-        let fact = BlobFact { size, location: self.blobs.commit(&stage, digest).await? };
+        // A stage that was collected before its session was written down; the next try makes another one.
+        let busy = |error| match error {
+            store::Error::Conflict(_) => Error::Busy,
+            error => error.into(),
+        };
+        let stage = self.blobs.append(&session.fact.stage, body).await.map_err(busy)?;
+        let fact = BlobFact { size, location: self.blobs.commit(&stage, digest).await.map_err(busy)? };
         self.store(key, &fact, When::Always).await?;
-        self.keys.delete(&session.key).await?;
-        Ok(fact)
+        Ok(self.keys.delete(&session.key).await?)
     }
 
     /// Ends an upload without a blob.
@@ -258,6 +262,10 @@ impl Registry {
             begun_ms: session.fact.begun_ms,
             changed_ms: now_ms,
         };
+        if fact.offset == offset && fact.stage == session.fact.stage {
+            // Nothing came, nothing has changed.
+            return Ok(Session { fact, ..session });
+        }
         match self.store(&session.key, &fact, When::Unchanged(session.version.clone())).await {
             Ok(()) => Ok(Session { fact, ..session }),
             // Another request was faster.
@@ -303,13 +311,33 @@ impl Registry {
         if computed.algorithm() == digest.algorithm() && computed != *digest {
             return Err(Error::DigestInvalid(format!("the content has the digest {computed}, not {digest}")));
         }
-        let key = layout::blob(repository, digest);
-        // The same content is kept once for all repositories.
-        if computed == *digest && self.share(&key, &layout::content(digest), Some(size)).await? {
-            return Ok(self.blobs.discard(&stage).await?);
-        }
         let fact = self.commit(&stage, digest, &computed, size).await?;
+        let (key, content) = (layout::blob(repository, digest), layout::content(digest));
+        // Most content is new, so it is not looked up first.
+        match self.keys.put(&content, facts::to_line(&content, &fact, &[])?, When::Absent).await {
+            Ok(()) => return self.store(&key, &fact, When::Always).await,
+            Err(store::Error::Conflict(_) | store::Error::Unsupported(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // The same content is kept once for all repositories.
+        if self.share(&key, &content, Some(size)).await? {
+            return self.remove_twin(&key, &fact).await;
+        }
+        self.store(&content, &fact, When::Always).await?;
         self.store(&key, &fact, When::Always).await
+    }
+
+    /// Removes content of which the same is kept elsewhere, as the fact under `key` says.
+    async fn remove_twin(&self, key: &str, twin: &BlobFact) -> Result<()> {
+        let kept: Option<BlobFact> = self.load(key).await?;
+        // Another request may have ended the same upload.
+        if kept.is_none_or(|kept| kept.location == twin.location) {
+            return Ok(());
+        }
+        for name in self.blobs.names_of(&twin.location).await? {
+            self.blobs.remove(&name).await?;
+        }
+        Ok(())
     }
 
     /// Whether known content is still where it should be. A push is what can bring it back.
@@ -337,9 +365,7 @@ impl Registry {
         if computed != digest {
             self.check_other_algorithm(&location, digest, size).await?;
         }
-        let fact = BlobFact { size, location };
-        self.store(&layout::content(digest), &fact, When::Always).await?;
-        Ok(fact)
+        Ok(BlobFact { size, location })
     }
 
     /// The client named an algorithm only at the end, after chunks that were hashed with another. It is the one case in which

@@ -59,6 +59,12 @@ pub trait BlobStore: Send + Sync {
     /// [`Corrupt`](super::Error::Corrupt) when the content is not there, or is shorter.
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body>;
 
+    /// A URL by which a client can read committed content itself, with any `Range`; `None` where there is none.
+    async fn redirect(&self, location: &Location) -> Result<Option<String>> {
+        let _ = location;
+        Ok(None)
+    }
+
     /// The names under which [`list`](Self::list) shows what a stage holds, now and after more appends and a commit. One
     /// that ends in `!` stands for all names that begin with it.
     async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>>;

@@ -16,8 +16,8 @@ use crate::oci::Algorithm;
 const RIVALS: usize = 8;
 /// The sizes of values that are tried, in bytes.
 const VALUE_BYTES: [usize; 4] = [64 * 1024, 256 * 1024, 960 * 1024, 4 * 1024 * 1024];
-/// How much content is tried, in bytes.
-const CONTENT_BYTES: usize = 300_000;
+/// How much content is tried, in bytes: more than the least part of an upload to S3.
+const CONTENT_BYTES: usize = 11 * 1024 * 1024;
 
 /// What was found out about one guarantee.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

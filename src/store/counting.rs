@@ -95,6 +95,10 @@ impl<S: BlobStore + ?Sized> BlobStore for Counting<S> {
         self.inner.read(location, range).await
     }
 
+    async fn redirect(&self, location: &Location) -> Result<Option<String>> {
+        self.inner.redirect(location).await
+    }
+
     async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
         self.inner.names_of_stage(stage).await
     }

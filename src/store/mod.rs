@@ -11,10 +11,12 @@ mod platform;
 pub mod check;
 pub mod contract;
 pub mod counting;
+pub mod faulty;
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
 pub mod file;
 pub mod memory;
 pub mod packed;
+pub mod s3;
 #[cfg(all(feature = "spin", target_os = "wasi"))]
 pub mod spin;
 pub mod unordered;

@@ -169,9 +169,14 @@ impl KeyValue for SpinSqlite {
         // Text is compared by its bytes. The last character there is comes after everything that begins with the prefix.
         let end = format!("{prefix}{}", char::MAX);
         let limit = Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX));
+        // One lower bound, as SQLite begins at one of them only: it would step over all keys between two.
+        let (lower, from) = match after {
+            Some(after) if after >= prefix => (">", after),
+            _ => (">=", prefix),
+        };
         let rows = self.execute(
-            "SELECT key FROM eyot WHERE key >= ?1 AND key < ?2 AND key > ?3 ORDER BY key LIMIT ?4",
-            vec![text(prefix), Value::Text(end), text(after.unwrap_or_default()), limit],
+            &format!("SELECT key FROM eyot WHERE key {lower} ?1 AND key < ?2 ORDER BY key LIMIT ?3"),
+            vec![text(from), Value::Text(end), limit],
         );
         let keys = rows?.into_iter().map(|row| match row.into_iter().next() {
             Some(Value::Text(key)) => Ok(key),

@@ -6,7 +6,6 @@ use super::judge::Thing;
 use super::report::Fate;
 use crate::registry::facts::{BlobFact, UploadFact};
 use crate::registry::hold::CollectionFact;
-use crate::registry::limits::ROUND_PAGE_ENTRIES_MAX;
 use crate::registry::{Result, layout};
 use crate::store::{self, When};
 
@@ -73,9 +72,9 @@ impl Collector<'_> {
 
     pub(super) async fn stored(&mut self) -> Result<()> {
         let after = self.cursor.after.clone();
-        let stored = self.registry.blobs.list(after.as_deref(), ROUND_PAGE_ENTRIES_MAX).await?;
+        let stored = self.registry.blobs.list(after.as_deref(), self.registry.limits.collect_page_entries_max).await?;
         self.cursor.report.looked_at += stored.len() as u64;
-        let more = stored.len() == ROUND_PAGE_ENTRIES_MAX;
+        let more = stored.len() == self.registry.limits.collect_page_entries_max;
         self.cursor.after = stored.last().map(|last| last.name.clone());
         let listed: Vec<String> = stored.iter().map(|stored| stored.name.clone()).collect();
         let (marks, unsure) = (&self.cursor.marks, self.cursor.unsure);
@@ -105,7 +104,11 @@ impl Collector<'_> {
         let prefix = layout::condemned(&layout::stored(""));
         let mut after = after.map(|after| format!("{prefix}{after}"));
         loop {
-            let keys = self.registry.keys.list(&prefix, after.as_deref(), ROUND_PAGE_ENTRIES_MAX).await?;
+            let keys = self
+                .registry
+                .keys
+                .list(&prefix, after.as_deref(), self.registry.limits.collect_page_entries_max)
+                .await?;
             for key in &keys {
                 let name = key[prefix.len()..].to_owned();
                 if more && listed.last().is_some_and(|last| name > *last) {
@@ -115,7 +118,7 @@ impl Collector<'_> {
                     self.acquit(&layout::stored(&name)).await?;
                 }
             }
-            if keys.len() < ROUND_PAGE_ENTRIES_MAX {
+            if keys.len() < self.registry.limits.collect_page_entries_max {
                 return Ok(());
             }
             after = keys.last().cloned();
@@ -147,9 +150,11 @@ impl Collector<'_> {
             return Ok(());
         }
         let collection = CollectionFact { round: self.cursor.report.round, ..CollectionFact::default() };
+        self.check_lease()?;
         self.registry.store(layout::COLLECTION, &collection, When::Always).await?;
         let (keys, more) = self.page(layout::RESCUED).await?;
         for key in keys {
+            self.check_lease()?;
             self.registry.keys.delete(&key).await?;
         }
         self.cursor.report.done = !more;

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::Collector;
 use super::marks::{self, Marks};
 use super::report::Report;
 use crate::registry::{Registry, Result, facts, layout};
@@ -21,6 +22,8 @@ pub(super) enum Phase {
     Uploads,
     /// Marks what is tagged.
     Tags,
+    /// Marks what is about to be tagged.
+    Pushes,
     /// Notes which manifest holds which.
     Graph,
     /// Judges manifests, and marks the blobs of those that stay.
@@ -140,36 +143,43 @@ impl Registry {
         cursor.edges = marks::edges_from_bytes(bytes).ok_or_else(corrupt)?;
         Ok(Some(cursor))
     }
+}
 
+impl Collector<'_> {
     /// The marks first: a cursor never speaks of marks that are not there.
-    pub(super) async fn save_cursor(&self, cursor: &mut Cursor) -> Result<()> {
+    pub(super) async fn save_cursor(&mut self) -> Result<()> {
+        let cursor = &mut self.cursor;
         let (kept, marks) = (cursor.kept.to_bytes(), cursor.marks.to_bytes());
         (cursor.kept_bytes, cursor.marks_bytes) = (kept.len(), marks.len());
         let all = [kept, marks, marks::edges_to_bytes(&cursor.edges)].concat();
         cursor.saves += 1;
         cursor.marks_values = all.len().div_ceil(MARKS_VALUE_BYTES);
+        let cursor = &self.cursor;
         for (number, value) in all.chunks(MARKS_VALUE_BYTES).enumerate() {
+            self.check_lease()?;
             let value = Bytes::copy_from_slice(value);
-            self.keys.put(&cursor.marks_key(number), value, When::Always).await?;
+            self.registry.keys.put(&cursor.marks_key(number), value, When::Always).await?;
         }
-        let dry_run = cursor.report.dry_run;
-        let key = layout::collection_cursor(dry_run);
-        self.keys.put(key, facts::to_line(key, cursor, &[])?, When::Always).await?;
+        let key = layout::collection_cursor(cursor.report.dry_run);
+        self.check_lease()?;
+        self.registry.keys.put(key, facts::to_line(key, cursor, &[])?, When::Always).await?;
         let mine: Vec<String> = (0..cursor.marks_values).map(|number| cursor.marks_key(number)).collect();
-        self.forget_marks(dry_run, &mine).await
+        self.forget_marks(&mine).await
     }
 
-    pub(super) async fn forget_cursor(&self, dry_run: bool) -> Result<()> {
-        self.keys.delete(layout::collection_cursor(dry_run)).await?;
-        self.forget_marks(dry_run, &[]).await
+    pub(super) async fn forget_cursor(&self) -> Result<()> {
+        self.check_lease()?;
+        self.registry.keys.delete(layout::collection_cursor(self.cursor.report.dry_run)).await?;
+        self.forget_marks(&[]).await
     }
 
     /// Forgets all marks but these, also what a step that was cut off left.
-    async fn forget_marks(&self, dry_run: bool, but: &[String]) -> Result<()> {
-        let prefix = marks_prefix(dry_run);
-        for key in self.keys.list(&prefix, None, self.limits.page_entries_max).await? {
+    async fn forget_marks(&self, but: &[String]) -> Result<()> {
+        let prefix = marks_prefix(self.cursor.report.dry_run);
+        for key in self.registry.keys.list(&prefix, None, self.registry.limits.page_entries_max).await? {
             if !but.contains(&key) {
-                self.keys.delete(&key).await?;
+                self.check_lease()?;
+                self.registry.keys.delete(&key).await?;
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Collector;
 use super::report::Fate;
 use crate::registry::hold::CollectionFact;
-use crate::registry::limits::{CALLS_AT_ONCE_MAX, ROUND_PAGE_ENTRIES_MAX, SWEEPING_MS_MAX};
+use crate::registry::limits::{CALLS_AT_ONCE_MAX, SWEEPING_MS_MAX};
 use crate::registry::{Error, Result, layout};
 use crate::store::When;
 
@@ -113,8 +113,13 @@ impl Collector<'_> {
         let mut after = after.map(layout::condemned);
         let mut found = Vec::new();
         loop {
-            let keys = self.registry.keys.list(prefix, after.as_deref(), ROUND_PAGE_ENTRIES_MAX).await?;
-            let is_beyond = keys.last().is_none_or(|key| *key >= last) || keys.len() < ROUND_PAGE_ENTRIES_MAX;
+            let keys = self
+                .registry
+                .keys
+                .list(prefix, after.as_deref(), self.registry.limits.collect_page_entries_max)
+                .await?;
+            let is_beyond = keys.last().is_none_or(|key| *key >= last)
+                || keys.len() < self.registry.limits.collect_page_entries_max;
             after = keys.last().cloned();
             found.extend(keys.into_iter().map(|key| key[layout::CONDEMNED.len()..].to_owned()));
             if is_beyond {
@@ -129,12 +134,17 @@ impl Collector<'_> {
         if self.is_dry() {
             return Ok(());
         }
+        self.check_lease()?;
         let fact = CondemnedFact { round: self.cursor.report.round, since_ms };
         self.registry.store(&layout::condemned(key), &fact, When::Always).await
     }
 
     pub(super) async fn acquit(&self, key: &str) -> Result<()> {
-        if self.is_dry() { Ok(()) } else { Ok(self.registry.keys.delete(&layout::condemned(key)).await?) }
+        if self.is_dry() {
+            return Ok(());
+        }
+        self.check_lease()?;
+        Ok(self.registry.keys.delete(&layout::condemned(key)).await?)
     }
 
     async fn verdict_of_condemned(&mut self, key: &str) -> Result<Verdict> {
@@ -171,6 +181,7 @@ impl Collector<'_> {
     }
 
     async fn announce(&self, sweeping: Vec<String>) -> Result<()> {
+        self.check_lease()?;
         let sweeping_ms = self.registry.platform.now_ms();
         let round = self.cursor.report.round;
         let collection = CollectionFact { round, active: true, sweeping, sweeping_ms };

@@ -15,7 +15,7 @@ mod repository;
 pub use report::{Named, Report, Tally};
 
 use super::hold::CollectionFact;
-use super::limits::{LEASE_MS, ROUND_PAGE_ENTRIES_MAX};
+use super::limits::{LEASE_MS, LEASES_LISTED_MAX};
 use super::{Error, Registry, Result, layout};
 use crate::store::{self, When};
 use cursor::{Cursor, Phase};
@@ -57,17 +57,23 @@ impl Registry {
         if request.dry_run {
             return self.step(request, u64::MAX).await;
         }
-        let lease = self.lease().await?;
-        let result = self.step(request, self.platform.now_ms() + LEASE_MS / 2).await;
+        let (lease, until_ms) = self.lease().await?;
+        let result = self.step(request, until_ms - LEASE_MS / 2).await;
         // If this fails the lease runs out by itself.
         self.store(&lease, &0u64, When::Always).await?;
         result
     }
 
     async fn step(&self, request: &CollectRequest, deadline_ms: u64) -> Result<Report> {
-        let cursor = match self.load_cursor(request.dry_run).await? {
-            Some(cursor) if request.dry_run || self.is_current(&cursor).await? => cursor,
-            _ => self.begin_round(request).await?,
+        let cursor = match self.load_cursor(request.dry_run).await {
+            Ok(Some(cursor)) if request.dry_run || self.is_current(&cursor, deadline_ms).await? => cursor,
+            // Two steps at once may do that, where the store cannot keep them apart.
+            Err(Error::Store(store::Error::Corrupt(why))) => {
+                log::warn!("a round of the collection begins anew: {why}");
+                self.begin_round(request, deadline_ms).await?
+            }
+            Err(error) => return Err(error),
+            Ok(_) => self.begin_round(request, deadline_ms).await?,
         };
         let mut collector = Collector { registry: self, cursor, deadline_ms };
         let (began_ms, began_at) = (self.platform.now_ms(), collector.cursor.report.looked_at);
@@ -82,32 +88,33 @@ impl Registry {
                 break;
             }
         }
-        let mut cursor = collector.cursor;
+        let cursor = &mut collector.cursor;
         if cursor.report.done {
             cursor.report.phase = "done".to_owned();
-            self.forget_cursor(request.dry_run).await?;
+            collector.forget_cursor().await?;
         } else {
             let repository = cursor.repository.as_deref().filter(|_| cursor.phase < Phase::ContentOfUploads);
             cursor.report.phase =
                 format!("{:?} {}", cursor.phase, repository.unwrap_or_default()).trim_end().to_owned();
-            self.save_cursor(&mut cursor).await?;
+            collector.save_cursor().await?;
         }
-        Ok(cursor.report)
+        Ok(collector.cursor.report)
     }
 
     /// Whether pushes know of the round in which the cursor is.
-    async fn is_current(&self, cursor: &Cursor) -> Result<bool> {
+    async fn is_current(&self, cursor: &Cursor, deadline_ms: u64) -> Result<bool> {
         let collection = self.collection().await?;
         if !collection.sweeping.is_empty() {
             // Left by a step that was cut off.
             let collection = CollectionFact { sweeping: Vec::new(), ..collection.clone() };
+            self.check_deadline(deadline_ms)?;
             self.store(layout::COLLECTION, &collection, When::Always).await?;
         }
         let is_active = collection.active || cursor.phase == Phase::Rescued;
         Ok(is_active && collection.round == cursor.report.round)
     }
 
-    async fn begin_round(&self, request: &CollectRequest) -> Result<Cursor> {
+    async fn begin_round(&self, request: &CollectRequest, deadline_ms: u64) -> Result<Cursor> {
         let collection = self.collection().await?;
         let round = collection.round + 1;
         let report = Report { round, dry_run: request.dry_run, ..Report::default() };
@@ -115,15 +122,21 @@ impl Registry {
         if !request.dry_run {
             // Before anything is marked: from here on pushes see to it themselves that what they lean on stays.
             let collection = CollectionFact { round, active: true, ..CollectionFact::default() };
+            self.check_deadline(deadline_ms)?;
             self.store(layout::COLLECTION, &collection, When::Always).await?;
         }
         Ok(cursor)
     }
 
-    /// Takes the lease on the collection; gives its key. Each lease is a key of its own, as a key that must be absent is exact on more
+    /// Another step may be under way when the lease has run out: from then on nothing may be written.
+    fn check_deadline(&self, deadline_ms: u64) -> Result<()> {
+        if self.platform.now_ms() > deadline_ms { Err(Error::Busy) } else { Ok(()) }
+    }
+
+    /// Takes the lease on the collection; gives its key and its end. Each lease is a key of its own, as a key that must be absent is exact on more
     /// stores than one that must be unchanged.
-    async fn lease(&self) -> Result<String> {
-        let keys = self.keys.list(layout::COLLECTION_LEASES, None, ROUND_PAGE_ENTRIES_MAX).await?;
+    async fn lease(&self) -> Result<(String, u64)> {
+        let keys = self.keys.list(layout::COLLECTION_LEASES, None, LEASES_LISTED_MAX).await?;
         let now_ms = self.platform.now_ms();
         let mut number = 0;
         if let Some(last) = keys.last() {
@@ -134,14 +147,15 @@ impl Registry {
             number = last[layout::COLLECTION_LEASES.len()..].parse::<u64>().unwrap_or_default() + 1;
         }
         let key = format!("{}{number:016}", layout::COLLECTION_LEASES);
-        match self.store(&key, &(now_ms + LEASE_MS), When::Absent).await {
+        let until_ms = now_ms + LEASE_MS;
+        match self.store(&key, &until_ms, When::Absent).await {
             Err(Error::Store(store::Error::Conflict(_))) => return Err(Error::Busy),
             result => result?,
         }
         for old in keys {
             self.keys.delete(&old).await?;
         }
-        Ok(key)
+        Ok((key, until_ms))
     }
 }
 
@@ -152,6 +166,7 @@ impl Collector<'_> {
             Phase::NextRepository => self.next_repository().await,
             Phase::Uploads => self.uploads().await,
             Phase::Tags => self.tags().await,
+            Phase::Pushes => self.pushes().await,
             Phase::Graph => self.graph().await,
             Phase::Manifests => self.manifests().await,
             Phase::Blobs => self.blobs().await,
@@ -173,7 +188,7 @@ impl Collector<'_> {
 
     /// The next page of the keys under `prefix`, behind the cursor. The cursor moves behind them; `false`: it was the last page.
     async fn page(&mut self, prefix: &str) -> Result<(Vec<String>, bool)> {
-        let most = ROUND_PAGE_ENTRIES_MAX;
+        let most = self.registry.limits.collect_page_entries_max;
         let keys = self.registry.keys.list(prefix, self.cursor.after.as_deref(), most).await?;
         self.cursor.report.looked_at += keys.len() as u64;
         let more = keys.len() == most;
@@ -181,6 +196,11 @@ impl Collector<'_> {
             self.cursor.after = Some(last.clone());
         }
         Ok((keys, more))
+    }
+
+    /// To be asked before every write.
+    fn check_lease(&self) -> Result<()> {
+        self.registry.check_deadline(self.deadline_ms)
     }
 
     fn is_dry(&self) -> bool {

@@ -11,7 +11,7 @@ use super::marks::{self, Marks};
 use super::report::{Fate, Tally};
 use crate::oci::{self, Digest};
 use crate::registry::facts::{ManifestFact, TagFact, UploadFact};
-use crate::registry::limits::CALLS_AT_ONCE_MAX;
+use crate::registry::limits::{CALLS_AT_ONCE_MAX, PUSH_MS_MAX};
 use crate::registry::{Error, Result, layout};
 use crate::store::{self, BodyError};
 
@@ -71,6 +71,7 @@ impl Collector<'_> {
             }
             self.cursor.report.uploads.add(Fate::Removed);
             if !self.is_dry() {
+                self.check_lease()?;
                 // What the blob store still has of it then is found there.
                 self.registry.keys.delete(&key).await?;
                 self.registry.blobs.discard(&fact.stage).await?;
@@ -89,6 +90,30 @@ impl Collector<'_> {
             let Some((fact, _)) = fact else { continue };
             self.cursor.kept.mark(fact.digest.as_str());
             self.cursor.kept.mark(&way(fact.digest.as_str(), &key[prefix.len()..]));
+        }
+        if !more {
+            self.cursor.go_on(Phase::Pushes);
+        }
+        Ok(())
+    }
+
+    /// A push notes the way back from a manifest to its tag before it points the tag. A round that begins in between must not take the manifest
+    /// for untagged, nor the way for one that leads nowhere.
+    pub(super) async fn pushes(&mut self) -> Result<()> {
+        let prefix = self.prefix("tagged");
+        let (mut keys, more) = self.page(&prefix).await?;
+        let parts = |key: &str| {
+            let (digest, tag) = key[prefix.len()..].split_once('!').unwrap_or_default();
+            (digest.to_owned(), way(digest, tag))
+        };
+        keys.retain(|key| !self.cursor.kept.has(&parts(key).1));
+        let now_ms = self.registry.platform.now_ms();
+        for (key, noted_ms) in self.read_all::<u64>(keys).await? {
+            if noted_ms.is_some_and(|(noted_ms, _)| now_ms.saturating_sub(noted_ms) <= PUSH_MS_MAX) {
+                let (digest, way) = parts(&key);
+                self.cursor.kept.mark(&digest);
+                self.cursor.kept.mark(&way);
+            }
         }
         if !more {
             let keeps_all = self.cursor.untagged_lifetime_ms.is_none();
@@ -305,17 +330,17 @@ impl Collector<'_> {
     }
 
     async fn parse(&self, digest: String, fact: ManifestFact, inline: Bytes) -> Result<Option<Seen>> {
-        let bytes = match &fact.location {
-            None => inline,
-            Some(location) => {
-                let read = match self.registry.blobs.read(location, 0..fact.size).await {
-                    Ok(body) => body.collect_up_to(fact.size).await.map_err(store_error),
+        let bytes = match fact.large {
+            false => inline,
+            true => {
+                let read = match self.registry.read_large(&format!("{}{digest}", self.prefix("large"))).await {
+                    Ok(body) => body.collect_up_to(fact.size).await.map_err(|error| store_error(error).into()),
                     Err(error) => Err(error),
                 };
                 match read {
                     Ok(bytes) => bytes,
-                    Err(store::Error::Corrupt(_)) => return Ok(None),
-                    Err(error) => return Err(error.into()),
+                    Err(Error::Store(store::Error::Corrupt(_))) => return Ok(None),
+                    Err(error) => return Err(error),
                 }
             }
         };

@@ -1,0 +1,264 @@
+//! Decorators that fail on purpose, by seed: what a network, a full disk or a retrying client does to a store.
+
+use std::future::poll_fn;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream;
+
+use super::{BlobStore, Body, BodyError, Entry, Error, KeyValue, Location, Result, Stage, Stored, When};
+use crate::oci::Digest;
+
+/// Numbers that look random and follow from a seed (SplitMix64).
+#[derive(Clone, Debug)]
+pub struct Dice(u64);
+
+impl Dice {
+    /// The same seed gives the same numbers.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number.
+    pub fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `end`, which is not 0.
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.roll() % end as u64) as usize
+    }
+
+    /// True so many times of a thousand.
+    pub fn per_mille(&mut self, chance: u32) -> bool {
+        self.roll() % 1000 < u64::from(chance)
+    }
+}
+
+/// What happens to one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    None,
+    /// It fails and does nothing.
+    Before,
+    /// It does its work and the acknowledgement is lost.
+    After,
+    /// Others go first.
+    Delay,
+    /// The body that it takes or gives breaks off; without a body it fails.
+    Truncate,
+    /// It is carried out twice, as when a client of the store tries again that did not hear the first answer.
+    Twice,
+}
+
+/// Which calls fail: shared by the stores of one registry, so that one seed gives one story.
+pub struct Faults {
+    dice: Mutex<Dice>,
+    chance_per_mille: AtomicU32,
+}
+
+impl Faults {
+    /// So many calls of a thousand go wrong.
+    pub fn new(seed: u64, chance_per_mille: u32) -> Arc<Self> {
+        Arc::new(Self { dice: Mutex::new(Dice::new(seed)), chance_per_mille: AtomicU32::new(chance_per_mille) })
+    }
+
+    /// From now on so many calls of a thousand go wrong; 0: none.
+    pub fn set_chance(&self, chance_per_mille: u32) {
+        self.chance_per_mille.store(chance_per_mille, Ordering::Relaxed);
+    }
+
+    fn dice<T>(&self, use_it: impl FnOnce(&mut Dice) -> T) -> T {
+        use_it(&mut self.dice.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn next(&self) -> Fault {
+        const FAULTS: [Fault; 5] = [Fault::Before, Fault::After, Fault::Delay, Fault::Truncate, Fault::Twice];
+        match self.chance_per_mille.load(Ordering::Relaxed) {
+            0 => Fault::None,
+            chance => self.dice(|dice| if dice.per_mille(chance) { FAULTS[dice.below(5)] } else { Fault::None }),
+        }
+    }
+
+    async fn delay(&self) {
+        for _ in 0..self.dice(|dice| 1 + dice.below(3)) {
+            let mut is_later = false;
+            let turn = poll_fn(|context| match std::mem::replace(&mut is_later, true) {
+                true => Poll::Ready(()),
+                false => {
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                }
+            });
+            turn.await;
+        }
+    }
+}
+
+fn outage() -> Error {
+    Error::Unavailable("a fault on purpose".into())
+}
+
+/// The store inside, with faults.
+pub struct Faulty<S: ?Sized> {
+    faults: Arc<Faults>,
+    inner: Arc<S>,
+}
+
+impl<S: ?Sized> Faulty<S> {
+    /// Lets `faults` befall the calls to `inner`.
+    pub fn new(faults: Arc<Faults>, inner: Arc<S>) -> Self {
+        Self { faults, inner }
+    }
+}
+
+/// A call without a body.
+macro_rules! faulty {
+    ($self:ident, $call:expr) => {
+        match $self.faults.next() {
+            Fault::None => $call.await,
+            Fault::Before | Fault::Truncate => Err(outage()),
+            Fault::After => {
+                let _ = $call.await;
+                Err(outage())
+            }
+            Fault::Delay => {
+                $self.faults.delay().await;
+                $call.await
+            }
+            Fault::Twice => {
+                let _ = $call.await;
+                $call.await
+            }
+        }
+    };
+}
+
+#[async_trait]
+impl<S: KeyValue + ?Sized> KeyValue for Faulty<S> {
+    async fn get(&self, key: &str) -> Result<Option<Entry>> {
+        faulty!(self, self.inner.get(key))
+    }
+
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<()> {
+        faulty!(self, self.inner.put(key, value.clone(), when.clone()))
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        faulty!(self, self.inner.delete(key))
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
+        faulty!(self, self.inner.list(prefix, after, limit))
+    }
+}
+
+#[async_trait]
+impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
+    async fn stage(&self) -> Result<Stage> {
+        faulty!(self, self.inner.stage())
+    }
+
+    async fn append(&self, stage: &Stage, body: Body) -> Result<Stage> {
+        match self.faults.next() {
+            Fault::None => self.inner.append(stage, body).await,
+            Fault::Before => Err(outage()),
+            Fault::After => {
+                let _ = self.inner.append(stage, body).await;
+                Err(outage())
+            }
+            Fault::Delay => {
+                self.faults.delay().await;
+                self.inner.append(stage, body).await
+            }
+            Fault::Truncate => {
+                let pieces = self.broken_off(pieces_of(body).await);
+                self.inner.append(stage, of_pieces(pieces)).await
+            }
+            Fault::Twice => {
+                let pieces = pieces_of(body).await;
+                let _ = self.inner.append(stage, of_pieces(pieces.clone())).await;
+                self.inner.append(stage, of_pieces(pieces)).await
+            }
+        }
+    }
+
+    async fn commit(&self, stage: &Stage, digest: &Digest) -> Result<Location> {
+        faulty!(self, self.inner.commit(stage, digest))
+    }
+
+    async fn discard(&self, stage: &Stage) -> Result<()> {
+        faulty!(self, self.inner.discard(stage))
+    }
+
+    async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
+        let length = range.end.saturating_sub(range.start);
+        match self.faults.next() {
+            Fault::None | Fault::Twice => self.inner.read(location, range).await,
+            Fault::Before | Fault::After => Err(outage()),
+            Fault::Delay => {
+                self.faults.delay().await;
+                self.inner.read(location, range).await
+            }
+            Fault::Truncate => {
+                let pieces = pieces_of(self.inner.read(location, range).await?).await;
+                Ok(of_pieces(self.broken_off(pieces)).with_length(length))
+            }
+        }
+    }
+
+    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
+        faulty!(self, self.inner.names_of_stage(stage))
+    }
+
+    async fn names_of(&self, location: &Location) -> Result<Vec<String>> {
+        faulty!(self, self.inner.names_of(location))
+    }
+
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
+        faulty!(self, self.inner.list(after, limit))
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        faulty!(self, self.inner.remove(name))
+    }
+}
+
+type Pieces = Vec<Result<Bytes, BodyError>>;
+
+impl<S: ?Sized> Faulty<S> {
+    /// The beginning of a body, which may be all of it, and then an error.
+    fn broken_off(&self, mut pieces: Pieces) -> Pieces {
+        let keep = self.faults.dice(|dice| dice.below(pieces.len() + 1));
+        if let Some(Ok(cut)) = pieces.get_mut(keep) {
+            cut.truncate(self.faults.dice(|dice| dice.below(cut.len())));
+        }
+        pieces.truncate(keep + 1);
+        pieces.push(Err(outage().into()));
+        pieces
+    }
+}
+
+/// All of a body: what fails on purpose is not for bodies of any size.
+async fn pieces_of(mut body: Body) -> Pieces {
+    let mut pieces = Vec::new();
+    while let Some(piece) = body.next().await {
+        let is_end = piece.is_err();
+        pieces.push(piece);
+        if is_end {
+            break;
+        }
+    }
+    pieces
+}
+
+fn of_pieces(pieces: Pieces) -> Body {
+    Body::from_stream(stream::iter(pieces))
+}

@@ -1,0 +1,493 @@
+//! Content as objects, staged by multipart uploads.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::join;
+use futures_util::stream::{self, StreamExt as _};
+use http::StatusCode;
+use http::header::ETAG;
+use md5::{Digest as _, Md5};
+use rusty_s3::Method;
+use rusty_s3::actions::{CompleteMultipartUpload, CompleteMultipartUploadResponse, CreateMultipartUpload};
+
+use super::S3Settings;
+use super::answer::{Upload, Uploads};
+use super::client::{Answer, Call, Client, Payload};
+use super::gather::Gather;
+use super::key_value::{LIST_KEYS_MAX, ListPage, list_page};
+use super::staging::{Cut, PIECES_MAX, Piece, Staging, TAIL_BYTES_MAX};
+use crate::oci::Digest;
+use crate::store::{BlobStore, Body, Error, Location, Result, Stage, Stored};
+
+/// What stands between a family and a token in the name of an object; `!` is not the same on all servers.
+const FAMILY_END: &str = ".";
+/// How many requests for pieces are under way at once.
+const PIECES_AT_ONCE_MAX: usize = 8;
+
+/// Content in a bucket.
+///
+/// Bytes are sent to S3 once, in the parts of a multipart upload, and are where they belong when the upload is completed:
+/// committing copies nothing. An append of unknown length holds up to two parts in memory, one of known length none. What is
+/// left of an append and too little for a part is parked in an object of its own until more comes.
+pub struct S3BlobStore {
+    client: Arc<Client>,
+    settings: Arc<S3Settings>,
+    cut: Cut,
+}
+
+impl S3BlobStore {
+    pub(super) fn new(client: Arc<Client>, settings: Arc<S3Settings>) -> Self {
+        let cut = Cut::new(&settings);
+        Self { client, settings, cut }
+    }
+
+    /// Parks the few bytes that an append ends with.
+    async fn park(&self, staging: &mut Staging, bytes: Vec<Bytes>) -> Result<()> {
+        let length: usize = bytes.iter().map(Bytes::len).sum();
+        if staging.tail.len() + length <= TAIL_BYTES_MAX {
+            bytes.iter().for_each(|bytes| staging.tail.extend_from_slice(bytes));
+            return Ok(());
+        }
+        let mut all = Vec::new();
+        if staging.pieces.len() >= PIECES_MAX {
+            all = self.load_pieces(&staging.pieces).await?;
+            staging.stale = staging.pieces.drain(..).map(|piece| piece.object).collect();
+        }
+        all.push(std::mem::take(&mut staging.tail).into());
+        all.extend(bytes);
+        let object = self.new_name(&staging.family);
+        let length = all.iter().map(|bytes| bytes.len() as u64).sum();
+        self.put(&object, all).await?;
+        staging.pieces.push(Piece { object, length });
+        Ok(())
+    }
+
+    /// Sends everything from the parked bytes on in parts. `length` is that of it all, where it is known.
+    async fn write_parts(&self, staging: &mut Staging, mut gather: Gather, length: Option<u64>) -> Result<()> {
+        let mut rest = self.load_pieces(&staging.pieces).await?;
+        rest.push(std::mem::take(&mut staging.tail).into());
+        gather.prepend(rest);
+        staging.stale = staging.pieces.drain(..).map(|piece| piece.object).collect();
+        let is_new = staging.upload.is_none();
+        if is_new {
+            // Under a name of its own: another append to the same stage completes an object of its own.
+            staging.name = self.new_name(&staging.family);
+            staging.upload = Some(self.create_upload(&staging.name).await?);
+        }
+        let written = match length.filter(|length| self.cut.streams(*length)) {
+            Some(length) => self.stream_parts(staging, gather, length).await,
+            None => self.gather_parts(staging, gather).await,
+        };
+        if written.is_err() && is_new {
+            // Nobody else knows of it.
+            self.abort(staging).await;
+        }
+        written
+    }
+
+    /// A name of an object of a family that nobody else has.
+    fn new_name(&self, family: &str) -> String {
+        format!("{family}{FAMILY_END}{}", self.client.platform().uuid())
+    }
+
+    /// Parts of known length go out as they come.
+    async fn stream_parts(&self, staging: &mut Staging, gather: Gather, length: u64) -> Result<()> {
+        let shared = gather.into_stream();
+        let mut left = length;
+        while left > 0 {
+            let size = Cut::streamed_part_bytes(left);
+            let etag = self.upload_part(staging, Payload::Stream(shared.part(size))).await?;
+            staging.parts.push(etag);
+            left -= size;
+        }
+        shared.finish().await
+    }
+
+    /// Parts are gathered in memory, the next one while one goes out.
+    async fn gather_parts(&self, staging: &mut Staging, mut gather: Gather) -> Result<()> {
+        let mut part: Option<Vec<Bytes>> = None;
+        loop {
+            let index = staging.parts.len() + usize::from(part.is_some());
+            let size = self.cut.part_bytes(index)?;
+            let enough = size + self.cut.kept_back_bytes();
+            let upload = async {
+                match part.take() {
+                    Some(part) => Some(self.upload_part(staging, Payload::Bytes(part)).await),
+                    None => None,
+                }
+            };
+            // Both to their end: a request that is dropped half sent would break its connection.
+            let (uploaded, filled) = join(upload, gather.fill(enough)).await;
+            filled?;
+            staging.parts.extend(uploaded.transpose()?);
+            part = match gather.length() {
+                length if length >= enough => Some(gather.take(size)),
+                length if length >= self.cut.least_part_bytes() => Some(gather.take(length)),
+                0 => return Ok(()),
+                _ => return self.park(staging, gather.take(u64::MAX)).await,
+            };
+        }
+    }
+
+    async fn create_upload(&self, name: &str) -> Result<String> {
+        let object = object(name);
+        let call = Call::new(Method::Post, &object).query("uploads", "");
+        let answer = self.client.expect(call, &[]).await?;
+        let created = CreateMultipartUpload::parse_response(answer.text()?);
+        Ok(created.map_err(|e| unreadable(&object, &e))?.upload_id().to_owned())
+    }
+
+    /// Sends the part after those that the stage has; gives its ETag.
+    async fn upload_part(&self, staging: &Staging, payload: Payload) -> Result<String> {
+        let object = object(&staging.name);
+        let number = (staging.parts.len() + 1).to_string();
+        let call = Call::new(Method::Put, &object).query("partNumber", number).query("uploadId", upload_id(staging));
+        let answer = self.client.expect(call.payload(payload), &[StatusCode::NOT_FOUND]).await?;
+        if answer.status == StatusCode::NOT_FOUND {
+            return Err(gone(&self.client, &object, &answer));
+        }
+        let etag = answer.header(ETAG.as_str()).map(|etag| etag.trim_matches('"').to_owned());
+        etag.ok_or_else(|| unreadable(&object, &"a part without ETag"))
+    }
+
+    async fn complete(&self, staging: &Staging) -> Result<()> {
+        let object = object(&staging.name);
+        let etags = staging.parts.iter().map(String::as_str);
+        // The body is all that is wanted; our own call is what signs.
+        let xml = {
+            let bucket = self.client.bucket();
+            CompleteMultipartUpload::new(bucket, None, &object, upload_id(staging), etags).body()
+        };
+        let call = Call::new(Method::Post, &object).query("uploadId", upload_id(staging));
+        let answer = self.client.send(call.payload(Payload::Bytes(vec![xml.into()]))).await?;
+        let code = answer.code();
+        // S3 may say 200 before it knows, and then tell an error in the body.
+        if answer.status.is_success()
+            && let Ok(completed) = CompleteMultipartUploadResponse::parse(answer.text()?)
+        {
+            // Some servers answer to a late fork with what was completed before.
+            return match is_of_parts(completed.etag(), &staging.parts) {
+                Some(false) => Err(Error::Conflict(format!("{object} was completed by another request"))),
+                _ => Ok(()),
+            };
+        }
+        match code.as_str() {
+            // A part was sent again by another append, whose ETag is another.
+            "InvalidPart" => Err(Error::Conflict(format!("{object}: {code}"))),
+            // It may be what an earlier request did, whose answer was lost.
+            "NoSuchUpload" if self.is_completed(staging).await? => Ok(()),
+            "NoSuchUpload" => Err(Error::Conflict(format!("{object}: {code}"))),
+            _ => Err(self.client.refusal(&format!("completing {object}"), &answer)),
+        }
+    }
+
+    /// Whether the object is of exactly these parts: S3 makes its ETag of theirs.
+    async fn is_completed(&self, staging: &Staging) -> Result<bool> {
+        let object = object(&staging.name);
+        let call = Call::new(Method::Head, &object);
+        let answer = self.client.expect(call, &[StatusCode::NOT_FOUND]).await?;
+        let is_same = answer.header(ETAG.as_str()).and_then(|etag| is_of_parts(etag, &staging.parts));
+        Ok(answer.status.is_success() && is_same == Some(true))
+    }
+
+    async fn put(&self, name: &str, bytes: Vec<Bytes>) -> Result<()> {
+        let object = object(name);
+        self.client.expect(Call::new(Method::Put, &object).payload(Payload::Bytes(bytes)), &[]).await?;
+        Ok(())
+    }
+
+    /// The bytes of parked pieces, in order.
+    async fn load_pieces(&self, pieces: &[Piece]) -> Result<Vec<Bytes>> {
+        let reads = pieces.iter().cloned().map(|piece| load_piece(self.client.clone(), piece));
+        let loaded: Vec<Result<Bytes>> = stream::iter(reads).buffered(PIECES_AT_ONCE_MAX).collect().await;
+        loaded.into_iter().collect()
+    }
+
+    /// Best effort, as is removing what is stale: the collector finds what is left.
+    async fn abort(&self, staging: &Staging) {
+        if let Some(upload_id) = &staging.upload {
+            let result = self.abort_upload(&object(&staging.name), upload_id).await;
+            if let Err(error) = result {
+                log::warn!("a multipart upload is left behind: {error}");
+            }
+        }
+    }
+
+    async fn abort_upload(&self, object: &str, upload_id: &str) -> Result<()> {
+        let call = Call::new(Method::Delete, object).query("uploadId", upload_id);
+        let answer = self.client.expect(call, &[StatusCode::NOT_FOUND]).await?;
+        match answer.status.is_success() || answer.code() == "NoSuchUpload" {
+            true => Ok(()),
+            false => Err(self.client.refusal(object, &answer)),
+        }
+    }
+
+    async fn remove_objects(&self, names: Vec<String>) {
+        let removals = names.into_iter().map(|name| remove_parked(self.client.clone(), name));
+        stream::iter(removals).buffer_unordered(PIECES_AT_ONCE_MAX).collect().await
+    }
+
+    /// All multipart uploads to objects that begin with `prefix`. There are as many as blobs are just being pushed, and those
+    /// left behind since the collector came last.
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<Upload>> {
+        let mut uploads = Vec::new();
+        let mut after: Option<(String, String)> = None;
+        loop {
+            let call = Call::new(Method::Get, "").query("uploads", "").query("prefix", self.client.full_name(prefix));
+            let call = match after.take() {
+                Some((key, upload_id)) => call.query("key-marker", key).query("upload-id-marker", upload_id),
+                None => call,
+            };
+            let page = Uploads::parse(self.client.expect(call, &[]).await?.text()?)?;
+            let before = uploads.len();
+            for Upload { key, upload_id } in page.uploads {
+                // Some servers do not filter by themselves.
+                if let Some(key) = self.client.own_name(&key).filter(|key| key.starts_with(prefix)) {
+                    uploads.push(Upload { key: key.to_owned(), upload_id });
+                }
+            }
+            match (page.is_truncated, page.next_key) {
+                (Some(true), Some(key)) if uploads.len() > before => {
+                    after = Some((key, page.next_upload_id.unwrap_or_default()));
+                }
+                (Some(true), _) => return Err(unreadable(prefix, &"a list of uploads that does not go on")),
+                _ => return Ok(uploads),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl BlobStore for S3BlobStore {
+    async fn stage(&self) -> Result<Stage> {
+        // No object yet; but whoever knows the stage knows what its objects will be called.
+        Staging { family: self.client.platform().uuid(), ..Staging::default() }.seal()
+    }
+
+    async fn append(&self, stage: &Stage, body: Body) -> Result<Stage> {
+        let mut staging = Staging::open(stage)?;
+        let stale = std::mem::take(&mut staging.stale);
+        let (rest, length) = (staging.rest_bytes(), body.length());
+        let length = length.map(|length| rest + length);
+        let mut gather = Gather::new(body);
+        let least = self.cut.least_part_bytes();
+        gather.fill(least.saturating_sub(rest)).await?;
+        if gather.length() == 0 {
+            return Ok(stage.clone());
+        }
+        if rest + gather.length() < least {
+            self.park(&mut staging, gather.take(u64::MAX)).await?;
+        } else {
+            self.write_parts(&mut staging, gather, length).await?;
+        }
+        self.remove_objects(stale).await;
+        staging.seal()
+    }
+
+    async fn commit(&self, stage: &Stage, _digest: &Digest) -> Result<Location> {
+        let mut staging = Staging::open(stage)?;
+        let mut stale = std::mem::take(&mut staging.stale);
+        if staging.upload.is_none() && staging.tail.is_empty() && staging.pieces.len() == 1 {
+            return Ok(Location(staging.pieces.remove(0).object));
+        }
+        let mut rest = self.load_pieces(&staging.pieces).await?;
+        rest.push(std::mem::take(&mut staging.tail).into());
+        stale.extend(staging.pieces.drain(..).map(|piece| piece.object));
+        if staging.upload.is_none() {
+            // Under a name of its own, which no other fork writes to.
+            let name = self.new_name(&staging.family);
+            self.put(&name, rest).await?;
+            return Ok(Location(name));
+        }
+        if rest.iter().any(|bytes| !bytes.is_empty()) {
+            let etag = self.upload_part(&staging, Payload::Bytes(rest)).await?;
+            staging.parts.push(etag);
+        }
+        self.complete(&staging).await?;
+        self.remove_objects(stale).await;
+        Ok(Location(staging.name))
+    }
+
+    /// Aborts the multipart upload, which cannot have been committed then. Objects stay for the collector: one of them may be what
+    /// a commit of the same stage in another process has made its location.
+    async fn discard(&self, stage: &Stage) -> Result<()> {
+        self.abort(&Staging::open(stage)?).await;
+        Ok(())
+    }
+
+    async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
+        if range.is_empty() {
+            return Ok(Body::empty());
+        }
+        let gone = || Error::Corrupt(format!("the content at {} is missing or too short", location.0));
+        self.client.read(&object(&location.0), range).await?.ok_or_else(gone)
+    }
+
+    async fn redirect(&self, location: &Location) -> Result<Option<String>> {
+        self.client.presign(&object(&location.0), self.settings.redirect_lifetime).map(Some)
+    }
+
+    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
+        Ok(vec![format!("{}!", Staging::open(stage)?.family)])
+    }
+
+    async fn names_of(&self, location: &Location) -> Result<Vec<String>> {
+        Ok(vec![name_of(&object(&location.0))])
+    }
+
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
+        let mut stored: Vec<Stored> = Vec::new();
+        let mut next = after.map(object_of);
+        while stored.len() < limit {
+            let everything = object("");
+            let objects = list_page(&self.client, &everything, next.clone(), LIST_KEYS_MAX);
+            let (objects, uploads) = join(objects, self.list_uploads(&everything)).await;
+            let mut uploads = uploads?;
+            uploads.retain(|upload| next.as_ref().is_none_or(|next| upload.key > *next));
+            let Page { found, more } = merge(objects?, uploads);
+            next = found.last().map(|last| object_of(&last.name));
+            stored.extend(found);
+            if !more {
+                break;
+            }
+        }
+        stored.truncate(limit);
+        Ok(stored)
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        let object = object_of(name);
+        for upload in self.list_uploads(&object).await? {
+            if upload.key == object {
+                self.abort_upload(&upload.key, &upload.upload_id).await?;
+            }
+        }
+        delete_object(&self.client, &object).await
+    }
+}
+
+/// What a 404 for something of a stage means.
+fn gone(client: &Client, object: &str, answer: &Answer) -> Error {
+    match answer.code().as_str() {
+        "NoSuchUpload" | "NoSuchKey" => Error::Conflict(format!("the stage is gone: {object}")),
+        _ => client.refusal(object, answer),
+    }
+}
+
+async fn load_piece(client: Arc<Client>, piece: Piece) -> Result<Bytes> {
+    let object = object(&piece.object);
+    let answer = client.expect(Call::new(Method::Get, &object), &[StatusCode::NOT_FOUND]).await?;
+    match answer.status.is_success() {
+        true if answer.body.len() as u64 == piece.length => Ok(answer.body),
+        true => Err(Error::Corrupt(format!("{object} has not {} bytes", piece.length))),
+        false => Err(gone(&client, &object, &answer)),
+    }
+}
+
+async fn remove_parked(client: Arc<Client>, name: String) {
+    if let Err(error) = delete_object(&client, &object(&name)).await {
+        log::warn!("parked bytes are left behind: {error}");
+    }
+}
+
+/// Removes an object; one that is not there is no error.
+pub(super) async fn delete_object(client: &Client, object: &str) -> Result<()> {
+    let answer = client.expect(Call::new(Method::Delete, object), &[StatusCode::NOT_FOUND]).await?;
+    match answer.status.is_success() || answer.code() == "NoSuchKey" {
+        true => Ok(()),
+        false => Err(client.refusal(&format!("DELETE {object}"), &answer)),
+    }
+}
+
+/// Part of the list of everything.
+struct Page {
+    found: Vec<Stored>,
+    more: bool,
+}
+
+/// Puts a page of objects and all uploads together, object by object to name by name, as far as the page goes.
+fn merge(objects: ListPage, uploads: Vec<Upload>) -> Page {
+    let mut found: BTreeMap<String, Option<u64>> = BTreeMap::new();
+    for (object, size) in &objects.objects {
+        found.insert(name_of(object), *size);
+    }
+    for upload in &uploads {
+        found.entry(name_of(&upload.key)).or_insert(None);
+    }
+    if let Some((end, _)) = objects.objects.last().filter(|_| objects.more) {
+        // What is behind the end of the page comes with the next one.
+        let end = name_of(end);
+        found.retain(|name, _| *name <= end);
+    }
+    let found = found.into_iter().map(|(name, bytes)| Stored { name, bytes }).collect();
+    Page { found, more: objects.more }
+}
+
+fn object(name: &str) -> String {
+    format!("blobs/{name}")
+}
+
+/// The name under which an object is listed: `<family>!<token>`.
+fn name_of(object: &str) -> String {
+    object.strip_prefix("blobs/").unwrap_or(object).replacen(FAMILY_END, "!", 1)
+}
+
+fn object_of(name: &str) -> String {
+    object(&name.replacen('!', FAMILY_END, 1))
+}
+
+fn upload_id(staging: &Staging) -> &str {
+    staging.upload.as_deref().unwrap_or_default()
+}
+
+/// Whether an object with this ETag is of these parts. S3 hashes the parts' ETags, some servers do so in hexadecimal digits.
+/// `None` where it does not tell: the ETags are no MD5.
+fn is_of_parts(etag: &str, parts: &[String]) -> Option<bool> {
+    let (mut of_bytes, mut of_digits) = (Md5::new(), Md5::new());
+    for part in parts {
+        of_bytes.update(hex::decode(part).ok().filter(|hash| hash.len() == 16)?);
+        of_digits.update(part);
+    }
+    let (hash, count) = etag.trim_matches('"').split_once('-')?;
+    let hash = hex::decode(hash).ok().filter(|hash| hash.len() == 16)?;
+    let is_same = hash[..] == of_bytes.finalize()[..] || hash[..] == of_digits.finalize()[..];
+    Some(is_same && count == parts.len().to_string())
+}
+
+fn unreadable(object: &str, why: &dyn std::fmt::Display) -> Error {
+    Error::Unavailable(format!("S3: {object}: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(objects: &[&str], more: bool, uploads: &[&str]) -> (Vec<String>, bool) {
+        let objects = objects.iter().map(|name| (object(name), Some(1))).collect();
+        let uploads = uploads.iter().map(|name| Upload { key: object(name), upload_id: "1".into() }).collect();
+        let page = merge(ListPage { objects, more }, uploads);
+        (page.found.into_iter().map(|stored| stored.name).collect(), page.more)
+    }
+
+    #[test]
+    fn lists_are_merged_as_far_as_both_are_known() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(page(&["a.1", "a.2", "c.1"], false, &["b.1"]), (names(&["a!1", "a!2", "b!1", "c!1"]), false));
+        assert_eq!(page(&["a.1", "b.1"], true, &["d.1"]), (names(&["a!1", "b!1"]), true));
+        assert_eq!(page(&[], false, &["a.1"]), (names(&["a!1"]), false));
+    }
+
+    #[test]
+    fn an_etag_tells_of_which_parts_an_object_is() {
+        let parts = ["d41d8cd98f00b204e9800998ecf8427e".to_owned()];
+        assert_eq!(is_of_parts("\"59adb24ef3cdbe0297f05b395827453f-1\"", &parts), Some(true));
+        assert_eq!(is_of_parts("\"59adb24ef3cdbe0297f05b395827453f-2\"", &parts), Some(false));
+        assert_eq!(is_of_parts("d41d8cd98f00b204e9800998ecf8427e-1", &parts), Some(false));
+        assert_eq!(is_of_parts("opaque", &parts), None);
+        assert_eq!(is_of_parts("59adb24ef3cdbe0297f05b395827453f-1", &["opaque".to_owned()]), None);
+    }
+}

@@ -1,0 +1,209 @@
+//! Facts as objects, with S3's conditional puts as conditions.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::ETAG;
+use rusty_s3::Method;
+use rusty_s3::actions::ListObjectsV2;
+
+use super::client::{Answer, Call, Client, Payload};
+use crate::store::{Entry, Error, KeyValue, Result, Version, When};
+
+/// How many keys one request lists at most: S3's own limit.
+pub(super) const LIST_KEYS_MAX: usize = 1000;
+/// How many bytes the revision before a value has, with the end of its line.
+const REVISION_BYTES: usize = 37;
+/// From how many bytes on a name goes on in a folder.
+const SEGMENT_BYTES: usize = 200;
+/// Ends the name of such a folder: another one than that of the object which ends there.
+const SEGMENT_END: &str = "~/";
+
+/// Facts in a bucket.
+///
+/// A version is the object's ETag. S3 makes it of the content, so each value is written behind a random revision: the same value
+/// written twice has two ETags, and a write whose answer was lost can be told from another's.
+pub struct S3KeyValue {
+    client: Arc<Client>,
+    conditional_puts: bool,
+}
+
+impl S3KeyValue {
+    pub(super) fn new(client: Arc<Client>, conditional_puts: bool) -> Self {
+        Self { client, conditional_puts }
+    }
+
+    /// The object under `key` as it is, with its revision.
+    async fn fetch(&self, key: &str) -> Result<Option<Answer>> {
+        let object = object(key);
+        let answer = self.client.expect(Call::new(Method::Get, &object), &[StatusCode::NOT_FOUND]).await?;
+        if answer.status.is_success() {
+            return Ok(Some(answer));
+        }
+        // A missing bucket, or somebody else's 404, says nothing about the key.
+        if answer.code() == "NoSuchKey" {
+            Ok(None)
+        } else {
+            Err(self.client.refusal(&format!("GET {object}"), &answer))
+        }
+    }
+
+    /// What a refused condition means. One that failed at once did not hold. After a second attempt it may be the first one
+    /// that made it fail: what is there tells whose write it was.
+    async fn resolve(&self, key: &str, revision: &str, attempts: u32) -> Result<()> {
+        if attempts > 1
+            && let Some(found) = self.fetch(key).await?
+            && found.body.starts_with(revision.as_bytes())
+        {
+            return Ok(());
+        }
+        Err(Error::Conflict(key.to_owned()))
+    }
+}
+
+#[async_trait]
+impl KeyValue for S3KeyValue {
+    async fn get(&self, key: &str) -> Result<Option<Entry>> {
+        let Some(answer) = self.fetch(key).await? else { return Ok(None) };
+        if answer.body.len() < REVISION_BYTES {
+            return Err(Error::Corrupt(format!("the object of {key} has no revision")));
+        }
+        let missing = || Error::Unavailable(format!("S3: GET {key}: an answer without ETag"));
+        let version = Version(answer.header(ETAG.as_str()).ok_or_else(missing)?.to_owned());
+        Ok(Some(Entry { value: answer.body.slice(REVISION_BYTES..), version }))
+    }
+
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<()> {
+        if when != When::Always && !self.conditional_puts {
+            return Err(Error::Unsupported("this S3 server has no conditional puts"));
+        }
+        let object = object(key);
+        let revision = format!("{}\n", self.client.platform().uuid());
+        let call = match &when {
+            When::Always => Call::new(Method::Put, &object),
+            When::Absent => Call::new(Method::Put, &object).header("if-none-match", "*"),
+            When::Unchanged(Version(version)) => Call::new(Method::Put, &object).header("if-match", version.as_str()),
+        };
+        let call = call.payload(Payload::Bytes(vec![revision.clone().into(), value]));
+        // With a condition "not found" is what If-Match gives for a key that is gone, "conflict" what racing writes may give.
+        let refused: &[StatusCode] = match when {
+            When::Always => &[],
+            _ => &[StatusCode::PRECONDITION_FAILED, StatusCode::NOT_FOUND, StatusCode::CONFLICT],
+        };
+        let answer = self.client.expect(call, refused).await?;
+        match answer.status {
+            status if status.is_success() => Ok(()),
+            StatusCode::NOT_FOUND if answer.code() != "NoSuchKey" => {
+                Err(self.client.refusal(&format!("PUT {object}"), &answer))
+            }
+            _ => self.resolve(key, &revision, answer.attempts).await,
+        }
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        super::blob_store::delete_object(&self.client, &object(key)).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
+        let mut last = after.filter(|after| *after >= prefix).map(str::to_owned);
+        if last.as_ref().is_some_and(|last| !last.starts_with(prefix)) {
+            // Behind all of them. Some servers do not take such a question.
+            return Ok(Vec::new());
+        }
+        let mut keys = Vec::new();
+        while keys.len() < limit {
+            let wanted = (limit - keys.len()).min(LIST_KEYS_MAX);
+            let page = list_page(&self.client, &object(prefix), last.as_deref().map(object), wanted).await?;
+            keys.extend(page.objects.iter().filter_map(|(object, _)| key(object)));
+            last = keys.last().cloned();
+            if !page.more {
+                break;
+            }
+        }
+        Ok(keys)
+    }
+}
+
+/// The object of a key. Servers that keep objects in a tree of files list `a/b` before `a!b`, cannot have `a` beside `a/b`, and
+/// take no long file names. So `/` becomes `.1` and `.` becomes `.0`, and long names go on in a folder: that keeps the byte
+/// order of all keys, and every prefix a prefix.
+fn object(key: &str) -> String {
+    let mut object = String::from("keys/");
+    let mut segment_bytes = 0;
+    for character in key.chars() {
+        if segment_bytes >= SEGMENT_BYTES {
+            object.push_str(SEGMENT_END);
+            segment_bytes = 0;
+        }
+        let before = object.len();
+        match character {
+            '.' => object.push_str(".0"),
+            '/' => object.push_str(".1"),
+            other => object.push(other),
+        }
+        segment_bytes += object.len() - before;
+    }
+    object
+}
+
+fn key(object: &str) -> Option<String> {
+    Some(object.strip_prefix("keys/")?.replace(SEGMENT_END, "").replace(".1", "/").replace(".0", "."))
+}
+
+/// Some of the objects of a bucket: their names and sizes in bytes.
+pub(super) struct ListPage {
+    pub(super) objects: Vec<(String, Option<u64>)>,
+    pub(super) more: bool,
+}
+
+/// The objects whose names begin with `prefix` and sort after `after`, in byte order.
+pub(super) async fn list_page(client: &Client, prefix: &str, after: Option<String>, limit: usize) -> Result<ListPage> {
+    let call = Call::new(Method::Get, "").query("list-type", "2").query("encoding-type", "url");
+    let call = call.query("prefix", client.full_name(prefix)).query("max-keys", limit.min(LIST_KEYS_MAX).to_string());
+    let call = match after {
+        Some(after) => call.query("start-after", client.full_name(&after)),
+        None => call,
+    };
+    let answer = client.expect(call, &[]).await?;
+    let unreadable = |why: &dyn std::fmt::Display| Error::Unavailable(format!("S3: a list of {prefix}: {why}"));
+    let page = ListObjectsV2::parse_response(answer.text()?).map_err(|why| unreadable(&why))?;
+    let mut objects = Vec::with_capacity(page.contents.len());
+    for content in &page.contents {
+        let name = client.own_name(&content.key).filter(|name| name.starts_with(prefix));
+        // A list that is not what was asked for would make us skip or repeat keys.
+        let name = name.ok_or_else(|| unreadable(&format!("{} does not belong there", content.key)))?;
+        objects.push((name.to_owned(), content.size));
+    }
+    if !objects.is_sorted() {
+        return Err(unreadable(&"it is not in byte order, which this S3 server would have to keep"));
+    }
+    Ok(ListPage { objects, more: page.next_continuation_token.is_some() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_sort_as_their_keys() {
+        let long = "n".repeat(199);
+        let longs = ["", "n", "nn", "nm", "nn/", "nn!é", &"t.".repeat(300)].map(|more| format!("{long}{more}"));
+        let mut keys = vec![
+            "a", "a!", "a!x", "a-b!x", "a.", "a.0", "a.1!x", "a.b!x", "a/", "a/!x", "a/b", "a0", "a_", "A", "é/.1",
+        ];
+
+        keys.extend(longs.iter().map(String::as_str));
+        keys.sort_unstable();
+        let objects: Vec<String> = keys.iter().map(|key| object(key)).collect();
+        assert!(objects.is_sorted(), "{objects:?}");
+        for (object, original) in objects.iter().zip(keys) {
+            assert_eq!(key(object).as_deref(), Some(original));
+            assert!(object.split('/').all(|segment| segment.len() < 255));
+        }
+        for length in 0..long.len() + 3 {
+            assert!(object(&longs[3]).starts_with(&object(&longs[3][..length.min(201)])));
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What a collection costs: storage calls grow with what there is, not faster, and marks stay within their bound.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use eyot::Registry;
+use eyot::oci::manifest::OCI_IMAGE;
+use eyot::oci::{Algorithm, Reference, RepositoryName};
+use eyot::registry::{CollectRequest, Limits, Report};
+use eyot::store::counting::Counting;
+use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
+use eyot::store::{Platform, SystemPlatform};
+use futures_executor::block_on;
+use serde_json::json;
+
+/// Images with ten blobs each, ten in a repository.
+const BLOBS_PER_REPOSITORY: usize = 100;
+
+struct Populated {
+    registry: Registry,
+    keys: Arc<Counting<MemoryKeyValue>>,
+    blobs: Arc<Counting<MemoryBlobStore>>,
+}
+
+fn populate(repositories: usize) -> Populated {
+    let platform: Arc<dyn Platform> = Arc::new(SystemPlatform);
+    let keys = Arc::new(Counting::new(Arc::new(MemoryKeyValue::default())));
+    let blobs = Arc::new(Counting::new(Arc::new(MemoryBlobStore::new(platform.clone()))));
+    let registry = Registry::new(keys.clone(), blobs.clone(), platform, Limits::default());
+    for number in 0..repositories {
+        let repository: RepositoryName = format!("team{}/app{number}", number % 7).parse().unwrap();
+        let blob = |blob: usize| {
+            let content = Bytes::from(format!("{number} {blob}"));
+            let digest = Algorithm::Sha256.digest(&content);
+            let descriptor =
+                json!({ "mediaType": "application/octet-stream", "digest": digest, "size": content.len() });
+            block_on(registry.push_blob(&repository, &digest, content.into())).unwrap();
+            descriptor
+        };
+        let layers: Vec<_> = (0..BLOBS_PER_REPOSITORY).map(blob).collect();
+        for (tag, layers) in layers.chunks(10).enumerate() {
+            let manifest =
+                json!({ "schemaVersion": 2, "mediaType": OCI_IMAGE, "config": layers[0], "layers": layers[1..] });
+            let reference: Reference = format!("v{tag}").parse().unwrap();
+            let body = Bytes::from(manifest.to_string()).into();
+            block_on(registry.push_manifest(&repository, &reference, &[], Some(OCI_IMAGE), body)).unwrap();
+        }
+    }
+    keys.counts.take();
+    blobs.counts.take();
+    Populated { registry, keys, blobs }
+}
+
+/// Runs a round; gives what it found and how many storage calls it took.
+fn round(populated: &Populated) -> (Report, u64) {
+    let request = CollectRequest { grace_ms: 0, untagged_lifetime_ms: Some(0), dry_run: false };
+    loop {
+        let report = block_on(populated.registry.collect_step(&request)).unwrap();
+        if report.done {
+            let calls = populated.keys.counts.take().iter().chain(&populated.blobs.counts.take()).sum();
+            return (report, calls);
+        }
+    }
+}
+
+#[test]
+fn a_round_costs_storage_calls_in_proportion() {
+    let mut costs = Vec::new();
+    for repositories in [10, 20, 40] {
+        let populated = populate(repositories);
+        let blobs = (repositories * BLOBS_PER_REPOSITORY) as u64;
+        let (kept, calls) = round(&populated);
+        assert_eq!((kept.blobs.kept, kept.content.kept), (blobs, blobs));
+        for number in 0..repositories {
+            let repository: RepositoryName = format!("team{}/app{number}", number % 7).parse().unwrap();
+            for tag in 0..BLOBS_PER_REPOSITORY / 10 {
+                let reference: Reference = format!("v{tag}").parse().unwrap();
+                block_on(populated.registry.delete_manifest(&repository, &reference)).unwrap();
+            }
+        }
+        populated.keys.counts.take();
+        let (first, first_calls) = round(&populated);
+        let (second, second_calls) = round(&populated);
+        assert_eq!((first.blobs.removed, second.content.removed), (blobs, blobs));
+        let per_blob = |calls: u64| calls as f64 / blobs as f64;
+        println!(
+            "{blobs} blobs in {repositories} repositories: {:.2} storage calls a blob when all is kept, {:.2} when all goes",
+            per_blob(calls),
+            per_blob(first_calls + second_calls)
+        );
+        costs.push((per_blob(calls), per_blob(first_calls + second_calls)));
+    }
+    for (kept, removed) in &costs {
+        assert!(*kept < 1.7 && *removed < 12.0, "{costs:?}");
+    }
+    assert!(costs[2].0 <= costs[0].0 * 1.02 && costs[2].1 <= costs[0].1 * 1.02, "{costs:?}");
+}

@@ -1,0 +1,626 @@
+//! The S3 stores over real S3 servers: the contract, and what S3 alone can get wrong.
+#![cfg(not(target_family = "wasm"))]
+
+#[path = "support/proxy.rs"]
+mod proxy;
+#[path = "support/s3_server.rs"]
+mod s3_server;
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use eyot::host::outbound::NativePlatform;
+use eyot::oci::{Algorithm, Digest};
+use eyot::registry::Limits;
+use eyot::store::s3::{PART_BYTES_MIN, S3, S3Settings};
+use eyot::store::{BlobStore, Error, KeyValue, Platform, When, contract};
+use eyot::{Body, Handler, Registry};
+use futures_util::stream;
+use http::{Method, Request, Response};
+
+use proxy::{Act, Proxy, Seen};
+use s3_server::{Kind, S3Server};
+
+const MIB: usize = 1024 * 1024;
+
+fn on(kind: Kind, test: impl AsyncFnOnce(&S3Server)) {
+    let server = S3Server::start(kind);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        ready(&server).await;
+        test(&server).await;
+    });
+}
+
+/// Waits until the server is up in earnest, and the bucket is there.
+async fn ready(server: &S3Server) {
+    let keys = server.open().key_value();
+    for _ in 0..200 {
+        if server.kind == Kind::JuiceFs {
+            server.make_bucket().await;
+        }
+        if keys.list("", None, 1).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the S3 server gets no bucket");
+}
+
+async fn keep_contract(s3: &S3) {
+    let keys: Arc<dyn KeyValue> = Arc::new(s3.key_value());
+    for (name, clause) in contract::KEY_VALUE {
+        eprintln!("key-value: {name}");
+        clause(keys.clone()).await;
+    }
+    let blobs: Arc<dyn BlobStore> = Arc::new(s3.blob_store());
+    for (name, clause) in contract::BLOB_STORE {
+        let begin = Instant::now();
+        clause(blobs.clone()).await;
+        eprintln!("blob store: {name} in {} ms", begin.elapsed().as_millis());
+    }
+}
+
+#[test]
+fn seaweedfs_keeps_the_contract() {
+    on(Kind::SeaweedFs, async |server| keep_contract(&server.open()).await);
+}
+
+/// What is left of R2's character: parts of one size.
+#[test]
+fn equal_parts_keep_the_contract() {
+    on(Kind::SeaweedFs, async |server| {
+        let mut settings = server.settings();
+        (settings.equal_parts, settings.part_bytes) = (true, PART_BYTES_MIN);
+        keep_contract(&s3_server::open(settings)).await;
+    });
+}
+
+/// A registry with everything in one bucket, behind a proxy.
+struct World {
+    handler: Handler,
+    proxy: Proxy,
+    settings: S3Settings,
+}
+
+impl World {
+    async fn new(server: &S3Server) -> Self {
+        let proxy = Proxy::start(server.address).await;
+        let settings = S3Settings { endpoint: format!("http://{}", proxy.address), ..server.settings() };
+        Self { handler: handler(settings.clone()), proxy, settings }
+    }
+
+    async fn send(&self, method: Method, uri: &str, body: Body) -> Response<Body> {
+        let request = Request::builder().method(method).uri(uri).header("content-type", OCI_IMAGE);
+        self.handler.handle(request.body(body).unwrap()).await
+    }
+
+    /// Pushes as docker does: POST, a PATCH that does not say how long it is, PUT.
+    async fn push(&self, repository: &str, bytes: &Bytes) {
+        let post = self.send(Method::POST, &format!("/v2/{repository}/blobs/uploads/"), Body::empty()).await;
+        assert_eq!(post.status(), 202);
+        let pieces: Vec<_> = bytes.chunks(100_000).map(|piece| Ok::<_, Error>(bytes.slice_ref(piece))).collect();
+        let patch = self.send(Method::PATCH, header(&post, "location"), Body::from_stream(stream::iter(pieces))).await;
+        assert_eq!(patch.status(), 202);
+        let end = format!("{}?digest={}", header(&patch, "location"), digest(bytes));
+        assert_eq!(self.send(Method::PUT, &end, Body::empty()).await.status(), 201);
+    }
+
+    async fn pull(&self, repository: &str, digest: &Digest) -> Bytes {
+        let handler = self.handler.clone().with_redirects(eyot::http::Redirects::none());
+        let uri = format!("/v2/{repository}/blobs/{digest}");
+        let response = handler.handle(Request::get(uri).body(Body::empty()).unwrap()).await;
+        assert_eq!(response.status(), 200);
+        response.into_body().collect_up_to(u64::MAX).await.unwrap()
+    }
+}
+
+const OCI_IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
+
+fn handler(settings: S3Settings) -> Handler {
+    let platform: Arc<dyn Platform> = Arc::new(NativePlatform::default());
+    let s3 = S3::new(settings, platform.clone()).unwrap();
+    let registry = Registry::new(Arc::new(s3.key_value()), Arc::new(s3.blob_store()), platform, Limits::default());
+    Handler::new(registry)
+}
+
+fn header<'a>(response: &'a Response<Body>, name: &str) -> &'a str {
+    response.headers()[name].to_str().unwrap()
+}
+
+fn digest(bytes: &[u8]) -> Digest {
+    Algorithm::Sha256.digest(bytes)
+}
+
+/// Bytes that differ at every place and from seed to seed.
+fn content(seed: u8, length: usize) -> Bytes {
+    let byte = |at: usize| (at as u8).wrapping_mul(31) ^ ((at >> 8) as u8).wrapping_mul(7) ^ ((at >> 16) as u8) ^ seed;
+    (0..length).map(byte).collect::<Vec<u8>>().into()
+}
+
+fn image(layer: &Bytes) -> Bytes {
+    let descriptor = serde_json::json!({
+        "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest(layer), "size": layer.len(),
+    });
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": OCI_IMAGE, "config": descriptor, "layers": [descriptor],
+    });
+    manifest.to_string().into()
+}
+
+fn is_part(seen: &Seen) -> bool {
+    seen.path.contains("partNumber=")
+}
+
+#[test]
+fn a_push_and_a_pull_cost_what_they_must() {
+    on(Kind::SeaweedFs, async |server| {
+        let world = World::new(server).await;
+        let layer = content(1, 100 * MIB);
+        world.push("a", &layer).await;
+        let (seen, bytes) = world.proxy.take();
+        let parts = seen.iter().filter(|seen| is_part(seen)).count();
+        let others: Vec<_> = seen.iter().filter(|seen| !is_part(seen)).collect();
+        eprintln!("{bytes} bytes for {}, {parts} parts and {} more: {others:#?}", layer.len(), others.len());
+        assert!(bytes <= layer.len() as u64 * 101 / 100, "{bytes} bytes");
+        assert!(seen.len() <= layer.len().div_ceil(world.settings.part_bytes as usize) + 8, "{seen:#?}");
+
+        let manifest = image(&layer);
+        assert_eq!(world.send(Method::PUT, "/v2/a/manifests/v1", manifest.into()).await.status(), 201);
+        let (seen, _) = world.proxy.take();
+        eprintln!("PUT manifest: {seen:#?}");
+        assert_eq!(world.send(Method::GET, "/v2/a/manifests/v1", Body::empty()).await.status(), 200);
+        assert_eq!(world.proxy.take().0.len(), 2);
+
+        let uri = format!("/v2/a/blobs/{}", digest(&layer));
+        let head = world.send(Method::HEAD, &uri, Body::empty()).await;
+        assert_eq!((head.status().as_u16(), header(&head, "content-length")), (200, "104857600"));
+        assert_eq!(world.proxy.take().0.len(), 1);
+        let get = world.send(Method::GET, &uri, Body::empty()).await;
+        assert_eq!((get.status().as_u16(), get.body().length()), (307, Some(0)));
+        assert_eq!(header(&get, "docker-content-digest"), digest(&layer).as_str());
+        assert_eq!(world.proxy.take().0.len(), 1);
+        // Whoever follows gets the bytes, all or a range of them.
+        let platform = NativePlatform::default();
+        for (range, expected) in
+            [("bytes=0-", layer.clone()), ("bytes=20000000-20000009", layer.slice(20_000_000..20_000_010))]
+        {
+            let request = Request::get(header(&get, "location")).header("range", range).body(Body::empty()).unwrap();
+            let response = platform.send(request, Duration::from_secs(10)).await.unwrap();
+            assert!(response.into_body().collect_up_to(u64::MAX).await.unwrap() == expected, "{range}");
+        }
+    });
+}
+
+const SLOW_DOWN: &str = "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>";
+
+/// Every request meets its own trouble once, of every kind there is in turn; what comes again goes through.
+fn trouble_once(seen_before: &mut Vec<Seen>, seen: &Seen) -> Act {
+    let times = seen_before.iter().filter(|before| *before == seen).count();
+    seen_before.push(seen.clone());
+    match times {
+        0 => Act::Answer(503, SLOW_DOWN),
+        1 => Act::CutBefore,
+        2 => Act::CutAfter,
+        _ => Act::Pass,
+    }
+}
+
+#[test]
+fn a_server_in_trouble_loses_nothing() {
+    on(Kind::SeaweedFs, async |server| {
+        let world = World::new(server).await;
+        let layer = content(2, 30 * MIB);
+        let mut before = Vec::new();
+        world.proxy.script(move |seen| trouble_once(&mut before, seen));
+        world.push("a", &layer).await;
+        assert_eq!(world.send(Method::PUT, "/v2/a/manifests/v1", image(&layer).into()).await.status(), 201);
+        world.proxy.script(|_| Act::Pass);
+        assert_eq!(world.send(Method::GET, "/v2/a/manifests/v1", Body::empty()).await.status(), 200);
+        assert!(world.pull("a", &digest(&layer)).await == layer);
+    });
+}
+
+#[test]
+fn a_download_that_breaks_off_is_gone_on_with() {
+    on(Kind::SeaweedFs, async |server| {
+        let world = World::new(server).await;
+        let layer = content(3, 20 * MIB);
+        world.push("a", &layer).await;
+        world.proxy.script(|seen| if seen.path.contains("/blobs/") { Act::CutAnswer(3 * MIB) } else { Act::Pass });
+        assert!(world.pull("a", &digest(&layer)).await == layer);
+    });
+}
+
+#[test]
+fn a_server_that_stays_down_is_no_absence() {
+    on(Kind::SeaweedFs, async |server| {
+        let world = World::new(server).await;
+        let layer = content(4, 1000);
+        world.push("a", &layer).await;
+        let uri = format!("/v2/a/blobs/{}", digest(&layer));
+        let page: &str = "<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><IsTruncated>true</IsTruncated></ListBucketResult>";
+        for (status, text) in [(503, SLOW_DOWN), (404, "<html>not here</html>"), (403, ""), (200, page)] {
+            world.proxy.script(move |_| Act::Answer(status, text));
+            assert_eq!(
+                world.send(Method::GET, "/v2/a/tags/list", Body::empty()).await.status(),
+                500,
+                "{status} {text}"
+            );
+            if status != 200 {
+                assert_eq!(world.send(Method::GET, &uri, Body::empty()).await.status(), 500, "{status} {text}");
+            }
+        }
+        world.proxy.script(|_| Act::Pass);
+        assert_eq!(world.send(Method::HEAD, &uri, Body::empty()).await.status(), 200);
+    });
+}
+
+/// A condition that an earlier attempt made fail by holding is no conflict; another's write is one.
+#[test]
+fn a_write_whose_answer_was_lost_is_known_again() {
+    on(Kind::SeaweedFs, async |server| {
+        let world = World::new(server).await;
+        let keys = s3_server::open(world.settings.clone()).key_value();
+        let mut cuts = 2;
+        world.proxy.script(move |seen| {
+            let cut = seen.method == "PUT" && cuts > 0;
+            cuts -= i32::from(cut);
+            if cut { Act::CutAfter } else { Act::Pass }
+        });
+        keys.put("lost!a", Bytes::from_static(b"1"), When::Absent).await.unwrap();
+        assert!(matches!(keys.put("lost!a", Bytes::from_static(b"2"), When::Absent).await, Err(Error::Conflict(_))));
+        let version = keys.get("lost!a").await.unwrap().unwrap().version;
+        world.proxy.script(|seen| if seen.method == "PUT" { Act::CutAfter } else { Act::Pass });
+        let lost = keys.put("lost!a", Bytes::from_static(b"3"), When::Unchanged(version)).await;
+        assert!(matches!(lost, Err(Error::Unavailable(_))), "{lost:?}");
+        assert_eq!(keys.get("lost!a").await.unwrap().unwrap().value, "3");
+    });
+}
+
+#[test]
+fn of_two_uploads_with_parts_one_wins() {
+    on(Kind::SeaweedFs, async |server| {
+        let mut settings = server.settings();
+        settings.part_bytes = PART_BYTES_MIN;
+        let blobs = s3_server::open(settings).blob_store();
+        let start = content(5, 12 * MIB);
+        let stage = blobs.append(&blobs.stage().await.unwrap(), start.clone().into()).await.unwrap();
+        let more = [content(6, 11 * MIB), content(7, 11 * MIB)];
+        let (one, two) =
+            tokio::join!(blobs.append(&stage, streamed(&more[0])), blobs.append(&stage, streamed(&more[1])),);
+        let mut committed = 0;
+        for (fork, more) in [one.unwrap(), two.unwrap()].iter().zip(&more) {
+            let all = Bytes::from([&start[..], more].concat());
+            match blobs.commit(fork, &digest(&all)).await {
+                Ok(location) => {
+                    committed += 1;
+                    let body = blobs.read(&location, 0..all.len() as u64).await.unwrap();
+                    assert!(body.collect_up_to(u64::MAX).await.unwrap() == all);
+                    assert_eq!(blobs.commit(fork, &digest(&all)).await, Ok(location), "a commit can be repeated");
+                }
+                Err(error) => assert!(matches!(error, Error::Conflict(_)), "{error}"),
+            }
+        }
+        // Both may lose when each has sent a part over the other's; never do both win.
+        assert!(committed <= 1);
+        let late = blobs.append(&stage, streamed(&more[0])).await;
+        assert!(committed == 0 || matches!(late, Err(Error::Conflict(_))), "{late:?}");
+    });
+}
+
+fn streamed(bytes: &Bytes) -> Body {
+    let pieces: Vec<_> = bytes.chunks(100_000).map(|piece| Ok::<_, Error>(bytes.slice_ref(piece))).collect();
+    Body::from_stream(stream::iter(pieces))
+}
+
+/// Everything that is there is listed, parts of uploads under way too, and all of it can be removed.
+#[test]
+fn what_is_stored_is_listed_and_removed() {
+    on(Kind::SeaweedFs, async |server| {
+        let blobs = server.open().blob_store();
+        let mut expected = Vec::new();
+        for (seed, length, commits) in [(1, 1000, true), (2, 100_000, true), (3, 6 * MIB, true), (4, 7 * MIB, false)] {
+            let bytes = content(seed, length);
+            let stage = blobs.append(&blobs.stage().await.unwrap(), streamed(&bytes)).await.unwrap();
+            let stage = blobs.append(&stage, streamed(&content(seed, 20_000))).await.unwrap();
+            expected.push(match commits {
+                true => {
+                    let all = [bytes, content(seed, 20_000)].concat();
+                    let location = blobs.commit(&stage, &digest(&all)).await.unwrap();
+                    (blobs.names_of(&location).await.unwrap().remove(0), Some(all.len() as u64))
+                }
+                false => (blobs.names_of_stage(&stage).await.unwrap().remove(0), None),
+            });
+        }
+        expected.sort();
+        let listed = |limit| {
+            let blobs = &blobs;
+            async move {
+                let mut all: Vec<(String, Option<u64>)> = Vec::new();
+                loop {
+                    let page = blobs.list(all.last().map(|(name, _)| name.as_str()), limit).await.unwrap();
+                    let is_last = page.len() < limit;
+                    all.extend(page.into_iter().map(|stored| (stored.name, stored.bytes)));
+                    if is_last {
+                        return all;
+                    }
+                }
+            }
+        };
+        for limit in [1, 2, 100] {
+            // The first two were rewritten by their second append, and what they were before is still there.
+            let all = listed(limit).await;
+            let is_there = |(name, bytes): &(String, Option<u64>)| {
+                all.iter().any(|(listed, has)| {
+                    (listed == name || name.ends_with('!') && listed.starts_with(name)) && has == bytes
+                })
+            };
+            assert!(expected.iter().all(is_there), "{expected:?} {all:?}");
+        }
+        for (name, _) in listed(100).await {
+            blobs.remove(&name).await.unwrap();
+            blobs.remove(&name).await.unwrap();
+        }
+        assert_eq!(listed(100).await, []);
+    });
+}
+
+/// The clock of a machine that is off.
+struct OffClock(NativePlatform, i64);
+
+#[async_trait::async_trait]
+impl Platform for OffClock {
+    fn now_ms(&self) -> u64 {
+        self.0.now_ms().saturating_add_signed(self.1)
+    }
+
+    fn random(&self) -> [u8; 16] {
+        self.0.random()
+    }
+
+    async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>, Error> {
+        self.0.send(request, timeout).await
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        self.0.sleep(duration).await;
+    }
+}
+
+async fn refusals(server: &S3Server, refuses_the_future: bool) {
+    let (wrong_key, wrong_secret, wrong_bucket) = (server.settings(), server.settings(), server.settings());
+    let wrong_key = S3Settings { access_key_id: "nobody".into(), ..wrong_key };
+    let wrong_secret = S3Settings { secret_access_key: "wrong".into(), ..wrong_secret };
+    let wrong_bucket = S3Settings { bucket: "nowhere".into(), ..wrong_bucket };
+    for (settings, clock_ms, named) in [
+        (wrong_key, 0, "s3_access_key_id"),
+        (wrong_secret, 0, "s3_secret_access_key"),
+        (wrong_bucket, 0, "s3_bucket"),
+        (server.settings(), -20 * 60_000, "the clock here is 20 minutes off"),
+        (server.settings(), 20 * 60_000, "the clock here is 20 minutes off"),
+    ] {
+        if clock_ms > 0 && !refuses_the_future {
+            continue;
+        }
+        let s3 = S3::new(settings, Arc::new(OffClock(NativePlatform::default(), clock_ms))).unwrap();
+        let keys = s3.key_value();
+        for error in [
+            keys.get("a").await.map(|_| ()).unwrap_err(),
+            keys.put("a", Bytes::new(), When::Always).await.unwrap_err(),
+            keys.list("", None, 1).await.map(|_| ()).unwrap_err(),
+        ] {
+            assert!(matches!(&error, Error::Unavailable(why) if why.contains(named)), "want {named}: {error}");
+        }
+    }
+}
+
+#[test]
+fn refusals_of_seaweedfs_name_their_cause() {
+    on(Kind::SeaweedFs, async |server| refusals(server, false).await);
+}
+
+#[test]
+fn refusals_of_juicefs_name_their_cause() {
+    on(Kind::JuiceFs, async |server| refusals(server, true).await);
+}
+
+/// Signatures are strict here; conditions are not honoured, and the setting says so.
+#[test]
+fn juicefs_keeps_the_contract() {
+    on(Kind::JuiceFs, async |server| keep_contract(&server.open()).await);
+}
+
+#[test]
+fn the_check_finds_what_a_server_lacks() {
+    use eyot::store::check::Verdict::{Broken, Holds, Missing};
+    for (kind, conditional_puts, expected) in [
+        (Kind::SeaweedFs, true, [Holds; 6]),
+        (Kind::JuiceFs, false, [Holds, Holds, Missing, Missing, Holds, Holds]),
+        (Kind::JuiceFs, true, [Holds, Holds, Broken, Broken, Holds, Holds]),
+    ] {
+        on(kind, async |server| {
+            let s3 = s3_server::open(S3Settings { conditional_puts, ..server.settings() });
+            let platform: Arc<dyn Platform> = Arc::new(NativePlatform::default());
+            let (keys, blobs): (Arc<dyn KeyValue>, Arc<dyn BlobStore>) =
+                (Arc::new(s3.key_value()), Arc::new(s3.blob_store()));
+            let findings = eyot::store::check::check(&keys, &blobs, &platform).await.unwrap();
+            let verdicts: Vec<_> = findings.iter().map(|finding| finding.verdict).collect();
+            assert_eq!(verdicts, expected, "{findings:#?}");
+            assert_eq!(s3.blob_store().list(None, 10).await, Ok(vec![]), "the check leaves nothing behind");
+        });
+    }
+}
+
+/// A registry in a process of its own.
+struct Instance {
+    child: Child,
+    address: String,
+}
+
+impl Instance {
+    fn native(server: &S3Server) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_eyot"));
+        command.args(["serve", "--port", "0"]).envs(server.environment());
+        Self::start(command)
+    }
+
+    /// The component, where it is built and wasmtime is there (scripts/test sees to it).
+    fn component(server: &S3Server) -> Option<Self> {
+        let mut command = Command::new(std::env::var_os("EYOT_WASMTIME")?);
+        command.args(["serve", "-Scli", "--addr", "127.0.0.1:0"]);
+        for (name, value) in server.environment() {
+            command.arg("--env").arg(format!("{name}={value}"));
+        }
+        command.arg(std::env::var_os("EYOT_WASI_COMPONENT")?);
+        Some(Self::start(command))
+    }
+
+    /// All hosts say `http://127.0.0.1:PORT` when they are ready.
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a program that starts");
+        let output = [
+            child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>),
+            child.stderr.take().map(|pipe| Box::new(pipe) as _),
+        ];
+        let (sender, addresses) = std::sync::mpsc::channel();
+        for pipe in output.into_iter().flatten() {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                    if let Some((_, rest)) = line.split_once("http://") {
+                        let end = rest.find(|c: char| !c.is_ascii_digit() && !".:".contains(c)).unwrap_or(rest.len());
+                        let _ = sender.send(rest[..end].to_owned());
+                    }
+                }
+            });
+        }
+        let address = addresses.recv_timeout(Duration::from_secs(120)).expect("an address");
+        Self { child, address }
+    }
+
+    async fn send(&self, method: Method, uri: &str, body: Body) -> Result<Response<Body>, Error> {
+        let uri = format!("http://{}{uri}", self.address);
+        let request = Request::builder().method(method).uri(uri).header("content-type", OCI_IMAGE);
+        // A client of its own: a runtime's connections do not outlive the tasks that made them.
+        NativePlatform::default().send(request.body(body).unwrap(), Duration::from_secs(60)).await
+    }
+
+    async fn begin(&self, repository: &str) -> Result<String, Error> {
+        let post = self.send(Method::POST, &format!("/v2/{repository}/blobs/uploads/"), Body::empty()).await?;
+        Ok(header(&post, "location").to_owned())
+    }
+
+    /// Pushes as docker does; whether all was well.
+    async fn push(&self, repository: &str, tag: &str, layer: &Bytes) -> Result<bool, Error> {
+        let location = self.begin(repository).await?;
+        let patch = self.send(Method::PATCH, &location, streamed(layer)).await?;
+        let end = format!("{location}?digest={}", digest(layer));
+        let put = self.send(Method::PUT, &end, Body::empty()).await?;
+        let tagged = self.send(Method::PUT, &format!("/v2/{repository}/manifests/{tag}"), image(layer).into()).await?;
+        Ok([patch.status().as_u16(), put.status().as_u16(), tagged.status().as_u16()] == [202, 201, 201])
+    }
+
+    /// Pulls by tag, following the redirect.
+    async fn pull(&self, repository: &str, tag: &str) -> Result<Bytes, Error> {
+        let manifest = self.send(Method::GET, &format!("/v2/{repository}/manifests/{tag}"), Body::empty()).await?;
+        let manifest = manifest.into_body().collect_up_to(1 << 20).await?;
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+        let digest = manifest["layers"][0]["digest"].as_str().unwrap();
+        let blob = self.send(Method::GET, &format!("/v2/{repository}/blobs/{digest}"), Body::empty()).await?;
+        assert_eq!(blob.status(), 307);
+        let request = Request::get(header(&blob, "location")).body(Body::empty()).unwrap();
+        let followed = NativePlatform::default().send(request, Duration::from_secs(60)).await?;
+        Ok(followed.into_body().collect_up_to(u64::MAX).await?)
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn instances_over_one_bucket_see_each_others_pushes() {
+    on(Kind::SeaweedFs, async |server| {
+        let mut instances = vec![Instance::native(server), Instance::native(server)];
+        instances.extend(Instance::component(server));
+        let instances = Arc::new(instances);
+        let clients = (0..10).map(|client| {
+            let instances = instances.clone();
+            tokio::spawn(async move {
+                for round in 0..3 {
+                    let layer = content((client * 3 + round) as u8, 100_000 + client * 700_000);
+                    let here = &instances[(client + round) % instances.len()];
+                    assert!(here.push("team/app", &format!("own-{client}"), &layer).await.unwrap());
+                    for there in instances.iter() {
+                        assert!(there.pull("team/app", &format!("own-{client}")).await.unwrap() == layer);
+                    }
+                    let shared = content(100 + round as u8, 300_000);
+                    assert!(here.push("team/app", "shared", &shared).await.unwrap());
+                }
+            })
+        });
+        for client in clients.collect::<Vec<_>>() {
+            client.await.expect("a client that is content");
+        }
+        for instance in instances.iter() {
+            let tags = instance.send(Method::GET, "/v2/team/app/tags/list", Body::empty()).await.unwrap();
+            let tags = tags.into_body().collect_up_to(1 << 20).await.unwrap();
+            let tags: serde_json::Value = serde_json::from_slice(&tags).unwrap();
+            assert_eq!(tags["tags"].as_array().unwrap().len(), 11, "{tags}");
+            assert_eq!(instance.pull("team/app", "shared").await.unwrap().len(), 300_000);
+        }
+    });
+}
+
+/// SIGKILL at any moment of a push; another process goes on with the session, and what was acknowledged is there.
+#[test]
+fn a_killed_server_loses_nothing_that_it_acknowledged() {
+    on(Kind::SeaweedFs, async |server| {
+        let mut before: Option<Bytes> = None;
+        for round in 0..12_u64 {
+            let instance = Arc::new(Instance::native(server));
+            if let Some(layer) = &before {
+                assert!(instance.pull("a", "last").await.unwrap() == *layer, "round {round}");
+            }
+            let layer = content(round as u8, 25 * MIB);
+            let location = instance.begin("a").await.unwrap();
+            let first = instance.send(Method::PATCH, &location, streamed(&layer.slice(..7 * MIB))).await.unwrap();
+            assert_eq!(first.status(), 202);
+            let pushing = {
+                let (instance, location, rest) = (instance.clone(), location.clone(), layer.slice(7 * MIB..));
+                tokio::spawn(async move {
+                    instance
+                        .send(Method::PATCH, &location, streamed(&rest))
+                        .await
+                        .is_ok_and(|reply| reply.status() == 202)
+                })
+            };
+            tokio::time::sleep(Duration::from_millis(20 + round * 40)).await;
+            let process = instance.child.id().to_string();
+            assert!(Command::new("kill").args(["-KILL", &process]).status().unwrap().success());
+            let acknowledged = pushing.await.unwrap();
+
+            let next = Instance::native(server);
+            let status = next.send(Method::GET, &location, Body::empty()).await.unwrap();
+            let range = header(&status, "range").to_owned();
+            let offset = range.strip_prefix("0-").unwrap().parse::<usize>().unwrap() + 1;
+            assert!(offset == layer.len() || (offset == 7 * MIB && !acknowledged), "{range} {acknowledged}");
+            if offset < layer.len() {
+                let patch = next.send(Method::PATCH, &location, streamed(&layer.slice(offset..))).await.unwrap();
+                assert_eq!(patch.status(), 202);
+            }
+            let end = format!("{location}?digest={}", digest(&layer));
+            assert_eq!(next.send(Method::PUT, &end, Body::empty()).await.unwrap().status(), 201);
+            let tagged = next.send(Method::PUT, "/v2/a/manifests/last", image(&layer).into()).await.unwrap();
+            assert_eq!(tagged.status(), 201);
+            before = Some(layer);
+        }
+    });
+}

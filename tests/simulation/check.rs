@@ -1,0 +1,261 @@
+//! What must hold, looked at in the bare stores.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+
+use eyot::oci::{Digest, Reference};
+use eyot::registry::{CollectRequest, Error, PageRequest, ReferrersRequest};
+use eyot::store::Location;
+use futures_util::FutureExt as _;
+use serde_json::Value as Json;
+
+use crate::contents::contents;
+use crate::executor::Step;
+use crate::model::ManifestId;
+use crate::world::World;
+
+type Outcome<T = ()> = Result<T, String>;
+
+/// How many rounds it may take until nothing is left that is not in use.
+const ROUNDS_MAX: usize = 5;
+
+/// The bare stores answer at once.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("bare stores answer at once")
+}
+
+/// After a step that may have taken something away.
+pub fn after(world: &World, step: &Step) -> Outcome {
+    match step.what {
+        "remove" => everything(world),
+        "delete" if step.of.starts_with("pack/") => everything(world),
+        "delete" if is_needed(world, &step.of) => everything(world),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a key may belong to something that must be there.
+fn is_needed(world: &World, key: &str) -> bool {
+    let Some((kind, last)) = key.split_once('/').map(|(kind, rest)| (kind, rest.rsplit('!').next().unwrap_or(rest)))
+    else {
+        return false;
+    };
+    match kind {
+        "tag" => true,
+        "manifest" | "blob" => {
+            let model = world.model.lock().unwrap();
+            let values = model.certain_tags().flat_map(|(_, values)| values.iter().flatten().copied());
+            let mut open: Vec<usize> = values.collect();
+            if world.setting.untagged_lifetime_ms.is_none() {
+                open.extend(model.certain_manifests().map(|(_, manifest)| manifest));
+            }
+            while let Some(manifest) = open.pop() {
+                let manifest = &contents().manifests[manifest];
+                if manifest.digest.as_str() == last
+                    || manifest.blobs.iter().any(|blob| contents().blobs[*blob].digest.as_str() == last)
+                {
+                    return true;
+                }
+                open.extend(&manifest.children);
+            }
+            false
+        }
+        _ => false,
+    }
+}
+
+pub fn everything(world: &World) -> Outcome {
+    (0..world.setting.repositories).try_for_each(|number| repository(world, number))
+}
+
+/// What was acknowledged in a repository is served.
+pub fn repository(world: &World, number: usize) -> Outcome {
+    let model = world.model.lock().unwrap();
+    for (tag, values) in model.certain_tags().filter(|(tag, _)| tag.0 == number) {
+        let name = format!("{}:{}", world.repository(number), world.tag(tag.1));
+        let reference = Reference::Tag(world.tag(tag.1));
+        let found = now(world.bare.manifest(&world.repository(number), &reference));
+        let found = found.map_err(|error| format!("{name}, which is one of {values:?}: {error}"))?;
+        let value = contents().manifest_of(&found.digest);
+        if !values.contains(&value) {
+            return Err(format!("{name} is {value:?}, and not one of {values:?}"));
+        }
+        let manifest = (number, value.unwrap_or_default());
+        let since = model.pushed_at(manifest);
+        whole(world, manifest, &|child| model.is_deleted_since(child, since))
+            .map_err(|why| format!("{name}: {why}"))?;
+    }
+    if world.setting.untagged_lifetime_ms.is_none() {
+        for manifest in model.certain_manifests().filter(|manifest| manifest.0 == number) {
+            let since = model.pushed_at(manifest);
+            whole(world, manifest, &|child| model.is_deleted_since(child, since))?;
+        }
+    }
+    Ok(())
+}
+
+/// A manifest and all that it names can be read.
+fn whole(world: &World, manifest: ManifestId, is_deleted: &dyn Fn(ManifestId) -> bool) -> Outcome {
+    let name = world.repository(manifest.0);
+    let this = &contents().manifests[manifest.1];
+    let wrong = |what: &str, error: &str| format!("manifest {} in {name}: {what}: {error}", manifest.1);
+    let found = now(world.bare.manifest(&name, &Reference::Digest(this.digest.clone())));
+    let found = found.map_err(|error| wrong("itself", &error.to_string()))?;
+    let body = now(world.bare.read_manifest(&found)).map_err(|error| wrong("its bytes", &error.to_string()))?;
+    if now(body.collect_up_to(1 << 20)).ok().as_ref() != Some(&this.bytes) {
+        return Err(wrong("its bytes", "wrong or missing"));
+    }
+    for blob in &this.blobs {
+        let wanted = &contents().blobs[*blob];
+        let what = format!("blob {blob} {}", wanted.digest);
+        let found = now(world.bare.blob(&name, &wanted.digest)).map_err(|error| wrong(&what, &error.to_string()))?;
+        let body =
+            now(world.bare.read_blob(&found, 0..found.size)).map_err(|error| wrong(&what, &error.to_string()))?;
+        if now(body.collect_up_to(1 << 20)).ok().as_ref() != Some(&wanted.bytes) {
+            return Err(wrong(&what, "wrong or missing bytes"));
+        }
+    }
+    for child in &this.children {
+        if !is_deleted((manifest.0, *child)) {
+            whole(world, (manifest.0, *child), is_deleted).map_err(|why| wrong("its child", &why))?;
+        }
+    }
+    Ok(())
+}
+
+/// When nobody writes any more, lists show what is served.
+pub fn quiet(world: &World) -> Outcome {
+    everything(world)?;
+    for number in 0..world.setting.repositories {
+        let name = world.repository(number);
+        let tags = match now(world.bare.tags(&name, &PageRequest::default())) {
+            Ok(page) => page.entries,
+            Err(Error::NameUnknown(_)) => Vec::new(),
+            Err(error) => return Err(error.to_string()),
+        };
+        for tag in tags {
+            let found = now(world.bare.manifest(&name, &tag.parse().unwrap()));
+            let found = found.map_err(|error| format!("{name}:{tag} is listed: {error}"))?;
+            let value = contents().manifest_of(&found.digest).ok_or("a manifest that nobody pushed")?;
+            let model = world.model.lock().unwrap();
+            whole(world, (number, value), &|child| model.is_deleted_since(child, 0))
+                .map_err(|why| format!("{name}:{tag} is listed: {why}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// When everything that is not in use is old enough, it goes, and nothing else does.
+pub fn collected(world: &World) -> Outcome {
+    let request = CollectRequest { grace_ms: 0, untagged_lifetime_ms: Some(0), dry_run: false };
+    let (mut left, mut expected) = (BTreeSet::new(), BTreeSet::new());
+    for _ in 0..ROUNDS_MAX {
+        world.scheduler.pass_ms(4_000_000);
+        while !now(world.bare.collect_step(&request)).map_err(|error| format!("collection at the end: {error}"))?.done {
+        }
+        everything_but_untagged(world)?;
+        (left, expected) = (all_there_is(world), in_use(world)?);
+        if left == expected {
+            return referrers(world);
+        }
+    }
+    let extra: Vec<_> = left.difference(&expected).collect();
+    let missing: Vec<_> = expected.difference(&left).collect();
+    Err(format!("after the collection there is also {extra:?}, and there is not {missing:?}"))
+}
+
+fn everything_but_untagged(world: &World) -> Outcome {
+    if world.setting.untagged_lifetime_ms.is_none() { Ok(()) } else { everything(world) }
+}
+
+fn all_there_is(world: &World) -> BTreeSet<String> {
+    let keys = now(world.keys.list("", None, 100_000)).unwrap();
+    // What is packed lies among the keys, by other names.
+    let keys = keys.into_iter().filter(|key| !key.starts_with("collection/") && !key.starts_with("pack/"));
+    // A way to content may be lost, which costs an upload.
+    let keys = keys.filter(|key| !key.starts_with("content/"));
+    let stored = now(world.blobs.list(None, 100_000)).unwrap();
+    keys.chain(stored.into_iter().map(|stored| format!("stored {}", stored.name))).collect()
+}
+
+fn fact(world: &World, key: &str) -> Outcome<Json> {
+    let entry = now(world.keys.get(key)).unwrap().ok_or_else(|| format!("{key} is missing"))?;
+    let line = entry.value.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    serde_json::from_slice(line).map_err(|error| format!("{key}: {error}"))
+}
+
+/// Every key and object that the tags lead to.
+fn in_use(world: &World) -> Outcome<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    let mut locations: BTreeSet<String> = BTreeSet::new();
+    for number in 0..world.setting.repositories {
+        let name = world.repository(number);
+        let prefix = format!("tag/{name}!");
+        let mut open = Vec::new();
+        for key in now(world.keys.list(&prefix, None, 1000)).unwrap() {
+            let digest: Digest = fact(world, &key)?["digest"].as_str().unwrap_or_default().parse().unwrap();
+            all.insert(format!("tagged/{name}!{digest}!{}", &key[prefix.len()..]));
+            all.insert(format!("repository/{name}!"));
+            open.push(contents().manifest_of(&digest).ok_or("a manifest that nobody pushed")?);
+            all.insert(key);
+        }
+        let is_there = |manifest: usize| {
+            let key = format!("manifest/{name}!{}", contents().manifests[manifest].digest);
+            now(world.keys.get(&key)).unwrap().is_some()
+        };
+        let mut seen = BTreeSet::new();
+        while let Some(manifest) = open.pop() {
+            // Children may have been deleted on purpose; whether that is so is looked at elsewhere.
+            if !is_there(manifest) || !seen.insert(manifest) {
+                continue;
+            }
+            let this = &contents().manifests[manifest];
+            open.extend(&this.children);
+            open.extend((0..contents().manifests.len()).filter(|n| contents().manifests[*n].subject == Some(manifest)));
+            let key = format!("manifest/{name}!{}", this.digest);
+            if fact(world, &key)?["large"] == true {
+                let large = format!("large/{name}!{}", this.digest);
+                locations.insert(fact(world, &large)?["location"].as_str().unwrap_or_default().to_owned());
+                all.insert(large);
+            }
+            all.insert(key);
+            if let Some(subject) = this.subject {
+                let subject = &contents().manifests[subject].digest;
+                let referrer = format!("referrer/{name}!{subject}!{}", this.digest);
+                // A push that was cut off may have stored the one without the other.
+                if now(world.keys.get(&referrer)).unwrap().is_some() {
+                    all.insert(referrer);
+                }
+            }
+            for blob in &this.blobs {
+                let key = format!("blob/{name}!{}", contents().blobs[*blob].digest);
+                locations.insert(fact(world, &key)?["location"].as_str().unwrap_or_default().to_owned());
+                all.insert(key);
+            }
+        }
+    }
+    for location in locations {
+        let names = now(world.blobs.names_of(&Location(location))).map_err(|error| error.to_string())?;
+        all.extend(names.into_iter().map(|name| format!("stored {name}")));
+    }
+    Ok(all)
+}
+
+/// What was acknowledged and is there is listed under its subject.
+fn referrers(world: &World) -> Outcome {
+    let model = world.model.lock().unwrap();
+    for (number, manifest) in model.certain_manifests() {
+        let (name, this) = (world.repository(number), &contents().manifests[manifest]);
+        let Some(subject) = this.subject else { continue };
+        if now(world.bare.manifest(&name, &Reference::Digest(this.digest.clone()))).is_err() {
+            continue;
+        }
+        let subject = &contents().manifests[subject].digest;
+        let listed = now(world.bare.referrers(&name, subject, &ReferrersRequest::default()));
+        let listed = listed.map_err(|error| error.to_string())?;
+        if !listed.descriptors.iter().any(|descriptor| descriptor.digest == this.digest) {
+            return Err(format!("manifest {manifest} in {name} is not listed under its subject"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! Stores whose every call waits for its turn, and keys without conditions.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use eyot::Body;
+use eyot::oci::Digest;
+use eyot::store::{BlobStore, Entry, Error, KeyValue, Location, Result, Stage, Stored, When};
+
+use crate::executor::Scheduler;
+
+/// A store at whose every call any other task may come first.
+pub struct Gated<S: ?Sized> {
+    pub scheduler: Scheduler,
+    pub inner: Arc<S>,
+}
+
+#[async_trait]
+impl KeyValue for Gated<dyn KeyValue> {
+    async fn get(&self, key: &str) -> Result<Option<Entry>> {
+        self.scheduler.gate("get", key).await;
+        self.inner.get(key).await
+    }
+
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<()> {
+        if self.scheduler.is_traced() {
+            self.scheduler.remark(&format!("is to put {key} {when:?} {}", String::from_utf8_lossy(&value)));
+        }
+        self.scheduler.gate("put", key).await;
+        self.inner.put(key, value, when).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.scheduler.gate("delete", key).await;
+        self.inner.delete(key).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
+        self.scheduler.gate("list", prefix).await;
+        self.inner.list(prefix, after, limit).await
+    }
+}
+
+#[async_trait]
+impl BlobStore for Gated<dyn BlobStore> {
+    async fn stage(&self) -> Result<Stage> {
+        self.scheduler.gate("stage", "").await;
+        self.inner.stage().await
+    }
+
+    async fn append(&self, stage: &Stage, body: Body) -> Result<Stage> {
+        self.scheduler.gate("append", &stage.0).await;
+        self.inner.append(stage, body).await
+    }
+
+    async fn commit(&self, stage: &Stage, digest: &Digest) -> Result<Location> {
+        self.scheduler.gate("commit", &stage.0).await;
+        self.inner.commit(stage, digest).await
+    }
+
+    async fn discard(&self, stage: &Stage) -> Result<()> {
+        self.scheduler.gate("discard", &stage.0).await;
+        self.inner.discard(stage).await
+    }
+
+    async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
+        self.scheduler.gate("read", &location.0).await;
+        self.inner.read(location, range).await
+    }
+
+    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
+        self.inner.names_of_stage(stage).await
+    }
+
+    async fn names_of(&self, location: &Location) -> Result<Vec<String>> {
+        self.inner.names_of(location).await
+    }
+
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
+        self.scheduler.gate("list stored", after.unwrap_or_default()).await;
+        self.inner.list(after, limit).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        self.scheduler.gate("remove", name).await;
+        self.inner.remove(name).await
+    }
+}
+
+/// Keys without conditions, as Spin's are.
+pub struct Unconditional(pub Arc<dyn KeyValue>);
+
+#[async_trait]
+impl KeyValue for Unconditional {
+    async fn get(&self, key: &str) -> Result<Option<Entry>> {
+        self.0.get(key).await
+    }
+
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<()> {
+        match when {
+            When::Always => self.0.put(key, value, when).await,
+            _ => Err(Error::Unsupported("no conditions here")),
+        }
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.0.delete(key).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
+        self.0.list(prefix, after, limit).await
+    }
+}

@@ -1,0 +1,151 @@
+//! One registry over stores that are gated and faulty, with a second one over the bare stores that sees what is really there.
+
+use std::sync::{Arc, Mutex};
+
+use eyot::Registry;
+use eyot::oci::{RepositoryName, Tag};
+use eyot::registry::{CollectRequest, Limits, SessionId};
+use eyot::store::faulty::{Dice, Faults, Faulty};
+use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
+use eyot::store::packed::{CHUNK_BYTES_MIN, PackedBlobStore};
+use eyot::store::{BlobStore, KeyValue};
+
+use crate::contents::INLINE_BYTES_MAX;
+use crate::executor::Scheduler;
+use crate::model::Model;
+use crate::stores::{Gated, Unconditional};
+
+/// What differs from seed to seed.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    pub conditions: bool,
+    pub packed: bool,
+    pub faults_per_mille: u32,
+    pub crashes_per_mille: u32,
+    pub repositories: usize,
+    pub tags: usize,
+    /// So many of the manifests, beginning with one of them.
+    pub manifests: (usize, usize),
+    pub clients: usize,
+    pub operations: usize,
+    pub collectors: usize,
+    pub deletes: bool,
+    pub grace_ms: u64,
+    pub untagged_lifetime_ms: Option<u64>,
+    pub limits: Limits,
+}
+
+impl Setting {
+    pub fn new(dice: &mut Dice) -> Self {
+        let conditions = dice.below(3) > 0;
+        let untagged_lifetime_ms = [None, Some(0), Some(0), Some(1_000), Some(60_000)][dice.below(5)];
+        Self {
+            conditions,
+            packed: dice.below(3) == 0,
+            faults_per_mille: [0, 0, 5, 30][dice.below(4)],
+            crashes_per_mille: [0, 0, 3, 15][dice.below(4)],
+            repositories: 1 + dice.below(2),
+            tags: 1 + dice.below(3),
+            manifests: [(0, 10), (0, 2), (0, 5), (2, 3), (6, 4), (0, 10)][dice.below(6)],
+            clients: 2 + dice.below(4),
+            operations: 1 + dice.below(4),
+            // Without conditions the lease is a best effort.
+            collectors: if conditions { 1 + dice.below(2) } else { 1 },
+            deletes: dice.below(3) > 0,
+            grace_ms: [0, 0, 0, 1_000, 60_000][dice.below(5)],
+            untagged_lifetime_ms,
+            limits: Limits {
+                manifest_inline_bytes_max: INLINE_BYTES_MAX,
+                page_entries_max: [1, 2, 1000][dice.below(3)],
+                upload_lifetime_ms: [60_000, 3_600_000][dice.below(2)],
+                collect_step_keys_max: [1, 1, 5, 1000][dice.below(4)],
+                collect_page_entries_max: [1, 2, 5, 250][dice.below(4)],
+                marks_max: [1, 4, 1000, 1000][dice.below(4)],
+                ..Limits::default()
+            },
+        }
+    }
+
+    pub fn request(&self) -> CollectRequest {
+        CollectRequest { grace_ms: self.grace_ms, untagged_lifetime_ms: self.untagged_lifetime_ms, dry_run: false }
+    }
+}
+
+/// What all tasks share.
+#[derive(Clone)]
+pub struct World {
+    pub setting: Arc<Setting>,
+    pub scheduler: Scheduler,
+    pub faults: Arc<Faults>,
+    pub model: Arc<Mutex<Model>>,
+    pub registry: Registry,
+    /// Over the bare stores: every future of it is ready at once.
+    pub bare: Registry,
+    pub keys: Arc<dyn KeyValue>,
+    pub blobs: Arc<dyn BlobStore>,
+    /// Uploads that somebody began, for others to meddle with.
+    pub sessions: Arc<Mutex<Vec<(usize, SessionId)>>>,
+}
+
+impl World {
+    pub fn new(seed: u64, traced: bool) -> Self {
+        let mut dice = Dice::new(seed ^ 0x00c0_ffee);
+        let setting = Setting::new(&mut dice);
+        let scheduler = Scheduler::new(seed, traced);
+        let platform = scheduler.platform.clone();
+        let faults = Faults::new(seed ^ 0xfa17, setting.faults_per_mille);
+
+        let exact: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
+        let keys: Arc<dyn KeyValue> = if setting.conditions { exact } else { Arc::new(Unconditional(exact)) };
+        let behind_gates: Arc<dyn KeyValue> = Arc::new(Gated {
+            scheduler: scheduler.clone(),
+            inner: Arc::new(Faulty::new(faults.clone(), keys.clone())) as Arc<dyn KeyValue>,
+        });
+        let (blobs, blobs_behind_gates): (Arc<dyn BlobStore>, Arc<dyn BlobStore>) = if setting.packed {
+            let pack = |keys| Arc::new(PackedBlobStore::new(keys, platform.clone(), CHUNK_BYTES_MIN));
+            (pack(keys.clone()), pack(behind_gates.clone()))
+        } else {
+            let blobs: Arc<dyn BlobStore> = Arc::new(MemoryBlobStore::new(platform.clone()));
+            let faulty = Arc::new(Faulty::new(faults.clone(), blobs.clone())) as Arc<dyn BlobStore>;
+            (blobs, Arc::new(Gated { scheduler: scheduler.clone(), inner: faulty }))
+        };
+        let registry = Registry::new(behind_gates, blobs_behind_gates, platform.clone(), setting.limits.clone());
+        let bare = Registry::new(
+            keys.clone(),
+            blobs.clone(),
+            platform,
+            Limits {
+                page_entries_max: 1000,
+                collect_step_keys_max: 1000,
+                collect_page_entries_max: 250,
+                // With few marks untagged manifests are kept, as it cannot be known whether they are in use.
+                marks_max: 1000,
+                ..setting.limits.clone()
+            },
+        );
+        Self {
+            setting: Arc::new(setting),
+            scheduler,
+            faults,
+            model: Arc::default(),
+            registry,
+            bare,
+            keys,
+            blobs,
+            sessions: Arc::default(),
+        }
+    }
+
+    /// The failure is of this simulation; it ends.
+    pub fn fail(&self, why: impl Into<String>) {
+        self.scheduler.fail(why.into());
+    }
+
+    pub fn repository(&self, number: usize) -> RepositoryName {
+        ["a", "a/b"][number].parse().unwrap()
+    }
+
+    pub fn tag(&self, number: usize) -> Tag {
+        ["v1", "v2", "latest"][number].parse().unwrap()
+    }
+}

@@ -1,0 +1,171 @@
+//! S3 servers as child processes, each with a folder and ports of its own.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use eyot::host::outbound::NativePlatform;
+use eyot::store::Platform;
+use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
+
+use eyot::store::s3::{PART_BYTES_DEFAULT, S3, S3Settings};
+
+pub const ACCESS_KEY_ID: &str = "testkey";
+pub const SECRET_ACCESS_KEY: &str = "testsecret";
+pub const BUCKET: &str = "eyot";
+
+const START: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// SeaweedFS: conditional puts, a least size of parts.
+    SeaweedFs,
+    /// JuiceFS's gateway, which is MinIO's code: strict signatures, no conditional puts.
+    JuiceFs,
+}
+
+pub struct S3Server {
+    pub address: SocketAddr,
+    pub kind: Kind,
+    child: Child,
+    _data: tempfile::TempDir,
+}
+
+impl S3Server {
+    pub fn start(kind: Kind) -> Self {
+        let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder for data");
+        let port = free_port();
+        let child = match kind {
+            Kind::SeaweedFs => seaweedfs(data.path(), port),
+            Kind::JuiceFs => juicefs(data.path(), port),
+        };
+        let server = Self { address: SocketAddr::from(([127, 0, 0, 1], port)), kind, child, _data: data };
+        let begin = Instant::now();
+        while TcpStream::connect(server.address).is_err() {
+            assert!(begin.elapsed() < START, "the S3 server does not start");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        server
+    }
+
+    pub fn settings(&self) -> S3Settings {
+        S3Settings {
+            endpoint: format!("http://{}", self.address),
+            public_endpoint: None,
+            region: "us-east-1".into(),
+            bucket: BUCKET.into(),
+            prefix: "registry/".into(),
+            path_style: true,
+            access_key_id: ACCESS_KEY_ID.into(),
+            secret_access_key: SECRET_ACCESS_KEY.into(),
+            session_token: None,
+            part_bytes: PART_BYTES_DEFAULT,
+            equal_parts: false,
+            conditional_puts: self.kind == Kind::SeaweedFs,
+            redirect_lifetime: Duration::from_secs(60),
+        }
+    }
+
+    /// The settings as a program takes them.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        let S3Settings { endpoint, bucket, access_key_id, secret_access_key, .. } = self.settings();
+        vec![
+            ("KEYS", "s3".into()),
+            ("BLOBS", "s3".into()),
+            ("S3_ENDPOINT", endpoint),
+            ("S3_BUCKET", bucket),
+            ("S3_ACCESS_KEY_ID", access_key_id),
+            ("S3_SECRET_ACCESS_KEY", secret_access_key),
+            ("S3_CONDITIONAL_PUTS", (self.kind == Kind::SeaweedFs).to_string()),
+        ]
+    }
+
+    /// For a server that begins with none.
+    pub async fn make_bucket(&self) {
+        let S3Settings { endpoint, region, .. } = self.settings();
+        let bucket = Bucket::new(endpoint.parse().unwrap(), UrlStyle::Path, BUCKET, region).unwrap();
+        let credentials = Credentials::new(ACCESS_KEY_ID, SECRET_ACCESS_KEY);
+        let url = bucket.create_bucket(&credentials).sign(Duration::from_secs(60));
+        let request = http::Request::put(url.as_str()).body(eyot::Body::empty()).unwrap();
+        // It may not be up yet, or have the bucket: the caller finds out.
+        let _ = NativePlatform::default().send(request, START).await;
+    }
+
+    pub fn open(&self) -> S3 {
+        open(self.settings())
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn open(settings: S3Settings) -> S3 {
+    let platform: Arc<dyn Platform> = Arc::new(NativePlatform::default());
+    S3::new(settings, platform).expect("settings that can be used")
+}
+
+fn seaweedfs(data: &Path, port: u16) -> Child {
+    let mut command = mortal(&program("weed"));
+    command.args(["-logtostderr=true", "mini", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false"]);
+    command.args(["-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false"]);
+    command.arg(format!("-dir={}", data.display())).arg(format!("-bucket={BUCKET}")).arg(format!("-s3.port={port}"));
+    for part in ["master", "volume", "filer"] {
+        command.arg(format!("-{part}.port={}", free_port()));
+    }
+    command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID).env("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY);
+    spawn(command, &data.join("log"))
+}
+
+fn juicefs(data: &Path, port: u16) -> Child {
+    let database = format!("sqlite3://{}", data.join("meta.db").display());
+    let mut format = Command::new(program("juicefs"));
+    format.args(["format", "--storage", "file", "--trash-days", "0", "--bucket"]);
+    format.arg(format!("{}/", data.join("data").display())).arg(&database).arg("eyot");
+    let formatted = format.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    assert!(formatted.is_ok_and(|status| status.success()), "juicefs format");
+    let mut command = mortal(&program("juicefs"));
+    command.args(["gateway", "--multi-buckets", "--keep-etag", "--object-meta", "--no-usage-report"]);
+    command.args(["--backup-meta", "0", "--metrics", &format!("127.0.0.1:{}", free_port())]);
+    command.arg(&database).arg(format!("127.0.0.1:{port}"));
+    command.env("MINIO_ROOT_USER", ACCESS_KEY_ID).env("MINIO_ROOT_PASSWORD", SECRET_ACCESS_KEY);
+    spawn(command, &data.join("log"))
+}
+
+fn spawn(mut command: Command, log: &Path) -> Child {
+    let log = std::fs::File::create(log).expect("a log");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command.spawn().unwrap_or_else(|why| panic!("{command:?}: {why}"))
+}
+
+/// Ends with the tests also when they are killed, where the system has a way to say so.
+fn mortal(program: &Path) -> Command {
+    if Command::new("setpriv").arg("--version").output().is_ok() {
+        let mut mortal = Command::new("setpriv");
+        mortal.args(["--pdeathsig", "KILL", "--"]).arg(program);
+        return mortal;
+    }
+    Command::new(program)
+}
+
+fn program(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/s3/bin").join(name);
+    assert!(path.is_file(), "{} is missing: run scripts/install-s3-servers", path.display());
+    path
+}
+
+fn free_port() -> u16 {
+    // SeaweedFS opens a second port, 10000 above each.
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        if port < 55_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+            return port;
+        }
+    }
+}
