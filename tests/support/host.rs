@@ -183,7 +183,7 @@ impl Host {
     pub fn kill(&mut self) {
         // The child leads a group of its own: `spin up` serves from a process below it.
         let group = format!("-{}", self.child.id());
-        let killed = Command::new("kill").args(["-KILL", "--", &group]).status();
+        let killed = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
         if !killed.is_ok_and(|status| status.success()) {
             let _ = self.child.kill();
         }
