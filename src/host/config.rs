@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::access::AccessConfig;
 use crate::http::Handler;
 use crate::registry::{Limits, Registry};
 use crate::store::file::{FileBlobStore, FileKeyValue};
@@ -27,6 +28,19 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("tag_max_age_seconds", "0 to 4294967295", "how long caches may answer for a tag without asking; 0: not at all"),
     ("warnings", "true | false", "whether pulls show the warnings that /v2/_eyot/warnings/ sets"),
     ("sparse_manifests", "true | false", "whether a manifest may name blobs and manifests that are not here"),
+    (
+        "auth_mode",
+        "none | write_only | read_write",
+        "who must log in: nobody; who pushes; everybody. Without any user: read-only",
+    ),
+    ("auth_user", "a name", "a user who may do everything, with auth_password"),
+    ("auth_password", "a password", "the password of auth_user"),
+    ("htpasswd", "lines user:hash", "users with bcrypt (htpasswd -B) or argon2id hashes"),
+    ("htpasswd_file", "a file", "the same in a file"),
+    ("auth_policy", "lines WHO REPOSITORIES ACTIONS", "who may do what, in place of auth_mode"),
+    ("auth_token_key", "32 random bytes, as text", "signs tokens; by default one that is kept in the key-value store"),
+    ("public_url", "https://HOST", "how clients reach the registry; by default the host that they name"),
+    ("trusted_proxies", "addresses, networks, *", "whose X-Forwarded-For, -Proto and -Host are believed"),
     ("log", "off | error | warn | info | debug | trace", "what is written to the log; info: every request"),
 ];
 
@@ -58,6 +72,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long caches may answer for a tag without asking, in seconds.
     pub tag_max_age_seconds: u32,
+    /// Who may do what.
+    pub access: AccessConfig,
     /// What is logged.
     pub log: log::LevelFilter,
 }
@@ -104,6 +120,7 @@ impl Config {
                 ..defaults
             },
             tag_max_age_seconds: number("tag_max_age_seconds", 0, 0, u32::MAX.into())? as u32,
+            access: AccessConfig::read(get)?,
             log: match choice("log", get("log"), &["warn", "off", "error", "info", "debug", "trace"])? {
                 "off" => log::LevelFilter::Off,
                 "error" => log::LevelFilter::Error,
@@ -135,8 +152,10 @@ impl Config {
             "packed" => Arc::new(PackedBlobStore::new(keys.clone(), platform.clone(), self.chunk_bytes)),
             _ => Arc::new(MemoryBlobStore::new(platform.clone())),
         };
-        let (limits, tag_max_age_seconds) = (self.limits.clone(), self.tag_max_age_seconds);
-        Ok(Stores { keys, blobs, platform, limits, tag_max_age_seconds })
+        let registry = Registry::new(keys.clone(), blobs.clone(), platform.clone(), self.limits.clone());
+        let handler = Handler::new(registry, self.access.access(&keys, &platform)?);
+        let handler = self.access.apply(handler)?.with_tag_max_age_seconds(self.tag_max_age_seconds);
+        Ok(Stores { keys, blobs, handler })
     }
 }
 
@@ -146,17 +165,13 @@ pub struct Stores {
     pub keys: Arc<dyn KeyValue>,
     /// The blob store.
     pub blobs: Arc<dyn BlobStore>,
-    platform: Arc<dyn Platform>,
-    limits: Limits,
-    tag_max_age_seconds: u32,
+    handler: Handler,
 }
 
 impl Stores {
     /// A handler of a registry over them.
     pub fn handler(&self) -> Handler {
-        let (keys, blobs, platform) = (self.keys.clone(), self.blobs.clone(), self.platform.clone());
-        let registry = Registry::new(keys, blobs, platform, self.limits.clone());
-        Handler::new(registry).with_tag_max_age_seconds(self.tag_max_age_seconds)
+        self.handler.clone()
     }
 }
 

@@ -3,6 +3,9 @@
 
 #[cfg(any(feature = "native", feature = "wasi", feature = "spin"))]
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+pub mod access;
+#[cfg(any(feature = "native", feature = "wasi", feature = "spin"))]
+#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
 pub mod config;
 
 #[cfg(all(feature = "native", not(target_family = "wasm")))]

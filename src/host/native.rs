@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 
 use super::config::Offer;
-use crate::http::Handler;
+use crate::http::{Handler, Peer};
 use crate::store::Body;
 
 /// What this host offers.
@@ -92,8 +92,10 @@ fn connection(handler: Handler, stream: TcpStream) -> impl GracefulConnection<Er
     if let Err(error) = stream.set_nodelay(true) {
         log::warn!("cannot set TCP_NODELAY: {error}");
     }
-    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+    let peer = Peer { address: stream.peer_addr().ok().map(|address| address.ip()), is_tls: false };
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let handler = handler.clone();
+        request.extensions_mut().insert(peer);
         async move { Ok::<_, Infallible>(handler.handle(request.map(Body::new)).await) }
     });
     http1::Builder::new()

@@ -8,3 +8,7 @@ pub(super) const HEADER_BYTES_MAX: usize = 32 * 1024;
 pub(super) const WARNING_REQUEST_BYTES_MAX: u64 = 4 * 1024;
 /// How much of a body that nobody wants is read, so that the client can see the answer.
 pub(super) const LEFTOVER_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// The most bytes of a request for a token, or about users and tokens.
+pub(super) const ADMINISTRATION_REQUEST_BYTES_MAX: u64 = 64 * 1024;
+/// How many scopes a token can be asked for at once.
+pub(super) const SCOPES_PER_TOKEN_MAX: usize = 64;

@@ -10,6 +10,9 @@ use crate::oci::name::ReferenceError;
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
 use crate::registry::{self, PageRequest, ReferrersRequest, SessionId};
 
+/// Where tokens are had.
+pub(super) const TOKEN_PATH: &str = "/v2/_eyot/token";
+
 /// One operation of the API, with everything in it checked against its grammar.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Operation {
@@ -25,9 +28,22 @@ pub(super) enum Operation {
     GetWarnings(RepositoryName, Option<Tag>),
     SetWarning(RepositoryName, Option<Tag>),
     DeleteWarning(RepositoryName, Option<Tag>),
+    /// With the query's bytes.
+    Token(Vec<u8>),
+    PostToken,
+    ListUsers(Option<String>),
+    PutUser(String),
+    DeleteUser(String),
+    ListTokens(Option<String>),
+    PutToken(String),
+    DeleteToken(String),
     BeginUpload(RepositoryName, Algorithm),
     PushBlob(RepositoryName, Digest),
-    MountBlob { repository: RepositoryName, digest: Digest, from: Option<RepositoryName> },
+    MountBlob {
+        repository: RepositoryName,
+        digest: Digest,
+        from: Option<RepositoryName>,
+    },
     UploadStatus(RepositoryName, SessionId),
     AppendUpload(RepositoryName, SessionId),
     CompleteUpload(RepositoryName, SessionId, Digest),
@@ -44,6 +60,12 @@ enum Route<'a> {
     Referrers(&'a str, &'a str),
     /// An extension of our own (extensions/README of the specification): what a text is attached to.
     Warnings(&'a str),
+    /// More of these: who may come in.
+    Token,
+    Users,
+    User(&'a str),
+    Tokens,
+    MachineToken(&'a str),
     Uploads(&'a str),
     Upload(&'a str, &'a str),
 }
@@ -53,11 +75,20 @@ impl<'a> Route<'a> {
         match path.strip_prefix("/v2")? {
             "" | "/" => return Some(Self::Version),
             "/_catalog" => return Some(Self::Catalog),
+            "/_eyot/token" => return Some(Self::Token),
+            "/_eyot/users" => return Some(Self::Users),
+            "/_eyot/tokens" => return Some(Self::Tokens),
             _ => {}
         }
         let path = path.strip_prefix("/v2/")?;
         if let Some(target) = path.strip_prefix("_eyot/warnings/") {
             return Some(Self::Warnings(target));
+        }
+        if let Some(name) = path.strip_prefix("_eyot/users/") {
+            return Some(Self::User(name));
+        }
+        if let Some(name) = path.strip_prefix("_eyot/tokens/") {
+            return Some(Self::MachineToken(name));
         }
         if let Some(name) = path.strip_suffix("/blobs/uploads").or_else(|| path.strip_suffix("/blobs/uploads/")) {
             return Some(Self::Uploads(name));
@@ -83,6 +114,9 @@ impl<'a> Route<'a> {
             Self::Manifest(..) => "GET, HEAD, PUT, DELETE",
             Self::Blob(..) => "GET, HEAD, DELETE",
             Self::Warnings(_) => "GET, HEAD, PUT, DELETE",
+            Self::Users | Self::Tokens => "GET, HEAD",
+            Self::User(_) | Self::MachineToken(_) => "PUT, DELETE",
+            Self::Token => "GET, HEAD, POST",
             Self::Uploads(_) => "POST",
             Self::Upload(..) => "GET, HEAD, PATCH, PUT, DELETE",
         }
@@ -126,6 +160,14 @@ impl Operation {
                     _ => Self::DeleteWarning(repository, tag),
                 })
             }
+            (Route::Token, "GET") => Ok(Self::Token(query.0.as_bytes().to_vec())),
+            (Route::Token, "POST") => Ok(Self::PostToken),
+            (Route::Users, "GET") => Ok(Self::ListUsers(query.text("last"))),
+            (Route::User(name), "PUT") => Ok(Self::PutUser(decode(name))),
+            (Route::User(name), "DELETE") => Ok(Self::DeleteUser(decode(name))),
+            (Route::Tokens, "GET") => Ok(Self::ListTokens(query.text("last"))),
+            (Route::MachineToken(name), "PUT") => Ok(Self::PutToken(decode(name))),
+            (Route::MachineToken(name), "DELETE") => Ok(Self::DeleteToken(decode(name))),
             (Route::Uploads(repository), "POST") => Self::begin(name(repository)?, &query),
             (Route::Upload(repository, session), method @ ("GET" | "PATCH" | "PUT" | "DELETE")) => {
                 Self::upload(name(repository)?, session.parse::<SessionId>()?, method, &query)

@@ -87,9 +87,9 @@ start() { # HOST DATA [PORT]
     [ "$host" != spin-host-packed ] || blobs=packed
     "${EYOT_SPIN_HOST:-tests/spin_host/target/debug/spin-host}" \
       --component target/eyot-spin.wasm --state "$data/spin" --listen "$registry" \
-      --mount "$data::/data" --variable "blobs=$blobs" >>"$server_log" 2>&1 &
+      --mount "$data::/data" --variable "blobs=$blobs" --variable auth_mode=none >>"$server_log" 2>&1 &
   else
-    scripts/up --host "$host" --port "$port" --data "$data" >>"$server_log" 2>&1 &
+    scripts/up --host "$host" --port "$port" --data "$data" --set auth_mode=none >>"$server_log" 2>&1 &
   fi
   server=$!
   started=$host
