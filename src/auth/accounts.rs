@@ -9,9 +9,10 @@ use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 
 use super::directory::check_password;
+use super::policy::ANONYMOUS;
 use super::remembered::Remembered;
 use super::throttle::Throttle;
-use super::{Attempt, Authority, Caller, Credentials, Directory, PasswordHash, Policy, Refusal, Secret};
+use super::{Attempt, Authority, Caller, Credentials, Directory, Issuers, PasswordHash, Policy, Refusal, Secret};
 use crate::store::{KeyValue, Platform};
 
 /// A hash whose password nobody knows, of the kind that [`PasswordHash::new`] makes: to be computed where there is no user.
@@ -24,6 +25,7 @@ pub struct Accounts {
     users: HashMap<String, PasswordHash>,
     decoys: Vec<PasswordHash>,
     directory: Directory,
+    issuers: Option<Issuers>,
     throttle: Throttle,
     remembered: Remembered,
     platform: Arc<dyn Platform>,
@@ -39,6 +41,7 @@ impl Accounts {
             users: HashMap::new(),
             decoys: vec![PasswordHash::parse(DECOY).expect("a hash")],
             directory: Directory::new(keys.clone(), platform.clone()),
+            issuers: None,
             throttle: Throttle::new(keys, platform.clone()),
             remembered: Remembered::new(platform.as_ref()),
             platform,
@@ -65,6 +68,11 @@ impl Accounts {
             decoys = self.decoys;
         }
         Self { users: users.into_iter().collect(), decoys, ..self }
+    }
+
+    /// Whoever has tokens of other issuers; their users are called `oidc:…` in the policy.
+    pub fn with_issuers(self, issuers: Issuers) -> Self {
+        Self { issuers: Some(issuers), ..self }
     }
 
     /// How often a password was compared or hashed.
@@ -115,6 +123,14 @@ impl Accounts {
         caller.grants.extend(self.policy.caller(None).grants);
         Ok(caller)
     }
+
+    /// Whoever has a token of another issuer, who may do what the rules for all their names say, and what anyone may.
+    async fn of_issuer(&self, issuers: &Issuers, token: &Secret) -> Result<Caller, Refusal> {
+        let names = issuers.names(token).await?;
+        let first = names.first().ok_or(Refusal::Unauthorized)?;
+        let all: Vec<&str> = names.iter().map(String::as_str).chain([ANONYMOUS]).collect();
+        Ok(self.policy.granted(first, &all))
+    }
 }
 
 #[async_trait]
@@ -124,6 +140,12 @@ impl Authority for Accounts {
             Credentials::Anonymous => Ok(self.policy.caller(None)),
             Credentials::Basic { password: text, .. } | Credentials::Bearer(text) if Directory::is_token(text) => {
                 self.machine(text).await
+            }
+            Credentials::Basic { password: text, .. } | Credentials::Bearer(text)
+                if let Some(issuers) = &self.issuers
+                    && Issuers::is_token(text) =>
+            {
+                self.of_issuer(issuers, text).await
             }
             Credentials::Basic { user, password } => self.log_in(user, password, attempt.address).await,
             Credentials::Bearer(_) => Err(Refusal::Unauthorized),

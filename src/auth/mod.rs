@@ -8,6 +8,8 @@ mod access;
 mod accounts;
 mod caller;
 mod directory;
+mod jwk;
+mod oidc;
 mod password;
 mod pattern;
 mod policy;
@@ -25,6 +27,7 @@ pub use access::Access;
 pub use accounts::Accounts;
 pub use caller::{Action, Caller, Grant};
 pub use directory::{Directory, DirectoryError, MachineToken};
+pub use oidc::{DOCUMENT_BYTES_MAX, Document, IssuerRules, Issuers, JwksSource};
 pub use password::{
     PASSWORD_BYTES_MAX, PasswordHash, PasswordHashError, USER_NAME_BYTES_MAX, check_user_name, parse_htpasswd,
 };

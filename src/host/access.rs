@@ -21,14 +21,17 @@ pub struct AccessConfig {
 
 #[derive(Clone, Debug)]
 enum Users {
-    /// Nobody can log in; what anyone may do.
-    None(Policy),
+    /// Nobody can log in: what anyone may do, and what the start says of that.
+    None(Policy, &'static str),
     Some {
         policy: Policy,
         plain: Option<(String, Secret)>,
         hashes: Vec<(String, PasswordHash)>,
     },
 }
+
+const OPEN: &str = "auth_mode is none: whoever reaches this registry can push and delete";
+const READ_ONLY: &str = "this registry is read-only: no login is set up (settings auth_mode, auth_user, auth_password)";
 
 /// What tokens are for where no public URL says it.
 const SERVICE_DEFAULT: &str = "eyot";
@@ -57,7 +60,10 @@ impl AccessConfig {
     /// When a setting has a value that it does not take.
     pub fn access(&self, keys: &Arc<dyn KeyValue>, platform: &Arc<dyn Platform>) -> Result<Access> {
         let (policy, plain, hashes) = match &self.users {
-            Users::None(policy) => return Ok(Access::without_login(policy.clone())),
+            Users::None(policy, notice) => {
+                log::warn!("{notice}");
+                return Ok(Access::without_login(policy.clone()));
+            }
             Users::Some { policy, plain, hashes } => (policy.clone(), plain.clone(), hashes.clone()),
         };
         if plain.is_none() && hashes.is_empty() {
@@ -111,21 +117,13 @@ impl Users {
             (Some("none"), _) if has_users => {
                 bail!("setting auth_mode: with none nobody logs in, so there are no users")
             }
-            (Some("none"), _) => {
-                log::warn!("auth_mode is none: whoever reaches this registry can push and delete");
-                return Ok(Self::None(Policy::open()));
-            }
+            (Some("none"), _) => return Ok(Self::None(Policy::open(), OPEN)),
             (Some("write_only"), _) => Policy::write_only(),
             (Some("read_write"), _) => Policy::read_write(),
             (Some(other), _) => bail!("setting auth_mode: {other:?} is not one of none, write_only, read_write"),
             (None, Some(policy)) => policy.parse().context("setting auth_policy")?,
             (None, None) if has_users => Policy::read_write(),
-            (None, None) => {
-                log::warn!(
-                    "this registry is read-only: no login is set up (settings auth_mode, auth_user, auth_password)"
-                );
-                return Ok(Self::None(Policy::read_only()));
-            }
+            (None, None) => return Ok(Self::None(Policy::read_only(), READ_ONLY)),
         };
         Ok(Self::Some { policy, plain, hashes })
     }
