@@ -10,6 +10,7 @@ mod caller;
 mod directory;
 mod jwk;
 mod oidc;
+mod outbound;
 mod password;
 mod pattern;
 mod policy;
@@ -28,6 +29,7 @@ pub use accounts::Accounts;
 pub use caller::{Action, Caller, Grant};
 pub use directory::{Directory, DirectoryError, MachineToken};
 pub use oidc::{DOCUMENT_BYTES_MAX, Document, IssuerRules, Issuers, JwksSource};
+pub use outbound::Outbound;
 pub use password::{
     PASSWORD_BYTES_MAX, PasswordHash, PasswordHashError, USER_NAME_BYTES_MAX, check_user_name, parse_htpasswd,
 };

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::auth::{
-    Access, Accounts, Directory, KEY_ENTROPY_BITS_MIN, PasswordHash, Policy, Secret, Tokens, parse_htpasswd,
+    Access, Accounts, Directory, IssuerRules, Issuers, KEY_ENTROPY_BITS_MIN, Outbound, PasswordHash, Policy, Secret,
+    Tokens, parse_htpasswd,
 };
 use crate::http::{Handler, Proxies};
 use crate::store::{KeyValue, Platform};
@@ -27,6 +28,7 @@ enum Users {
         policy: Policy,
         plain: Option<(String, Secret)>,
         hashes: Vec<(String, PasswordHash)>,
+        issuers: Option<IssuerRules>,
     },
 }
 
@@ -59,14 +61,16 @@ impl AccessConfig {
     /// # Errors
     /// When a setting has a value that it does not take.
     pub fn access(&self, keys: &Arc<dyn KeyValue>, platform: &Arc<dyn Platform>) -> Result<Access> {
-        let (policy, plain, hashes) = match &self.users {
+        let (policy, plain, hashes, issuers) = match &self.users {
             Users::None(policy, notice) => {
                 log::warn!("{notice}");
                 return Ok(Access::without_login(policy.clone()));
             }
-            Users::Some { policy, plain, hashes } => (policy.clone(), plain.clone(), hashes.clone()),
+            Users::Some { policy, plain, hashes, issuers } => {
+                (policy.clone(), plain.clone(), hashes.clone(), issuers.clone())
+            }
         };
-        if plain.is_none() && hashes.is_empty() {
+        if plain.is_none() && hashes.is_empty() && issuers.is_none() {
             log::warn!("no setting names a user: only those of `eyot user add` can log in");
         }
         let mut accounts = Accounts::new(policy, keys.clone(), platform.clone()).with_hashes(hashes);
@@ -74,6 +78,10 @@ impl AccessConfig {
             accounts = accounts
                 .with_user(user, password)
                 .map_err(|why| anyhow!("settings auth_user, auth_password: {why}"))?;
+        }
+        if let Some(rules) = issuers {
+            let source = Arc::new(Outbound::new(platform.clone()));
+            accounts = accounts.with_issuers(Issuers::new(rules, source, platform.clone()));
         }
         let service = self.public_url.as_deref().and_then(|url| url.split("//").nth(1)?.split('/').next());
         let service = service.unwrap_or(SERVICE_DEFAULT);
@@ -111,7 +119,14 @@ impl Users {
             let text = std::fs::read_to_string(&path).with_context(|| format!("setting htpasswd_file: {path}"))?;
             hashes.extend(parse_htpasswd(&text).map_err(|why| anyhow!("setting htpasswd_file: {path}: {why}"))?);
         }
+        let issuers: Option<IssuerRules> = get("oidc_issuers")
+            .map(|rules| rules.parse())
+            .transpose()
+            .map_err(|why| anyhow!("setting oidc_issuers: {why}"))?;
         let has_users = plain.is_some() || !hashes.is_empty();
+        if issuers.is_some() && get("auth_policy").is_none() {
+            bail!("setting oidc_issuers: only an auth_policy says what their users, oidc:NAME, may do");
+        }
         let policy = match (get("auth_mode").as_deref(), get("auth_policy")) {
             (Some(_), Some(_)) => bail!("settings auth_mode and auth_policy: only one of them can be"),
             (Some("none"), _) if has_users => {
@@ -125,6 +140,6 @@ impl Users {
             (None, None) if has_users => Policy::read_write(),
             (None, None) => return Ok(Self::None(Policy::read_only(), READ_ONLY)),
         };
-        Ok(Self::Some { policy, plain, hashes })
+        Ok(Self::Some { policy, plain, hashes, issuers })
     }
 }

@@ -39,8 +39,11 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("htpasswd_file", "a file", "the same in a file"),
     ("auth_policy", "lines WHO REPOSITORIES ACTIONS", "who may do what, in place of auth_mode"),
     ("auth_token_key", "32 random bytes, as text", "signs tokens; by default one that is kept in the key-value store"),
+    ("oidc_issuers", "lines NAME ISSUER AUDIENCE CLAIM=PATTERN…", "users oidc:NAME, by the tokens of others"),
     ("public_url", "https://HOST", "how clients reach the registry; by default the host that they name"),
     ("trusted_proxies", "addresses, networks, *", "whose X-Forwarded-For, -Proto and -Host are believed"),
+    ("tls_certificate", "a PEM file", "natively: speak TLS with this chain of certificates"),
+    ("tls_key", "a PEM file", "natively: the key of tls_certificate; both are read again when they change"),
     ("log", "off | error | warn | info | debug | trace", "what is written to the log; info: every request"),
 ];
 
@@ -74,6 +77,8 @@ pub struct Config {
     pub tag_max_age_seconds: u32,
     /// Who may do what.
     pub access: AccessConfig,
+    /// The certificate and its key, for hosts that speak TLS themselves.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// What is logged.
     pub log: log::LevelFilter,
 }
@@ -121,6 +126,11 @@ impl Config {
             },
             tag_max_age_seconds: number("tag_max_age_seconds", 0, 0, u32::MAX.into())? as u32,
             access: AccessConfig::read(get)?,
+            tls: match (get("tls_certificate"), get("tls_key")) {
+                (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
+                (None, None) => None,
+                _ => bail!("settings tls_certificate and tls_key: one is there without the other"),
+            },
             log: match choice("log", get("log"), &["warn", "off", "error", "info", "debug", "trace"])? {
                 "off" => log::LevelFilter::Off,
                 "error" => log::LevelFilter::Error,

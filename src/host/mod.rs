@@ -12,6 +12,8 @@ pub mod config;
 pub mod command;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod native;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+pub mod tls;
 
 #[cfg(all(any(feature = "wasi", feature = "spin"), target_os = "wasi"))]
 mod component;

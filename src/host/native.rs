@@ -9,12 +9,15 @@ use anyhow::{Context as _, Result};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
+use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown, Watcher};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 
 use super::config::Offer;
+use super::tls::Certificate;
 use crate::http::{Handler, Peer};
 use crate::store::Body;
 
@@ -29,15 +32,22 @@ const FILES_PER_CONNECTION: u64 = 4;
 const READ_BUFFER_BYTES_MAX: usize = 512 * 1024;
 /// How long a client may take to send the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client may take for the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long requests under way may go on when the process is told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Serves `handler` on `address` until the process is told to stop (SIGTERM, SIGINT). When it is ready, the address goes to
+/// Serves `handler` on `address`, over TLS if there is a certificate, until the process is told to stop (SIGTERM, SIGINT). When it is ready, the address goes to
 /// `ready`.
 ///
 /// # Errors
 /// When the address cannot be listened on.
-pub async fn serve(handler: Handler, address: SocketAddr, ready: impl FnOnce(SocketAddr)) -> Result<()> {
+pub async fn serve(
+    handler: Handler,
+    address: SocketAddr,
+    certificate: Option<Certificate>,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -53,10 +63,11 @@ pub async fn serve(handler: Handler, address: SocketAddr, ready: impl FnOnce(Soc
         tokio::select! {
             accepted = accept => match accepted {
                 Ok(((stream, _), place)) => {
-                    let connection = connections.watch(connection(handler.clone(), stream));
+                    let acceptor = certificate.as_ref().map(Certificate::acceptor);
+                    let (handler, watcher) = (handler.clone(), connections.watcher());
                     tokio::spawn(async move {
-                        if let Err(error) = connection.await {
-                            log::info!("a connection broke off: {error}");
+                        if let Err(error) = connection(handler, stream, acceptor, watcher).await {
+                            log::info!("a connection broke off: {error:#}");
                         }
                         drop(place);
                     });
@@ -87,12 +98,32 @@ fn connections_max() -> usize {
     (files / FILES_PER_CONNECTION).clamp(1, CONNECTIONS_MAX) as usize
 }
 
-fn connection(handler: Handler, stream: TcpStream) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static {
+async fn connection(
+    handler: Handler,
+    stream: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+    watcher: Watcher,
+) -> Result<()> {
     // Otherwise the last small packet of an answer waits for the client's acknowledgement, 40 ms.
     if let Err(error) = stream.set_nodelay(true) {
         log::warn!("cannot set TCP_NODELAY: {error}");
     }
-    let peer = Peer { address: stream.peer_addr().ok().map(|address| address.ip()), is_tls: false };
+    let peer = Peer { address: stream.peer_addr().ok().map(|address| address.ip()), is_tls: acceptor.is_some() };
+    match acceptor {
+        Some(acceptor) => {
+            let encrypted = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+            watcher.watch(http_connection(handler, encrypted, peer)).await?;
+        }
+        None => watcher.watch(http_connection(handler, stream, peer)).await?,
+    }
+    Ok(())
+}
+
+fn http_connection(
+    handler: Handler,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
+) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static {
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let handler = handler.clone();
         request.extensions_mut().insert(peer);

@@ -1,6 +1,15 @@
-//! What is impure and not storage: the clock and randomness. All of it goes through here, so that tests can own it.
+//! What is impure and not storage: the clock, randomness and outbound HTTP. All of it goes through here, so that tests can
+//! own it.
 
-/// The clock and the randomness of a host.
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http::{Request, Response};
+
+use super::{Body, Error, Result};
+
+/// The clock, the randomness and the way out of a host.
+#[async_trait]
 pub trait Platform: Send + Sync {
     /// Milliseconds since the Unix epoch.
     fn now_ms(&self) -> u64;
@@ -12,6 +21,23 @@ pub trait Platform: Send + Sync {
     fn uuid(&self) -> String {
         uuid::Builder::from_random_bytes(self.random()).into_uuid().to_string()
     }
+
+    /// Sends a request to another server; its URI is absolute, and a body of known length goes out with Content-Length.
+    /// `timeout` is how long the head of the answer may take, with the sending of the body; while the answer's body is read,
+    /// how long each piece may take is up to the host.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when there was no answer; the request may have been carried out all the same.
+    /// [`Error::Unsupported`] on a platform that has no way out.
+    async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>> {
+        let _ = (request, timeout);
+        Err(Error::Unsupported("this platform sends no requests"))
+    }
+
+    /// Waits. A platform that cannot returns at once.
+    async fn sleep(&self, duration: Duration) {
+        let _ = duration;
+    }
 }
 
 /// The operating system's clock and randomness; on WASI the host's.
@@ -20,6 +46,7 @@ pub trait Platform: Send + Sync {
 pub struct SystemPlatform;
 
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+#[async_trait]
 impl Platform for SystemPlatform {
     #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
     fn now_ms(&self) -> u64 {
