@@ -65,7 +65,7 @@ fn an_unknown_user_and_a_wrong_password_take_the_same_time() {
         [("auth_password", in_settings), ("htpasswd, bcrypt", in_a_file), ("key-value store, argon2id", in_the_store)]
     {
         // A machine that is busy with something else gets another chance.
-        let alike = (0..5).any(|_| {
+        let alike = (0..10).any(|_| {
             let (known, unknown) = measure(&accounts);
             println!("{what}: wrong password {known:?}, unknown user {unknown:?}");
             let ratio = known.as_secs_f64() / unknown.as_secs_f64();

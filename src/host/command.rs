@@ -62,7 +62,7 @@ fn run() -> Result<()> {
     match words[..] {
         ["serve"] => serve(&arguments),
         ["user", "add", name] => user(&arguments, |users| block_on(add_user(users, name))),
-        ["user", "remove", name] => user(&arguments, |users| Ok(block_on(users.remove_user(name))?)),
+        ["user", "remove", name] => user(&arguments, |users| block_on(users.remove_user(name))),
         ["user", "list"] => user(&arguments, |users| block_on(list_users(users))),
         [] => bail!("want a command; see eyot --help"),
         _ => bail!("there is no command {}; see eyot --help", words.join(" ")),
