@@ -12,8 +12,10 @@ use sha2::{Digest as _, Sha256};
 use super::Refusal;
 use crate::store::{KeyValue, Platform, When};
 
-/// How many failures go without a wait.
-const FREE_FAILURES: u32 = 10;
+/// How many failures of a user go without a wait.
+const USER_FREE_FAILURES: u32 = 10;
+/// How many of an address: a whole office may share one, and one bot in it must not lock the others out.
+const ADDRESS_FREE_FAILURES: u32 = 100;
 /// The wait after the first failure that is not free; it doubles with each.
 const WAIT_MS: u64 = 1000;
 /// The longest wait: somebody else's guessing must not lock a user out for long.
@@ -35,8 +37,7 @@ struct Failures {
 
 /// Whose failures they are: a user's and an address's.
 pub(super) struct Suspects {
-    keys: Vec<String>,
-    failures: Vec<Failures>,
+    counts: Vec<(String, Failures)>,
 }
 
 impl Throttle {
@@ -46,40 +47,40 @@ impl Throttle {
 
     /// Lets an attempt pass, or says how long to wait: one key read for each of user and address.
     pub(super) async fn check(&self, user: &str, address: Option<IpAddr>) -> Result<Suspects, Refusal> {
-        let keys: Vec<_> =
-            [Some(key("user", user.as_bytes())), address.map(of_address)].into_iter().flatten().collect();
+        let user = (key("user", user.as_bytes()), USER_FREE_FAILURES);
+        let address = address.map(|address| (of_address(address), ADDRESS_FREE_FAILURES));
         let now_ms = self.platform.now_ms();
-        let mut failures = Vec::new();
-        for key in &keys {
-            let entry = self.keys.get(key).await?;
+        let mut counts = Vec::new();
+        for (key, free) in std::iter::once(user).chain(address) {
+            let entry = self.keys.get(&key).await?;
             // A count that cannot be read is none: it must not lock anybody out.
             let counted: Failures =
                 entry.and_then(|entry| serde_json::from_slice(&entry.value).ok()).unwrap_or_default();
-            let wait_ms = counted.wait_until_ms().saturating_sub(now_ms);
+            let wait_ms = counted.wait_until_ms(free).saturating_sub(now_ms);
             if wait_ms > 0 {
                 return Err(Refusal::TooManyAttempts { retry_after_ms: wait_ms.min(WAIT_MS_MAX) });
             }
             let forgotten = now_ms.saturating_sub(counted.last_ms) > FORGOTTEN_AFTER_MS;
-            failures.push(if forgotten { Failures::default() } else { counted });
+            counts.push((key, if forgotten { Failures::default() } else { counted }));
         }
-        Ok(Suspects { keys, failures })
+        Ok(Suspects { counts })
     }
 
     /// The attempt failed: one key write each.
     pub(super) async fn failed(&self, suspects: Suspects) -> Result<(), Refusal> {
         let last_ms = self.platform.now_ms();
-        for (key, failures) in suspects.keys.iter().zip(suspects.failures) {
+        for (key, failures) in suspects.counts {
             let failures = Failures { count: failures.count.saturating_add(1), last_ms };
             let value = serde_json::json!(failures).to_string();
-            self.keys.put(key, value.into(), When::Always).await?;
+            self.keys.put(&key, value.into(), When::Always).await?;
         }
         Ok(())
     }
 }
 
 impl Failures {
-    fn wait_until_ms(self) -> u64 {
-        match self.count.checked_sub(FREE_FAILURES) {
+    fn wait_until_ms(self, free: u32) -> u64 {
+        match self.count.checked_sub(free) {
             None | Some(0) => 0,
             Some(over) => self.last_ms + (WAIT_MS << (over - 1).min(16)).min(WAIT_MS_MAX),
         }
