@@ -74,10 +74,14 @@ impl Admission {
         }
     }
 
-    /// How to get a token that would do (RFC 6750, section 3). There is none where nobody can log in.
+    /// How to get a token that would do (RFC 6750, section 3). There is none where nobody can log in. If we do not know how clients
+    /// reach us we cannot send them to our token endpoint: then they are to bring a password with each request.
     fn challenge(&self, head: &Parts, scopes: &[Scope], error: Option<&str>) -> Option<String> {
         let service = self.access.service()?;
-        let base = self.public_url.as_deref().map_or_else(|| Cow::from(self.proxies.base(head)), Cow::from);
+        let own = || self.proxies.base(head).map(Cow::from);
+        let Some(base) = self.public_url.as_deref().map(Cow::from).or_else(own) else {
+            return Some(format!("Basic realm=\"{service}\""));
+        };
         let mut challenge = format!("Bearer realm=\"{base}{TOKEN_PATH}\",service=\"{service}\"");
         if !scopes.is_empty() {
             let scopes: Vec<_> = scopes.iter().map(Scope::to_string).collect();

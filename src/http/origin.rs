@@ -73,8 +73,8 @@ impl Proxies {
         peer.address
     }
 
-    /// Scheme and authority by which the client knows us.
-    pub(super) fn base(&self, head: &Parts) -> String {
+    /// Scheme and authority by which the client knows us, where the host lets us know: wasmtime keeps it to itself.
+    pub(super) fn base(&self, head: &Parts) -> Option<String> {
         let peer = peer(head);
         let trusted = self.trusts(peer.address);
         let forwarded = |name| trusted.then(|| first(head, &HeaderName::from_static(name))).flatten();
@@ -89,7 +89,7 @@ impl Proxies {
             .or_else(|| first(head, &http::header::HOST))
             .or_else(|| head.uri.authority().map(|authority| authority.as_str()))
             .filter(|host| is_host(host));
-        format!("{scheme}://{}", host.unwrap_or("localhost"))
+        Some(format!("{scheme}://{}", host?))
     }
 }
 
@@ -158,7 +158,11 @@ mod tests {
         ] {
             let (proxies, head) = (proxies.parse::<Proxies>().unwrap(), head(peer, &forwarded));
             let client = client.map(|address| address.parse::<IpAddr>().unwrap());
-            assert_eq!((proxies.base(&head), proxies.client(&head)), (base.to_owned(), client), "{proxies:?} {peer:?}");
+            assert_eq!(
+                (proxies.base(&head), proxies.client(&head)),
+                (Some(base.to_owned()), client),
+                "{proxies:?} {peer:?}"
+            );
         }
     }
 
@@ -166,7 +170,7 @@ mod tests {
     fn hosts_that_are_none_are_not_repeated() {
         for host in ["a\"b", "a b", "", "user@host", "a/b", "é"] {
             let head = head(None, &[("host", host)]);
-            assert_eq!(Proxies::default().base(&head), "http://localhost", "{host}");
+            assert_eq!(Proxies::default().base(&head), None, "{host}");
         }
     }
 

@@ -461,6 +461,21 @@ fn where_nobody_may_anything_anonymous_callers_get_no_token() {
 }
 
 #[test]
+fn where_our_name_is_not_known_clients_send_their_password() {
+    let registered = Registered::new(POLICY);
+    let request = |authorization: &str| {
+        let request = Request::get("/v2/team/app/tags/list").header(AUTHORIZATION, authorization);
+        block_on(registered.handler.handle(request.body(Body::empty()).unwrap()))
+    };
+    assert_eq!(challenge(&request("Basic x")), Some("Basic realm=\"eyot\""));
+    assert_eq!(request(&basic("reader")).status(), StatusCode::OK);
+    let handler = registered.handler.clone().with_public_url("https://registry.example").unwrap();
+    let response = block_on(handler.handle(Request::get("/v2/").body(Body::empty()).unwrap()));
+    let realm = "Bearer realm=\"https://registry.example/v2/_eyot/token\",service=\"eyot\"";
+    assert_eq!(challenge(&response), Some(realm));
+}
+
+#[test]
 fn without_login_what_is_refused_is_refused_for_good() {
     let registry = Registry::in_memory(Arc::new(SystemPlatform));
     let handler = Handler::new(registry, Access::read_only());
