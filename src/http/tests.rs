@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use base64ct::{Base64, Encoding as _};
+use base64ct::{Base64, Base64UrlUnpadded, Encoding as _};
 use futures_executor::block_on;
 use http::StatusCode;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
-use serde_json::Value;
+use p256::ecdsa::signature::Signer as _;
+use serde_json::{Value, json};
 
 use super::*;
-use crate::auth::{Accounts, Directory, PasswordHash, Secret, Tokens};
+use crate::auth::{Accounts, Directory, Document, Issuers, JwksSource, PasswordHash, Secret, Tokens};
 use crate::store::counting::Counting;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use crate::store::{KeyValue, Platform, SystemPlatform};
@@ -21,6 +22,7 @@ const POLICY: &str = "
     cleaner    team/**    pull,delete
     warden     team/**    pull,admin
     root       **         all
+    oidc:ci    acme/**    pull,push
 ";
 const USERS: [&str; 7] = ["anonymous", "stranger", "reader", "writer", "cleaner", "warden", "root"];
 const REPOSITORIES: [&str; 3] = ["public/app", "team/app", "other/app"];
@@ -116,6 +118,29 @@ fn number(operation: &Operation) -> usize {
 }
 const OPERATIONS: usize = 27;
 
+const ISSUER: &str = "https://issuer.example";
+
+fn issuer_key() -> p256::ecdsa::SigningKey {
+    p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap()
+}
+
+/// An issuer's documents.
+struct Static;
+
+#[async_trait::async_trait]
+impl JwksSource for Static {
+    async fn fetch(&self, url: &str) -> Result<Document, crate::store::Error> {
+        let point = issuer_key().verifying_key().to_sec1_point(false);
+        let part = |bytes: &[u8]| Base64UrlUnpadded::encode_string(bytes);
+        let (x, y) = (part(point.x().unwrap()), part(point.y().unwrap()));
+        let document = match url.ends_with("/keys") {
+            true => json!({ "keys": [{ "kty": "EC", "crv": "P-256", "kid": "1", "x": x, "y": y }] }),
+            false => json!({ "issuer": ISSUER, "jwks_uri": format!("{ISSUER}/keys") }),
+        };
+        Ok(Document { bytes: document.to_string().into(), max_age_seconds: None })
+    }
+}
+
 struct Registered {
     handler: Handler,
     keys: Arc<Counting<dyn KeyValue>>,
@@ -135,7 +160,9 @@ impl Registered {
         let hash = |user: &str| bcrypt::hash_with_salt(password(user).expose(), 4, [7; 16]).unwrap().to_string();
         let hashes = USERS[1..].iter().map(|user| ((*user).to_owned(), PasswordHash::parse(&hash(user)).unwrap()));
         let accounts = Accounts::new(policy.parse().unwrap(), keys.clone(), platform.clone());
-        let accounts = Arc::new(accounts.with_hashes(hashes.collect()));
+        let rule = format!("ci {ISSUER} registry.example repository=acme/*");
+        let issuers = Issuers::new(rule.parse().unwrap(), Arc::new(Static), platform.clone());
+        let accounts = Arc::new(accounts.with_hashes(hashes.collect()).with_issuers(issuers));
         let tokens = Tokens::stored("eyot", keys.clone(), platform.clone());
         let access = Access::new(accounts.clone(), tokens).with_directory(Directory::new(keys.clone(), platform));
         let this = Self { handler: Handler::new(registry, access), keys, accounts };
@@ -414,19 +441,47 @@ fn machine_tokens_and_users_come_and_go() {
     }
     let wrong = format!("Bearer {}x", &token[..token.len() - 1]);
     assert_eq!(registered.send("GET", "/v2/", &wrong, "").status(), StatusCode::UNAUTHORIZED);
-    assert_eq!(registered.json("GET", "/v2/_eyot/tokens", &root, ""), serde_json::json!({ "tokens": ["ci"] }));
+    assert_eq!(registered.json("GET", "/v2/_eyot/tokens", &root, ""), json!({ "tokens": ["ci"] }));
     assert_eq!(registered.send("DELETE", "/v2/_eyot/tokens/ci", &root, "").status(), StatusCode::NO_CONTENT);
     assert_eq!(registered.send("GET", "/v2/", &format!("Bearer {token}"), "").status(), StatusCode::UNAUTHORIZED);
 
     let add = registered.send("PUT", "/v2/_eyot/users/reader2", &root, r#"{"password":"reader2's password"}"#);
     assert_eq!(add.status(), StatusCode::NO_CONTENT);
     assert_eq!(registered.send("GET", "/v2/", &basic("reader2"), "").status(), StatusCode::OK);
-    assert_eq!(registered.json("GET", "/v2/_eyot/users", &root, ""), serde_json::json!({ "users": ["reader2"] }));
+    assert_eq!(registered.json("GET", "/v2/_eyot/users", &root, ""), json!({ "users": ["reader2"] }));
     for weak in [r#"{"password":"aaaaaaaaaaaaa"}"#, r#"{"hash":"secret"}"#, "{}", "secret"] {
         let refused = registered.send("PUT", "/v2/_eyot/users/reader3", &root, weak);
         assert_eq!(refused.status(), StatusCode::BAD_REQUEST, "{weak}");
         let text = block_on(refused.into_body().collect_up_to(1 << 20)).unwrap();
         assert!(!String::from_utf8_lossy(&text).contains("secret"), "{weak}");
+    }
+}
+
+#[test]
+fn a_pipeline_logs_in_with_its_own_token() {
+    let registered = Registered::new(POLICY);
+    let signed = |repository: &str| {
+        let now = SystemPlatform.now_ms() / 1000;
+        let claims = json!({
+            "iss": ISSUER, "aud": "registry.example", "iat": now, "exp": now + 60, "repository": repository,
+        });
+        let part = |json: Value| Base64UrlUnpadded::encode_string(json.to_string().as_bytes());
+        let signed = format!("{}.{}", part(json!({ "alg": "ES256", "kid": "1" })), part(claims));
+        let signature: p256::ecdsa::Signature = issuer_key().sign(signed.as_bytes());
+        format!("{signed}.{}", Base64UrlUnpadded::encode_string(&signature.to_bytes()))
+    };
+    // As `docker login` sends it, which takes any name, and as a header.
+    let (right, wrong) = (signed("acme/app"), signed("evil/app"));
+    let basic = |token: &str| format!("Basic {}", Base64::encode_string(format!("oidc:{token}").as_bytes()));
+    let uri = "/v2/_eyot/token?scope=repository:acme/app:pull,push&scope=repository:team/app:pull";
+    for authorization in [basic(&right), format!("Bearer {right}")] {
+        let token = registered.json("GET", uri, &authorization, "");
+        assert_eq!(token["scope"], "repository:acme/app:pull,push");
+        let bearer = format!("Bearer {}", token["token"].as_str().unwrap());
+        assert_eq!(registered.send("PUT", "/v2/acme/app/manifests/v1", &bearer, INDEX).status(), StatusCode::CREATED);
+    }
+    for authorization in [basic(&wrong), format!("Bearer {wrong}")] {
+        assert_eq!(registered.send("GET", uri, &authorization, "").status(), StatusCode::UNAUTHORIZED);
     }
 }
 
