@@ -4,6 +4,8 @@ use std::fmt;
 
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use argon2::{Argon2, Params};
+use base64ct::{Base64Bcrypt, Encoding as _};
+use subtle::ConstantTimeEq as _;
 
 use super::Secret;
 
@@ -41,8 +43,8 @@ impl PasswordHash {
     /// When it is of another kind, malformed, or would take too long to compute.
     pub fn parse(text: &str) -> Result<Self, PasswordHashError> {
         if ["$2y$", "$2a$", "$2b$"].iter().any(|kind| text.starts_with(kind)) {
-            let parts = text.parse::<bcrypt::HashParts>().map_err(|_| PasswordHashError::Kind)?;
-            if parts.get_cost() > BCRYPT_COST_MAX {
+            let parts = Bcrypt::parse(text).ok_or(PasswordHashError::Kind)?;
+            if parts.cost > BCRYPT_COST_MAX {
                 return Err(PasswordHashError::Work);
             }
         } else if text.starts_with("$argon2id$") {
@@ -71,13 +73,40 @@ impl PasswordHash {
         }
         match self.0.starts_with("$argon2id$") {
             true => Argon2::default().verify_password(password, self.0.as_str()).is_ok(),
-            false => bcrypt::verify(password, &self.0).unwrap_or(false),
+            false => Bcrypt::parse(&self.0).is_some_and(|hash| hash.verify(password)),
         }
     }
 
     /// The hash's text, to be stored.
     pub(super) fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// The parts of a bcrypt hash: `$2y$<cost>$<salt><hash>`.
+struct Bcrypt {
+    cost: u32,
+    salt: [u8; 16],
+    hash: [u8; 23],
+}
+
+impl Bcrypt {
+    /// How much of a password counts, in bytes, with the zero byte that ends it.
+    const PASSWORD_BYTES: usize = 72;
+
+    fn parse(text: &str) -> Option<Self> {
+        let (cost, rest) = text.get(4..)?.split_once('$')?;
+        let (salt, hash) = rest.split_at_checked(22)?;
+        let mut parts = Self { cost: cost.parse().ok()?, salt: [0; 16], hash: [0; 23] };
+        Base64Bcrypt::decode(salt, &mut parts.salt).ok().filter(|bytes| bytes.len() == 16)?;
+        Base64Bcrypt::decode(hash, &mut parts.hash).ok().filter(|bytes| bytes.len() == 23)?;
+        (4..=31).contains(&parts.cost).then_some(parts)
+    }
+
+    fn verify(&self, password: &[u8]) -> bool {
+        let mut counted = [password, &[0]].concat();
+        counted.truncate(Self::PASSWORD_BYTES);
+        bcrypt::bcrypt(self.cost, self.salt, &counted)[..23].ct_eq(&self.hash).into()
     }
 }
 
@@ -126,8 +155,8 @@ mod tests {
 
     #[test]
     fn both_kinds_of_hash() {
-        // htpasswd -nbB, with cost 5, as Apache's program makes it by default.
-        let bcrypt = PasswordHash::parse(&bcrypt::hash_with_salt("secret", 5, [7; 16]).unwrap().to_string()).unwrap();
+        // As the system's crypt makes it, with the cost that htpasswd takes by default.
+        let bcrypt = PasswordHash::parse("$2y$05$2u19vXTpwbdgY5nUa2owdODn7t5c99iA/xu8hiyvzLxJiggxVWcLm").unwrap();
         let argon2 = PasswordHash::new(&Secret::new("secret"), [1; 16]);
         for hash in [bcrypt, PasswordHash::parse(argon2.as_str()).unwrap()] {
             assert!(hash.verify(&Secret::new("secret")));
@@ -139,6 +168,13 @@ mod tests {
     }
 
     #[test]
+    fn of_a_long_password_bcrypt_takes_the_beginning() {
+        let hash = PasswordHash::parse("$2b$05$Q/qT9TuONKqRYHUyS8b9XuG7GGIHFwMnPTkXHVEtiIX.DeMg/rHtK").unwrap();
+        assert!(hash.verify(&Secret::new("x".repeat(100))) && hash.verify(&Secret::new("x".repeat(72))));
+        assert!(!hash.verify(&Secret::new("x".repeat(71))));
+    }
+
+    #[test]
     fn other_hashes_are_refused_without_showing_them() {
         for (line, expected) in [
             ("alice:{SHA}5en6G6MezRroT3XKqkdPOmY", "user alice: want a bcrypt hash"),
@@ -146,6 +182,8 @@ mod tests {
             ("alice:hunter2", "user alice: want a bcrypt hash"),
             ("alice:$2y$31$abcdefghijklmnopqrstuuPYgVGhrY4Mfpz3Yw5pVIsH8QGcvCPWq", "user alice: the hash asks"),
             ("alice:$argon2id$v=19$m=1048576,t=2,p=1$c29tZXNhbHQ$RdescudvJCsgt3ub+b4dWRWJTmaaJObG", "asks for too"),
+            ("alice:$2y$05$short", "user alice: want a bcrypt hash"),
+            ("alice:$2y$05$é", "user alice: want a bcrypt hash"),
             ("hunter2", "line 1: want user:hash"),
             ("a b:x", "line 1: a user's name"),
             ("anonymous:x", "line 1: anonymous"),

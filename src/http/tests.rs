@@ -1,8 +1,9 @@
 //! Every endpoint, for every kind of caller.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use base64ct::{Base64, Base64UrlUnpadded, Encoding as _};
+use base64ct::{Base64, Base64Bcrypt, Base64UrlUnpadded, Encoding as _};
 use futures_executor::block_on;
 use http::StatusCode;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
@@ -13,7 +14,7 @@ use super::*;
 use crate::auth::{Accounts, Directory, Document, Issuers, JwksSource, PasswordHash, Secret, Tokens};
 use crate::store::counting::Counting;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use crate::store::{KeyValue, Platform, SystemPlatform};
+use crate::store::{KeyValue, Platform};
 
 const POLICY: &str = "
     anonymous  public/**  pull
@@ -151,14 +152,34 @@ fn password(user: &str) -> Secret {
     Secret::new(format!("{user}'s password"))
 }
 
+/// The cheapest hash that there is.
+fn hash_of(password: &Secret) -> PasswordHash {
+    let hash = bcrypt::bcrypt(4, [7; 16], format!("{}\0", password.expose()).as_bytes());
+    let (salt, hash) = (Base64Bcrypt::encode_string(&[7; 16]), Base64Bcrypt::encode_string(&hash[..23]));
+    PasswordHash::parse(&format!("$2y$04${salt}{hash}")).unwrap()
+}
+
+/// A clock that stands still and randomness that counts.
+#[derive(Default)]
+struct Still(AtomicU64);
+
+impl Platform for Still {
+    fn now_ms(&self) -> u64 {
+        1_700_000_000_000
+    }
+
+    fn random(&self) -> [u8; 16] {
+        u128::from(self.0.fetch_add(1, Ordering::Relaxed)).to_le_bytes()
+    }
+}
+
 impl Registered {
     fn new(policy: &str) -> Self {
-        let platform: Arc<dyn Platform> = Arc::new(SystemPlatform);
+        let platform: Arc<dyn Platform> = Arc::new(Still::default());
         let keys = Arc::new(Counting::new(Arc::new(MemoryKeyValue::default()) as Arc<dyn KeyValue>));
         let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
         let registry = Registry::new(keys.clone(), blobs, platform.clone(), registry::Limits::default());
-        let hash = |user: &str| bcrypt::hash_with_salt(password(user).expose(), 4, [7; 16]).unwrap().to_string();
-        let hashes = USERS[1..].iter().map(|user| ((*user).to_owned(), PasswordHash::parse(&hash(user)).unwrap()));
+        let hashes = USERS[1..].iter().map(|user| ((*user).to_owned(), hash_of(&password(user))));
         let accounts = Accounts::new(policy.parse().unwrap(), keys.clone(), platform.clone());
         let rule = format!("ci {ISSUER} registry.example repository=acme/*");
         let issuers = Issuers::new(rule.parse().unwrap(), Arc::new(Static), platform.clone());
@@ -461,7 +482,7 @@ fn machine_tokens_and_users_come_and_go() {
 fn a_pipeline_logs_in_with_its_own_token() {
     let registered = Registered::new(POLICY);
     let signed = |repository: &str| {
-        let now = SystemPlatform.now_ms() / 1000;
+        let now = Still::default().now_ms() / 1000;
         let claims = json!({
             "iss": ISSUER, "aud": "registry.example", "iat": now, "exp": now + 60, "repository": repository,
         });
@@ -532,7 +553,7 @@ fn where_our_name_is_not_known_clients_send_their_password() {
 
 #[test]
 fn without_login_what_is_refused_is_refused_for_good() {
-    let registry = Registry::in_memory(Arc::new(SystemPlatform));
+    let registry = Registry::in_memory(Arc::new(Still::default()));
     let handler = Handler::new(registry, Access::read_only());
     for (method, uri, expected) in [
         ("GET", "/v2/", 200),
