@@ -124,7 +124,7 @@ fn handler(settings: S3Settings) -> Handler {
     let platform: Arc<dyn Platform> = Arc::new(NativePlatform::default());
     let s3 = S3::new(settings, platform.clone()).unwrap();
     let registry = Registry::new(Arc::new(s3.key_value()), Arc::new(s3.blob_store()), platform, Limits::default());
-    Handler::new(registry)
+    Handler::new(registry, eyot::auth::Access::open())
 }
 
 fn header<'a>(response: &'a Response<Body>, name: &str) -> &'a str {
@@ -464,14 +464,14 @@ struct Instance {
 impl Instance {
     fn native(server: &S3Server) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_eyot"));
-        command.args(["serve", "--port", "0"]).envs(server.environment());
+        command.args(["serve", "--port", "0"]).env("AUTH_MODE", "none").envs(server.environment());
         Self::start(command)
     }
 
     /// The component, where it is built and wasmtime is there (scripts/test sees to it).
     fn component(server: &S3Server) -> Option<Self> {
         let mut command = Command::new(std::env::var_os("EYOT_WASMTIME")?);
-        command.args(["serve", "-Scli", "--addr", "127.0.0.1:0"]);
+        command.args(["serve", "-Scli", "--env", "AUTH_MODE=none", "--addr", "127.0.0.1:0"]);
         for (name, value) in server.environment() {
             command.arg("--env").arg(format!("{name}={value}"));
         }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use eyot::auth::Access;
 use eyot::oci::{Algorithm, Digest};
 use eyot::registry::Limits;
 use eyot::store::counting::Counting;
@@ -27,7 +28,7 @@ impl Counted {
         let keys = Arc::new(Counting::new(Arc::new(MemoryKeyValue::default()) as Arc<dyn KeyValue>));
         let blobs = Arc::new(Counting::new(Arc::new(MemoryBlobStore::new(platform.clone())) as Arc<dyn BlobStore>));
         let registry = Registry::new(keys.clone(), blobs.clone(), platform, Limits::default());
-        Self { handler: Handler::new(registry), keys, blobs }
+        Self { handler: Handler::new(registry, Access::open()), keys, blobs }
     }
 
     fn send(&self, method: Method, uri: &str, content_type: &str, body: &Bytes) -> Response<Body> {

@@ -83,3 +83,6 @@ pub(super) const NAMED_IN_REPORT_MAX: usize = 100;
 
 /// How many storage calls one request has under way at once.
 pub(super) const CALLS_AT_ONCE_MAX: usize = 16;
+
+/// How often one page of a list looks for names that the caller may see.
+pub(super) const LISTS_PER_PAGE_MAX: usize = 10;
