@@ -37,6 +37,13 @@ pub(super) struct Hold {
     active: bool,
 }
 
+impl Hold {
+    /// Whether a round is under way.
+    pub(super) fn is_active(&self) -> bool {
+        self.active
+    }
+}
+
 impl Registry {
     pub(super) async fn collection(&self) -> Result<CollectionFact> {
         Ok(self.load(layout::COLLECTION).await?.unwrap_or_default())

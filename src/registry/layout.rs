@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | a repository exists | `repository/<repo>!` |
 //! | a tag | `tag/<repo>!<tag>` |
-//! | a digest's tags | `tagged/<repo>!<digest>!<tag>` |
+//! | a digest's tags, and when they were noted | `tagged/<repo>!<digest>!<tag>` |
 //! | a manifest is in a repository | `manifest/<repo>!<digest>` |
 //! | a blob is in a repository | `blob/<repo>!<digest>` |
 //! | a blob is somewhere | `content/<digest>` |

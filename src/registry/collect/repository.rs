@@ -112,6 +112,7 @@ impl Collector<'_> {
         for (key, noted_ms) in self.read_all::<u64>(keys).await? {
             if noted_ms.is_some_and(|(noted_ms, _)| now_ms.saturating_sub(noted_ms) <= PUSH_MS_MAX) {
                 let (digest, way) = parts(&key);
+                self.note_due(now_ms + PUSH_MS_MAX);
                 self.cursor.kept.mark(&digest);
                 self.cursor.kept.mark(&way);
             }
