@@ -1,4 +1,5 @@
 //! Garbage collection over each pair of stores: what is removed, what is kept, and that every step can be cut off.
+#![cfg(not(target_family = "wasm"))]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
