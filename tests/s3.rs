@@ -174,6 +174,10 @@ fn a_push_and_a_pull_cost_what_they_must() {
         assert!(bytes <= layer.len() as u64 * 101 / 100, "{bytes} bytes");
         assert!(seen.len() <= layer.len().div_ceil(world.settings.part_bytes as usize) + 8, "{seen:#?}");
 
+        world.push("a", &content(11, 10 * MIB)).await;
+        let (seen, bytes) = world.proxy.take();
+        assert!(seen.len() == 8 && bytes <= 10 * MIB as u64 * 101 / 100, "{bytes} bytes, {seen:#?}");
+
         let manifest = image(&layer);
         assert_eq!(world.send(Method::PUT, "/v2/a/manifests/v1", manifest.into()).await.status(), 201);
         let (seen, _) = world.proxy.take();
@@ -462,7 +466,10 @@ struct InProcess(Handler);
 
 impl runner::Target for InProcess {
     async fn send(&self, request: Request<Bytes>, streams: bool) -> Result<Response<Bytes>, String> {
-        let request = request.map(|body| if streams { streamed(&body) } else { body.into() });
+        let request = request.map(|body| match streams {
+            true => Body::from_stream(stream::iter(runner::pieces(body).map(Ok::<_, Error>))),
+            false => body.into(),
+        });
         let (head, body) = self.0.handle(request).await.into_parts();
         let body = body.collect_up_to(u64::MAX).await.map_err(|why| why.to_string())?;
         Ok(Response::from_parts(head, body))
