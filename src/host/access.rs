@@ -56,23 +56,28 @@ impl AccessConfig {
         })
     }
 
+    /// Tells the log what one should know when a server starts.
+    pub fn tell(&self) {
+        match &self.users {
+            Users::None(_, notice) => log::warn!("{notice}"),
+            Users::Some { plain: None, hashes, issuers: None, .. } if hashes.is_empty() => {
+                log::warn!("no setting names a user: only those of `eyot user add` can log in");
+            }
+            Users::Some { .. } => {}
+        }
+    }
+
     /// Puts whoever is to decide before a handler.
     ///
     /// # Errors
     /// When a setting has a value that it does not take.
     pub fn access(&self, keys: &Arc<dyn KeyValue>, platform: &Arc<dyn Platform>) -> Result<Access> {
         let (policy, plain, hashes, issuers) = match &self.users {
-            Users::None(policy, notice) => {
-                log::warn!("{notice}");
-                return Ok(Access::without_login(policy.clone()));
-            }
+            Users::None(policy, _) => return Ok(Access::without_login(policy.clone())),
             Users::Some { policy, plain, hashes, issuers } => {
                 (policy.clone(), plain.clone(), hashes.clone(), issuers.clone())
             }
         };
-        if plain.is_none() && hashes.is_empty() && issuers.is_none() {
-            log::warn!("no setting names a user: only those of `eyot user add` can log in");
-        }
         let mut accounts = Accounts::new(policy, keys.clone(), platform.clone()).with_hashes(hashes);
         if let Some((user, password)) = plain {
             accounts = accounts
