@@ -56,23 +56,28 @@ impl AccessConfig {
         })
     }
 
+    /// Tells the log what one should know when a server starts.
+    pub fn tell(&self) {
+        match &self.users {
+            Users::None(_, notice) => log::warn!("{notice}"),
+            Users::Some { plain: None, hashes, issuers: None, .. } if hashes.is_empty() => {
+                log::warn!("no setting names a user: only those of `eyot user add` can log in");
+            }
+            Users::Some { .. } => {}
+        }
+    }
+
     /// Puts whoever is to decide before a handler.
     ///
     /// # Errors
     /// When a setting has a value that it does not take.
     pub fn access(&self, keys: &Arc<dyn KeyValue>, platform: &Arc<dyn Platform>) -> Result<Access> {
         let (policy, plain, hashes, issuers) = match &self.users {
-            Users::None(policy, notice) => {
-                log::warn!("{notice}");
-                return Ok(Access::without_login(policy.clone()));
-            }
+            Users::None(policy, _) => return Ok(Access::without_login(policy.clone())),
             Users::Some { policy, plain, hashes, issuers } => {
                 (policy.clone(), plain.clone(), hashes.clone(), issuers.clone())
             }
         };
-        if plain.is_none() && hashes.is_empty() && issuers.is_none() {
-            log::warn!("no setting names a user: only those of `eyot user add` can log in");
-        }
         let mut accounts = Accounts::new(policy, keys.clone(), platform.clone()).with_hashes(hashes);
         if let Some((user, password)) = plain {
             accounts = accounts
@@ -141,5 +146,83 @@ impl Users {
             (None, None) => return Ok(Self::None(Policy::read_only(), READ_ONLY)),
         };
         Ok(Self::Some { policy, plain, hashes, issuers })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Action, Attempt, Credentials};
+    use crate::store::SystemPlatform;
+    use crate::store::memory::MemoryKeyValue;
+
+    fn read(settings: &[(&str, &str)]) -> Result<AccessConfig> {
+        AccessConfig::read(|name| {
+            settings.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    const USER: [(&str, &str); 2] = [("auth_user", "me"), ("auth_password", "a long passphrase")];
+
+    /// What an anonymous caller and a user may do, and whether one can log in.
+    fn may(settings: &[(&str, &str)]) -> (Vec<Action>, Vec<Action>, bool) {
+        let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
+        let access = read(settings).unwrap().access(&keys, &(Arc::new(SystemPlatform) as Arc<dyn Platform>)).unwrap();
+        let allowed = |credentials| {
+            let attempt = Attempt { credentials: &credentials, address: None };
+            let caller = futures_executor::block_on(access.caller(attempt)).unwrap();
+            let repository = "any/app".parse().unwrap();
+            [Action::Pull, Action::Push, Action::Admin]
+                .into_iter()
+                .filter(|action| caller.may(*action, &repository))
+                .collect()
+        };
+        let has_login = access.service().is_some();
+        let basic = || Credentials::Basic { user: "me".into(), password: Secret::new("a long passphrase") };
+        (allowed(Credentials::Anonymous), if has_login { allowed(basic()) } else { Vec::new() }, has_login)
+    }
+
+    #[test]
+    fn one_setting_says_who_must_log_in() {
+        use Action::{Admin, Pull, Push};
+        let (nothing, pull, all) = (Vec::new(), vec![Pull], vec![Pull, Push, Admin]);
+        let with = |more: &[(&'static str, &'static str)]| [USER.as_slice(), more].concat();
+        for (settings, expected) in [
+            (vec![], (pull.clone(), nothing.clone(), false)),
+            (vec![("auth_mode", "none")], (all.clone(), nothing.clone(), false)),
+            (with(&[("auth_mode", "write_only")]), (pull.clone(), all.clone(), true)),
+            (with(&[("auth_mode", "read_write")]), (nothing.clone(), all.clone(), true)),
+            (with(&[]), (nothing.clone(), all.clone(), true)),
+            (with(&[("auth_policy", "anonymous any/* pull; me any/* push")]), (pull, vec![Pull, Push], true)),
+            (with(&[("auth_policy", "you ** all")]), (nothing.clone(), nothing, true)),
+        ] {
+            assert_eq!(may(&settings), expected, "{settings:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_without_telling_secrets() {
+        let issuer = "ci https://issuer.example here sub=x";
+        for (settings, expected) in [
+            (vec![("auth_mode", "open")], "\"open\" is not one of none, write_only, read_write"),
+            (vec![("auth_user", "me")], "one is there without the other"),
+            (vec![("auth_mode", "none"), USER[0], USER[1]], "nobody logs in"),
+            (vec![("auth_mode", "none"), ("auth_policy", "a b pull")], "only one of them"),
+            (vec![("auth_policy", "a b")], "want WHO REPOSITORIES ACTIONS"),
+            (vec![("auth_token_key", "hunter2hunter2")], "too easy to guess"),
+            (vec![("htpasswd", "me:hunter2")], "user me: want a bcrypt hash"),
+            (vec![("trusted_proxies", "proxy.example")], "is not an address"),
+            (vec![("oidc_issuers", issuer)], "only an auth_policy"),
+        ] {
+            let error = format!("{:#}", read(&settings).map(|_| ()).unwrap_err());
+            assert!(error.contains(expected) && !error.contains("hunter2"), "{error}");
+        }
+        let config = read(&[USER[0], USER[1], ("auth_token_key", "0123456789abcdef0123456789abcdef0123")]).unwrap();
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("passphrase") && !shown.contains("0123"), "{shown}");
+        let weak = read(&[("auth_user", "me"), ("auth_password", "secret")]).unwrap();
+        let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
+        let error = weak.access(&keys, &(Arc::new(SystemPlatform) as Arc<dyn Platform>)).err().unwrap().to_string();
+        assert!(error.contains("too short") && !error.contains("secret"), "{error}");
     }
 }

@@ -99,6 +99,7 @@ fn run() -> Result<ExitCode> {
 }
 
 async fn serve(command: &Command, config: &Config) -> Result<ExitCode> {
+    config.access.tell();
     let schedule = config.prune_schedule.as_deref().map(prune::parse).transpose()?;
     let stores = config.open(Arc::new(NativePlatform::default()), None)?;
     if let Some(schedule) = schedule {

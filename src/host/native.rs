@@ -35,8 +35,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Serves `handler` on `address`, over TLS if there is a certificate, until the process is told to stop (SIGTERM, SIGINT). When it is ready, the address goes to
-/// `ready`.
+/// Serves `handler` on `address`, over TLS if there is a certificate, until the process is told to stop (SIGTERM, SIGINT). When
+/// it is ready, the address goes to `ready`.
 ///
 /// # Errors
 /// When the address cannot be listened on.
