@@ -64,7 +64,7 @@ impl World {
             Arc::new(Faulty::new(faults.clone(), Arc::new(MemoryBlobStore::new(platform.clone()))))
         };
         let limits = Limits { manifest_inline_bytes_max: 1000, warnings: true, ..Limits::default() };
-        let handler = Handler::new(Registry::new(keys, blobs, platform, limits));
+        let handler = Handler::new(Registry::new(keys, blobs, platform, limits), eyot::auth::Access::open());
         let mut world = Self { handler, faults, session: String::new() };
         world.populate();
         world

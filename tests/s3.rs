@@ -491,7 +491,8 @@ fn transcripts_on_every_mix_of_stores() {
             [(Arc::new(s3.key_value()), s3.clone()), (Arc::new(files), s3_server::open(equal))];
         for (keys, s3) in mixes {
             let registry = Registry::new(keys, Arc::new(s3.blob_store()), platform.clone(), Limits::default());
-            let handler = Handler::new(registry).with_redirects(eyot::http::Redirects::none());
+            let handler =
+                Handler::new(registry, eyot::auth::Access::open()).with_redirects(eyot::http::Redirects::none());
             runner::run_all(&InProcess(handler)).await;
         }
     });
