@@ -132,7 +132,7 @@ async fn push_manifest(world: &World, repository: usize, manifest: usize, may_ta
         1 => Reference::Tag(world.tag(beside.remove(0))),
         _ => Reference::Digest(this.digest.clone()),
     };
-    let began = world.scheduler.step();
+    let (began, began_ms) = (world.scheduler.step(), world.registry.now_ms());
     let mut writings: Vec<(usize, Writing)> =
         tags.iter().map(|tag| (*tag, Writing::tag(&world.model, (repository, *tag), Some(manifest)))).collect();
     let tags_beside: Vec<_> = beside.iter().map(|tag| world.tag(*tag)).collect();
@@ -141,7 +141,9 @@ async fn push_manifest(world: &World, repository: usize, manifest: usize, may_ta
     match pushed {
         Ok(pushed) => {
             world.scheduler.note("pushed manifest", &format!("{manifest} to {name} as {tags:?}"));
-            if pushed.tags.len() < tags_beside.len() && world.setting.faults_per_mille == 0 {
+            // One that takes too long may leave tags to its client.
+            let in_time = world.registry.now_ms() - began_ms < 15_000;
+            if pushed.tags.len() < tags_beside.len() && world.setting.faults_per_mille == 0 && in_time {
                 world.fail("not all tags were pointed, and no store failed");
             }
             // The tags that were pointed are the first of those asked for.
