@@ -9,8 +9,8 @@ use futures_util::future::{BoxFuture, join};
 use super::{BlobStore, Error, KeyValue, Platform, Result, When};
 use crate::oci::Algorithm;
 
-/// How many bytes the content of the check has: more than one part of S3's least size.
-const CONTENT_BYTES: usize = 11 * 1024 * 1024;
+/// How many bytes the content of the check has: enough for an upload in parts.
+const CONTENT_BYTES: usize = 22 * 1024 * 1024;
 
 /// What was looked at, and what came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,8 +147,10 @@ impl Check {
     async fn content(self) -> Result<Outcome> {
         let bytes: Bytes = (0..CONTENT_BYTES).map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8).collect::<Vec<u8>>().into();
         let mut stage = self.blobs.stage().await?;
+        let mut names = Vec::new();
         for part in [&bytes[..CONTENT_BYTES - 1000], &bytes[CONTENT_BYTES - 1000..]] {
             stage = self.blobs.append(&stage, bytes.slice_ref(part).into()).await?;
+            names.extend(self.blobs.stage_name(&stage));
         }
         let location = self.blobs.commit(&stage, &Algorithm::Sha256.digest(&bytes)).await?;
         let mut outcome = Outcome::Good;
@@ -159,6 +161,10 @@ impl Check {
             }
         }
         self.blobs.delete(&location).await?;
+        // What is left of the stages would be the collector's.
+        for name in names {
+            self.blobs.remove(&name).await?;
+        }
         Ok(outcome)
     }
 
