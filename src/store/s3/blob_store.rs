@@ -55,7 +55,7 @@ impl S3BlobStore {
         let mut all = Vec::new();
         if staging.pieces.len() >= PIECES_MAX {
             all = self.load_pieces(&staging.pieces).await?;
-            staging.stale = staging.pieces.drain(..).map(|piece| piece.object).collect();
+            staging.retire_pieces();
         }
         all.push(std::mem::take(&mut staging.tail).into());
         all.extend(bytes);
@@ -71,7 +71,7 @@ impl S3BlobStore {
         let mut rest = self.load_pieces(&staging.pieces).await?;
         rest.push(std::mem::take(&mut staging.tail).into());
         gather.prepend(rest);
-        staging.stale = staging.pieces.drain(..).map(|piece| piece.object).collect();
+        staging.retire_pieces();
         let is_new = staging.upload.is_none();
         if is_new {
             // Under a name of its own: another append to the same stage completes an object of its own.

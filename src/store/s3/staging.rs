@@ -57,6 +57,13 @@ impl Staging {
         serde_json::to_string(self).map(Stage).map_err(|e| Error::Corrupt(e.to_string()))
     }
 
+    /// Lists the pieces as no longer needed: their bytes are elsewhere. But for the first where there are no parts: alone it is
+    /// what a commit makes its location, which another request may be doing; it is left to the collector.
+    pub(super) fn retire_pieces(&mut self) {
+        let kept = usize::from(self.upload.is_none());
+        self.stale = self.pieces.drain(..).skip(kept).map(|piece| piece.object).collect();
+    }
+
     /// How many bytes are no part yet.
     pub(super) fn rest_bytes(&self) -> u64 {
         self.pieces.iter().map(|piece| piece.length).sum::<u64>() + self.tail.len() as u64
@@ -126,6 +133,16 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1024 * 1024;
+
+    #[test]
+    fn what_may_be_a_location_is_never_retired() {
+        let pieces = ["x.1", "x.2"].map(|object| Piece { object: object.into(), length: 1 }).to_vec();
+        let mut first = Staging { name: "x".into(), pieces, ..Staging::default() };
+        let mut later = Staging { upload: Some("1".into()), ..first.clone() };
+        first.retire_pieces();
+        later.retire_pieces();
+        assert_eq!((first.stale, later.stale), (vec!["x.2".into()], vec!["x.1".into(), "x.2".to_owned()]));
+    }
 
     #[test]
     fn ten_thousand_parts_hold_a_tebibyte() {
