@@ -126,7 +126,8 @@ fn round(registry: &Registry, untagged_lifetime_ms: Option<u64>) -> Report {
 
 /// Pulls blobs on one thread while `work` is done on another; gives pulls a second.
 fn pulls_while(registry: &Registry, repositories: usize, work: impl FnOnce()) -> f64 {
-    let (handler, stop, pulls) = (Handler::new(registry.clone()), AtomicBool::new(false), AtomicU64::new(0));
+    let (handler, stop, pulls) =
+        (Handler::new(registry.clone(), eyot::auth::Access::open()), AtomicBool::new(false), AtomicU64::new(0));
     let began = Instant::now();
     std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -7,13 +7,15 @@
 //! oci       digests, names, tags, descriptors, manifests, ranges      no I/O, no async
 //! store     the two ports, their back ends, the platform              knows oci
 //! registry  every rule of a registry, no HTTP                         knows oci, store
-//! http      parse -> dispatch -> render; the only status codes        knows all above
+//! auth      who may do what                                           knows oci, store
+//! http      parse -> authorize -> dispatch -> render; the only status codes   knows all above
 //! host      spin, wasi, native                                        knows all above
 //! ```
 
 #![warn(missing_docs)]
 #![forbid(unsafe_op_in_unsafe_fn)]
 
+pub mod auth;
 pub mod http;
 pub mod oci;
 pub mod registry;

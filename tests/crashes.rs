@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use eyot::auth::Access;
 use eyot::oci::{Algorithm, Digest};
 use eyot::registry::Limits;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
@@ -151,7 +152,7 @@ impl World {
         let blobs = Arc::new(Fused { fuse: fuse.clone(), inner: self.blobs.clone() });
         // Small manifests go both ways, so that the calls of large ones are among those that fail.
         let limits = Limits { manifest_inline_bytes_max: 500, ..Limits::default() };
-        Client { handler: Handler::new(Registry::new(keys, blobs, platform, limits)), fuse }
+        Client { handler: Handler::new(Registry::new(keys, blobs, platform, limits), Access::open()), fuse }
     }
 }
 

@@ -20,7 +20,10 @@ const DEEP: usize = 1_000_000;
 fn handler(limits: Limits) -> Handler {
     let platform = Arc::new(SystemPlatform);
     let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
-    Handler::new(Registry::new(Arc::new(MemoryKeyValue::default()), blobs, platform, limits))
+    Handler::new(
+        Registry::new(Arc::new(MemoryKeyValue::default()), blobs, platform, limits),
+        eyot::auth::Access::open(),
+    )
 }
 
 fn send(handler: &Handler, method: &str, uri: &str, body: &[u8]) -> (u16, Vec<u8>) {

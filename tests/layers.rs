@@ -9,8 +9,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("oci", &["oci"]),
     ("store", &["store", "oci"]),
     ("registry", &["registry", "store", "oci"]),
-    ("http", &["http", "registry", "store", "oci"]),
-    ("host", &["host", "http", "registry", "store", "oci"]),
+    ("auth", &["auth", "store", "oci"]),
+    ("http", &["http", "auth", "registry", "store", "oci"]),
+    ("host", &["host", "http", "auth", "registry", "store", "oci"]),
 ];
 
 /// Crates that only a host may use; the store that wraps Spin's stores is the one exception.

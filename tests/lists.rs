@@ -45,7 +45,7 @@ impl Files {
         let keys = Arc::new(Counting::new(files.clone()));
         let blobs = Arc::new(FileBlobStore::open(folder.path(), platform.clone()).unwrap());
         let registry = Registry::new(keys.clone(), blobs, platform, Limits::default());
-        Self { handler: Handler::new(registry), files, keys, folder }
+        Self { handler: Handler::new(registry, eyot::auth::Access::open()), files, keys, folder }
     }
 
     fn send(&self, method: Method, uri: &str, body: impl Into<Bytes>) -> (StatusCode, bool, Bytes) {

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use eyot::auth::Access;
 use eyot::oci::Algorithm;
 use eyot::store::Platform;
 use eyot::{Body, Handler, Registry};
@@ -35,7 +36,7 @@ struct Client {
 impl Client {
     fn new() -> Self {
         let registry = Registry::in_memory(Arc::new(TestPlatform::default()));
-        Self { handler: Handler::new(registry), requests: Cell::new(0) }
+        Self { handler: Handler::new(registry, Access::open()), requests: Cell::new(0) }
     }
 
     async fn send(&self, method: &str, uri: &str, body: impl Into<Body>, expected: StatusCode) -> Response<Body> {

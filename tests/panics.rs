@@ -124,7 +124,7 @@ fn mined() -> (Handler, Arc<Trap>) {
     let (trap, platform) = (Arc::new(Trap::default()), Arc::new(SystemPlatform));
     let keys = Arc::new(Mined { trap: trap.clone(), inner: MemoryKeyValue::default() });
     let blobs = Arc::new(Mined { trap: trap.clone(), inner: MemoryBlobStore::new(platform.clone()) });
-    (Handler::new(Registry::new(keys, blobs, platform, Limits::default())), trap)
+    (Handler::new(Registry::new(keys, blobs, platform, Limits::default()), eyot::auth::Access::open()), trap)
 }
 
 fn request(method: &str, uri: &str, body: impl Into<Body>) -> Request<Body> {

@@ -3,8 +3,14 @@
 
 #[path = "support/proxy.rs"]
 mod proxy;
+#[path = "support/runner.rs"]
+mod runner;
 #[path = "support/s3_server.rs"]
 mod s3_server;
+#[path = "support/transcript.rs"]
+mod transcript;
+#[path = "support/value.rs"]
+mod value;
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, Command, Stdio};
@@ -124,7 +130,7 @@ fn handler(settings: S3Settings) -> Handler {
     let platform: Arc<dyn Platform> = Arc::new(NativePlatform::default());
     let s3 = S3::new(settings, platform.clone()).unwrap();
     let registry = Registry::new(Arc::new(s3.key_value()), Arc::new(s3.blob_store()), platform, Limits::default());
-    Handler::new(registry)
+    Handler::new(registry, eyot::auth::Access::open())
 }
 
 fn header<'a>(response: &'a Response<Body>, name: &str) -> &'a str {
@@ -167,6 +173,10 @@ fn a_push_and_a_pull_cost_what_they_must() {
         eprintln!("{bytes} bytes for {}, {parts} parts and {} more: {others:#?}", layer.len(), others.len());
         assert!(bytes <= layer.len() as u64 * 101 / 100, "{bytes} bytes");
         assert!(seen.len() <= layer.len().div_ceil(world.settings.part_bytes as usize) + 8, "{seen:#?}");
+
+        world.push("a", &content(11, 10 * MIB)).await;
+        let (seen, bytes) = world.proxy.take();
+        assert!(seen.len() == 8 && bytes <= 10 * MIB as u64 * 101 / 100, "{bytes} bytes, {seen:#?}");
 
         let manifest = image(&layer);
         assert_eq!(world.send(Method::PUT, "/v2/a/manifests/v1", manifest.into()).await.status(), 201);
@@ -455,6 +465,39 @@ fn the_check_finds_what_a_server_lacks() {
     }
 }
 
+struct InProcess(Handler);
+
+impl runner::Target for InProcess {
+    async fn send(&self, request: Request<Bytes>, streams: bool) -> Result<Response<Bytes>, String> {
+        let request = request.map(|body| match streams {
+            true => Body::from_stream(stream::iter(runner::pieces(body).map(Ok::<_, Error>))),
+            false => body.into(),
+        });
+        let (head, body) = self.0.handle(request).await.into_parts();
+        let body = body.collect_up_to(u64::MAX).await.map_err(|why| why.to_string())?;
+        Ok(Response::from_parts(head, body))
+    }
+}
+
+#[test]
+fn transcripts_on_every_mix_of_stores() {
+    on(Kind::SeaweedFs, async |server| {
+        let platform: Arc<dyn Platform> = Arc::new(NativePlatform::default());
+        let folder = tempfile::tempdir().unwrap();
+        let files = eyot::store::file::FileKeyValue::open(folder.path(), platform.clone()).unwrap();
+        let s3 = server.open();
+        let equal = S3Settings { equal_parts: true, prefix: "mixed/".into(), ..server.settings() };
+        let mixes: [(Arc<dyn KeyValue>, S3); 2] =
+            [(Arc::new(s3.key_value()), s3.clone()), (Arc::new(files), s3_server::open(equal))];
+        for (keys, s3) in mixes {
+            let registry = Registry::new(keys, Arc::new(s3.blob_store()), platform.clone(), Limits::default());
+            let handler =
+                Handler::new(registry, eyot::auth::Access::open()).with_redirects(eyot::http::Redirects::none());
+            runner::run_all(&InProcess(handler)).await;
+        }
+    });
+}
+
 /// A registry in a process of its own.
 struct Instance {
     child: Child,
@@ -464,14 +507,14 @@ struct Instance {
 impl Instance {
     fn native(server: &S3Server) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_eyot"));
-        command.args(["serve", "--port", "0"]).envs(server.environment());
+        command.args(["serve", "--port", "0"]).env("AUTH_MODE", "none").envs(server.environment());
         Self::start(command)
     }
 
     /// The component, where it is built and wasmtime is there (scripts/test sees to it).
     fn component(server: &S3Server) -> Option<Self> {
         let mut command = Command::new(std::env::var_os("EYOT_WASMTIME")?);
-        command.args(["serve", "-Scli", "--addr", "127.0.0.1:0"]);
+        command.args(["serve", "-Scli", "--env", "AUTH_MODE=none", "--addr", "127.0.0.1:0"]);
         for (name, value) in server.environment() {
             command.arg("--env").arg(format!("{name}={value}"));
         }

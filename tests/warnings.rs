@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use eyot::auth::Access;
 use eyot::registry::Limits;
 use eyot::store::SystemPlatform;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
@@ -29,7 +30,8 @@ fn whoever_pulls_is_warned() {
     let platform = Arc::new(SystemPlatform);
     let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
     let limits = Limits { warnings: true, ..Limits::default() };
-    let handler = Handler::new(Registry::new(Arc::new(MemoryKeyValue::default()), blobs, platform, limits));
+    let registry = Registry::new(Arc::new(MemoryKeyValue::default()), blobs, platform, limits);
+    let handler = Handler::new(registry, Access::open());
     let index = br#"{"schemaVersion":2,"manifests":[]}"#;
     for tag in ["v1", "v2"] {
         let pushed = send(&handler, "PUT", &format!("/v2/team/app/manifests/{tag}"), index);

@@ -45,7 +45,10 @@ pub fn handler() -> Handler {
         ..Limits::default()
     };
     let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
-    Handler::new(Registry::new(Arc::new(MemoryKeyValue::default()), blobs, platform, limits))
+    Handler::new(
+        Registry::new(Arc::new(MemoryKeyValue::default()), blobs, platform, limits),
+        eyot::auth::Access::open(),
+    )
 }
 
 /// How a body comes.

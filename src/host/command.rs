@@ -10,7 +10,8 @@ use lexopt::prelude::{Long, Short, Value, ValueExt as _};
 
 use super::config::{Config, SETTINGS, log_to_standard_error};
 use super::outbound::NativePlatform;
-use super::{native, prune};
+use super::tls::Certificate;
+use super::{native, prune, users};
 use crate::registry::{CollectRequest, Report};
 use crate::store::check::Verdict;
 
@@ -20,6 +21,9 @@ eyot: an OCI registry
   eyot serve [OPTIONS]    serve a registry over HTTP until told to stop
   eyot collect [OPTIONS]  remove what nothing uses any more, to the end; serving goes on meanwhile
   eyot check [OPTIONS]    try what the stores give, and say what follows
+  eyot user add NAME      add a user, or change a password; it is read from standard input
+  eyot user remove NAME   remove a user
+  eyot user list          list the users that were added
 
 Options:
   --data FOLDER           the folder of files (data); made if missing
@@ -48,13 +52,19 @@ Try it:
 
 /// What the command line asks for.
 struct Command {
-    name: String,
+    words: Vec<String>,
     address: IpAddr,
     port: u16,
     data: Option<String>,
     dry_run: bool,
     grace_ms: Option<u64>,
     untagged_lifetime_ms: Option<Option<u64>>,
+}
+
+impl Command {
+    fn is(&self, name: &str) -> bool {
+        self.words.first().is_some_and(|word| word == name)
+    }
 }
 
 /// Does what the command line asks for.
@@ -77,16 +87,19 @@ fn run() -> Result<ExitCode> {
     log_to_standard_error(config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        match command.name.as_str() {
-            "serve" => serve(&command, &config).await,
-            "collect" => collect(&command, &config).await,
-            "check" => check(&config).await,
-            other => bail!("there is no command {other}; see eyot --help"),
+        let words: Vec<&str> = command.words.iter().map(String::as_str).collect();
+        match words[..] {
+            ["serve"] => serve(&command, &config).await,
+            ["collect"] => collect(&command, &config).await,
+            ["check"] => check(&config).await,
+            ["user", ref request @ ..] => users::manage(&config, request).await.map(|()| ExitCode::SUCCESS),
+            _ => bail!("there is no command {}; see eyot --help", words.join(" ")),
         }
     })
 }
 
 async fn serve(command: &Command, config: &Config) -> Result<ExitCode> {
+    config.access.tell();
     let schedule = config.prune_schedule.as_deref().map(prune::parse).transpose()?;
     let stores = config.open(Arc::new(NativePlatform::default()), None)?;
     if let Some(schedule) = schedule {
@@ -94,9 +107,11 @@ async fn serve(command: &Command, config: &Config) -> Result<ExitCode> {
         tokio::spawn(async move { prune::keep_to(&schedule, &registry).await });
     }
     let address = SocketAddr::new(command.address, command.port);
-    native::serve(stores.handler(), address, config.connections, |address| {
+    let certificate = config.tls.as_ref().map(|(chain, key)| Certificate::open(chain, key)).transpose()?;
+    let scheme = if certificate.is_some() { "https" } else { "http" };
+    native::serve(stores.handler(), address, config.connections, certificate, |address| {
         // Nobody need be listening to us.
-        let _ = writeln!(std::io::stdout(), "listening on http://{address}");
+        let _ = writeln!(std::io::stdout(), "listening on {scheme}://{address}");
     })
     .await?;
     Ok(ExitCode::SUCCESS)
@@ -149,7 +164,7 @@ async fn check(config: &Config) -> Result<ExitCode> {
 /// Reads the command line. `None` when it asked only for a text, which was given.
 fn parse(mut arguments: lexopt::Parser) -> Result<Option<Command>> {
     let mut command = Command {
-        name: String::new(),
+        words: Vec::new(),
         address: Ipv4Addr::LOCALHOST.into(),
         port: 5000,
         data: None,
@@ -159,17 +174,17 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Option<Command>> {
     };
     while let Some(argument) = arguments.next()? {
         match argument {
-            Value(word) if command.name.is_empty() => command.name = word.string()?,
-            Long("address") if command.name == "serve" => {
+            Value(word) => command.words.push(word.string()?),
+            Long("address") if command.is("serve") => {
                 command.address = arguments.value()?.parse().context("--address")?;
             }
-            Long("port") if command.name == "serve" => command.port = arguments.value()?.parse().context("--port")?,
+            Long("port") if command.is("serve") => command.port = arguments.value()?.parse().context("--port")?,
             Long("data") => command.data = Some(arguments.value()?.string()?),
-            Long("dry-run") if command.name == "collect" => command.dry_run = true,
-            Long("grace") if command.name == "collect" => {
+            Long("dry-run") if command.is("collect") => command.dry_run = true,
+            Long("grace") if command.is("collect") => {
                 command.grace_ms = Some(seconds("--grace", &arguments.value()?.string()?)?);
             }
-            Long("untagged") if command.name == "collect" => {
+            Long("untagged") if command.is("collect") => {
                 command.untagged_lifetime_ms = Some(match arguments.value()?.string()?.as_str() {
                     "never" => None,
                     text => Some(seconds("--untagged", text)?),
@@ -186,7 +201,7 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Option<Command>> {
             other => bail!("{}; see eyot --help", other.unexpected()),
         }
     }
-    if command.name.is_empty() {
+    if command.words.is_empty() {
         bail!("want a command; see eyot --help");
     }
     Ok(Some(command))

@@ -1,5 +1,6 @@
 //! What both components share: WASI HTTP requests in, answers out.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
 
 use anyhow::Result;
@@ -12,6 +13,7 @@ use wasip3::wit_bindgen::{FutureWriter, StreamResult, StreamWriter, spawn};
 use wasip3::{wit_future, wit_stream};
 
 use super::config::Stores;
+use crate::http::Peer;
 use crate::store::{Body, BodyError};
 
 /// How many bytes of a request's body are taken from the host at a time.
@@ -84,7 +86,8 @@ fn unusable() -> Response<Body> {
 }
 
 fn receive(request: WasiRequest) -> Result<Request<Body>, ErrorCode> {
-    let (head, mut body) = http_from_wasi_request(request)?.into_parts();
+    let (mut head, mut body) = http_from_wasi_request(request)?.into_parts();
+    head.extensions.insert(Peer { address: peer_address(&head), is_tls: false });
     // RFC 9112, section 6.3: a transfer coding overrides a length.
     let coded = head.headers.contains_key(http::header::TRANSFER_ENCODING);
     let length = head.headers.get(http::header::CONTENT_LENGTH).filter(|_| !coded);
@@ -98,6 +101,12 @@ fn receive(request: WasiRequest) -> Result<Request<Body>, ErrorCode> {
             None => body,
         },
     ))
+}
+
+/// Only Spin says who is at the other end. What a client says of itself stands before that.
+fn peer_address(head: &http::request::Parts) -> Option<IpAddr> {
+    let told = head.headers.get_all("spin-client-addr").iter().next_back().filter(|_| cfg!(feature = "spin"))?;
+    told.to_str().ok()?.parse().ok().map(|address: SocketAddr| address.ip())
 }
 
 fn read_body(request: WasiRequest) -> Body {

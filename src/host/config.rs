@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::access::AccessConfig;
 use crate::http::{Handler, Redirects, current_request_id};
 use crate::registry::{Limits, Registry};
 use crate::store::file::{FileBlobStore, FileKeyValue};
@@ -65,6 +66,22 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("head_timeout_seconds", "1 to 86400", "how long a client may take for the head of a request (native)"),
     ("body_idle_timeout_seconds", "1 to 86400", "how long a client may stall within a body, sent or taken (native)"),
     ("stop_timeout_seconds", "0 to 86400", "how long requests may go on when the process is told to stop (native)"),
+    (
+        "auth_mode",
+        "none | write_only | read_write",
+        "who must log in: nobody; who pushes; everybody. Without any user: read-only",
+    ),
+    ("auth_user", "a name", "a user who may do everything, with auth_password"),
+    ("auth_password", "a password", "the password of auth_user"),
+    ("htpasswd", "lines user:hash", "users with bcrypt (htpasswd -B) or argon2id hashes"),
+    ("htpasswd_file", "a file", "the same in a file"),
+    ("auth_policy", "lines WHO REPOSITORIES ACTIONS", "who may do what, in place of auth_mode"),
+    ("auth_token_key", "32 random bytes, as text", "signs tokens; by default one that is kept in the key-value store"),
+    ("oidc_issuers", "lines NAME ISSUER AUDIENCE CLAIM=PATTERN…", "users oidc:NAME, by the tokens of others"),
+    ("public_url", "https://HOST", "how clients reach the registry; by default the host that they name"),
+    ("trusted_proxies", "addresses, networks, *", "whose X-Forwarded-For, -Proto and -Host are believed"),
+    ("tls_certificate", "a PEM file", "natively: speak TLS with this chain of certificates"),
+    ("tls_key", "a PEM file", "natively: the key of tls_certificate; both are read again when they change"),
     ("log", "off | error | warn | info | debug | trace", "what is written to the log; info: every request"),
 ];
 
@@ -135,6 +152,10 @@ pub struct Config {
     pub s3: Option<S3Settings>,
     /// Which clients are sent to the bucket for layers.
     pub redirects: Redirects,
+    /// Who may do what.
+    pub access: AccessConfig,
+    /// The certificate and its key, for hosts that speak TLS themselves.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// What is logged.
     pub log: log::LevelFilter,
 }
@@ -215,6 +236,12 @@ impl Config {
                 body_idle_timeout: seconds("body_idle_timeout_seconds", connections.body_idle_timeout, 1)?,
                 stop_timeout: seconds("stop_timeout_seconds", connections.stop_timeout, 0)?,
             },
+            access: AccessConfig::read(get)?,
+            tls: match (get("tls_certificate"), get("tls_key")) {
+                (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
+                (None, None) => None,
+                _ => bail!("settings tls_certificate and tls_key: one is there without the other"),
+            },
             log: match choice("log", get("log"), &["warn", "off", "error", "info", "debug", "trace"])? {
                 "off" => log::LevelFilter::Off,
                 "error" => log::LevelFilter::Error,
@@ -255,8 +282,10 @@ impl Config {
                 _ => Arc::new(MemoryBlobStore::new(platform.clone())),
             },
         };
-        let (limits, tag_max_age_seconds) = (self.limits.clone(), self.tag_max_age_seconds);
-        Ok(Stores { keys, blobs, platform, limits, tag_max_age_seconds, redirects: self.redirects.clone() })
+        let registry = Registry::new(keys.clone(), blobs.clone(), platform.clone(), self.limits.clone());
+        let handler = Handler::new(registry.clone(), self.access.access(&keys, &platform)?);
+        let handler = self.access.apply(handler)?.with_tag_max_age_seconds(self.tag_max_age_seconds);
+        Ok(Stores { keys, blobs, registry, handler: handler.with_redirects(self.redirects.clone()) })
     }
 }
 
@@ -266,23 +295,19 @@ pub struct Stores {
     pub keys: Arc<dyn KeyValue>,
     /// The blob store.
     pub blobs: Arc<dyn BlobStore>,
-    platform: Arc<dyn Platform>,
-    limits: Limits,
-    tag_max_age_seconds: u32,
-    redirects: Redirects,
+    registry: Registry,
+    handler: Handler,
 }
 
 impl Stores {
     /// A registry over them.
     pub fn registry(&self) -> Registry {
-        let (keys, blobs, platform) = (self.keys.clone(), self.blobs.clone(), self.platform.clone());
-        Registry::new(keys, blobs, platform, self.limits.clone())
+        self.registry.clone()
     }
 
     /// A handler of a registry over them.
     pub fn handler(&self) -> Handler {
-        let handler = Handler::new(self.registry()).with_tag_max_age_seconds(self.tag_max_age_seconds);
-        handler.with_redirects(self.redirects.clone())
+        self.handler.clone()
     }
 }
 

@@ -3,6 +3,9 @@
 
 #[cfg(any(feature = "native", feature = "wasi", feature = "spin"))]
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+pub mod access;
+#[cfg(any(feature = "native", feature = "wasi", feature = "spin"))]
+#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
 pub mod config;
 
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
@@ -15,6 +18,10 @@ pub mod outbound;
 pub mod prune;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 mod stall;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+pub mod tls;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+pub mod users;
 
 #[cfg(all(any(feature = "wasi", feature = "spin"), target_os = "wasi"))]
 mod component;

@@ -9,14 +9,17 @@ use anyhow::{Context as _, Result};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
+use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown, Watcher};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 
 use super::config::{Connections, Offer};
 use super::stall::{PatientBody, PatientStream};
-use crate::http::Handler;
+use super::tls::Certificate;
+use crate::http::{Handler, Peer};
 use crate::store::Body;
 
 /// What this host offers.
@@ -29,9 +32,11 @@ const FILES_PER_CONNECTION: u64 = 4;
 const READ_BUFFER_BYTES_MAX: usize = 512 * 1024;
 /// How long to wait for files to be closed when there are none left for a connection.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// How long a client may take for the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Serves `handler` on `address` until the process is told to stop (SIGTERM, SIGINT). When it is ready, the address goes to
-/// `ready`.
+/// Serves `handler` on `address`, over TLS if there is a certificate, until the process is told to stop (SIGTERM, SIGINT). When
+/// it is ready, the address goes to `ready`.
 ///
 /// # Errors
 /// When the address cannot be listened on.
@@ -39,6 +44,7 @@ pub async fn serve(
     handler: Handler,
     address: SocketAddr,
     limits: Connections,
+    certificate: Option<Certificate>,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
@@ -56,10 +62,11 @@ pub async fn serve(
         tokio::select! {
             accepted = accept => match accepted {
                 Ok(((stream, _), place)) => {
-                    let connection = connections.watch(connection(handler.clone(), limits, stream));
+                    let acceptor = certificate.as_ref().map(Certificate::acceptor);
+                    let (handler, watcher) = (handler.clone(), connections.watcher());
                     tokio::spawn(async move {
-                        if let Err(error) = connection.await {
-                            log::info!("a connection broke off: {error}");
+                        if let Err(error) = connection(handler, limits, stream, acceptor, watcher).await {
+                            log::info!("a connection broke off: {error:#}");
                         }
                         drop(place);
                     });
@@ -90,17 +97,37 @@ fn connections_max(wanted: u64) -> usize {
     (files / FILES_PER_CONNECTION).clamp(1, wanted) as usize
 }
 
-fn connection(
+async fn connection(
     handler: Handler,
     limits: Connections,
     stream: TcpStream,
-) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static {
+    acceptor: Option<TlsAcceptor>,
+    watcher: Watcher,
+) -> Result<()> {
     // Otherwise the last small packet of an answer waits for the client's acknowledgement, 40 ms.
     if let Err(error) = stream.set_nodelay(true) {
         log::warn!("cannot set TCP_NODELAY: {error}");
     }
-    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+    let peer = Peer { address: stream.peer_addr().ok().map(|address| address.ip()), is_tls: acceptor.is_some() };
+    match acceptor {
+        Some(acceptor) => {
+            let encrypted = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+            watcher.watch(http_connection(handler, limits, encrypted, peer)).await?;
+        }
+        None => watcher.watch(http_connection(handler, limits, stream, peer)).await?,
+    }
+    Ok(())
+}
+
+fn http_connection(
+    handler: Handler,
+    limits: Connections,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
+) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static {
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let handler = handler.clone();
+        request.extensions_mut().insert(peer);
         let request = request.map(|body| Body::new(PatientBody::new(body, limits.body_idle_timeout)));
         async move { Ok::<_, Infallible>(handler.handle(request).await) }
     });

@@ -10,8 +10,8 @@ use croner::Cron;
 use crate::Registry;
 use crate::registry::{CollectRequest, Error, Report};
 
-/// How long it is worth waiting for what was condemned just now.
-const WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long it is worth waiting for what was condemned just now, or for a push that was cut off.
+const WAIT_MAX: Duration = Duration::from_secs(40);
 /// How long to wait when another process is at a step, and how often.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
 const BUSY_TRIES_MAX: u32 = 180;

@@ -55,6 +55,7 @@ async fn open() -> Result<Stores> {
     }
     let config = Config::read(&OFFER, |name| settings.get(name).cloned())?;
     log_to_standard_error(config.log);
+    config.access.tell();
     let keys: Option<Arc<dyn KeyValue>> = match config.keys {
         "spin-key-value" => Some(Arc::new(Unordered::new(SpinKeyValue::open().await?))),
         "spin-sqlite" => Some(Arc::new(SpinSqlite::open(Arc::new(SystemPlatform)).await?)),

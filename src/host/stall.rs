@@ -10,7 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::store::BodyError;
@@ -83,13 +82,13 @@ where
 }
 
 /// A connection whose client must go on taking what is written to it.
-pub(super) struct PatientStream {
-    stream: TcpStream,
+pub(super) struct PatientStream<S> {
+    stream: S,
     patience: Patience,
 }
 
-impl PatientStream {
-    pub(super) fn new(stream: TcpStream, limit: Duration) -> Self {
+impl<S> PatientStream<S> {
+    pub(super) fn new(stream: S, limit: Duration) -> Self {
         Self { stream, patience: Patience::new(limit) }
     }
 
@@ -99,7 +98,7 @@ impl PatientStream {
     }
 }
 
-impl AsyncWrite for PatientStream {
+impl<S: AsyncWrite + Unpin> AsyncWrite for PatientStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.judge(polled, cx)
@@ -127,7 +126,7 @@ impl AsyncWrite for PatientStream {
     }
 }
 
-impl AsyncRead for PatientStream {
+impl<S: AsyncRead + Unpin> AsyncRead for PatientStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }

@@ -31,6 +31,7 @@ impl exports::wasi::http::handler::Guest for Component {
         component::answer(request, async || {
             let config = Config::read(&OFFER, |name| std::env::var(name.to_uppercase()).ok())?;
             log_to_standard_error(config.log);
+            config.access.tell();
             config.open(Arc::new(WasiPlatform), None)
         })
         .await

@@ -1,12 +1,13 @@
 //! What becomes of an error: status, code, message and detail (distribution-spec, "Error codes").
 
-use http::header::{ALLOW, CONTENT_RANGE, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderName, StatusCode};
 use serde_json::{Value, json};
 
 use super::limits::{BUSY_RETRY_AFTER_SECONDS, HEADER_BYTES_MAX, URI_BYTES_MAX};
 use super::reply::Reply;
+use crate::auth::DirectoryError;
 use crate::oci::RepositoryName;
 use crate::oci::name::NameError;
 use crate::registry::{self, Status};
@@ -16,20 +17,47 @@ use crate::store::BodyError;
 #[derive(Debug)]
 pub(super) enum Error {
     NotFound,
-    MethodNotAllowed { allowed: &'static str },
+    MethodNotAllowed {
+        allowed: &'static str,
+    },
     UriTooLong,
-    TooManyTags { most: usize },
+    TooManyTags {
+        most: usize,
+    },
     HeadersTooLarge,
     BadHeader(HeaderName),
     BadCount,
     BadDryRun,
     NameInvalid(NameError),
-    RangeNotSatisfiable { size: u64 },
-    ChunkOutOfOrder { repository: RepositoryName, status: Status },
+    RangeNotSatisfiable {
+        size: u64,
+    },
+    ChunkOutOfOrder {
+        repository: RepositoryName,
+        status: Status,
+    },
     Warning(BodyError),
     UnknownCoding,
     LengthAndCoding,
     Panicked,
+    Body(BodyError),
+    /// The credentials are missing or not right.
+    Unauthorized {
+        challenge: String,
+    },
+    /// The token is right, but not for this.
+    InsufficientScope {
+        challenge: Option<String>,
+    },
+    /// Whoever it is may not do this.
+    Denied {
+        challenge: Option<String>,
+    },
+    TooManyAttempts {
+        retry_after_ms: u64,
+    },
+    TokenRequest(&'static str),
+    Directory(DirectoryError),
     Registry(registry::Error),
 }
 
@@ -78,6 +106,28 @@ impl Error {
                 error(StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID", message)
                     .with_upload(&repository, &status)
             }
+            Self::Unauthorized { challenge } => {
+                let message = "log in: the credentials are missing or not right";
+                error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message).with(WWW_AUTHENTICATE, challenge)
+            }
+            Self::InsufficientScope { challenge } => {
+                denied(StatusCode::UNAUTHORIZED, "the token is not for this", challenge)
+            }
+            Self::Denied { challenge: Some(challenge) } => {
+                denied(StatusCode::FORBIDDEN, "you may not do this", Some(challenge))
+            }
+            Self::Denied { challenge: None } => {
+                denied(StatusCode::FORBIDDEN, "nobody may do this: no login is set up (setting auth_mode)", None)
+            }
+            Self::TooManyAttempts { retry_after_ms } => {
+                let message = "too many failed logins; wait before the next one";
+                error(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", message)
+                    .with(RETRY_AFTER, retry_after_ms.div_ceil(1000).to_string())
+            }
+            Self::TokenRequest(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why),
+            Self::Body(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why.to_string()),
+            Self::Directory(DirectoryError::Invalid(why)) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why),
+            Self::Directory(DirectoryError::Store(why)) => of_registry(&why.into(), head),
             Self::Warning(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why.to_string()),
             Self::UnknownCoding => {
                 error(StatusCode::NOT_IMPLEMENTED, "UNSUPPORTED", "of all transfer codings only chunked is known here")
@@ -126,6 +176,14 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
         }
     };
     error(status, code, outcome.to_string())
+}
+
+fn denied(status: StatusCode, message: &str, challenge: Option<String>) -> Reply {
+    let reply = error(status, "DENIED", message);
+    match challenge {
+        Some(challenge) => reply.with(WWW_AUTHENTICATE, challenge),
+        None => reply,
+    }
 }
 
 fn error(status: StatusCode, code: &str, message: impl Into<String>) -> Reply {

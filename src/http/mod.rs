@@ -1,24 +1,36 @@
-//! HTTP: requests are parsed into operations, carried out by the registry, and rendered. Only this layer knows status codes.
+//! HTTP: requests are parsed into operations, authorized, carried out by the registry, and rendered. Only this layer knows
+//! status codes.
 
+mod administration;
+mod admission;
 mod conditional;
+mod credentials;
 mod error;
 mod leftover;
 mod limits;
 mod operation;
+mod origin;
 mod panics;
+mod permission;
 mod redirects;
 mod reply;
 mod request_id;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use http::{Method, Request, Response};
 
+use crate::auth::{Access, Action, Caller};
 use crate::oci::range::{RangeRequest, parse_chunk_range};
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
 use crate::registry::{self, Chunk, CollectRequest, Mounted, PageRequest, Registry, SessionId};
 use crate::store::Body;
 
+pub use origin::{Peer, Proxies, ProxiesError};
+
+use admission::{Admission, may_mount};
 use error::Error;
 use leftover::Leftover;
 use limits::WARNING_REQUEST_BYTES_MAX;
@@ -44,14 +56,16 @@ pub use redirects::Redirects;
 #[derive(Clone)]
 pub struct Handler {
     registry: Arc<Registry>,
+    admission: Admission,
     tag_max_age_seconds: u32,
     redirects: Redirects,
 }
 
 impl Handler {
-    /// Serves `registry`.
-    pub fn new(registry: Registry) -> Self {
-        Self { registry: Arc::new(registry), tag_max_age_seconds: 0, redirects: Redirects::all_but("") }
+    /// Serves `registry` to those whom `access` lets in.
+    pub fn new(registry: Registry, access: Access) -> Self {
+        let (registry, admission) = (Arc::new(registry), Admission::new(access));
+        Self { registry, admission, tag_max_age_seconds: 0, redirects: Redirects::all_but("") }
     }
 
     /// How long caches may answer for a tag without asking, in seconds. Content by digest never changes and may be cached for
@@ -65,10 +79,27 @@ impl Handler {
         Self { redirects, ..self }
     }
 
-    /// Serves a registry that forgets everything when it is dropped.
+    /// The URL by which clients reach the registry (`https://registry.example`): they are sent there for tokens. By default that
+    /// is the host that a request names.
+    ///
+    /// # Errors
+    /// When it is not a scheme and a host alone: the text says what is wanted.
+    pub fn with_public_url(mut self, url: &str) -> Result<Self, &'static str> {
+        self.admission.set_public_url(url)?;
+        Ok(self)
+    }
+
+    /// The proxies whose `X-Forwarded-…` headers are believed; none by default. Hosts tell by [`Peer`] who is at the other end of
+    /// a connection.
+    pub fn with_proxies(mut self, proxies: Proxies) -> Self {
+        self.admission.proxies = proxies;
+        self
+    }
+
+    /// Serves a registry to anyone, for tests: it forgets everything when it is dropped.
     #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
     pub fn in_memory() -> Self {
-        Self::new(Registry::in_memory(Arc::new(crate::store::SystemPlatform)))
+        Self::new(Registry::in_memory(Arc::new(crate::store::SystemPlatform)), Access::open())
     }
 
     /// Answers one request. There is always an answer, also after a panic, and one with a body always has its Content-Length.
@@ -83,10 +114,9 @@ impl Handler {
         let (head, body) = request.into_parts();
         let (leftover, body) = Leftover::watch(body);
         let performed = panics::caught(async {
-            match Operation::parse(&head) {
-                Ok(operation) => self.perform(&head, operation, body).await,
-                Err(error) => Err(error),
-            }
+            let operation = Operation::parse(&head)?;
+            let caller = self.admission.admit(&head, &operation).await?;
+            self.perform(&head, &caller, operation, body).await
         });
         let result = performed.await.unwrap_or(Err(Error::Panicked));
         let reply = result.unwrap_or_else(|error| error.reply(&head));
@@ -97,11 +127,17 @@ impl Handler {
         reply.render(head.method == Method::HEAD)
     }
 
-    async fn perform(&self, head: &http::request::Parts, operation: Operation, body: Body) -> Result<Reply, Error> {
+    async fn perform(
+        &self,
+        head: &http::request::Parts,
+        caller: &Caller,
+        operation: Operation,
+        body: Body,
+    ) -> Result<Reply, Error> {
         let registry = &self.registry;
         match operation {
             Operation::Version => Ok(Reply::json(&serde_json::json!({}))),
-            Operation::Catalog(page) => self.catalog(&page).await,
+            Operation::Catalog(page) => self.catalog(caller, &page).await,
             Operation::Tags(repository, page) => self.tags(&repository, &page).await,
             Operation::GetManifest(repository, reference) => self.manifest(head, &repository, &reference).await,
             Operation::PutManifest(repository, reference, tags) => {
@@ -154,7 +190,14 @@ impl Handler {
                 registry.push_blob(&repository, &digest, body).await?;
                 Ok(Reply::blob_created(&repository, &digest))
             }
-            Operation::MountBlob { repository, digest, from } => self.mount(&repository, &digest, from.as_ref()).await,
+            Operation::MountBlob { repository, digest, from } if may_mount(caller, from.as_ref()) => {
+                self.mount(&repository, &digest, from.as_ref()).await
+            }
+            // As if it was nowhere: so nobody learns where it is.
+            Operation::MountBlob { repository, digest, .. } => {
+                let status = registry.begin_upload(&repository, digest.algorithm()).await?;
+                Ok(Reply::upload(http::StatusCode::ACCEPTED, &repository, &status))
+            }
             Operation::UploadStatus(repository, session) => {
                 let status = registry.upload_status(&repository, &session).await?;
                 Ok(Reply::upload(http::StatusCode::NO_CONTENT, &repository, &status))
@@ -172,11 +215,19 @@ impl Handler {
                 registry.cancel_upload(&repository, &session).await?;
                 Ok(Reply::no_content())
             }
+            Operation::Token(query) => self.token(head, &query, None).await,
+            Operation::PostToken => self.token(head, &[], Some(body)).await,
+            Operation::ListUsers(_)
+            | Operation::PutUser(_)
+            | Operation::DeleteUser(_)
+            | Operation::ListTokens(_)
+            | Operation::PutToken(_)
+            | Operation::DeleteToken(_) => self.administer(operation, body).await,
         }
     }
 
-    async fn catalog(&self, request: &PageRequest) -> Result<Reply, Error> {
-        let page = self.registry.repositories(request).await?;
+    async fn catalog(&self, caller: &Caller, request: &PageRequest) -> Result<Reply, Error> {
+        let page = self.registry.repositories(request, |name| caller.may(Action::List, name)).await?;
         let body = serde_json::json!({ "repositories": page.entries });
         Ok(Reply::json(&body).with_next_page("/v2/_catalog", &page))
     }

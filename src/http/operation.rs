@@ -11,6 +11,9 @@ use crate::oci::name::ReferenceError;
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
 use crate::registry::{self, PageRequest, ReferrersRequest, SessionId};
 
+/// Where tokens are had.
+pub(super) const TOKEN_PATH: &str = "/v2/_eyot/token";
+
 /// One operation of the API, with everything in it checked against its grammar.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Operation {
@@ -26,11 +29,26 @@ pub(super) enum Operation {
     GetWarnings(RepositoryName, Option<Tag>),
     SetWarning(RepositoryName, Option<Tag>),
     DeleteWarning(RepositoryName, Option<Tag>),
-    Collect { dry_run: bool },
+    Collect {
+        dry_run: bool,
+    },
     Check,
+    /// With the query's bytes.
+    Token(Vec<u8>),
+    PostToken,
+    ListUsers(Option<String>),
+    PutUser(String),
+    DeleteUser(String),
+    ListTokens(Option<String>),
+    PutToken(String),
+    DeleteToken(String),
     BeginUpload(RepositoryName, Algorithm),
     PushBlob(RepositoryName, Digest),
-    MountBlob { repository: RepositoryName, digest: Digest, from: Option<RepositoryName> },
+    MountBlob {
+        repository: RepositoryName,
+        digest: Digest,
+        from: Option<RepositoryName>,
+    },
     UploadStatus(RepositoryName, SessionId),
     AppendUpload(RepositoryName, SessionId),
     CompleteUpload(RepositoryName, SessionId, Digest),
@@ -51,6 +69,12 @@ enum Route<'a> {
     Collect,
     /// Another one: the self-check of the stores.
     Check,
+    /// More of these: who may come in.
+    Token,
+    Users,
+    User(&'a str),
+    Tokens,
+    MachineToken(&'a str),
     Uploads(&'a str),
     Upload(&'a str, &'a str),
 }
@@ -62,11 +86,20 @@ impl<'a> Route<'a> {
             "/_catalog" => return Some(Self::Catalog),
             "/_eyot/check" => return Some(Self::Check),
             "/_eyot/collect" => return Some(Self::Collect),
+            "/_eyot/token" => return Some(Self::Token),
+            "/_eyot/users" => return Some(Self::Users),
+            "/_eyot/tokens" => return Some(Self::Tokens),
             _ => {}
         }
         let path = path.strip_prefix("/v2/")?;
         if let Some(target) = path.strip_prefix("_eyot/warnings/") {
             return Some(Self::Warnings(target));
+        }
+        if let Some(name) = path.strip_prefix("_eyot/users/") {
+            return Some(Self::User(name));
+        }
+        if let Some(name) = path.strip_prefix("_eyot/tokens/") {
+            return Some(Self::MachineToken(name));
         }
         if let Some(name) = path.strip_suffix("/blobs/uploads").or_else(|| path.strip_suffix("/blobs/uploads/")) {
             return Some(Self::Uploads(name));
@@ -93,6 +126,9 @@ impl<'a> Route<'a> {
             Self::Blob(..) => "GET, HEAD, DELETE",
             Self::Warnings(_) => "GET, HEAD, PUT, DELETE",
             Self::Uploads(_) | Self::Collect | Self::Check => "POST",
+            Self::Users | Self::Tokens => "GET, HEAD",
+            Self::User(_) | Self::MachineToken(_) => "PUT, DELETE",
+            Self::Token => "GET, HEAD, POST",
             Self::Upload(..) => "GET, HEAD, PATCH, PUT, DELETE",
         }
     }
@@ -142,6 +178,14 @@ impl Operation {
                 Some("true") => Ok(Self::Collect { dry_run: true }),
                 Some(_) => Err(Error::BadDryRun),
             },
+            (Route::Token, "GET") => Ok(Self::Token(query.0.as_bytes().to_vec())),
+            (Route::Token, "POST") => Ok(Self::PostToken),
+            (Route::Users, "GET") => Ok(Self::ListUsers(query.text("last"))),
+            (Route::User(name), "PUT") => Ok(Self::PutUser(decode(name))),
+            (Route::User(name), "DELETE") => Ok(Self::DeleteUser(decode(name))),
+            (Route::Tokens, "GET") => Ok(Self::ListTokens(query.text("last"))),
+            (Route::MachineToken(name), "PUT") => Ok(Self::PutToken(decode(name))),
+            (Route::MachineToken(name), "DELETE") => Ok(Self::DeleteToken(decode(name))),
             (Route::Uploads(repository), "POST") => Self::begin(name(repository)?, &query),
             (Route::Upload(repository, session), method @ ("GET" | "PATCH" | "PUT" | "DELETE")) => {
                 Self::upload(name(repository)?, session.parse::<SessionId>()?, method, &query)

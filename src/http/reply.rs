@@ -162,7 +162,7 @@ impl Reply {
 
     /// Links to the page after this one, if there is one.
     pub(super) fn with_next_page(self, path: &str, page: &Page) -> Self {
-        match page.entries.last().filter(|_| page.more) {
+        match &page.next {
             Some(last) => {
                 let last = utf8_percent_encode(last, NON_ALPHANUMERIC);
                 self.with(LINK, format!("<{path}?n={}&last={last}>; rel=\"next\"", page.count))

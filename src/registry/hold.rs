@@ -37,6 +37,13 @@ pub(super) struct Hold {
     active: bool,
 }
 
+impl Hold {
+    /// Whether a round is under way.
+    pub(super) fn is_active(&self) -> bool {
+        self.active
+    }
+}
+
 impl Registry {
     pub(super) async fn collection(&self) -> Result<CollectionFact> {
         Ok(self.load(layout::COLLECTION).await?.unwrap_or_default())
@@ -85,10 +92,10 @@ impl Registry {
 
     /// Lets `key` hold the content that the fact under `source` leads to, if it is there and, where it is known, of this size.
     pub(super) async fn share(&self, key: &str, source: &str, size: Option<u64>) -> Result<bool> {
-        let mut written = false;
+        let mut written: Option<BlobFact> = None;
         for _ in 0..HOLD_TRIES_MAX {
             let known: Option<BlobFact> = self.load(source).await?;
-            if known.is_none() && !written {
+            if known.is_none() && written.is_none() {
                 return Ok(false);
             }
             let hold = self.hold(&[]).await?;
@@ -101,13 +108,14 @@ impl Registry {
                 None => None,
             };
             let Some(fact) = usable else {
-                if written {
+                // Only what was written here: another push may have put its own content there, and somebody leans on it.
+                if written.is_some() && self.load::<BlobFact>(key).await? == written {
                     self.keys.delete(key).await?;
                 }
                 return Ok(false);
             };
             self.store(key, &fact, When::Always).await?;
-            written = true;
+            written = Some(fact);
             if self.is_held(&hold).await? {
                 return Ok(true);
             }

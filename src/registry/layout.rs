@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | a repository exists | `repository/<repo>!` |
 //! | a tag | `tag/<repo>!<tag>` |
-//! | a digest's tags | `tagged/<repo>!<digest>!<tag>` |
+//! | a digest's tags, and when they were noted | `tagged/<repo>!<digest>!<tag>` |
 //! | a manifest is in a repository | `manifest/<repo>!<digest>` |
 //! | a blob is in a repository | `blob/<repo>!<digest>` |
 //! | a blob is somewhere | `content/<digest>` |
@@ -19,7 +19,8 @@
 //! | a key came into use beside a collection | `rescued/<key>` |
 //!
 //! The kind comes first and `!`, which no name contains, ends a name: so nothing that a user may call a repository or a tag
-//! can make one fact look like another, and `a` and `a/b` never mix. Keys that begin with `pack/` belong to the packed blob store.
+//! can make one fact look like another, and `a` and `a/b` never mix. Keys that begin with `pack/` belong to the packed blob store,
+//! those that begin with `auth/` to the layer `auth`.
 
 use std::fmt::Display;
 

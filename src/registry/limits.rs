@@ -73,7 +73,7 @@ pub(super) const LEASES_LISTED_MAX: usize = 250;
 pub(super) const SWEEPING_MS_MAX: u64 = 60_000;
 
 /// How long a push may take from the moment at which it notes the ways back to its tags; it points no tag in the second half of it.
-pub(super) const PUSH_MS_MAX: u64 = 600_000;
+pub(super) const PUSH_MS_MAX: u64 = 30_000;
 
 /// How long a step has the collection to itself, in milliseconds; it changes nothing in the second half of it.
 pub(super) const LEASE_MS: u64 = 120_000;
@@ -83,3 +83,6 @@ pub(super) const NAMED_IN_REPORT_MAX: usize = 100;
 
 /// How many storage calls one request has under way at once.
 pub(super) const CALLS_AT_ONCE_MAX: usize = 16;
+
+/// How often one page of a list looks for names that the caller may see.
+pub(super) const LISTS_PER_PAGE_MAX: usize = 10;

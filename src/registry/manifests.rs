@@ -152,8 +152,18 @@ impl Registry {
                 return Err(error);
             }
         }
+        self.settle(repository, &digest, &all_tags).await;
         let subject = fact.subject;
         Ok(Pushed { digest, subject, tags })
+    }
+
+    /// Notes that no tag is to come any more: a collection need not wait for it. Best effort, as it waits only for a while.
+    async fn settle(&self, repository: &RepositoryName, digest: &Digest, tags: &[&Tag]) {
+        for tag in tags {
+            if let Err(error) = self.store(&layout::tag_of(repository, digest, tag), &0u64, When::Always).await {
+                log::warn!("a collection will wait for the tag {tag} of {repository}: {error}");
+            }
+        }
     }
 
     /// Removes a tag, or a manifest with every tag on it.
@@ -279,8 +289,9 @@ impl Registry {
                     return Err(error);
                 }
             };
-            self.store_manifest(push).await?;
+            // First, as a collection finds what a push leaves behind by its repository.
             self.note_repository(push.repository).await?;
+            self.store_manifest(push).await?;
             // Before the tags: one that its digest does not know of could not be deleted with it. They also tell a round that begins
             // before the tags are there that these are to come.
             let noted_ms = self.platform.now_ms();
@@ -296,8 +307,12 @@ impl Registry {
 
     /// Holds everything that a push leans on, and sees to it that it is there.
     async fn hold_references(&self, push: &Push<'_>, ways: &[String]) -> Result<Hold> {
-        let nested = self.nested(push).await?;
-        let hold = self.hold(&push.leans_on(&nested, ways)).await?;
+        let mut nested = BTreeSet::new();
+        let mut hold = self.hold(&push.leans_on(&nested, ways)).await?;
+        if hold.is_active() {
+            nested = self.nested(push).await?;
+            hold = self.hold(&push.leans_on(&nested, ways)).await?;
+        }
         self.check_references(push.repository, push.manifest, &nested).await?;
         Ok(hold)
     }

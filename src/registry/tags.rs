@@ -1,5 +1,6 @@
 //! Lists: a repository's tags, and the repositories (distribution-spec, "Listing tags"), in byte order.
 
+use super::limits::LISTS_PER_PAGE_MAX;
 use super::{Error, Registry, Result, layout};
 use crate::oci::RepositoryName;
 
@@ -19,8 +20,9 @@ pub struct Page {
     pub entries: Vec<String>,
     /// How many entries the page was to have.
     pub count: usize,
-    /// Whether there are more.
-    pub more: bool,
+    /// Where the next page begins, if there is one: after this. A page may have fewer entries than it was to have, and not be
+    /// the last one.
+    pub next: Option<String>,
 }
 
 impl Registry {
@@ -30,30 +32,57 @@ impl Registry {
     /// [`Error::NameUnknown`] when no manifest was ever pushed to the repository.
     pub async fn tags(&self, repository: &RepositoryName, request: &PageRequest) -> Result<Page> {
         let prefix = layout::tags(repository);
-        let page = self.page(&prefix, request, |key| key.strip_prefix(prefix.as_str())).await?;
+        let entry = |key: &str| key.strip_prefix(prefix.as_str()).map(str::to_owned);
+        let page = self.page(&prefix, request, entry, |_| true).await?;
         if page.entries.is_empty() && self.keys.get(&layout::repository(repository)).await?.is_none() {
             return Err(Error::NameUnknown(repository.clone()));
         }
         Ok(page)
     }
 
-    /// The repositories to which manifests were pushed.
-    pub async fn repositories(&self, request: &PageRequest) -> Result<Page> {
-        self.page(layout::REPOSITORIES, request, layout::repository_name).await
+    /// The repositories to which manifests were pushed, of those that are `visible`. Who sees few of many gets short pages: one
+    /// page looks at so many names only.
+    pub async fn repositories(&self, request: &PageRequest, visible: impl Fn(&RepositoryName) -> bool) -> Result<Page> {
+        let entry = |key: &str| layout::repository_name(key).map(str::to_owned);
+        let is_visible = |name: &str| name.parse().is_ok_and(|name| visible(&name));
+        self.page(layout::REPOSITORIES, request, entry, is_visible).await
     }
 
-    async fn page(&self, prefix: &str, request: &PageRequest, entry: impl Fn(&str) -> Option<&str>) -> Result<Page> {
+    async fn page(
+        &self,
+        prefix: &str,
+        request: &PageRequest,
+        entry: impl Fn(&str) -> Option<String>,
+        visible: impl Fn(&str) -> bool,
+    ) -> Result<Page> {
         let most = self.limits.page_entries_max;
         let count = request.count.map_or(most, |count| count.min(most));
+        let mut page = Page { entries: Vec::new(), count, next: None };
         if count == 0 {
-            return Ok(Page { entries: Vec::new(), count, more: false });
+            return Ok(page);
         }
         // Names are listed by their keys, in which `!` follows a repository's name.
         let terminator = if prefix == layout::REPOSITORIES { "!" } else { "" };
-        let after = request.last.as_ref().map(|last| format!("{prefix}{last}{terminator}"));
-        let keys = self.keys.list(prefix, after.as_deref(), count + 1).await?;
-        let more = keys.len() > count;
-        let entries = keys.iter().take(count).filter_map(|key| entry(key)).map(str::to_owned).collect();
-        Ok(Page { entries, count, more })
+        let mut after = request.last.as_ref().map(|last| format!("{prefix}{last}{terminator}"));
+        // One more than the page takes tells whether there is another page.
+        let mut wanted = count + 1;
+        for _ in 0..LISTS_PER_PAGE_MAX {
+            let keys = self.keys.list(prefix, after.as_deref(), wanted).await?;
+            for name in keys.iter().filter_map(|key| entry(key)) {
+                if page.entries.len() == count {
+                    return Ok(page);
+                }
+                if visible(&name) {
+                    page.entries.push(name.clone());
+                }
+                page.next = Some(name);
+            }
+            if keys.len() < wanted {
+                return Ok(Page { next: None, ..page });
+            }
+            after = keys.into_iter().next_back();
+            wanted = most + 1;
+        }
+        Ok(page)
     }
 }

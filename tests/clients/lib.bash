@@ -67,6 +67,8 @@ equal() { # WHAT EXPECTED ACTUAL
 
 # --- servers
 
+server_settings=(auth_mode=none) # what start gives the server
+
 free_port() {
   local port
   while port=$((20000 + RANDOM % 20000)); do
@@ -76,7 +78,8 @@ free_port() {
 
 # Starts a host and waits for it; sets registry (ADDRESS:PORT) and server (a process id).
 start() { # HOST DATA [PORT]
-  local host=$1 data=$2 port=${3:-$(free_port)}
+  local host=$1 data=$2 port=${3:-$(free_port)} setting sets=() variables=()
+  for setting in "${server_settings[@]}"; do sets+=(--set "$setting") variables+=(--variable "$setting"); done
   registry=127.0.0.1:$port
   server_log=$work/server-$host.log
   mkdir -p "$data"
@@ -87,9 +90,9 @@ start() { # HOST DATA [PORT]
     [ "$host" != spin-host-packed ] || blobs=packed
     "${EYOT_SPIN_HOST:-tests/spin_host/target/debug/spin-host}" \
       --component target/eyot-spin.wasm --state "$data/spin" --listen "$registry" \
-      --mount "$data::/data" --variable "blobs=$blobs" >>"$server_log" 2>&1 &
+      --mount "$data::/data" --variable "blobs=$blobs" "${variables[@]}" >>"$server_log" 2>&1 &
   else
-    scripts/up --host "$host" --port "$port" --data "$data" >>"$server_log" 2>&1 &
+    scripts/up --host "$host" --port "$port" --data "$data" "${sets[@]}" >>"$server_log" 2>&1 &
   fi
   server=$!
   started=$host

@@ -151,7 +151,13 @@ pub fn collected(world: &World) -> Outcome {
     let (mut left, mut expected) = (BTreeSet::new(), BTreeSet::new());
     for _ in 0..ROUNDS_MAX {
         world.scheduler.pass_ms(4_000_000);
-        while !now(world.bare.collect_step(&request)).map_err(|error| format!("collection at the end: {error}"))?.done {
+        loop {
+            let report = now(world.bare.collect_step(&request));
+            let report = report.map_err(|error| format!("collection at the end: {error}"))?;
+            world.scheduler.remark(&format!("{report:?}"));
+            if report.done {
+                break;
+            }
         }
         everything_but_untagged(world)?;
         (left, expected) = (all_there_is(world), in_use(world)?);
@@ -205,13 +211,16 @@ fn in_use(world: &World) -> Outcome<BTreeSet<String>> {
         };
         let mut seen = BTreeSet::new();
         while let Some(manifest) = open.pop() {
-            // Children may have been deleted on purpose; whether that is so is looked at elsewhere.
-            if !is_there(manifest) || !seen.insert(manifest) {
+            if !seen.insert(manifest) {
                 continue;
             }
             let this = &contents().manifests[manifest];
             open.extend(&this.children);
             open.extend((0..contents().manifests.len()).filter(|n| contents().manifests[*n].subject == Some(manifest)));
+            // Children may have been deleted on purpose; what refers to them stays as long as they are listed.
+            if !is_there(manifest) {
+                continue;
+            }
             let key = format!("manifest/{name}!{}", this.digest);
             if fact(world, &key)?["large"] == true {
                 let large = format!("large/{name}!{}", this.digest);

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -45,17 +46,13 @@ impl Platform for SimulatedPlatform {
 
 /// What happened: a hash always, the lines when they are wanted.
 pub struct Trace {
-    hash: u64,
+    hasher: DefaultHasher,
     lines: Option<Vec<String>>,
 }
 
 impl Trace {
     fn note(&mut self, task: TaskId, now_ms: u64, what: &str, of: &str) {
-        for part in [&task.to_le_bytes()[..], &now_ms.to_le_bytes(), what.as_bytes(), of.as_bytes()] {
-            for byte in part {
-                self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-            }
-        }
+        (task, now_ms, what, of).hash(&mut self.hasher);
         if let Some(lines) = &mut self.lines {
             lines.push(format!("{now_ms:>9} ms  task {task:>2}  {what} {of}"));
         }
@@ -98,7 +95,7 @@ impl Scheduler {
             SimulatedPlatform { now_ms: AtomicU64::new(1_000_000_000), dice: Mutex::new(Dice::new(seed ^ 0x5eed)) };
         let state = State {
             dice: Dice::new(seed),
-            trace: Trace { hash: 0xcbf2_9ce4_8422_2325, lines: traced.then(Vec::new) },
+            trace: Trace { hasher: DefaultHasher::new(), lines: traced.then(Vec::new) },
             waiting: BTreeMap::new(),
             next_gate: 0,
             running: 0,
@@ -126,7 +123,7 @@ impl Scheduler {
     }
 
     pub fn hash(&self) -> u64 {
-        self.state().trace.hash
+        self.state().trace.hasher.finish()
     }
 
     pub fn is_traced(&self) -> bool {

@@ -40,6 +40,7 @@ impl Kind {
         match self {
             Kind::Native => {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_eyot"));
+                command.env("AUTH_MODE", "none");
                 command.args(["serve", "--address", "127.0.0.1", "--port", "0", "--data"]);
                 command.arg(data);
                 command
@@ -56,7 +57,7 @@ impl Kind {
                 let mut command = Command::new("spin");
                 command.args(["up", "--from", "spin.toml", "--state-dir"]);
                 command.arg(data);
-                command.args(["--listen", &format!("127.0.0.1:{}", free_port())]);
+                command.args(["--variable", "auth_mode=none", "--listen", &format!("127.0.0.1:{}", free_port())]);
                 command
             }
         }
@@ -68,7 +69,7 @@ pub type Settings = [(&'static str, &'static str)];
 
 fn wasmtime(data: &Path, settings: &Settings, component: &Path) -> Command {
     let mut command = Command::new(wasmtime_program());
-    command.args(["serve", "-Scli", "--addr", "127.0.0.1:0", "--dir"]);
+    command.args(["serve", "-Scli", "--addr", "127.0.0.1:0", "--env", "AUTH_MODE=none", "--dir"]);
     command.arg(format!("{}::/data", data.display()));
     for (name, value) in settings {
         command.args(["--env", &format!("{name}={value}")]);
@@ -92,7 +93,7 @@ fn spin_host(data: &Path, component: &Path, keys: &str) -> Command {
     let mut command = Command::new(built("EYOT_SPIN_HOST", "tests/spin_host/target/debug/spin-host"));
     command.arg("--component").arg(component).arg("--state").arg(data);
     command.arg("--compiled").arg(compiled(component));
-    command.args(["--listen", "127.0.0.1:0", "--variable", "blobs=packed"]);
+    command.args(["--listen", "127.0.0.1:0", "--variable", "blobs=packed", "--variable", "auth_mode=none"]);
     command.args(["--variable", &format!("keys={keys}")]);
     command
 }
@@ -245,6 +246,7 @@ fn mortal(command: &Command) -> Command {
         mortal = Command::new(program);
     }
     mortal.args(command.get_args());
+    mortal.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     mortal
 }
 

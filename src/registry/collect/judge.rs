@@ -159,7 +159,7 @@ impl Collector<'_> {
         Ok(Verdict::Fate(Fate::Condemned))
     }
 
-    fn note_due(&mut self, since_ms: u64) {
+    pub(super) fn note_due(&mut self, since_ms: u64) {
         let due_ms = since_ms.saturating_add(self.cursor.grace_ms);
         let next = &mut self.cursor.report.next_due_ms;
         *next = Some(next.map_or(due_ms, |next| next.min(due_ms)));

@@ -15,10 +15,11 @@ use crate::registry::limits::{CALLS_AT_ONCE_MAX, PUSH_MS_MAX};
 use crate::registry::{Error, Result, layout};
 use crate::store::{self, BodyError};
 
-/// The kinds of keys of which a repository has at least one.
+/// The kinds of keys of which a repository has at least one; what else there is comes after one of these and goes before it.
 const KINDS: [&str; 4] = ["repository", "manifest", "blob", "upload"];
-/// The kinds of keys that keep a repository in the catalog.
-const KINDS_KEPT: [&str; 5] = ["manifest", "blob", "upload", "tag", "warning"];
+/// The kinds of keys that keep a repository in the catalog; leftovers as well, as they would not be found without it.
+const KINDS_KEPT: [&str; 9] =
+    ["manifest", "blob", "upload", "tag", "warning", "tagged", "large", "referrer", "adopted"];
 
 /// A manifest as the collector sees it.
 struct Seen {
@@ -111,6 +112,7 @@ impl Collector<'_> {
         for (key, noted_ms) in self.read_all::<u64>(keys).await? {
             if noted_ms.is_some_and(|(noted_ms, _)| now_ms.saturating_sub(noted_ms) <= PUSH_MS_MAX) {
                 let (digest, way) = parts(&key);
+                self.note_due(now_ms + PUSH_MS_MAX);
                 self.cursor.kept.mark(&digest);
                 self.cursor.kept.mark(&way);
             }

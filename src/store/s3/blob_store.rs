@@ -274,12 +274,16 @@ impl BlobStore for S3BlobStore {
         let (rest, length) = (staging.rest_bytes(), body.length());
         let length = length.map(|length| rest + length);
         let mut gather = Gather::new(body);
-        let least = self.cut.least_part_bytes();
-        gather.fill(least.saturating_sub(rest)).await?;
+        // What is first and fits into one request goes out as an object that needs no completing.
+        let parked_max = match staging.upload.is_none() && staging.pieces.is_empty() {
+            true => self.cut.single_bytes_max()?,
+            false => self.cut.least_part_bytes(),
+        };
+        gather.fill(parked_max.saturating_sub(rest).max(1)).await?;
         if gather.length() == 0 {
             return Ok(stage.clone());
         }
-        if rest + gather.length() < least {
+        if rest + gather.length() < parked_max {
             self.park(&mut staging, gather.take(u64::MAX)).await?;
         } else {
             self.write_parts(&mut staging, gather, length).await?;

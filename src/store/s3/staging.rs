@@ -94,6 +94,11 @@ impl Cut {
         if self.equal { self.part_bytes } else { PART_BYTES_MIN }
     }
 
+    /// Below how many bytes content goes out in one request, where nothing came before it: what is held in memory anyway.
+    pub(super) fn single_bytes_max(&self) -> Result<u64> {
+        Ok(self.part_bytes(0)? + self.kept_back_bytes())
+    }
+
     /// How many bytes must be there beyond a part before it goes out. So what is left at the end is never too little for a
     /// part of its own, and nothing is sent twice.
     pub(super) fn kept_back_bytes(&self) -> u64 {

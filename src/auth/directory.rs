@@ -1,0 +1,221 @@
+//! Users and machine tokens in the key-value store.
+//!
+//! | fact | key |
+//! | --- | --- |
+//! | a user | `auth/user/<name>` |
+//! | a machine token | `auth/token/<name>` |
+//! | the key that signs tokens (`token.rs`) | `auth/key` |
+//! | failed logins (`throttle.rs`) | `auth/failures/…` |
+
+use std::sync::Arc;
+
+use base64ct::{Base64UrlUnpadded, Encoding as _};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use super::caller::{Caller, Grant};
+use super::password::{PASSWORD_BYTES_MAX, PasswordHash, check_user_name};
+use super::policy::parse_grant;
+use super::{PasswordHashError, Secret};
+use crate::store::{self, KeyValue, Platform, When};
+
+/// How many bits of surprise a new password must have at least, as [`Secret::entropy_bits_max`] counts.
+pub(super) const PASSWORD_ENTROPY_BITS_MIN: u32 = 28;
+/// How many users or tokens one list names.
+const LIST_MAX: usize = 1000;
+/// How many grants a machine token has at most.
+const GRANTS_MAX: usize = 100;
+/// What every machine token begins with.
+const PREFIX: &str = "eyot_";
+
+/// Users and machine tokens that come and go without a new start.
+#[derive(Clone)]
+pub struct Directory {
+    keys: Arc<dyn KeyValue>,
+    platform: Arc<dyn Platform>,
+}
+
+/// Why a user or a token cannot be added.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DirectoryError {
+    /// Not a name, a password, a hash or a rule that can be taken. The text tells why and holds no secret.
+    #[error("{0}")]
+    Invalid(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// What a machine token may do, and for how long.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineToken {
+    /// Rules such as `team/** pull,push`.
+    pub rules: Vec<String>,
+    /// When it ends, in milliseconds since the Unix epoch; `None`: when it is revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TokenFact {
+    /// SHA-256 of the secret, which is random: nobody can guess it from this.
+    sha256: String,
+    #[serde(flatten)]
+    token: MachineToken,
+}
+
+impl Directory {
+    /// Over a key-value store.
+    pub fn new(keys: Arc<dyn KeyValue>, platform: Arc<dyn Platform>) -> Self {
+        Self { keys, platform }
+    }
+
+    /// Adds a user, or gives one another password.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Invalid`] when the name is none or the password too weak.
+    pub async fn add_user(&self, name: &str, password: &Secret) -> Result<(), DirectoryError> {
+        check_password(password).map_err(DirectoryError::Invalid)?;
+        self.put_user(name, &PasswordHash::new(password, self.platform.random())).await
+    }
+
+    /// Adds a user whose password's hash is known, or gives one another.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Invalid`] when the name or the hash is none.
+    pub async fn add_user_with_hash(&self, name: &str, hash: &str) -> Result<(), DirectoryError> {
+        let invalid = |why: PasswordHashError| DirectoryError::Invalid(why.to_string());
+        self.put_user(name, &PasswordHash::parse(hash).map_err(invalid)?).await
+    }
+
+    async fn put_user(&self, name: &str, hash: &PasswordHash) -> Result<(), DirectoryError> {
+        check_user_name(name).map_err(|why| DirectoryError::Invalid(why.into()))?;
+        Ok(self.keys.put(&user_key(name), hash.as_str().to_owned().into(), When::Always).await?)
+    }
+
+    /// Removes a user. What they hold signed tokens for they can do for five more minutes.
+    pub async fn remove_user(&self, name: &str) -> Result<(), store::Error> {
+        // What is not a name has no key.
+        if check_user_name(name).is_err() {
+            return Ok(());
+        }
+        self.keys.delete(&user_key(name)).await
+    }
+
+    /// The users' names, in byte order, from after `last` on: at most 1,000.
+    pub async fn users(&self, last: Option<&str>) -> Result<Vec<String>, store::Error> {
+        self.names("auth/user/", last).await
+    }
+
+    /// The hash of a user's password: one key read.
+    pub(super) async fn hash_of(&self, name: &str) -> Result<Option<PasswordHash>, store::Error> {
+        if check_user_name(name).is_err() {
+            return Ok(None);
+        }
+        let Some(entry) = self.keys.get(&user_key(name)).await? else { return Ok(None) };
+        let hash = std::str::from_utf8(&entry.value).ok().and_then(|text| PasswordHash::parse(text).ok());
+        Ok(Some(hash.ok_or_else(|| store::Error::Corrupt(format!("the password of user {name}")))?))
+    }
+
+    /// Makes a machine token in place of the one that has this name. The text is shown this once.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Invalid`] when the name or a rule is none.
+    pub async fn add_token(&self, name: &str, token: &MachineToken) -> Result<Secret, DirectoryError> {
+        check_user_name(name).map_err(|why| DirectoryError::Invalid(why.into()))?;
+        token.grants().map_err(DirectoryError::Invalid)?;
+        let random = [self.platform.random(), self.platform.random()].concat();
+        let secret = Base64UrlUnpadded::encode_string(&random);
+        let fact = TokenFact { sha256: hex::encode(Sha256::digest(&secret)), token: token.clone() };
+        let value = serde_json::json!(fact).to_string();
+        self.keys.put(&token_key(name), value.into(), When::Always).await?;
+        Ok(Secret::new(format!("{PREFIX}{name}_{secret}")))
+    }
+
+    /// Revokes a machine token. What it was exchanged for goes on for five more minutes.
+    pub async fn remove_token(&self, name: &str) -> Result<(), store::Error> {
+        if check_user_name(name).is_err() {
+            return Ok(());
+        }
+        self.keys.delete(&token_key(name)).await
+    }
+
+    /// The machine tokens' names, in byte order, from after `last` on: at most 1,000.
+    pub async fn tokens(&self, last: Option<&str>) -> Result<Vec<String>, store::Error> {
+        self.names("auth/token/", last).await
+    }
+
+    /// Whether a text has the form of a machine token.
+    pub(super) fn is_token(text: &Secret) -> bool {
+        parse_token(text).is_some()
+    }
+
+    /// Who a machine token is, and what it may do: one key read. `None`: it is none, is revoked, or has ended.
+    pub(super) async fn machine(&self, text: &Secret) -> Result<Option<Caller>, store::Error> {
+        let Some((name, secret)) = parse_token(text) else { return Ok(None) };
+        let key = token_key(name);
+        let Some(entry) = self.keys.get(&key).await? else { return Ok(None) };
+        let corrupt = |_| store::Error::Corrupt(format!("the value of {key}"));
+        let fact: TokenFact = serde_json::from_slice(&entry.value).map_err(corrupt)?;
+        let right: bool = hex::encode(Sha256::digest(secret)).as_bytes().ct_eq(fact.sha256.as_bytes()).into();
+        let ended = fact.token.expires_ms.is_some_and(|expires_ms| expires_ms <= self.platform.now_ms());
+        if !right || ended {
+            return Ok(None);
+        }
+        let grants = fact.token.grants().map_err(|why| store::Error::Corrupt(format!("the value of {key}: {why}")))?;
+        Ok(Some(Caller { user: Some(format!("token:{name}")), grants }))
+    }
+
+    /// The time in so many seconds, in milliseconds since the Unix epoch, for [`MachineToken::expires_ms`].
+    pub fn in_seconds(&self, seconds: u64) -> u64 {
+        self.platform.now_ms().saturating_add(seconds.saturating_mul(1000))
+    }
+
+    async fn names(&self, prefix: &str, last: Option<&str>) -> Result<Vec<String>, store::Error> {
+        let after = last.map(|last| format!("{prefix}{last}"));
+        let keys = self.keys.list(prefix, after.as_deref(), LIST_MAX).await?;
+        Ok(keys.iter().filter_map(|key| key.strip_prefix(prefix)).map(str::to_owned).collect())
+    }
+}
+
+impl MachineToken {
+    fn grants(&self) -> Result<Vec<Grant>, String> {
+        if self.rules.is_empty() || self.rules.len() > GRANTS_MAX {
+            return Err(format!("a token has 1 to {GRANTS_MAX} rules"));
+        }
+        let grants = self.rules.iter().map(|rule| match rule.split_whitespace().collect::<Vec<_>>()[..] {
+            [repositories, actions] => parse_grant(repositories, actions),
+            _ => Err("want REPOSITORIES ACTIONS, as in: team/** pull,push".into()),
+        });
+        grants.collect()
+    }
+}
+
+/// Refuses passwords that are surely too weak or too long to be hashed.
+pub(super) fn check_password(password: &Secret) -> Result<(), String> {
+    if password.entropy_bits_max() < PASSWORD_ENTROPY_BITS_MIN {
+        return Err("too short, or too few different characters: take ten or more".into());
+    }
+    if password.expose().len() > PASSWORD_BYTES_MAX {
+        return Err(format!("longer than {PASSWORD_BYTES_MAX} bytes"));
+    }
+    Ok(())
+}
+
+fn user_key(name: &str) -> String {
+    format!("auth/user/{name}")
+}
+
+fn token_key(name: &str) -> String {
+    format!("auth/token/{name}")
+}
+
+/// `eyot_<name>_<secret>`; the secret has 43 characters, `_` among them.
+fn parse_token(text: &Secret) -> Option<(&str, &str)> {
+    let rest = text.expose().strip_prefix(PREFIX)?;
+    let (name, secret) = rest.split_at_checked(rest.len().checked_sub(43)?)?;
+    let name = name.strip_suffix('_')?;
+    check_user_name(name).ok().map(|()| (name, secret))
+}

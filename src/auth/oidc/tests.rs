@@ -1,0 +1,230 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_executor::block_on;
+use p256::ecdsa::signature::Signer as _;
+use serde_json::json;
+
+use super::*;
+
+const NOW_MS: u64 = 1_700_000_000_000;
+const ISSUER: &str = "https://issuer.example";
+
+struct Clock(AtomicU64);
+
+impl Platform for Clock {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn random(&self) -> [u8; 16] {
+        [0; 16]
+    }
+}
+
+/// An issuer with keys of both kinds.
+struct Issuer {
+    es256: p256::ecdsa::SigningKey,
+    fetches: AtomicU64,
+    answers: std::sync::atomic::AtomicBool,
+}
+
+// An RSA key made for these tests, and a token that it signed (openssl).
+const RSA_N: &str = include_str!("rsa_n.txt");
+const RS256_TOKEN: &str = include_str!("rs256_token.txt");
+
+#[async_trait]
+impl JwksSource for Issuer {
+    async fn fetch(&self, url: &str) -> Result<Document, store::Error> {
+        self.fetches.fetch_add(1, Ordering::Relaxed);
+        if !self.answers.load(Ordering::Relaxed) {
+            return Err(store::Error::Unavailable("no answer".into()));
+        }
+        let document = match url.strip_prefix(ISSUER) {
+            Some("/.well-known/openid-configuration") => {
+                json!({ "issuer": ISSUER, "jwks_uri": format!("{ISSUER}/keys") })
+            }
+            Some("/keys") => {
+                let point = self.es256.verifying_key().to_sec1_point(false);
+                let part = |bytes: &[u8]| Base64UrlUnpadded::encode_string(bytes);
+                json!({ "keys": [
+                    { "kty": "oct", "kid": "secret", "k": "AAAA" },
+                    { "kty": "EC", "crv": "P-256", "kid": "ec", "use": "sig", "x": part(point.x().unwrap()), "y": part(point.y().unwrap()) },
+                    { "kty": "RSA", "kid": "rsa", "alg": "RS256", "n": RSA_N.trim(), "e": "AQAB" },
+                    { "kty": "RSA", "kid": "small", "alg": "RS256", "n": "AQAB", "e": "AQAB" },
+                    { "kty": "EC", "crv": "P-256", "kid": "enc", "use": "enc", "x": "AA", "y": "AA" },
+                ]})
+            }
+            _ => return Err(store::Error::Unavailable(url.to_owned())),
+        };
+        Ok(Document { bytes: document.to_string().into(), max_age_seconds: Some(3600) })
+    }
+}
+
+struct World {
+    issuers: Issuers,
+    issuer: Arc<Issuer>,
+    clock: Arc<Clock>,
+}
+
+impl World {
+    fn new() -> Self {
+        let es256 = p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
+        let issuer = Arc::new(Issuer { es256, fetches: AtomicU64::new(0), answers: true.into() });
+        let clock = Arc::new(Clock(AtomicU64::new(NOW_MS)));
+        let rules =
+            format!("ci {ISSUER} registry repository=acme/* ref=refs/heads/main; any {ISSUER}/ registry repository=**");
+        let issuers = Issuers::new(rules.parse().unwrap(), issuer.clone(), clock.clone());
+        Self { issuers, issuer, clock }
+    }
+
+    fn sign(&self, header: &Value, claims: &Value) -> String {
+        let part = |json: &Value| Base64UrlUnpadded::encode_string(json.to_string().as_bytes());
+        let signed = format!("{}.{}", part(header), part(claims));
+        let signature: p256::ecdsa::Signature = self.issuer.es256.sign(signed.as_bytes());
+        format!("{signed}.{}", Base64UrlUnpadded::encode_string(&signature.to_bytes()))
+    }
+
+    fn names(&self, token: &str) -> Vec<String> {
+        block_on(self.issuers.names(&Secret::new(token))).unwrap()
+    }
+
+    fn fetches(&self) -> u64 {
+        self.issuer.fetches.swap(0, Ordering::Relaxed)
+    }
+}
+
+fn header() -> Value {
+    json!({ "alg": "ES256", "typ": "JWT", "kid": "ec" })
+}
+
+fn claims() -> Value {
+    let seconds = NOW_MS / 1000;
+    json!({
+        "iss": ISSUER, "aud": "registry", "sub": "repo:acme/app", "iat": seconds, "nbf": seconds, "exp": seconds + 300,
+        "repository": "acme/app", "ref": "refs/heads/main",
+    })
+}
+
+#[test]
+fn claims_say_who_it_is() {
+    let world = World::new();
+    assert_eq!(world.names(&world.sign(&header(), &claims())), ["oidc:ci", "oidc:any"]);
+    assert_eq!(world.fetches(), 2, "the configuration and the keys");
+    for (claim, value, expected) in [
+        ("ref", json!("refs/heads/other"), vec!["oidc:any"]),
+        ("repository", json!("evil/app"), vec!["oidc:any"]),
+        ("repository", json!("acme/app/deep"), vec!["oidc:any"]),
+        ("repository", json!(null), vec![]),
+        ("repository", json!({ "acme": "app" }), vec![]),
+        ("repository", json!(["x", "acme/app"]), vec!["oidc:ci", "oidc:any"]),
+        ("aud", json!(["other", "registry"]), vec!["oidc:ci", "oidc:any"]),
+    ] {
+        let mut claims = claims();
+        claims[claim] = value.clone();
+        assert_eq!(world.names(&world.sign(&header(), &claims)), expected, "{claim} {value}");
+    }
+    assert_eq!(world.fetches(), 0, "the keys are kept");
+}
+
+#[test]
+fn a_token_of_an_rsa_key() {
+    let world = World::new();
+    assert_eq!(world.names(RS256_TOKEN.trim()), ["oidc:any"]);
+    let mut changed = RS256_TOKEN.trim().to_owned();
+    changed.pop();
+    assert!(world.names(&changed).is_empty());
+}
+
+#[test]
+fn what_is_not_right_is_nobodys() {
+    let world = World::new();
+    let seconds = NOW_MS / 1000;
+    for (what, change_header, name, value) in [
+        ("no algorithm", true, "alg", json!("none")),
+        ("a public key taken for a secret one", true, "alg", json!("HS256")),
+        ("another algorithm", true, "alg", json!("RS256")),
+        ("another algorithm of the curve", true, "alg", json!("ES384")),
+        ("a key of another kind", true, "kid", json!("rsa")),
+        ("a key that signs nothing", true, "kid", json!("secret")),
+        ("a key for encryption", true, "kid", json!("enc")),
+        ("a key that is too small", true, "kid", json!("small")),
+        ("no key", true, "kid", json!("")),
+        ("extensions", true, "crit", json!(["b64"])),
+        ("another issuer", false, "iss", json!("https://evil.example")),
+        ("no issuer", false, "iss", json!(null)),
+        ("another service", false, "aud", json!("other")),
+        ("expired", false, "exp", json!(seconds)),
+        ("never expires", false, "exp", json!(null)),
+        ("an end that is no time", false, "exp", json!("tomorrow")),
+        ("not yet", false, "nbf", json!(seconds + 120)),
+        ("from the future", false, "iat", json!(seconds + 120)),
+    ] {
+        let (mut header, mut claims) = (header(), claims());
+        let changed = if change_header { &mut header } else { &mut claims };
+        changed[name] = value;
+        assert!(world.names(&world.sign(&header, &claims)).is_empty(), "{what}");
+    }
+    let token = world.sign(&header(), &claims());
+    let (signed, _) = token.rsplit_once('.').unwrap();
+    for wrong in
+        [format!("{signed}."), format!("{signed}.AAAA"), format!("{signed}.{}", "A".repeat(86)), "a.b.c".into()]
+    {
+        assert!(world.names(&wrong).is_empty(), "{wrong}");
+    }
+    // HS256 with the public key as the secret, as a careless library would take it.
+    use hmac::{Hmac, KeyInit as _, Mac as _};
+    let part = |json: &Value| Base64UrlUnpadded::encode_string(json.to_string().as_bytes());
+    let signed = format!("{}.{}", part(&json!({ "alg": "HS256", "kid": "ec" })), part(&claims()));
+    let point = world.issuer.es256.verifying_key().to_sec1_point(false);
+    let mac = Hmac::<sha2::Sha256>::new_from_slice(point.as_bytes()).unwrap().chain_update(&signed);
+    let token = format!("{signed}.{}", Base64UrlUnpadded::encode_string(&mac.finalize().into_bytes()));
+    assert!(world.names(&token).is_empty());
+}
+
+#[test]
+fn issuers_are_not_asked_more_than_need_be() {
+    let world = World::new();
+    let token = world.sign(&header(), &claims());
+    // Of tokens that mean nothing here no issuer hears.
+    let mut foreign = claims();
+    foreign["aud"] = json!("other");
+    world.names(&world.sign(&header(), &foreign));
+    assert_eq!(world.fetches(), 0);
+
+    world.names(&token);
+    assert_eq!(world.fetches(), 2);
+    let unknown = world.sign(&json!({ "alg": "ES256", "kid": "new" }), &claims());
+    for _ in 0..100 {
+        assert!(world.names(&unknown).is_empty());
+    }
+    assert_eq!(world.fetches(), 0, "asked a moment ago");
+    world.clock.0.store(NOW_MS + FETCH_INTERVAL_MS, Ordering::Relaxed);
+    world.names(&unknown);
+    assert_eq!(world.fetches(), 2, "there may be a new key");
+
+    // Too old, and the issuer does not answer: nobody is let in, and nobody is taken for wrong.
+    let later = NOW_MS + 2 * 3600 * 1000;
+    world.clock.0.store(later, Ordering::Relaxed);
+    world.issuer.answers.store(false, Ordering::Relaxed);
+    let mut claims = claims();
+    claims["exp"] = json!(later / 1000 + 60);
+    let token = Secret::new(world.sign(&header(), &claims));
+    for _ in 0..10 {
+        assert!(matches!(block_on(world.issuers.names(&token)), Err(Refusal::Store(_))));
+    }
+    assert_eq!(world.fetches(), 1);
+}
+
+#[test]
+fn rules_that_let_everybody_in_are_refused() {
+    for (text, expected) in [
+        ("ci https://issuer.example", "want NAME ISSUER AUDIENCE"),
+        ("ci https://issuer.example registry", "at least one CLAIM"),
+        ("ci http://issuer.example registry sub=x", "begins with https"),
+        ("ci https://issuer.example registry sub", "want CLAIM=PATTERN"),
+        ("a:b https://issuer.example registry sub=x", "a user's name"),
+    ] {
+        let error = text.parse::<IssuerRules>().unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+}

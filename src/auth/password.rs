@@ -1,0 +1,195 @@
+//! Password hashes, as htpasswd files and argon2 programs write them.
+
+use std::fmt;
+
+use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+use argon2::{Argon2, Params};
+use base64ct::{Base64Bcrypt, Encoding as _};
+use subtle::ConstantTimeEq as _;
+
+use super::Secret;
+
+/// How much work a hash may ask for: bcrypt's cost (a logarithm: 14 takes about a second).
+const BCRYPT_COST_MAX: u32 = 14;
+/// The most memory that an argon2 hash may ask for, in KiB: a component has little.
+const ARGON2_MEMORY_KIB_MAX: u32 = 64 * 1024;
+/// The most passes that an argon2 hash may ask for.
+const ARGON2_PASSES_MAX: u32 = 10;
+/// The longest password that is looked at, in bytes.
+pub const PASSWORD_BYTES_MAX: usize = 1024;
+
+/// A password's hash: bcrypt (`$2y$…`) or argon2id (`$argon2id$…`).
+#[derive(Clone)]
+pub struct PasswordHash(String);
+
+/// The text is not a hash that can be used. It says nothing of the text, which may be a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PasswordHashError {
+    /// Another kind.
+    #[error("want a bcrypt hash (htpasswd -B) or an argon2id hash")]
+    Kind,
+    /// A hash that takes too long to compute.
+    #[error(
+        "the hash asks for too much work: bcrypt cost is at most {BCRYPT_COST_MAX}; argon2 takes at most \
+         {ARGON2_MEMORY_KIB_MAX} KiB and {ARGON2_PASSES_MAX} passes"
+    )]
+    Work,
+}
+
+impl PasswordHash {
+    /// Takes a hash.
+    ///
+    /// # Errors
+    /// When it is of another kind, malformed, or would take too long to compute.
+    pub fn parse(text: &str) -> Result<Self, PasswordHashError> {
+        if ["$2y$", "$2a$", "$2b$"].iter().any(|kind| text.starts_with(kind)) {
+            let parts = Bcrypt::parse(text).ok_or(PasswordHashError::Kind)?;
+            if parts.cost > BCRYPT_COST_MAX {
+                return Err(PasswordHashError::Work);
+            }
+        } else if text.starts_with("$argon2id$") {
+            let hash = argon2::PasswordHash::new(text).map_err(|_| PasswordHashError::Kind)?;
+            let params = Params::try_from(&hash).map_err(|_| PasswordHashError::Kind)?;
+            if params.m_cost() > ARGON2_MEMORY_KIB_MAX || params.t_cost() > ARGON2_PASSES_MAX {
+                return Err(PasswordHashError::Work);
+            }
+        } else {
+            return Err(PasswordHashError::Kind);
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// Hashes a password (argon2id, 19 MiB, two passes). `salt` is random.
+    pub fn new(password: &Secret, salt: [u8; 16]) -> Self {
+        let hashed = Argon2::default().hash_password_with_salt(password.expose().as_bytes(), &salt);
+        Self(hashed.expect("the default parameters and a salt of 16 bytes are right").to_string())
+    }
+
+    /// Whether this is the hash of `password`. It takes about 100 ms, more in a component.
+    pub fn verify(&self, password: &Secret) -> bool {
+        let password = password.expose().as_bytes();
+        if password.len() > PASSWORD_BYTES_MAX {
+            return false;
+        }
+        match self.0.starts_with("$argon2id$") {
+            true => Argon2::default().verify_password(password, self.0.as_str()).is_ok(),
+            false => Bcrypt::parse(&self.0).is_some_and(|hash| hash.verify(password)),
+        }
+    }
+
+    /// The hash's text, to be stored.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The parts of a bcrypt hash: `$2y$<cost>$<salt><hash>`.
+struct Bcrypt {
+    cost: u32,
+    salt: [u8; 16],
+    hash: [u8; 23],
+}
+
+impl Bcrypt {
+    /// How much of a password counts, in bytes, with the zero byte that ends it.
+    const PASSWORD_BYTES: usize = 72;
+
+    fn parse(text: &str) -> Option<Self> {
+        let (cost, rest) = text.get(4..)?.split_once('$')?;
+        let (salt, hash) = rest.split_at_checked(22)?;
+        let mut parts = Self { cost: cost.parse().ok()?, salt: [0; 16], hash: [0; 23] };
+        Base64Bcrypt::decode(salt, &mut parts.salt).ok().filter(|bytes| bytes.len() == 16)?;
+        Base64Bcrypt::decode(hash, &mut parts.hash).ok().filter(|bytes| bytes.len() == 23)?;
+        (4..=31).contains(&parts.cost).then_some(parts)
+    }
+
+    fn verify(&self, password: &[u8]) -> bool {
+        let mut counted = [password, &[0]].concat();
+        counted.truncate(Self::PASSWORD_BYTES);
+        bcrypt::bcrypt(self.cost, self.salt, &counted)[..23].ct_eq(&self.hash).into()
+    }
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash")
+    }
+}
+
+/// Reads an htpasswd file: `user:hash`, one a line.
+///
+/// # Errors
+/// The text names the user whose line is wrong, and nothing of the hash.
+pub fn parse_htpasswd(text: &str) -> Result<Vec<(String, PasswordHash)>, String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let users = lines.enumerate().map(|(index, line)| {
+        let (user, hash) = line.split_once(':').ok_or(format!("line {}: want user:hash", index + 1))?;
+        check_user_name(user).map_err(|why| format!("line {}: {why}", index + 1))?;
+        let hash = PasswordHash::parse(hash).map_err(|why| format!("user {user}: {why}"))?;
+        Ok((user.to_owned(), hash))
+    });
+    users.collect()
+}
+
+/// The most bytes that a user's name may have.
+pub const USER_NAME_BYTES_MAX: usize = 64;
+
+/// Refuses what cannot be a user's name: it goes into rules, keys and the log.
+///
+/// # Errors
+/// The text says what a name is.
+pub fn check_user_name(name: &str) -> Result<(), &'static str> {
+    let known = |b: u8| b.is_ascii_alphanumeric() || b"._-@+".contains(&b);
+    if name.is_empty() || name.len() > USER_NAME_BYTES_MAX || !name.bytes().all(known) {
+        return Err("a user's name is 1 to 64 letters, digits and . _ - @ +");
+    }
+    if [super::policy::ANONYMOUS, super::policy::AUTHENTICATED].contains(&name) {
+        return Err("anonymous and authenticated are no users but everybody and every user");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_of_hash() {
+        // As the system's crypt makes it, with the cost that htpasswd takes by default.
+        let bcrypt = PasswordHash::parse("$2y$05$2u19vXTpwbdgY5nUa2owdODn7t5c99iA/xu8hiyvzLxJiggxVWcLm").unwrap();
+        let argon2 = PasswordHash::new(&Secret::new("secret"), [1; 16]);
+        for hash in [bcrypt, PasswordHash::parse(argon2.as_str()).unwrap()] {
+            assert!(hash.verify(&Secret::new("secret")));
+            for wrong in ["", "Secret", "secret ", "secre\0t", &"x".repeat(5000)] {
+                assert!(!hash.verify(&Secret::new(wrong)));
+            }
+            assert_eq!(format!("{hash:?}"), "PasswordHash");
+        }
+    }
+
+    #[test]
+    fn of_a_long_password_bcrypt_takes_the_beginning() {
+        let hash = PasswordHash::parse("$2b$05$Q/qT9TuONKqRYHUyS8b9XuG7GGIHFwMnPTkXHVEtiIX.DeMg/rHtK").unwrap();
+        assert!(hash.verify(&Secret::new("x".repeat(100))) && hash.verify(&Secret::new("x".repeat(72))));
+        assert!(!hash.verify(&Secret::new("x".repeat(71))));
+    }
+
+    #[test]
+    fn other_hashes_are_refused_without_showing_them() {
+        for (line, expected) in [
+            ("alice:{SHA}5en6G6MezRroT3XKqkdPOmY", "user alice: want a bcrypt hash"),
+            ("alice:$apr1$x$y", "user alice: want a bcrypt hash"),
+            ("alice:hunter2", "user alice: want a bcrypt hash"),
+            ("alice:$2y$31$abcdefghijklmnopqrstuuPYgVGhrY4Mfpz3Yw5pVIsH8QGcvCPWq", "user alice: the hash asks"),
+            ("alice:$argon2id$v=19$m=1048576,t=2,p=1$c29tZXNhbHQ$RdescudvJCsgt3ub+b4dWRWJTmaaJObG", "asks for too"),
+            ("alice:$2y$05$short", "user alice: want a bcrypt hash"),
+            ("alice:$2y$05$é", "user alice: want a bcrypt hash"),
+            ("hunter2", "line 1: want user:hash"),
+            ("a b:x", "line 1: a user's name"),
+            ("anonymous:x", "line 1: anonymous"),
+        ] {
+            let error = parse_htpasswd(line).unwrap_err();
+            assert!(error.contains(expected) && !error.contains("hunter2"), "{error}");
+        }
+    }
+}

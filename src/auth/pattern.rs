@@ -1,0 +1,135 @@
+//! Patterns of repository names.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::oci::RepositoryName;
+use crate::oci::name::NAME_BYTES_MAX;
+
+/// Names repositories: `team/app` just that one, `team/*` what lies in `team`, `team/**` what lies there at any depth, `**` all.
+///
+/// ```
+/// use eyot::auth::Pattern;
+/// let pattern: Pattern = "team/**".parse().unwrap();
+/// assert!(pattern.matches(&"team/a/b".parse().unwrap()));
+/// assert!(!pattern.matches(&"team".parse().unwrap()));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern(String);
+
+/// The text is not a pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a pattern of repositories: want a name in which * stands for part of a component and ** for anything")]
+pub struct PatternError;
+
+impl Pattern {
+    /// Every repository.
+    pub fn everything() -> Self {
+        Self("**".into())
+    }
+
+    /// Just one repository.
+    pub fn exactly(repository: &RepositoryName) -> Self {
+        Self(repository.as_str().to_owned())
+    }
+
+    /// The pattern's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it names every repository.
+    pub fn is_everything(&self) -> bool {
+        self.0 == "**"
+    }
+
+    /// Whether it names this one.
+    pub fn matches(&self, repository: &RepositoryName) -> bool {
+        matches(self.0.as_bytes(), repository.as_str().as_bytes())
+    }
+}
+
+/// In time of the product of the lengths, whatever the pattern: `reached[n]` says whether what was read of the pattern can
+/// be the first `n` bytes of the text.
+pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    let mut reached = vec![false; text.len() + 1];
+    reached[0] = true;
+    let mut at = 0;
+    while at < pattern.len() {
+        if pattern[at] == b'*' {
+            let deep = pattern.get(at + 1) == Some(&b'*');
+            for n in 0..text.len() {
+                reached[n + 1] |= reached[n] && (deep || text[n] != b'/');
+            }
+            at += if deep { 2 } else { 1 };
+        } else {
+            for n in (0..text.len()).rev() {
+                reached[n + 1] = reached[n] && text[n] == pattern[at];
+            }
+            reached[0] = false;
+            at += 1;
+        }
+    }
+    reached[text.len()]
+}
+
+impl FromStr for Pattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"/._-*".contains(&b);
+        if (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(known) && !text.contains("***") {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(PatternError)
+        }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stays_in_its_component() {
+        for (pattern, name, expected) in [
+            ("team/app", "team/app", true),
+            ("team/app", "team/app2", false),
+            ("team/app", "team/ap", false),
+            ("team/*", "team/app", true),
+            ("team/*", "team/a/b", false),
+            ("team/*", "team", false),
+            ("team/**", "team/a/b", true),
+            ("team/**", "teams/a", false),
+            ("**", "a", true),
+            ("*", "a/b", false),
+            ("**/app", "a/b/app", true),
+            ("**/app", "app", false),
+            ("*-ci/x*z", "a-ci/xyz", true),
+            ("a*a*a", "aaa", true),
+            ("a*a*a", "aa", false),
+        ] {
+            let pattern: Pattern = pattern.parse().unwrap();
+            assert_eq!(pattern.matches(&name.parse().unwrap()), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn hostile_patterns_take_no_time() {
+        let pattern: Pattern = "*a".repeat(127).parse().unwrap();
+        assert!(!pattern.matches(&"a".repeat(126).parse().unwrap()));
+    }
+
+    #[test]
+    fn what_no_name_can_be_is_no_pattern() {
+        for text in ["", "Team", "a b", "a:b", "***", "é", "a!"] {
+            assert_eq!(text.parse::<Pattern>(), Err(PatternError), "{text}");
+        }
+    }
+}

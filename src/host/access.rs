@@ -1,0 +1,228 @@
+//! The settings that say who may do what.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use crate::auth::{
+    Access, Accounts, Directory, IssuerRules, Issuers, KEY_ENTROPY_BITS_MIN, Outbound, PasswordHash, Policy, Secret,
+    Tokens, parse_htpasswd,
+};
+use crate::http::{Handler, Proxies};
+use crate::store::{KeyValue, Platform};
+
+/// Who may do what, read and checked.
+#[derive(Clone, Debug)]
+pub struct AccessConfig {
+    users: Users,
+    token_key: Option<Secret>,
+    public_url: Option<String>,
+    proxies: Proxies,
+}
+
+#[derive(Clone, Debug)]
+enum Users {
+    /// Nobody can log in: what anyone may do, and what the start says of that.
+    None(Policy, &'static str),
+    Some {
+        policy: Policy,
+        plain: Option<(String, Secret)>,
+        hashes: Vec<(String, PasswordHash)>,
+        issuers: Option<IssuerRules>,
+    },
+}
+
+const OPEN: &str = "auth_mode is none: whoever reaches this registry can push and delete";
+const READ_ONLY: &str = "this registry is read-only: no login is set up (settings auth_mode, auth_user, auth_password)";
+
+/// What tokens are for where no public URL says it.
+const SERVICE_DEFAULT: &str = "eyot";
+
+impl AccessConfig {
+    /// Reads the settings through `get`.
+    ///
+    /// # Errors
+    /// When a setting has a value that it does not take, or two that exclude each other are given. No text holds a secret.
+    pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let token_key = get("auth_token_key").map(Secret::new);
+        if token_key.as_ref().is_some_and(|key| key.entropy_bits_max() < KEY_ENTROPY_BITS_MIN) {
+            bail!("setting auth_token_key: too easy to guess; take one of `openssl rand -hex 32`");
+        }
+        Ok(Self {
+            users: Users::read(&get)?,
+            token_key,
+            public_url: get("public_url"),
+            proxies: get("trusted_proxies").unwrap_or_default().parse().context("setting trusted_proxies")?,
+        })
+    }
+
+    /// Tells the log what one should know when a server starts.
+    pub fn tell(&self) {
+        match &self.users {
+            Users::None(_, notice) => log::warn!("{notice}"),
+            Users::Some { plain: None, hashes, issuers: None, .. } if hashes.is_empty() => {
+                log::warn!("no setting names a user: only those of `eyot user add` can log in");
+            }
+            Users::Some { .. } => {}
+        }
+    }
+
+    /// Puts whoever is to decide before a handler.
+    ///
+    /// # Errors
+    /// When a setting has a value that it does not take.
+    pub fn access(&self, keys: &Arc<dyn KeyValue>, platform: &Arc<dyn Platform>) -> Result<Access> {
+        let (policy, plain, hashes, issuers) = match &self.users {
+            Users::None(policy, _) => return Ok(Access::without_login(policy.clone())),
+            Users::Some { policy, plain, hashes, issuers } => {
+                (policy.clone(), plain.clone(), hashes.clone(), issuers.clone())
+            }
+        };
+        let mut accounts = Accounts::new(policy, keys.clone(), platform.clone()).with_hashes(hashes);
+        if let Some((user, password)) = plain {
+            accounts = accounts
+                .with_user(user, password)
+                .map_err(|why| anyhow!("settings auth_user, auth_password: {why}"))?;
+        }
+        if let Some(rules) = issuers {
+            let source = Arc::new(Outbound::new(platform.clone()));
+            accounts = accounts.with_issuers(Issuers::new(rules, source, platform.clone()));
+        }
+        let service = self.public_url.as_deref().and_then(|url| url.split("//").nth(1)?.split('/').next());
+        let service = service.unwrap_or(SERVICE_DEFAULT);
+        let tokens = match &self.token_key {
+            Some(key) => Tokens::with_key(service, key, platform.clone()),
+            None => Tokens::stored(service, keys.clone(), platform.clone()),
+        };
+        let directory = Directory::new(keys.clone(), platform.clone());
+        Ok(Access::new(Arc::new(accounts), tokens).with_directory(directory))
+    }
+
+    /// Tells a handler how clients reach it.
+    ///
+    /// # Errors
+    /// When a setting has a value that it does not take.
+    pub fn apply(&self, handler: Handler) -> Result<Handler> {
+        let handler = handler.with_proxies(self.proxies.clone());
+        match &self.public_url {
+            Some(url) => handler.with_public_url(url).map_err(|why| anyhow!("setting public_url: {why}")),
+            None => Ok(handler),
+        }
+    }
+}
+
+impl Users {
+    fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let plain = match (get("auth_user"), get("auth_password")) {
+            (Some(user), Some(password)) => Some((user, Secret::new(password))),
+            (None, None) => None,
+            _ => bail!("settings auth_user and auth_password: one is there without the other"),
+        };
+        let mut hashes =
+            parse_htpasswd(&get("htpasswd").unwrap_or_default()).map_err(|why| anyhow!("setting htpasswd: {why}"))?;
+        if let Some(path) = get("htpasswd_file") {
+            let text = std::fs::read_to_string(&path).with_context(|| format!("setting htpasswd_file: {path}"))?;
+            hashes.extend(parse_htpasswd(&text).map_err(|why| anyhow!("setting htpasswd_file: {path}: {why}"))?);
+        }
+        let issuers: Option<IssuerRules> = get("oidc_issuers")
+            .map(|rules| rules.parse())
+            .transpose()
+            .map_err(|why| anyhow!("setting oidc_issuers: {why}"))?;
+        let has_users = plain.is_some() || !hashes.is_empty();
+        if issuers.is_some() && get("auth_policy").is_none() {
+            bail!("setting oidc_issuers: only an auth_policy says what their users, oidc:NAME, may do");
+        }
+        let policy = match (get("auth_mode").as_deref(), get("auth_policy")) {
+            (Some(_), Some(_)) => bail!("settings auth_mode and auth_policy: only one of them can be"),
+            (Some("none"), _) if has_users => {
+                bail!("setting auth_mode: with none nobody logs in, so there are no users")
+            }
+            (Some("none"), _) => return Ok(Self::None(Policy::open(), OPEN)),
+            (Some("write_only"), _) => Policy::write_only(),
+            (Some("read_write"), _) => Policy::read_write(),
+            (Some(other), _) => bail!("setting auth_mode: {other:?} is not one of none, write_only, read_write"),
+            (None, Some(policy)) => policy.parse().context("setting auth_policy")?,
+            (None, None) if has_users => Policy::read_write(),
+            (None, None) => return Ok(Self::None(Policy::read_only(), READ_ONLY)),
+        };
+        Ok(Self::Some { policy, plain, hashes, issuers })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Action, Attempt, Credentials};
+    use crate::store::SystemPlatform;
+    use crate::store::memory::MemoryKeyValue;
+
+    fn read(settings: &[(&str, &str)]) -> Result<AccessConfig> {
+        AccessConfig::read(|name| {
+            settings.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    const USER: [(&str, &str); 2] = [("auth_user", "me"), ("auth_password", "a long passphrase")];
+
+    /// What an anonymous caller and a user may do, and whether one can log in.
+    fn may(settings: &[(&str, &str)]) -> (Vec<Action>, Vec<Action>, bool) {
+        let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
+        let access = read(settings).unwrap().access(&keys, &(Arc::new(SystemPlatform) as Arc<dyn Platform>)).unwrap();
+        let allowed = |credentials| {
+            let attempt = Attempt { credentials: &credentials, address: None };
+            let caller = futures_executor::block_on(access.caller(attempt)).unwrap();
+            let repository = "any/app".parse().unwrap();
+            [Action::Pull, Action::Push, Action::Admin]
+                .into_iter()
+                .filter(|action| caller.may(*action, &repository))
+                .collect()
+        };
+        let has_login = access.service().is_some();
+        let basic = || Credentials::Basic { user: "me".into(), password: Secret::new("a long passphrase") };
+        (allowed(Credentials::Anonymous), if has_login { allowed(basic()) } else { Vec::new() }, has_login)
+    }
+
+    #[test]
+    fn one_setting_says_who_must_log_in() {
+        use Action::{Admin, Pull, Push};
+        let (nothing, pull, all) = (Vec::new(), vec![Pull], vec![Pull, Push, Admin]);
+        let with = |more: &[(&'static str, &'static str)]| [USER.as_slice(), more].concat();
+        for (settings, expected) in [
+            (vec![], (pull.clone(), nothing.clone(), false)),
+            (vec![("auth_mode", "none")], (all.clone(), nothing.clone(), false)),
+            (with(&[("auth_mode", "write_only")]), (pull.clone(), all.clone(), true)),
+            (with(&[("auth_mode", "read_write")]), (nothing.clone(), all.clone(), true)),
+            (with(&[]), (nothing.clone(), all.clone(), true)),
+            (with(&[("auth_policy", "anonymous any/* pull; me any/* push")]), (pull, vec![Pull, Push], true)),
+            (with(&[("auth_policy", "you ** all")]), (nothing.clone(), nothing, true)),
+        ] {
+            assert_eq!(may(&settings), expected, "{settings:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_without_telling_secrets() {
+        let issuer = "ci https://issuer.example here sub=x";
+        for (settings, expected) in [
+            (vec![("auth_mode", "open")], "\"open\" is not one of none, write_only, read_write"),
+            (vec![("auth_user", "me")], "one is there without the other"),
+            (vec![("auth_mode", "none"), USER[0], USER[1]], "nobody logs in"),
+            (vec![("auth_mode", "none"), ("auth_policy", "a b pull")], "only one of them"),
+            (vec![("auth_policy", "a b")], "want WHO REPOSITORIES ACTIONS"),
+            (vec![("auth_token_key", "hunter2hunter2")], "too easy to guess"),
+            (vec![("htpasswd", "me:hunter2")], "user me: want a bcrypt hash"),
+            (vec![("trusted_proxies", "proxy.example")], "is not an address"),
+            (vec![("oidc_issuers", issuer)], "only an auth_policy"),
+        ] {
+            let error = format!("{:#}", read(&settings).map(|_| ()).unwrap_err());
+            assert!(error.contains(expected) && !error.contains("hunter2"), "{error}");
+        }
+        let config = read(&[USER[0], USER[1], ("auth_token_key", "0123456789abcdef0123456789abcdef0123")]).unwrap();
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("passphrase") && !shown.contains("0123"), "{shown}");
+        let weak = read(&[("auth_user", "me"), ("auth_password", "secret")]).unwrap();
+        let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
+        let error = weak.access(&keys, &(Arc::new(SystemPlatform) as Arc<dyn Platform>)).err().unwrap().to_string();
+        assert!(error.contains("too short") && !error.contains("secret"), "{error}");
+    }
+}

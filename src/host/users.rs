@@ -1,0 +1,48 @@
+//! `eyot user`: the users in the key-value store.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+
+use super::config::Config;
+use super::outbound::NativePlatform;
+use crate::auth::{Directory, Secret};
+
+/// Does what is asked with the users; a server that runs over the same store goes on meanwhile.
+///
+/// # Errors
+/// When it is not `add NAME`, `remove NAME` or `list`, when the store forgets, or when it fails.
+pub async fn manage(config: &Config, request: &[&str]) -> Result<()> {
+    if config.keys == "memory" {
+        bail!("with keys=memory no users are kept");
+    }
+    let platform = Arc::new(NativePlatform::default());
+    let users = Directory::new(config.open(platform.clone(), None)?.keys, platform);
+    match request {
+        ["add", name] => add(&users, name).await,
+        ["remove", name] => Ok(users.remove_user(name).await?),
+        ["list"] => list(&users).await,
+        _ => bail!("eyot user takes add NAME, remove NAME or list; see eyot --help"),
+    }
+}
+
+async fn add(users: &Directory, name: &str) -> Result<()> {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    Ok(users.add_user(name, &Secret::new(line.trim_end_matches(['\r', '\n']))).await?)
+}
+
+async fn list(users: &Directory) -> Result<()> {
+    let mut last = None;
+    loop {
+        let names = users.users(last.as_deref()).await?;
+        if names.is_empty() {
+            return Ok(());
+        }
+        for name in &names {
+            writeln!(std::io::stdout(), "{name}")?;
+        }
+        last = names.into_iter().next_back();
+    }
+}

@@ -1,0 +1,129 @@
+//! Endpoints of our own about who may come in: the token endpoint, and what administrators do with users and machine tokens.
+
+use http::StatusCode;
+use http::header::CACHE_CONTROL;
+use http::request::Parts;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Handler;
+use super::credentials::{credentials, form_credentials};
+use super::error::Error;
+use super::limits::{ADMINISTRATION_REQUEST_BYTES_MAX, SCOPES_PER_TOKEN_MAX};
+use super::operation::Operation;
+use super::reply::Reply;
+use crate::auth::{Attempt, Directory, MachineToken, Scope, Secret};
+use crate::registry;
+use crate::store::Body;
+
+/// What a new user is given: a password, or its hash.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewUser {
+    password: Option<String>,
+    hash: Option<String>,
+}
+
+/// What a new machine token is given.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewToken {
+    rules: Vec<String>,
+    expires_in_seconds: Option<u64>,
+}
+
+impl Handler {
+    /// Gives a token (Docker's token authentication, and its OAuth form with a body).
+    pub(super) async fn token(&self, head: &Parts, query: &[u8], body: Option<Body>) -> Result<Reply, Error> {
+        let form = match body {
+            Some(body) => body.collect_up_to(ADMINISTRATION_REQUEST_BYTES_MAX).await.map_err(Error::Body)?,
+            None => query.to_vec().into(),
+        };
+        let scopes = scopes(&form)?;
+        // Never from a query: those are logged on the way.
+        let in_form = if head.method == http::Method::POST { form_credentials(&form)? } else { None };
+        let refuse = |why| self.admission.refuse(head, &[], why);
+        let credentials = match in_form {
+            Some(credentials) => credentials,
+            None => credentials(head).map_err(refuse)?,
+        };
+        if self.admission.access.service().is_none() {
+            return Err(Error::NotFound);
+        }
+        let attempt = Attempt { credentials: &credentials, address: self.admission.address(head) };
+        let token = self.admission.access.token(attempt, &scopes).await.map_err(refuse)?;
+        let text = token.text.expose();
+        let reply = json!({
+            "token": text, "access_token": text, "expires_in": token.lifetime_seconds, "scope": token.scope,
+        });
+        Ok(Reply::json(&reply).with(CACHE_CONTROL, "no-store"))
+    }
+
+    /// Carries out what an administrator asks for.
+    pub(super) async fn administer(&self, operation: Operation, body: Body) -> Result<Reply, Error> {
+        // Where there are no users none can be added.
+        let directory = self.admission.access.directory().ok_or(Error::NotFound)?;
+        match operation {
+            Operation::ListUsers(last) => {
+                let users = directory.users(last.as_deref()).await.map_err(registry::Error::from)?;
+                Ok(Reply::json(&json!({ "users": users })))
+            }
+            Operation::PutUser(name) => put_user(directory, &name, body).await,
+            Operation::DeleteUser(name) => {
+                directory.remove_user(&name).await.map_err(registry::Error::from)?;
+                Ok(Reply::no_content())
+            }
+            Operation::ListTokens(last) => {
+                let tokens = directory.tokens(last.as_deref()).await.map_err(registry::Error::from)?;
+                Ok(Reply::json(&json!({ "tokens": tokens })))
+            }
+            Operation::PutToken(name) => put_token(directory, &name, body).await,
+            Operation::DeleteToken(name) => {
+                directory.remove_token(&name).await.map_err(registry::Error::from)?;
+                Ok(Reply::no_content())
+            }
+            _ => Err(Error::NotFound),
+        }
+    }
+}
+
+async fn put_user(directory: &Directory, name: &str, body: Body) -> Result<Reply, Error> {
+    match read::<NewUser>(body, "want {\"password\": \"…\"} or {\"hash\": \"…\"}").await? {
+        NewUser { password: Some(password), hash: None } => {
+            directory.add_user(name, &Secret::new(password)).await.map_err(Error::Directory)?;
+        }
+        NewUser { password: None, hash: Some(hash) } => {
+            directory.add_user_with_hash(name, &hash).await.map_err(Error::Directory)?;
+        }
+        _ => return Err(Error::TokenRequest("want either a password or a hash")),
+    }
+    Ok(Reply::no_content())
+}
+
+async fn put_token(directory: &Directory, name: &str, body: Body) -> Result<Reply, Error> {
+    let wanted = "want {\"rules\": [\"team/** pull,push\"], \"expires_in_seconds\": 86400}, the second if it is to end";
+    let new: NewToken = read(body, wanted).await?;
+    let token = MachineToken { rules: new.rules, expires_ms: new.expires_in_seconds.map(|s| directory.in_seconds(s)) };
+    let text = directory.add_token(name, &token).await.map_err(Error::Directory)?;
+    let reply = Reply::json(&json!({ "token": text.expose() })).with(CACHE_CONTROL, "no-store");
+    Ok(reply.with_status(StatusCode::CREATED))
+}
+
+async fn read<T: for<'a> Deserialize<'a>>(body: Body, wanted: &'static str) -> Result<T, Error> {
+    let bytes = body.collect_up_to(ADMINISTRATION_REQUEST_BYTES_MAX).await.map_err(Error::Body)?;
+    // What is wrong with it may be a secret.
+    serde_json::from_slice(&bytes).map_err(|_| Error::TokenRequest(wanted))
+}
+
+/// The scopes that are asked for, in one parameter or several. Those that mean nothing here are left out.
+fn scopes(form: &[u8]) -> Result<Vec<Scope>, Error> {
+    let fields = form_urlencoded::parse(form).filter(|(name, _)| name == "scope");
+    let mut scopes = Vec::new();
+    for (_, value) in fields {
+        scopes.extend(value.split_whitespace().filter_map(Scope::parse));
+        if scopes.len() > SCOPES_PER_TOKEN_MAX {
+            return Err(Error::TokenRequest("too many scopes"));
+        }
+    }
+    Ok(scopes)
+}

@@ -1,0 +1,108 @@
+//! Letting requests in, or saying how to be let in.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::request::Parts;
+
+use super::credentials::credentials;
+use super::error::Error;
+use super::operation::{Operation, TOKEN_PATH};
+use super::origin::{Proxies, parse_public_url};
+use crate::auth::{Access, Action, Attempt, Caller, Credentials, Refusal, Scope};
+use crate::oci::RepositoryName;
+
+/// Decides about requests, with what HTTP says of them.
+#[derive(Clone)]
+pub(super) struct Admission {
+    pub(super) access: Arc<Access>,
+    pub(super) proxies: Proxies,
+    public_url: Option<String>,
+}
+
+impl Admission {
+    pub(super) fn new(access: Access) -> Self {
+        Self { access: Arc::new(access), proxies: Proxies::default(), public_url: None }
+    }
+
+    pub(super) fn set_public_url(&mut self, url: &str) -> Result<(), &'static str> {
+        self.public_url = Some(parse_public_url(url)?);
+        Ok(())
+    }
+
+    /// Who is calling, if they may do what they ask for. Whether what they ask for is there plays no part: who may not
+    /// know gets the same answer in either case.
+    pub(super) async fn admit(&self, head: &Parts, operation: &Operation) -> Result<Caller, Error> {
+        let permission = operation.permission();
+        if permission == super::permission::Permission::None {
+            return Ok(Caller::default());
+        }
+        let scopes = permission.scopes();
+        let credentials = credentials(head).map_err(|why| self.refuse(head, &scopes, why))?;
+        let attempt = Attempt { credentials: &credentials, address: self.address(head) };
+        let caller = self.access.caller(attempt).await.map_err(|why| self.refuse(head, &scopes, why))?;
+        let is_anonymous = matches!(credentials, Credentials::Anonymous);
+        let must_log_in = permission == super::permission::Permission::Login && is_anonymous;
+        if permission.is_given(&caller) && !(must_log_in && self.access.service().is_some()) {
+            return Ok(caller);
+        }
+        Err(match credentials {
+            Credentials::Anonymous => self.unauthorized(head, &scopes, None),
+            // Another token may do.
+            Credentials::Bearer(_) => {
+                Error::InsufficientScope { challenge: self.challenge(head, &scopes, Some("insufficient_scope")) }
+            }
+            // Nothing will do.
+            Credentials::Basic { .. } => Error::Denied { challenge: self.challenge(head, &scopes, None) },
+        })
+    }
+
+    /// What to answer to credentials that are not right.
+    pub(super) fn refuse(&self, head: &Parts, scopes: &[Scope], why: Refusal) -> Error {
+        match why {
+            Refusal::Unauthorized => self.unauthorized(head, scopes, Some("invalid_token")),
+            Refusal::TooManyAttempts { retry_after_ms } => Error::TooManyAttempts { retry_after_ms },
+            Refusal::Store(error) => Error::Registry(error.into()),
+        }
+    }
+
+    fn unauthorized(&self, head: &Parts, scopes: &[Scope], why: Option<&str>) -> Error {
+        match self.challenge(head, scopes, why) {
+            Some(challenge) => Error::Unauthorized { challenge },
+            None => Error::Denied { challenge: None },
+        }
+    }
+
+    /// How to get a token that would do (RFC 6750, section 3). There is none where nobody can log in. If we do not know how clients
+    /// reach us we cannot send them to our token endpoint: then they are to bring a password with each request.
+    fn challenge(&self, head: &Parts, scopes: &[Scope], error: Option<&str>) -> Option<String> {
+        let service = self.access.service()?;
+        let own = || self.proxies.base(head).map(Cow::from);
+        let Some(base) = self.public_url.as_deref().map(Cow::from).or_else(own) else {
+            return Some(format!("Basic realm=\"{service}\""));
+        };
+        let mut challenge = format!("Bearer realm=\"{base}{TOKEN_PATH}\",service=\"{service}\"");
+        if !scopes.is_empty() {
+            let scopes: Vec<_> = scopes.iter().map(Scope::to_string).collect();
+            challenge += &format!(",scope=\"{}\"", scopes.join(" "));
+        }
+        if let Some(error) = error {
+            challenge += &format!(",error=\"{error}\"");
+        }
+        Some(challenge)
+    }
+
+    pub(super) fn address(&self, head: &Parts) -> Option<IpAddr> {
+        self.proxies.client(head)
+    }
+}
+
+/// Whether a caller may have content of `from` mounted; without `from` it may come from anywhere, so they must be able to read
+/// everything.
+pub(super) fn may_mount(caller: &Caller, from: Option<&RepositoryName>) -> bool {
+    match from {
+        Some(from) => caller.may(Action::Pull, from),
+        None => caller.may_everywhere(Action::Pull),
+    }
+}

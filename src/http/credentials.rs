@@ -1,0 +1,94 @@
+//! The credentials of a request (RFC 9110, section 11.6.2; RFC 7617; RFC 6750).
+
+use base64ct::{Base64, Encoding as _};
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+
+use super::error::Error;
+use crate::auth::{Credentials, Refusal, Secret};
+
+/// Reads the `Authorization` header.
+///
+/// # Errors
+/// What cannot be read is wrong; it is never taken for no credentials.
+pub(super) fn credentials(head: &Parts) -> Result<Credentials, Refusal> {
+    let mut values = head.headers.get_all(AUTHORIZATION).iter();
+    let (value, None) = (values.next(), values.next()) else { return Err(Refusal::Unauthorized) };
+    let Some(value) = value else { return Ok(Credentials::Anonymous) };
+    parse(value.as_bytes()).ok_or(Refusal::Unauthorized)
+}
+
+fn parse(value: &[u8]) -> Option<Credentials> {
+    let (scheme, text) = std::str::from_utf8(value).ok()?.trim().split_once(' ')?;
+    let text = text.trim();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(Credentials::Bearer(Secret::new(text)));
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(Base64::decode_vec(text).ok()?).ok()?;
+    let (user, password) = decoded.split_once(':')?;
+    Some(basic(user, password))
+}
+
+fn basic(user: &str, password: &str) -> Credentials {
+    Credentials::Basic { user: user.to_owned(), password: Secret::new(password) }
+}
+
+/// The credentials in the form of a token request (RFC 6749, sections 4.3 and 6): a password, or a token that lasts longer. A
+/// form without any leaves it to the header.
+pub(super) fn form_credentials(form: &[u8]) -> Result<Option<Credentials>, Error> {
+    let field = |wanted: &str| {
+        let mut fields = form_urlencoded::parse(form);
+        fields.find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned())
+    };
+    match field("grant_type").as_deref() {
+        None => Ok(None),
+        Some("password") => match (field("username"), field("password")) {
+            (Some(user), Some(password)) if !user.is_empty() => Ok(Some(basic(&user, &password))),
+            _ => Ok(None),
+        },
+        Some("refresh_token") => Ok(field("refresh_token").map(|token| Credentials::Bearer(Secret::new(token)))),
+        Some(_) => Err(Error::TokenRequest("grant_type is password or refresh_token")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(value: &str) -> String {
+        match parse(value.as_bytes()) {
+            None => "wrong".into(),
+            Some(Credentials::Anonymous) => "anonymous".into(),
+            Some(Credentials::Basic { user, password }) => format!("{user} {}", password.expose()),
+            Some(Credentials::Bearer(token)) => token.expose().to_owned(),
+        }
+    }
+
+    #[test]
+    fn headers_of_clients_and_others() {
+        for (value, expected) in [
+            ("Basic YWxpY2U6czpjcmV0", "alice s:cret"),
+            ("basic YWxpY2U6", "alice "),
+            ("Bearer abc.def", "abc.def"),
+            ("bEaReR  x", "x"),
+            ("Basic YWxpY2U", "wrong"),
+            ("Basic YWxpY2U=", "wrong"),
+            ("Basic ?", "wrong"),
+            ("Basic", "wrong"),
+            ("Digest x", "wrong"),
+            ("", "wrong"),
+            ("Basic gICA", "wrong"),
+        ] {
+            assert_eq!(shown(value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn two_headers_are_wrong() {
+        let request = http::Request::get("/").header("authorization", "Bearer a").header("authorization", "Bearer b");
+        assert!(credentials(&request.body(()).unwrap().into_parts().0).is_err());
+    }
+}

@@ -1,0 +1,573 @@
+//! Every endpoint, for every kind of caller.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use base64ct::{Base64, Base64Bcrypt, Base64UrlUnpadded, Encoding as _};
+use futures_executor::block_on;
+use http::StatusCode;
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use p256::ecdsa::signature::Signer as _;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::auth::{Accounts, Directory, Document, Issuers, JwksSource, PasswordHash, Secret, Tokens};
+use crate::store::counting::Counting;
+use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
+use crate::store::{KeyValue, Platform};
+
+const POLICY: &str = "
+    anonymous  public/**  pull
+    reader     team/**    pull
+    writer     team/**    pull,push
+    cleaner    team/**    pull,delete
+    warden     team/**    pull,admin
+    root       **         all
+    oidc:ci    acme/**    pull,push
+";
+const USERS: [&str; 7] = ["anonymous", "stranger", "reader", "writer", "cleaner", "warden", "root"];
+const REPOSITORIES: [&str; 3] = ["public/app", "team/app", "other/app"];
+
+/// Who may do what, written out.
+fn is_allowed(user: &str, repository: &str, need: &str) -> bool {
+    match (user, repository, need) {
+        (_, _, "nothing") | ("root", _, _) => true,
+        ("anonymous", _, "login") => false,
+        (_, _, "login") => true,
+        // Each sees their part, also who only sees what is public.
+        (_, _, "catalog") => true,
+        (_, "public/app", "pull") => true,
+        ("reader" | "writer" | "cleaner" | "warden", "team/app", "pull") => true,
+        ("writer", "team/app", "push") => true,
+        ("cleaner", "team/app", "delete") => true,
+        ("warden", "team/app", "admin") => true,
+        _ => false,
+    }
+}
+
+const INDEX: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+const ABSENT: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+const SESSION: &str = "6ba7b810-9dad-41d1-80b4-00c04fd430c8";
+
+/// Method, target, what one must be allowed, and the answer to whoever is. Nothing is there but two empty indexes, `v1` and `old`.
+const ROUTES: &[(&str, &str, &str, u16)] = &[
+    ("GET", "/v2/", "login", 200),
+    ("GET", "/v2", "login", 200),
+    ("GET", "/v2/_catalog", "catalog", 200),
+    ("GET", "/v2/{repo}/tags/list", "pull", 200),
+    ("GET", "/v2/{repo}/manifests/v1", "pull", 200),
+    ("GET", "/v2/{repo}/manifests/absent", "pull", 404),
+    ("HEAD", "/v2/{repo}/manifests/v1", "pull", 200),
+    ("PUT", "/v2/{repo}/manifests/v2", "push", 201),
+    ("GET", "/v2/{repo}/blobs/{absent}", "pull", 404),
+    ("HEAD", "/v2/{repo}/blobs/{absent}", "pull", 404),
+    ("GET", "/v2/{repo}/referrers/{absent}", "pull", 200),
+    ("POST", "/v2/{repo}/blobs/uploads/", "push", 202),
+    ("POST", "/v2/{repo}/blobs/uploads/?digest={absent}", "push", 400),
+    ("POST", "/v2/{repo}/blobs/uploads/?mount={absent}", "push", 202),
+    ("POST", "/v2/{repo}/blobs/uploads/?mount={absent}&from=other/app", "push", 202),
+    ("GET", "/v2/{repo}/blobs/uploads/{session}", "push", 404),
+    ("PATCH", "/v2/{repo}/blobs/uploads/{session}", "push", 404),
+    ("PUT", "/v2/{repo}/blobs/uploads/{session}?digest={absent}", "push", 404),
+    ("DELETE", "/v2/{repo}/blobs/uploads/{session}", "push", 404),
+    ("DELETE", "/v2/{repo}/manifests/absent", "delete", 404),
+    ("DELETE", "/v2/{repo}/blobs/{absent}", "delete", 404),
+    ("GET", "/v2/_eyot/warnings/{repo}", "pull", 404),
+    ("PUT", "/v2/_eyot/warnings/{repo}:v1", "admin", 404),
+    ("DELETE", "/v2/_eyot/warnings/{repo}", "admin", 404),
+    ("GET", "/v2/_eyot/token", "nothing", 200),
+    ("POST", "/v2/_eyot/token", "nothing", 200),
+    ("GET", "/v2/_eyot/users", "administration", 200),
+    ("PUT", "/v2/_eyot/users/eve", "administration", 400),
+    ("DELETE", "/v2/_eyot/users/eve", "administration", 204),
+    ("GET", "/v2/_eyot/tokens", "administration", 200),
+    ("PUT", "/v2/_eyot/tokens/ci", "administration", 400),
+    ("DELETE", "/v2/_eyot/tokens/ci", "administration", 204),
+    ("POST", "/v2/_eyot/collect", "administration", 200),
+    ("POST", "/v2/_eyot/check", "administration", 200),
+];
+
+/// Each operation has a number: one that is added must be added here, and then the table must have it.
+fn number(operation: &Operation) -> usize {
+    match operation {
+        Operation::Version => 0,
+        Operation::Catalog(_) => 1,
+        Operation::Tags(..) => 2,
+        Operation::GetManifest(..) => 3,
+        Operation::PutManifest(..) => 4,
+        Operation::DeleteManifest(..) => 5,
+        Operation::GetBlob(..) => 6,
+        Operation::DeleteBlob(..) => 7,
+        Operation::Referrers(..) => 8,
+        Operation::GetWarnings(..) => 9,
+        Operation::SetWarning(..) => 10,
+        Operation::DeleteWarning(..) => 11,
+        Operation::BeginUpload(..) => 12,
+        Operation::PushBlob(..) => 13,
+        Operation::MountBlob { .. } => 14,
+        Operation::UploadStatus(..) => 15,
+        Operation::AppendUpload(..) => 16,
+        Operation::CompleteUpload(..) => 17,
+        Operation::CancelUpload(..) => 18,
+        Operation::Token(_) => 19,
+        Operation::PostToken => 20,
+        Operation::ListUsers(_) => 21,
+        Operation::PutUser(_) => 22,
+        Operation::DeleteUser(_) => 23,
+        Operation::ListTokens(_) => 24,
+        Operation::PutToken(_) => 25,
+        Operation::DeleteToken(_) => 26,
+        Operation::Collect { .. } => 27,
+        Operation::Check => 28,
+    }
+}
+const OPERATIONS: usize = 29;
+
+const ISSUER: &str = "https://issuer.example";
+
+fn issuer_key() -> p256::ecdsa::SigningKey {
+    p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap()
+}
+
+/// An issuer's documents.
+struct Static;
+
+#[async_trait::async_trait]
+impl JwksSource for Static {
+    async fn fetch(&self, url: &str) -> Result<Document, crate::store::Error> {
+        let point = issuer_key().verifying_key().to_sec1_point(false);
+        let part = |bytes: &[u8]| Base64UrlUnpadded::encode_string(bytes);
+        let (x, y) = (part(point.x().unwrap()), part(point.y().unwrap()));
+        let document = match url.ends_with("/keys") {
+            true => json!({ "keys": [{ "kty": "EC", "crv": "P-256", "kid": "1", "x": x, "y": y }] }),
+            false => json!({ "issuer": ISSUER, "jwks_uri": format!("{ISSUER}/keys") }),
+        };
+        Ok(Document { bytes: document.to_string().into(), max_age_seconds: None })
+    }
+}
+
+struct Registered {
+    handler: Handler,
+    keys: Arc<Counting<dyn KeyValue>>,
+    accounts: Arc<Accounts>,
+}
+
+fn password(user: &str) -> Secret {
+    Secret::new(format!("{user}'s password"))
+}
+
+/// The cheapest hash that there is.
+fn hash_of(password: &Secret) -> PasswordHash {
+    let hash = bcrypt::bcrypt(4, [7; 16], format!("{}\0", password.expose()).as_bytes());
+    let (salt, hash) = (Base64Bcrypt::encode_string(&[7; 16]), Base64Bcrypt::encode_string(&hash[..23]));
+    PasswordHash::parse(&format!("$2y$04${salt}{hash}")).unwrap()
+}
+
+/// A clock that stands still and randomness that counts.
+#[derive(Default)]
+struct Still(AtomicU64);
+
+impl Platform for Still {
+    fn now_ms(&self) -> u64 {
+        1_700_000_000_000
+    }
+
+    fn random(&self) -> [u8; 16] {
+        u128::from(self.0.fetch_add(1, Ordering::Relaxed)).to_le_bytes()
+    }
+}
+
+impl Registered {
+    fn new(policy: &str) -> Self {
+        let platform: Arc<dyn Platform> = Arc::new(Still::default());
+        let keys = Arc::new(Counting::new(Arc::new(MemoryKeyValue::default()) as Arc<dyn KeyValue>));
+        let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
+        let registry = Registry::new(keys.clone(), blobs, platform.clone(), registry::Limits::default());
+        let hashes = USERS[1..].iter().map(|user| ((*user).to_owned(), hash_of(&password(user))));
+        let accounts = Accounts::new(policy.parse().unwrap(), keys.clone(), platform.clone());
+        let rule = format!("ci {ISSUER} registry.example repository=acme/*");
+        let issuers = Issuers::new(rule.parse().unwrap(), Arc::new(Static), platform.clone());
+        let accounts = Arc::new(accounts.with_hashes(hashes.collect()).with_issuers(issuers));
+        let tokens = Tokens::stored("eyot", keys.clone(), platform.clone());
+        let access = Access::new(accounts.clone(), tokens).with_directory(Directory::new(keys.clone(), platform));
+        let this = Self { handler: Handler::new(registry, access), keys, accounts };
+        for repository in REPOSITORIES {
+            for tag in ["v1", "old"] {
+                let pushed = this.send("PUT", &format!("/v2/{repository}/manifests/{tag}"), &basic("root"), INDEX);
+                assert_eq!(pushed.status(), StatusCode::CREATED);
+            }
+        }
+        this
+    }
+
+    fn send(&self, method: &str, uri: &str, authorization: &str, body: &'static str) -> Response<Body> {
+        let mut request = Request::builder().method(method).uri(uri).header("host", "registry.example");
+        if !authorization.is_empty() {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        block_on(self.handler.handle(request.body(body.into()).unwrap()))
+    }
+
+    fn json(&self, method: &str, uri: &str, authorization: &str, body: &'static str) -> Value {
+        let response = self.send(method, uri, authorization, body);
+        assert!(response.status().is_success(), "{method} {uri}: {}", response.status());
+        serde_json::from_slice(&block_on(response.into_body().collect_up_to(1 << 20)).unwrap()).unwrap()
+    }
+
+    /// As clients do: a token for what the challenge says.
+    fn token(&self, user: &str, challenge: &str) -> String {
+        let scopes = challenge.split("scope=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default();
+        let query: Vec<_> = scopes.split(' ').map(|scope| format!("scope={scope}")).collect();
+        let uri = format!("/v2/_eyot/token?service=eyot&{}", query.join("&"));
+        let token = self.json("GET", &uri, &basic(user), "");
+        format!("Bearer {}", token["token"].as_str().unwrap())
+    }
+}
+
+fn basic(user: &str) -> String {
+    match user {
+        "anonymous" => String::new(),
+        user => format!("Basic {}", Base64::encode_string(format!("{user}:{}", password(user).expose()).as_bytes())),
+    }
+}
+
+fn challenge(response: &Response<Body>) -> Option<&str> {
+    response.headers().get(WWW_AUTHENTICATE).map(|value| value.to_str().unwrap())
+}
+
+fn filled(target: &str, repository: &str) -> String {
+    target.replace("{repo}", repository).replace("{absent}", ABSENT).replace("{session}", SESSION)
+}
+
+/// What is sent along, where something must be.
+fn body(method: &str, target: &str) -> &'static str {
+    match (method, target.contains("/manifests/"), target.contains("?digest=")) {
+        ("PUT", true, _) => INDEX,
+        ("POST", _, true) => "content of another digest",
+        _ => "",
+    }
+}
+
+#[test]
+fn every_endpoint_for_every_caller() {
+    let registered = Registered::new(POLICY);
+    for repository in REPOSITORIES {
+        for (method, target, need, success) in ROUTES {
+            let (uri, body) = (filled(target, repository), body(method, target));
+            for user in USERS {
+                let what = format!("{user}: {method} {uri}");
+                let allowed = is_allowed(user, repository, need);
+                let response = registered.send(method, &uri, &basic(user), body);
+                let expected = match (allowed, user) {
+                    (true, _) => *success,
+                    (false, "anonymous") => 401,
+                    (false, _) => 403,
+                };
+                assert_eq!(response.status(), expected, "{what}");
+                assert_eq!(challenge(&response).is_some(), !allowed, "{what}");
+                if *need == "nothing" {
+                    continue;
+                }
+
+                // The same with a token for it, and with one for nothing.
+                let scope = challenge(&registered.send(method, &uri, "Bearer x", body)).unwrap().to_owned();
+                let token = registered.token(user, &scope);
+                let allowed = allowed || *need == "login";
+                let expected = if allowed { *success } else { 401 };
+                let response = registered.send(method, &uri, &token, body);
+                assert_eq!(response.status(), expected, "{what} with a token");
+                assert_eq!(challenge(&response).is_some(), !allowed, "{what} with a token");
+                let expected = if *need == "login" { 200 } else { 401 };
+                let response = registered.send(method, &uri, &registered.token(user, ""), body);
+                assert_eq!(response.status(), expected, "{what} with a token for nothing");
+            }
+            for wrong in ["Basic ", "Bearer ", "Digest x", "Bearer a.b.c", "x"] {
+                let response = registered.send(method, &uri, wrong, body);
+                assert_eq!(response.status(), 401, "{method} {uri} with {wrong:?}");
+                assert!(challenge(&response).is_some(), "{method} {uri} with {wrong:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_route_without_an_entry() {
+    let mut found = BTreeSet::new();
+    for (method, target, ..) in ROUTES {
+        let request = Request::builder().method(*method).uri(filled(target, "team/app")).body(()).unwrap();
+        found.insert(number(&Operation::parse(&request.into_parts().0).unwrap()));
+    }
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), (0..OPERATIONS).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_a_request_costs() {
+    let registered = Registered::new(POLICY);
+    let uri = "/v2/team/app/tags/list";
+    let cost = |authorization: &str| {
+        registered.keys.counts.take();
+        let before = registered.accounts.password_checks();
+        assert_eq!(registered.send("GET", uri, authorization, "").status(), StatusCode::OK);
+        // The list itself is one call.
+        let calls = registered.keys.counts.take().iter().sum::<u64>() - 1;
+        (registered.accounts.password_checks() - before, calls)
+    };
+    let (first, again) = (cost(&basic("reader")), cost(&basic("reader")));
+    let token = registered.token("reader", "scope=\"repository:team/app:pull\"");
+    registered.keys.counts.take();
+    let with_token = cost(&token);
+    println!(
+        "password checks and storage calls of a request: first with a password {first:?}, then {again:?}, with a token {with_token:?}"
+    );
+    // The user's failures, and whether the directory has them.
+    assert_eq!((first, again, with_token), ((1, 2), (0, 0), (0, 0)));
+}
+
+#[test]
+fn everybody_sees_their_part_of_the_catalog() {
+    let registered = Registered::new(POLICY);
+    for (user, expected) in [
+        ("anonymous", vec!["public/app"]),
+        ("reader", vec!["public/app", "team/app"]),
+        ("root", vec!["other/app", "public/app", "team/app"]),
+    ] {
+        for authorization in [basic(user), registered.token(user, "scope=\"registry:catalog:*\"")] {
+            let mut seen = Vec::new();
+            let mut uri = "/v2/_catalog?n=1".to_owned();
+            loop {
+                let response = registered.send("GET", &uri, &authorization, "");
+                let next = response.headers().get("link").map(|link| link.to_str().unwrap().to_owned());
+                let body = block_on(response.into_body().collect_up_to(1 << 20)).unwrap();
+                let page: Value = serde_json::from_slice(&body).unwrap();
+                seen.extend(page["repositories"].as_array().unwrap().clone());
+                let Some(next) = next else { break };
+                uri = next[1..next.find('>').unwrap()].to_owned();
+            }
+            assert_eq!(seen, expected, "{user}");
+        }
+    }
+    // A token for one repository is not for the catalog, which would look empty.
+    let token = registered.token("reader", "scope=\"repository:team/app:pull\"");
+    assert_eq!(registered.send("GET", "/v2/_catalog", &token, "").status(), StatusCode::UNAUTHORIZED);
+}
+
+#[test]
+fn nothing_is_mounted_from_where_the_caller_may_not_read() {
+    let registered = Registered::new(&format!("{POLICY}; reader **/app pull; reader team/** push"));
+    let push =
+        "/v2/other/app/blobs/uploads/?digest=sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
+    assert_eq!(registered.send("POST", push, &basic("root"), "foo").status(), StatusCode::CREATED);
+    let digest = push.split_once('=').unwrap().1;
+    for (user, from, expected) in [
+        ("writer", "&from=other/app", 202),
+        ("writer", "", 202),
+        // Who may read there.
+        ("reader", "&from=other/app", 201),
+        // Content from anywhere only for those who may read everything.
+        ("reader", "", 202),
+        ("root", "", 201),
+    ] {
+        let uri = format!("/v2/team/target/blobs/uploads/?mount={digest}{from}");
+        assert_eq!(registered.send("POST", &uri, &basic(user), "").status(), expected, "{user} {from}");
+        assert_eq!(
+            registered
+                .send("DELETE", &format!("/v2/team/target/blobs/{digest}"), &basic("root"), "")
+                .status()
+                .is_success(),
+            expected == 201
+        );
+    }
+}
+
+#[test]
+fn who_guesses_is_slowed_down() {
+    let registered = Registered::new(POLICY);
+    let guess = |user: &str| {
+        let authorization = format!("Basic {}", Base64::encode_string(format!("{user}:guess").as_bytes()));
+        registered.send("GET", "/v2/", &authorization, "")
+    };
+    let statuses: Vec<_> = (0..12).map(|_| guess("reader").status().as_u16()).collect();
+    assert_eq!(statuses, [401, 401, 401, 401, 401, 401, 401, 401, 401, 401, 401, 429]);
+    let refused = guess("reader");
+    let seconds: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=2).contains(&seconds), "{seconds}");
+    // Users that are not there are no different; others and tokens are not held up.
+    let checks = registered.accounts.password_checks();
+    let statuses: Vec<_> = (0..12).map(|_| guess("nobody").status().as_u16()).collect();
+    assert_eq!(statuses[10..], [401, 429]);
+    assert_eq!(registered.accounts.password_checks() - checks, 11);
+    assert_eq!(registered.send("GET", "/v2/", &basic("writer"), "").status(), StatusCode::OK);
+}
+
+#[test]
+fn no_header_makes_it_panic() {
+    let registered = Registered::new(POLICY);
+    // A small generator of our own: the same headers in each run.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let seeds = [
+        "Basic ",
+        "Bearer ",
+        "Bearer eyJ",
+        "eyot_ci_",
+        ".",
+        "=",
+        ":",
+        "YWxpY2U6",
+        "\"",
+        ",",
+        "\u{e9}",
+        "{}",
+        "\t",
+        "e30.e30.",
+    ];
+    for round in 0..3000 {
+        let mut value = Vec::new();
+        for _ in 0..random() % 6 {
+            match random() % 3 {
+                0 => value.push((random() % 224 + 32) as u8),
+                _ => value.extend_from_slice(seeds[random() as usize % seeds.len()].as_bytes()),
+            }
+        }
+        let Ok(value) = http::HeaderValue::from_bytes(&value) else { continue };
+        let mut request = Request::builder().method("GET").uri(["/v2/", "/v2/_eyot/token"][round % 2]);
+        for name in ["authorization", "host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"] {
+            request = request.header(name, value.clone());
+        }
+        let request = request.extension(Peer { address: None, is_tls: false }).body(Body::empty()).unwrap();
+        let handler = registered.handler.clone().with_proxies("*".parse().unwrap());
+        let status = block_on(handler.handle(request)).status();
+        assert!(status == 401 || status == 429, "{value:?}: {status}");
+    }
+}
+
+#[test]
+fn machine_tokens_and_users_come_and_go() {
+    let registered = Registered::new(POLICY);
+    let root = basic("root");
+    let made = registered.json("PUT", "/v2/_eyot/tokens/ci", &root, r#"{"rules":["team/app pull,push"]}"#);
+    let token = made["token"].as_str().unwrap().to_owned();
+    for authorization in
+        [format!("Bearer {token}"), format!("Basic {}", Base64::encode_string(format!("x:{token}").as_bytes()))]
+    {
+        for (uri, expected) in [
+            ("/v2/", 200),
+            ("/v2/team/app/tags/list", 200),
+            ("/v2/public/app/tags/list", 200),
+            ("/v2/other/app/tags/list", if authorization.starts_with("Bearer") { 401 } else { 403 }),
+        ] {
+            assert_eq!(registered.send("GET", uri, &authorization, "").status(), expected, "{uri}");
+        }
+    }
+    let wrong = format!("Bearer {}x", &token[..token.len() - 1]);
+    assert_eq!(registered.send("GET", "/v2/", &wrong, "").status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(registered.json("GET", "/v2/_eyot/tokens", &root, ""), json!({ "tokens": ["ci"] }));
+    assert_eq!(registered.send("DELETE", "/v2/_eyot/tokens/ci", &root, "").status(), StatusCode::NO_CONTENT);
+    assert_eq!(registered.send("GET", "/v2/", &format!("Bearer {token}"), "").status(), StatusCode::UNAUTHORIZED);
+
+    let add = registered.send("PUT", "/v2/_eyot/users/reader2", &root, r#"{"password":"reader2's password"}"#);
+    assert_eq!(add.status(), StatusCode::NO_CONTENT);
+    assert_eq!(registered.send("GET", "/v2/", &basic("reader2"), "").status(), StatusCode::OK);
+    assert_eq!(registered.json("GET", "/v2/_eyot/users", &root, ""), json!({ "users": ["reader2"] }));
+    for weak in [r#"{"password":"aaaaaaaaaaaaa"}"#, r#"{"hash":"secret"}"#, "{}", "secret"] {
+        let refused = registered.send("PUT", "/v2/_eyot/users/reader3", &root, weak);
+        assert_eq!(refused.status(), StatusCode::BAD_REQUEST, "{weak}");
+        let text = block_on(refused.into_body().collect_up_to(1 << 20)).unwrap();
+        assert!(!String::from_utf8_lossy(&text).contains("secret"), "{weak}");
+    }
+}
+
+#[test]
+fn a_pipeline_logs_in_with_its_own_token() {
+    let registered = Registered::new(POLICY);
+    let signed = |repository: &str| {
+        let now = Still::default().now_ms() / 1000;
+        let claims = json!({
+            "iss": ISSUER, "aud": "registry.example", "iat": now, "exp": now + 60, "repository": repository,
+        });
+        let part = |json: Value| Base64UrlUnpadded::encode_string(json.to_string().as_bytes());
+        let signed = format!("{}.{}", part(json!({ "alg": "ES256", "kid": "1" })), part(claims));
+        let signature: p256::ecdsa::Signature = issuer_key().sign(signed.as_bytes());
+        format!("{signed}.{}", Base64UrlUnpadded::encode_string(&signature.to_bytes()))
+    };
+    // As `docker login` sends it, which takes any name, and as a header.
+    let (right, wrong) = (signed("acme/app"), signed("evil/app"));
+    let basic = |token: &str| format!("Basic {}", Base64::encode_string(format!("oidc:{token}").as_bytes()));
+    let uri = "/v2/_eyot/token?scope=repository:acme/app:pull,push&scope=repository:team/app:pull";
+    for authorization in [basic(&right), format!("Bearer {right}")] {
+        let token = registered.json("GET", uri, &authorization, "");
+        assert_eq!(token["scope"], "repository:acme/app:pull,push");
+        let bearer = format!("Bearer {}", token["token"].as_str().unwrap());
+        assert_eq!(registered.send("PUT", "/v2/acme/app/manifests/v1", &bearer, INDEX).status(), StatusCode::CREATED);
+    }
+    for authorization in [basic(&wrong), format!("Bearer {wrong}")] {
+        assert_eq!(registered.send("GET", uri, &authorization, "").status(), StatusCode::UNAUTHORIZED);
+    }
+}
+
+#[test]
+fn a_token_by_a_form() {
+    let registered = Registered::new(POLICY);
+    let form = "grant_type=password&service=eyot&client_id=containerd-client&scope=repository%3Ateam%2Fapp%3Apull%2Cpush\
+                &scope=repository%3Aother%2Fapp%3Apull&username=writer&password=writer%27s+password";
+    let token = registered.json("POST", "/v2/_eyot/token", "", form);
+    assert_eq!(token["scope"], "repository:team/app:pull,push");
+    assert_eq!(token["expires_in"], 300);
+    let bearer = format!("Bearer {}", token["access_token"].as_str().unwrap());
+    assert_eq!(registered.send("PUT", "/v2/team/app/manifests/v3", &bearer, INDEX).status(), StatusCode::CREATED);
+    // A token is no way to a token.
+    assert_eq!(registered.send("GET", "/v2/_eyot/token", &bearer, "").status(), StatusCode::UNAUTHORIZED);
+    for wrong in ["grant_type=password&username=writer&password=wrong", "grant_type=refresh_token&refresh_token=x"] {
+        assert_eq!(registered.send("POST", "/v2/_eyot/token", "", wrong).status(), StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(registered.send("POST", "/v2/_eyot/token", "", "grant_type=fly").status(), StatusCode::BAD_REQUEST);
+    // skopeo deletes with every action.
+    let token = registered.token("cleaner", "scope=\"repository:team/app:*\"");
+    assert_eq!(registered.send("DELETE", "/v2/team/app/manifests/old", &token, "").status(), StatusCode::ACCEPTED);
+}
+
+#[test]
+fn where_nobody_may_anything_anonymous_callers_get_no_token() {
+    let registered = Registered::new("root ** all; authenticated ** pull");
+    let refused = registered.send("GET", "/v2/_eyot/token", "", "");
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+    let realm = "Bearer realm=\"http://registry.example/v2/_eyot/token\",service=\"eyot\"";
+    assert!(challenge(&refused).unwrap().starts_with(realm));
+}
+
+#[test]
+fn where_our_name_is_not_known_clients_send_their_password() {
+    let registered = Registered::new(POLICY);
+    let request = |authorization: &str| {
+        let request = Request::get("/v2/team/app/tags/list").header(AUTHORIZATION, authorization);
+        block_on(registered.handler.handle(request.body(Body::empty()).unwrap()))
+    };
+    assert_eq!(challenge(&request("Basic x")), Some("Basic realm=\"eyot\""));
+    assert_eq!(request(&basic("reader")).status(), StatusCode::OK);
+    let handler = registered.handler.clone().with_public_url("https://registry.example").unwrap();
+    let response = block_on(handler.handle(Request::get("/v2/").body(Body::empty()).unwrap()));
+    let realm = "Bearer realm=\"https://registry.example/v2/_eyot/token\",service=\"eyot\"";
+    assert_eq!(challenge(&response), Some(realm));
+}
+
+#[test]
+fn without_login_what_is_refused_is_refused_for_good() {
+    let registry = Registry::in_memory(Arc::new(Still::default()));
+    let handler = Handler::new(registry, Access::read_only());
+    for (method, uri, expected) in [
+        ("GET", "/v2/", 200),
+        ("POST", "/v2/a/blobs/uploads/", 403),
+        ("GET", "/v2/a/tags/list", 404),
+        ("GET", "/v2/_eyot/token", 404),
+    ] {
+        let request = Request::builder().method(method).uri(uri).body(Body::empty()).unwrap();
+        let response = block_on(handler.handle(request));
+        assert_eq!(response.status(), expected, "{method} {uri}");
+        assert!(challenge(&response).is_none());
+    }
+}

@@ -1,0 +1,76 @@
+//! Nobody learns by the clock whether there is a user: a wrong password and an unknown user take the same time.
+#![cfg(not(target_family = "wasm"))]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use eyot::auth::{Accounts, Attempt, Authority, Credentials, Directory, PasswordHash, Policy, Secret, parse_htpasswd};
+use eyot::store::memory::MemoryKeyValue;
+use eyot::store::{KeyValue, Platform};
+use futures_executor::block_on;
+
+/// Time flies, so that no failure is remembered and nobody is slowed down.
+#[derive(Default)]
+struct Flying(AtomicU64);
+
+impl Platform for Flying {
+    fn now_ms(&self) -> u64 {
+        self.0.fetch_add(3_600_000, Ordering::Relaxed)
+    }
+
+    fn random(&self) -> [u8; 16] {
+        u128::from(self.0.fetch_add(1, Ordering::Relaxed)).to_le_bytes()
+    }
+}
+
+fn attempt(accounts: &Accounts, user: &str) -> Duration {
+    let credentials = Credentials::Basic { user: user.into(), password: Secret::new("a wrong password") };
+    let begun = Instant::now();
+    let outcome = block_on(accounts.identify(Attempt { credentials: &credentials, address: None }));
+    assert!(outcome.is_err());
+    begun.elapsed()
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// The medians of attempts that take turns, so that whatever else the machine does slows both.
+fn measure(accounts: &Accounts) -> (Duration, Duration) {
+    let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    for number in 0..40 {
+        known.push(attempt(accounts, "alice"));
+        unknown.push(attempt(accounts, &format!("user{number}")));
+    }
+    (median(known), median(unknown))
+}
+
+#[test]
+fn an_unknown_user_and_a_wrong_password_take_the_same_time() {
+    let platform: Arc<dyn Platform> = Arc::new(Flying::default());
+    let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
+    let password = Secret::new("the right password");
+    let accounts = || Accounts::new(Policy::read_write(), keys.clone(), platform.clone());
+    // htpasswd -nbB -C 6
+    let bcrypt = "$2y$06$WUHhXETkX0fnYkrqZU3ta.I4Dq0u7QtQbQb8lqcOZEQyl3hdD0dPG";
+    PasswordHash::parse(bcrypt).expect("a hash");
+    let htpasswd = parse_htpasswd(&format!("alice:{bcrypt}\nbob:{bcrypt}")).expect("a file of two users");
+    let in_settings = accounts().with_user("alice", password.clone()).expect("a user");
+    let in_a_file = accounts().with_hashes(htpasswd);
+    block_on(Directory::new(keys.clone(), platform.clone()).add_user("alice", &password)).expect("a user");
+    let in_the_store = accounts();
+    for (what, accounts) in
+        [("auth_password", in_settings), ("htpasswd, bcrypt", in_a_file), ("key-value store, argon2id", in_the_store)]
+    {
+        // A machine that is busy with something else gets another chance.
+        let alike = (0..10).any(|_| {
+            let (known, unknown) = measure(&accounts);
+            println!("{what}: wrong password {known:?}, unknown user {unknown:?}");
+            let ratio = known.as_secs_f64() / unknown.as_secs_f64();
+            (0.95..1.05).contains(&ratio)
+        });
+        assert!(alike, "{what}");
+    }
+}
