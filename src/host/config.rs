@@ -407,6 +407,12 @@ mod tests {
             ("keys", "redis", "setting keys: \"redis\" is not one of files, memory"),
             ("chunk_bytes", "1", "setting chunk_bytes: \"1\" is not a whole number from 65536 to 134217728"),
             ("blob_bytes_max", "-1", "setting blob_bytes_max: \"-1\" is not a whole number of at least 1"),
+            ("connections_max", "0", "setting connections_max: \"0\" is not a whole number from 1 to 4096"),
+            (
+                "body_idle_timeout_seconds",
+                "1m",
+                "setting body_idle_timeout_seconds: \"1m\" is not a whole number from 1 to 86400",
+            ),
             ("sparse_manifests", "yes", "setting sparse_manifests: \"yes\" is not one of false, true"),
         ] {
             assert_eq!(read(&[(name, value)]).unwrap_err().to_string(), expected);
