@@ -81,6 +81,9 @@ pub(super) const LEASE_MS: u64 = 120_000;
 /// How many things a report of the collection names; it counts them all.
 pub(super) const NAMED_IN_REPORT_MAX: usize = 100;
 
+/// How many indexes below its own a push reads beside a collection, one after the other. Clients nest one or two.
+pub(super) const NESTED_INDEXES_MAX: usize = 256;
+
 /// How many storage calls one request has under way at once.
 pub(super) const CALLS_AT_ONCE_MAX: usize = 16;
 

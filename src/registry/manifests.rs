@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::facts::{self, BlobFact, ManifestFact, RepositoryFact, TagFact};
 use super::hold::{HOLD_TRIES_MAX, Hold};
-use super::limits::PUSH_MS_MAX;
+use super::limits::{NESTED_INDEXES_MAX, PUSH_MS_MAX};
 use super::{Error, Registry, Result, layout};
 use crate::oci::manifest::{DOCKER_LIST, OCI_INDEX};
 use crate::oci::{self, Algorithm, Descriptor, Digest, Reference, RepositoryName, Tag};
@@ -251,7 +251,15 @@ impl Registry {
             manifest.children().filter(is_index).map(|child| child.digest.clone()).collect()
         };
         let (mut nested, mut open) = (BTreeSet::new(), indexes(push.manifest));
+        let mut read = BTreeSet::new();
         while let Some(digest) = open.pop() {
+            if !read.insert(digest.clone()) {
+                continue;
+            }
+            // When no collection is under way it can be done.
+            if read.len() > NESTED_INDEXES_MAX {
+                return Err(Error::Busy);
+            }
             let index = match self.manifest(push.repository, &Reference::Digest(digest.clone())).await {
                 Err(Error::ManifestUnknown(_)) if self.limits.sparse_manifests => continue,
                 Err(Error::ManifestUnknown(_)) => return Err(Error::ManifestBlobUnknown(vec![digest])),
@@ -260,16 +268,12 @@ impl Registry {
             let bytes =
                 self.read_manifest(&index).await?.collect_up_to(index.size).await.map_err(store::Error::from)?;
             let Ok((index, _)) = oci::Manifest::parse(&bytes, Some(&index.media_type)) else { continue };
-            let known = nested.len();
             nested.extend(index.children().map(|child| child.digest.clone()));
             if nested.len() > self.limits.manifest_references_max {
                 let most = self.limits.manifest_references_max;
                 return Err(Error::ManifestInvalid(format!("the manifest leads to more than {most} manifests")));
             }
-            // An index that was met before adds nothing.
-            if nested.len() > known {
-                open.extend(indexes(&index));
-            }
+            open.extend(indexes(&index));
         }
         Ok(nested)
     }
