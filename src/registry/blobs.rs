@@ -59,7 +59,9 @@ impl Registry {
         from: Option<&RepositoryName>,
     ) -> Result<bool> {
         let target = layout::blob(repository, digest);
-        if self.keys.get(&target).await?.is_some() {
+        if let Some(fact) = self.load::<BlobFact>(&target).await?
+            && self.is_readable(&fact).await?
+        {
             return Ok(true);
         }
         let source = from.map_or_else(|| layout::content(digest), |from| layout::blob(from, digest));

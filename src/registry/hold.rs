@@ -94,28 +94,34 @@ impl Registry {
     pub(super) async fn share(&self, key: &str, source: &str, size: Option<u64>) -> Result<bool> {
         let mut written: Option<BlobFact> = None;
         for _ in 0..HOLD_TRIES_MAX {
-            let known: Option<BlobFact> = self.load(source).await?;
-            if known.is_none() && written.is_none() {
+            if written.is_none() && self.load::<BlobFact>(source).await?.is_none() {
                 return Ok(false);
             }
             let hold = self.hold(&[]).await?;
-            // Again, now that it is held: a whole round may have passed.
-            let known: Option<BlobFact> = self.load(source).await?;
-            let usable = match known.filter(|known| size.is_none_or(|size| known.size == size)) {
-                // It may be removed in this very round, before anything that we write is seen.
-                Some(fact) if hold.active && self.is_condemned(&fact).await? => None,
-                Some(fact) => self.is_readable(&fact).await?.then_some(fact),
-                None => None,
-            };
-            let Some(fact) = usable else {
-                // Only what was written here: another push may have put its own content there, and somebody leans on it.
-                if written.is_some() && self.load::<BlobFact>(key).await? == written {
-                    self.keys.delete(key).await?;
+            match &written {
+                None => {
+                    // Again, now that it is held: a whole round may have passed.
+                    let known: Option<BlobFact> = self.load(source).await?;
+                    let Some(fact) = known.filter(|known| size.is_none_or(|size| known.size == size)) else {
+                        return Ok(false);
+                    };
+                    // It may be removed in this very round, before anything that we write is seen.
+                    if hold.active && self.is_condemned(&fact).await? || !self.is_readable(&fact).await? {
+                        return Ok(false);
+                    }
+                    self.store(key, &fact, When::Always).await?;
+                    written = Some(fact);
                 }
-                return Ok(false);
-            };
-            self.store(key, &fact, When::Always).await?;
-            written = Some(fact);
+                // Others may lean on what lies under the key by now, even on the same content: it goes only with its content.
+                Some(fact) if !self.is_readable(fact).await? => {
+                    if self.load::<BlobFact>(key).await?.as_ref() == Some(fact) {
+                        self.keys.delete(key).await?;
+                    }
+                    return Ok(false);
+                }
+                Some(fact) if hold.active && self.is_condemned(fact).await? => continue,
+                Some(_) => {}
+            }
             if self.is_held(&hold).await? {
                 return Ok(true);
             }
