@@ -1,6 +1,5 @@
 //! What a collection costs: storage calls grow with what there is, not faster, and marks stay within their bound.
 #![cfg(not(target_family = "wasm"))]
-
 #![cfg(not(target_family = "wasm"))]
 
 use std::sync::Arc;

@@ -39,7 +39,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
         "when the native binary collects, as in \"0 3 * * *\"; unless set: never",
     ),
     ("collect_step_keys_max", "1 and more", "how many keys and objects one step of the collection looks at"),
-    ("collect_step_seconds_max", "1 to 30", "how long one step of the collection takes"),
+    ("collect_step_seconds_max", "1 to 20", "how long one step of the collection takes"),
     ("tag_max_age_seconds", "0 to 4294967295", "how long caches may answer for a tag without asking; 0: not at all"),
     ("s3_endpoint", "a URL", "the S3 server, such as https://s3.eu-central-1.amazonaws.com"),
     ("s3_public_endpoint", "a URL", "the S3 server as clients reach it, where that is another URL"),
@@ -223,7 +223,7 @@ impl Config {
                 grace_ms,
                 untagged_lifetime_ms,
                 collect_step_keys_max: number("collect_step_keys_max", defaults.collect_step_keys_max, 1, u64::MAX)?,
-                collect_step_ms_max: number("collect_step_seconds_max", defaults.collect_step_ms_max / 1000, 1, 30)?
+                collect_step_ms_max: number("collect_step_seconds_max", defaults.collect_step_ms_max / 1000, 1, 20)?
                     * 1000,
                 warnings: choice("warnings", get("warnings"), &["false", "true"])? == "true",
                 sparse_manifests: choice("sparse_manifests", get("sparse_manifests"), &["false", "true"])? == "true",

@@ -76,7 +76,7 @@ pub(super) const SWEEPING_MS_MAX: u64 = 60_000;
 pub(super) const PUSH_MS_MAX: u64 = 30_000;
 
 /// How long a step has the collection to itself, in milliseconds; it changes nothing in the second half of it.
-pub(super) const LEASE_MS: u64 = 120_000;
+pub(super) const LEASE_MS: u64 = 60_000;
 
 /// How many things a report of the collection names; it counts them all.
 pub(super) const NAMED_IN_REPORT_MAX: usize = 100;
