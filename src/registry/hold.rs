@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::facts::BlobFact;
 use super::limits::{CALLS_AT_ONCE_MAX, SWEEPING_MS_MAX};
 use super::{Error, Registry, Result, layout};
-use crate::store::When;
+use crate::store::{self, When};
 
 /// How often a push begins anew because a round began or ended beside it.
 pub(super) const HOLD_TRIES_MAX: usize = 4;
@@ -109,7 +109,14 @@ impl Registry {
                     if hold.active && self.is_condemned(&fact).await? || !self.is_readable(&fact).await? {
                         return Ok(false);
                     }
-                    self.store(key, &fact, When::Always).await?;
+                    // Never over what another push has put there: by the time that this is written the content may be gone.
+                    match self.store(key, &fact, When::Absent).await {
+                        Err(Error::Store(store::Error::Conflict(_))) => {
+                            written = self.load(key).await?;
+                            continue;
+                        }
+                        result => result?,
+                    }
                     written = Some(fact);
                 }
                 // Others may lean on what lies under the key by now, even on the same content: it goes only with its content.
@@ -120,6 +127,10 @@ impl Registry {
                     return Ok(false);
                 }
                 Some(fact) if hold.active && self.is_condemned(fact).await? => continue,
+                Some(_) if self.keys.get(key).await?.is_none() => {
+                    written = None;
+                    continue;
+                }
                 Some(_) => {}
             }
             if self.is_held(&hold).await? {

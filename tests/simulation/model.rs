@@ -87,6 +87,8 @@ impl Model {
             match write {
                 Write::Tag { tag: other, value: theirs, overlapping: seen, .. } if *other == tag => {
                     overlapping.insert(*theirs);
+                    // What they push may have been deleted beside them; they notice only after they have pointed the tag.
+                    overlapping.extend(seen.contains(&None).then_some(None));
                     seen.insert(value);
                 }
                 Write::Tag { .. } => {}
