@@ -150,24 +150,3 @@ fn requests() {
         assert!(reached.contains(outcome), "no input comes as far as {outcome}, only: {reached:?}");
     }
 }
-
-/// Adds what comes further than the corpus does: `cargo test --test fuzz grow -- --ignored`.
-#[test]
-#[ignore = "writes to the corpus"]
-fn grow() {
-    let mut random = Random::from_environment();
-    let mut corpus = corpus("requests");
-    corpus.iter().for_each(|input| targets::requests(input));
-    for round in 0..SEQUENCES {
-        let input = match round % 2 {
-            0 => mutated(&mut random, &corpus),
-            _ => (0..random.below(INPUT_BYTES_MAX)).map(|_| random.next() as u8).collect(),
-        };
-        let before = targets::REACHED.lock().unwrap().len();
-        targets::requests(&input);
-        if targets::REACHED.lock().unwrap().len() > before + 1 {
-            std::fs::write(folder().join(format!("corpus/requests/{}-{round}", random.seed())), &input).unwrap();
-            corpus.push(input);
-        }
-    }
-}
