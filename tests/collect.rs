@@ -365,3 +365,26 @@ fn a_step_at_a_time() {
     world.pass(1001);
     assert!(!block_on(world.registry.collect_step(&request)).unwrap().done);
 }
+
+/// A large manifest whose bytes were lost, as when its push was cut off, goes when nothing holds it, and holds nothing up.
+#[test]
+fn a_manifest_without_bytes_goes_when_it_is_untagged() {
+    let world = World::in_memory();
+    let large = "x".repeat(300_000);
+    let manifest = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], "large": large });
+    let digest = world.push(None, &manifest);
+    block_on(world.keys.delete(&format!("large/team/app!{digest}"))).unwrap();
+    world.blob("never named");
+    world.pass(25 * HOUR_MS);
+    for _ in 0..3 {
+        world.collect(0);
+    }
+    assert_eq!(world.left(), Vec::<String>::new());
+    // Tagged it stays, and so does all that it may name.
+    world.push(Some("v1"), &manifest);
+    world.blob("never named");
+    block_on(world.keys.delete(&format!("large/team/app!{digest}"))).unwrap();
+    world.pass(25 * HOUR_MS);
+    assert_eq!(world.collect(0).unknown.count, 1);
+    assert!(world.has(&digest) && world.has_blob("never named"));
+}

@@ -9,13 +9,15 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use super::{BlobStore, Error, KeyValue, Platform, Result, When};
+use super::{BlobStore, Error, KeyValue, Platform, Result, Stage, When};
 use crate::oci::Algorithm;
 
 /// How many try the same at the same time.
 const RIVALS: usize = 8;
 /// The sizes of values that are tried, in bytes.
 const VALUE_BYTES: [usize; 4] = [64 * 1024, 256 * 1024, 960 * 1024, 4 * 1024 * 1024];
+/// How many objects the content is in, at most.
+const LEFT_MAX: usize = 100;
 /// How much content is tried, in bytes: more than the least part of an upload to S3.
 const CONTENT_BYTES: usize = 11 * 1024 * 1024;
 
@@ -181,9 +183,7 @@ impl Probe<'_> {
         let range = 1000..CONTENT_BYTES as u64 - 1000;
         let read = self.blobs.read(&location, range.clone()).await?.collect_up_to(CONTENT_BYTES as u64).await?;
         let mut holds = read == bytes.slice(range.start as usize..range.end as usize);
-        for name in self.blobs.names_of(&location).await? {
-            self.blobs.remove(&name).await?;
-        }
+        self.remove_all(&stage).await?;
         holds &= match self.blobs.read(&location, range).await {
             Ok(body) => body.collect_up_to(CONTENT_BYTES as u64).await.is_err(),
             Err(_) => true,
@@ -195,6 +195,18 @@ impl Probe<'_> {
             "layers are kept",
             bad,
         ))
+    }
+
+    /// Removes what became of a stage, and what its appends left on the way.
+    async fn remove_all(&self, stage: &Stage) -> Result<()> {
+        for family in self.blobs.names_of_stage(stage).await? {
+            for stored in self.blobs.list(Some(&family), LEFT_MAX).await? {
+                if stored.name.starts_with(&family) {
+                    self.blobs.remove(&stored.name).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn clean(&self) -> Result<()> {

@@ -25,8 +25,12 @@ const KINDS_KEPT: [&str; 9] =
 struct Seen {
     digest: String,
     fact: ManifestFact,
-    manifest: oci::Manifest,
+    /// `None` when its bytes are gone: those of a large manifest whose push was cut off.
+    manifest: Option<oci::Manifest>,
 }
+
+/// What manifests whose bytes are gone hold: nobody knows.
+const UNKNOWN: &str = "unknown";
 
 impl Collector<'_> {
     pub(super) async fn next_repository(&mut self) -> Result<()> {
@@ -128,15 +132,19 @@ impl Collector<'_> {
         let (keys, more) = self.page(&self.prefix("manifest")).await?;
         let now_ms = self.registry.platform.now_ms();
         let lifetime_ms = self.cursor.untagged_lifetime_ms.unwrap_or(u64::MAX);
-        for seen in self.see(keys).await?.into_iter().flatten() {
+        for seen in self.see(keys).await?.into_iter().filter_map(|(_, seen)| seen) {
             let cursor = &mut self.cursor;
             if now_ms.saturating_sub(seen.fact.pushed_ms) < lifetime_ms {
                 cursor.kept.mark(&seen.digest);
             }
             // An index holds what it lists, and a subject what refers to it.
-            let children = seen.manifest.children().map(|child| (seen.digest.as_str(), child.digest.as_str()));
-            let subject = seen.fact.subject.iter().map(|subject| (subject.as_str(), seen.digest.as_str()));
-            cursor.edges.extend(children.chain(subject).map(|(parent, child)| marks::edge(parent, child)));
+            let digest = seen.digest.as_str();
+            let children = seen.manifest.iter().flat_map(|manifest| manifest.children());
+            let children = children.map(|child| (digest, child.digest.as_str()));
+            let subject = seen.fact.subject.iter().map(|subject| (subject.as_str(), digest));
+            let unknown = seen.manifest.is_none().then_some((digest, UNKNOWN));
+            let edges = children.chain(subject).chain(unknown);
+            cursor.edges.extend(edges.map(|(parent, child)| marks::edge(parent, child)));
         }
         let cursor = &mut self.cursor;
         // Then not all can be known that is in use.
@@ -147,6 +155,7 @@ impl Collector<'_> {
         if !more {
             let edges = std::mem::take(&mut cursor.edges);
             cursor.kept.follow(&edges);
+            cursor.unsure |= cursor.kept.has(UNKNOWN);
             cursor.go_on(Phase::Manifests);
         }
         Ok(())
@@ -155,20 +164,20 @@ impl Collector<'_> {
     pub(super) async fn manifests(&mut self) -> Result<()> {
         let after = self.cursor.after.clone();
         let (keys, more) = self.page(&self.prefix("manifest")).await?;
-        let seen = self.see(keys.clone()).await?;
+        // One that is gone by now is not among them.
+        let all = self.see(keys).await?;
         let fates = if self.cursor.marks.is_first() {
-            let prefix = self.prefix("manifest");
-            let things: Vec<Thing> =
-                keys.iter().zip(&seen).map(|(key, seen)| self.manifest(key, &prefix, seen.as_ref())).collect();
+            let things: Vec<Thing> = all.iter().map(|(key, seen)| self.manifest(key, seen.as_ref())).collect();
             let fates = self.judge(after.as_deref(), &things).await?;
             fates.iter().for_each(|fate| self.cursor.report.manifests.add(*fate));
             fates
         } else {
-            vec![Fate::Kept; keys.len()]
+            vec![Fate::Kept; all.len()]
         };
-        for (seen, _) in seen.into_iter().zip(fates).filter(|(_, fate)| *fate != Fate::Removed) {
-            for blob in seen.iter().flat_map(|seen| seen.manifest.blobs()) {
-                self.cursor.marks.mark(blob.digest.as_str());
+        for ((key, seen), _) in all.into_iter().zip(fates).filter(|(_, fate)| *fate != Fate::Removed) {
+            match seen.and_then(|seen| seen.manifest) {
+                Some(manifest) => manifest.blobs().for_each(|blob| self.cursor.marks.mark(blob.digest.as_str())),
+                None => self.tell_unknown(key),
             }
         }
         if !more {
@@ -177,10 +186,18 @@ impl Collector<'_> {
         Ok(())
     }
 
-    fn manifest(&self, key: &str, prefix: &str, seen: Option<&Seen>) -> Thing {
+    /// Nothing that a manifest may name is removed which stays and cannot be read.
+    fn tell_unknown(&mut self, key: String) {
+        self.cursor.unsure = true;
+        if self.cursor.marks.is_first() {
+            self.cursor.report.unknown.add(key);
+        }
+    }
+
+    fn manifest(&self, key: &str, seen: Option<&Seen>) -> Thing {
         let cursor = &self.cursor;
         let keeps_all = cursor.untagged_lifetime_ms.is_none() || cursor.unsure || seen.is_none();
-        let digest = &key[prefix.len()..];
+        let digest = key.rsplit_once('!').unwrap_or_default().1;
         let mut thing = Thing::new(key, keeps_all || cursor.kept.has(digest));
         if let Some(subject) = seen.and_then(|seen| seen.fact.subject.as_ref()) {
             thing.names.push(format!("{}{subject}!{digest}", self.prefix("referrer")));
@@ -216,8 +233,9 @@ impl Collector<'_> {
     pub(super) async fn holes(&mut self) -> Result<()> {
         let (keys, more) = self.page(&self.prefix("manifest")).await?;
         let repository = self.cursor.repository.clone().unwrap_or_default();
-        for seen in self.see(keys).await?.into_iter().flatten() {
-            for blob in seen.manifest.blobs().filter(|blob| self.cursor.marks.has(blob.digest.as_str())) {
+        for seen in self.see(keys).await?.into_iter().filter_map(|(_, seen)| seen) {
+            let blobs = seen.manifest.iter().flat_map(|manifest| manifest.blobs());
+            for blob in blobs.filter(|blob| self.cursor.marks.has(blob.digest.as_str())) {
                 self.cursor.report.holes.add(format!("{repository}@{} names {}", seen.digest, blob.digest));
             }
         }
@@ -310,7 +328,7 @@ impl Collector<'_> {
     }
 
     /// Reads manifests. One that cannot be read makes what it may name unknown.
-    async fn see(&mut self, keys: Vec<String>) -> Result<Vec<Option<Seen>>> {
+    async fn see(&mut self, keys: Vec<String>) -> Result<Vec<(String, Option<Seen>)>> {
         let prefix = self.prefix("manifest");
         let mut all = Vec::new();
         for (key, fact) in self.read_all::<ManifestFact>(keys).await? {
@@ -319,14 +337,8 @@ impl Collector<'_> {
                 Some((fact, inline)) => self.parse(digest, fact, inline).await?,
                 None => None,
             };
-            if seen.is_none() {
-                self.cursor.unsure = true;
-                // It is looked at more than once.
-                if self.cursor.phase == Phase::Manifests && self.cursor.marks.is_first() {
-                    self.cursor.report.unknown.add(key);
-                }
-            }
-            all.push(seen);
+            self.cursor.unsure |= seen.is_none();
+            all.push((key, seen));
         }
         Ok(all)
     }
@@ -341,7 +353,9 @@ impl Collector<'_> {
                 };
                 match read {
                     Ok(bytes) => bytes,
-                    Err(Error::Store(store::Error::Corrupt(_))) => return Ok(None),
+                    Err(Error::Store(store::Error::Corrupt(_))) => {
+                        return Ok(Some(Seen { digest, fact, manifest: None }));
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -349,7 +363,7 @@ impl Collector<'_> {
         // What was pushed is what the digest says, and can be parsed.
         let is_it = digest.parse::<Digest>().is_ok_and(|digest| digest.matches(&bytes));
         let parsed = oci::Manifest::parse(&bytes, Some(&fact.media_type)).ok().filter(|_| is_it);
-        Ok(parsed.map(|(manifest, _)| Seen { digest, fact, manifest }))
+        Ok(parsed.map(|(manifest, _)| Seen { digest, fact, manifest: Some(manifest) }))
     }
 
     /// Reads facts with what lies behind them. A key that is gone by now is left out; of one that cannot be read there is
