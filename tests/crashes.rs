@@ -12,7 +12,9 @@ use eyot::auth::Access;
 use eyot::oci::{Algorithm, Digest};
 use eyot::registry::Limits;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use eyot::store::{BlobStore, Entry, Error, KeyValue, Location, Platform, Stage, Stored, SystemPlatform, When};
+use eyot::store::{
+    BlobStore, Entry, Error, KeyValue, Location, Platform, Stage, Stored, SystemPlatform, Version, When,
+};
 use eyot::{Body, Handler, Registry};
 use http::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
@@ -72,7 +74,7 @@ impl KeyValue for Fused<dyn KeyValue> {
         fused!(self, self.inner.get(key))
     }
 
-    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<(), Error> {
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>, Error> {
         fused!(self, self.inner.put(key, value, when))
     }
 

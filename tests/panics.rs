@@ -12,7 +12,9 @@ use bytes::Bytes;
 use eyot::oci::{Algorithm, Digest};
 use eyot::registry::Limits;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use eyot::store::{BlobStore, BodyError, Entry, Error, KeyValue, Location, Stage, Stored, SystemPlatform, When};
+use eyot::store::{
+    BlobStore, BodyError, Entry, Error, KeyValue, Location, Stage, Stored, SystemPlatform, Version, When,
+};
 use eyot::{Body, Handler, Registry};
 use futures_executor::block_on;
 use futures_util::stream;
@@ -45,7 +47,7 @@ impl KeyValue for Mined<MemoryKeyValue> {
         self.inner.get(key).await
     }
 
-    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<(), Error> {
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>, Error> {
         self.trap.step();
         self.inner.put(key, value, when).await
     }

@@ -9,7 +9,7 @@ use eyot::oci::{Algorithm, Digest};
 use eyot::registry::Limits;
 use eyot::store::counting::Counting;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use eyot::store::{BlobStore, KeyValue, Platform, SystemPlatform};
+use eyot::store::{BlobStore, BodyError, KeyValue, Platform, SystemPlatform};
 use eyot::{Body, Handler, Registry};
 use http::{Method, Request, Response, StatusCode};
 
@@ -31,16 +31,16 @@ impl Counted {
         Self { handler: Handler::new(registry, Access::open()), keys, blobs }
     }
 
-    fn send(&self, method: Method, uri: &str, content_type: &str, body: &Bytes) -> Response<Body> {
+    fn send(&self, method: Method, uri: &str, content_type: &str, body: Body) -> Response<Body> {
         let request = Request::builder().method(method).uri(uri).header("content-type", content_type);
-        futures_executor::block_on(self.handler.handle(request.body(body.clone().into()).unwrap()))
+        futures_executor::block_on(self.handler.handle(request.body(body).unwrap()))
     }
 
     /// Sends a request and gives what it cost: key operations, and blob reads and writes.
-    fn cost(&self, method: Method, uri: &str, body: &Bytes, expected: StatusCode) -> Cost {
+    fn cost(&self, method: Method, uri: &str, body: impl Into<Body>, expected: StatusCode) -> Cost {
         self.keys.counts.take();
         self.blobs.counts.take();
-        let response = self.send(method.clone(), uri, OCI_IMAGE, body);
+        let response = self.send(method.clone(), uri, OCI_IMAGE, body.into());
         assert_eq!(response.status(), expected, "{method} {uri}");
         let (keys, blobs) = (self.keys.counts.take(), self.blobs.counts.take());
         let name = uri.split('?').next().unwrap();
@@ -72,10 +72,11 @@ fn digest(bytes: &[u8]) -> Digest {
 
 /// Pushes as docker does: POST, a streamed PATCH, PUT. Gives the key operations and the blob store's calls.
 fn push_layer(counted: &Counted, bytes: &Bytes) -> (u64, [u64; 4]) {
-    let post = counted.cost(Method::POST, "/v2/a/blobs/uploads/", &Bytes::new(), StatusCode::ACCEPTED);
-    let patch = counted.cost(Method::PATCH, &post.location, bytes, StatusCode::ACCEPTED);
+    let post = counted.cost(Method::POST, "/v2/a/blobs/uploads/", Body::empty(), StatusCode::ACCEPTED);
+    let stream = Body::from_stream(futures_util::stream::iter([Ok::<_, BodyError>(bytes.clone())]));
+    let patch = counted.cost(Method::PATCH, &post.location, stream, StatusCode::ACCEPTED);
     let end = format!("{}?digest={}", patch.location, digest(bytes));
-    let put = counted.cost(Method::PUT, &end, &Bytes::new(), StatusCode::CREATED);
+    let put = counted.cost(Method::PUT, &end, Body::empty(), StatusCode::CREATED);
     let all = [&post, &patch, &put];
     let blobs = [0, 1, 2, 3].map(|kind| all.iter().map(|cost| cost.blobs[kind]).sum());
     (all.iter().map(|cost| cost.key_operations()).sum(), blobs)
@@ -92,10 +93,10 @@ fn image(layer: &Bytes) -> Bytes {
 }
 
 #[test]
-fn a_docker_style_push_of_a_layer_costs_at_most_eight_key_operations() {
+fn a_docker_style_push_of_a_layer_costs_six_key_operations() {
     let counted = Counted::new();
     let (keys, blobs) = push_layer(&counted, &Bytes::from(vec![1; 100_000]));
-    assert!(keys <= 8, "{keys} key operations");
+    assert_eq!(keys, 6);
     // One append, one commit: the bytes are written once and never read.
     assert_eq!(blobs, [0, 2, 0, 0]);
 }
@@ -106,7 +107,7 @@ fn a_pull_costs_as_little_as_it_can() {
     let layer = Bytes::from(vec![1; 100_000]);
     push_layer(&counted, &layer);
     let manifest = image(&layer);
-    let push = counted.cost(Method::PUT, "/v2/a/manifests/v1", &manifest, StatusCode::CREATED);
+    let push = counted.cost(Method::PUT, "/v2/a/manifests/v1", manifest.clone(), StatusCode::CREATED);
     // Two of them make sure that no collection takes away what the manifest names.
     assert!(push.key_operations() <= 10, "{:?}", push.keys);
     assert_eq!(push.blobs, [0; 4]);
@@ -116,23 +117,23 @@ fn a_pull_costs_as_little_as_it_can() {
         (format!("/v2/a/manifests/{}", digest(&manifest)), 1, 0),
         (format!("/v2/a/blobs/{}", digest(&layer)), 1, 1),
     ] {
-        let get = counted.cost(Method::GET, &uri, &Bytes::new(), StatusCode::OK);
+        let get = counted.cost(Method::GET, &uri, Body::empty(), StatusCode::OK);
         assert_eq!((get.keys, get.blobs), ([keys, 0, 0, 0], [blobs, 0, 0, 0]), "GET {uri}");
-        let head = counted.cost(Method::HEAD, &uri, &Bytes::new(), StatusCode::OK);
+        let head = counted.cost(Method::HEAD, &uri, Body::empty(), StatusCode::OK);
         assert_eq!((head.keys, head.blobs), ([keys, 0, 0, 0], [0; 4]), "HEAD {uri}");
     }
-    let tags = counted.cost(Method::GET, "/v2/a/tags/list", &Bytes::new(), StatusCode::OK);
+    let tags = counted.cost(Method::GET, "/v2/a/tags/list", Body::empty(), StatusCode::OK);
     assert_eq!(tags.keys, [0, 0, 0, 1]);
 }
 
 #[test]
 fn a_chunk_costs_the_same_however_many_came_before() {
     let counted = Counted::new();
-    let post = counted.cost(Method::POST, "/v2/a/blobs/uploads/", &Bytes::new(), StatusCode::ACCEPTED);
+    let post = counted.cost(Method::POST, "/v2/a/blobs/uploads/", Body::empty(), StatusCode::ACCEPTED);
     let chunk = Bytes::from(vec![1; 1024]);
     let costs: Vec<_> = (0..1000)
         .map(|_| {
-            let cost = counted.cost(Method::PATCH, &post.location, &chunk, StatusCode::ACCEPTED);
+            let cost = counted.cost(Method::PATCH, &post.location, chunk.clone(), StatusCode::ACCEPTED);
             (cost.keys, cost.blobs)
         })
         .collect();
@@ -144,11 +145,11 @@ fn a_refused_push_writes_nothing() {
     let counted = Counted::new();
     let missing = image(&Bytes::from_static(b"never pushed"));
     for (uri, body) in [("/v2/a/manifests/v1", missing), ("/v2/a/manifests/v1", Bytes::from_static(b"{}"))] {
-        let cost = counted.cost(Method::PUT, uri, &body, StatusCode::BAD_REQUEST);
+        let cost = counted.cost(Method::PUT, uri, body.clone(), StatusCode::BAD_REQUEST);
         assert_eq!((cost.keys[1], cost.blobs), (0, [0; 4]));
     }
     let wrong = format!("/v2/a/blobs/uploads/?digest={}", digest(b"other"));
-    counted.cost(Method::POST, &wrong, &Bytes::from_static(b"content"), StatusCode::BAD_REQUEST);
+    counted.cost(Method::POST, &wrong, Bytes::from_static(b"content"), StatusCode::BAD_REQUEST);
     let left = futures_executor::block_on(counted.keys.list("", None, 10)).unwrap();
     assert_eq!(left, Vec::<String>::new());
 }
@@ -163,7 +164,7 @@ fn content_that_is_known_is_not_kept_twice() {
     let (_, blobs) = push_layer(&counted, &layer);
     assert_eq!(blobs, [2, 2, 1, 0]);
     let single = format!("/v2/b/blobs/uploads/?digest={}", digest(&layer));
-    let cost = counted.cost(Method::POST, &single, &layer, StatusCode::CREATED);
+    let cost = counted.cost(Method::POST, &single, layer.clone(), StatusCode::CREATED);
     assert_eq!(cost.blobs, [1, 2, 1, 0]);
 }
 
@@ -183,7 +184,7 @@ impl Counted {
         });
         let manifest = Bytes::from(manifest.to_string());
         let uri = format!("/v2/a/manifests/{}", digest(&manifest));
-        let reply = self.send(Method::PUT, &uri, OCI_INDEX, &manifest);
+        let reply = self.send(Method::PUT, &uri, OCI_INDEX, manifest.clone().into());
         assert_eq!(reply.status(), StatusCode::CREATED);
         assert_eq!(reply.headers()["oci-subject"], subject.as_str());
     }
@@ -195,7 +196,7 @@ impl Counted {
         let mut pages = Vec::new();
         loop {
             self.keys.counts.take();
-            let response = self.send(Method::GET, &uri, OCI_IMAGE, &Bytes::new());
+            let response = self.send(Method::GET, &uri, OCI_IMAGE, Body::empty());
             let (keys, headers) = (self.keys.counts.take(), response.headers().clone());
             assert_eq!(response.status(), StatusCode::OK);
             assert_eq!(headers["content-type"], OCI_INDEX);

@@ -92,7 +92,7 @@ impl Directory {
 
     async fn put_user(&self, name: &str, hash: &PasswordHash) -> Result<(), DirectoryError> {
         check_user_name(name).map_err(|why| DirectoryError::Invalid(why.into()))?;
-        Ok(self.keys.put(&user_key(name), hash.as_str().to_owned().into(), When::Always).await?)
+        Ok(self.keys.put(&user_key(name), hash.as_str().to_owned().into(), When::Always).await.map(drop)?)
     }
 
     /// Removes a user. What they hold signed tokens for they can do for five more minutes.

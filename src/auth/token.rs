@@ -187,7 +187,7 @@ impl Tokens {
         }
         let bytes = [self.platform.random(), self.platform.random()].concat();
         match keys.put_sharpened(KEY, hex::encode(bytes).into(), When::Absent).await {
-            Ok(()) | Err(store::Error::Conflict(_)) => {}
+            Ok(_) | Err(store::Error::Conflict(_)) => {}
             Err(error) => return Err(error.into()),
         }
         // Whoever was the last to write: that one counts.

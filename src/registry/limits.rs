@@ -89,3 +89,9 @@ pub(super) const CALLS_AT_ONCE_MAX: usize = 16;
 
 /// How often one page of a list looks for names that the caller may see.
 pub(super) const LISTS_PER_PAGE_MAX: usize = 10;
+
+/// How many uploads an instance remembers for their first chunk; then all are forgotten, and read again when it comes.
+pub(super) const BEGUN_UPLOADS_MAX: usize = 256;
+
+/// How long it remembers them, in milliseconds. Clients send the first chunk at once.
+pub(super) const BEGUN_LIFETIME_MS: u64 = 10_000;

@@ -1,9 +1,10 @@
 //! Every rule of a registry, without HTTP.
 //!
-//! A [`Registry`] is stateless: what it knows lies in the two stores, one key per fact (`layout`). Any number of them may work
+//! A [`Registry`] is stateless: all that matters lies in the two stores, one key per fact (`layout`). Any number of them may work
 //! over the same stores. The order of writes is bytes, then membership, then the manifest, then its referrer, then its tag, so that a crash at
 //! any point leaves garbage and never a name that leads nowhere.
 
+mod begun;
 mod blobs;
 mod collect;
 mod error;
@@ -34,6 +35,7 @@ pub use uploads::{Chunk, Mounted, SessionId, Status};
 use crate::store::check::Finding;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use crate::store::{self, BlobStore, KeyValue, Platform};
+use begun::Begun;
 
 /// An OCI registry over a pair of stores.
 #[derive(Clone)]
@@ -42,6 +44,7 @@ pub struct Registry {
     blobs: Arc<dyn BlobStore>,
     platform: Arc<dyn Platform>,
     limits: Limits,
+    begun: Arc<Begun>,
 }
 
 impl Registry {
@@ -52,7 +55,7 @@ impl Registry {
         platform: Arc<dyn Platform>,
         limits: Limits,
     ) -> Self {
-        Self { keys, blobs, platform, limits }
+        Self { keys, blobs, platform, limits, begun: Arc::default() }
     }
 
     /// A registry that forgets everything when it is dropped.

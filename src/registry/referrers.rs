@@ -89,7 +89,7 @@ impl Registry {
         if value.len() as u64 > self.limits.manifest_inline_bytes_max {
             value.clear();
         }
-        Ok(self.keys.put(&key, value.into(), When::Always).await?)
+        Ok(self.keys.put(&key, value.into(), When::Always).await.map(drop)?)
     }
 
     /// `None` when it was deleted just now.

@@ -96,6 +96,48 @@ fn slow(bytes: &'static [u8]) -> Body {
     }))
 }
 
+/// What an instance remembers of an upload that it began is a guess, and never more.
+#[test]
+fn an_upload_goes_on_at_any_instance() {
+    block_on(async {
+        let (here, platform) = in_memory();
+        let there = Registry { begun: Arc::default(), ..here.clone() };
+        let repository = name("a");
+        let begin = async || here.begin_upload(&repository, Algorithm::Sha256).await.unwrap().session;
+
+        let ahead = begin().await;
+        there.append_upload(&repository, &ahead, chunk(b"12")).await.unwrap();
+        let rest = Chunk { range: Some(2..4), body: Bytes::from_static(b"34").into() };
+        assert_eq!(here.append_upload(&repository, &ahead, rest).await.unwrap().offset, 4);
+        here.complete_upload(&repository, &ahead, &digest(b"1234"), chunk(b"")).await.unwrap();
+
+        let ahead = begin().await;
+        there.append_upload(&repository, &ahead, chunk(b"12")).await.unwrap();
+        assert_eq!(here.append_upload(&repository, &ahead, chunk(b"34")).await.unwrap().offset, 4);
+
+        // Nobody can tell that a stream was not to come first; the client is told where to go on.
+        let stream = || Chunk { range: None, body: slow(b"34") };
+        let ahead = begin().await;
+        there.append_upload(&repository, &ahead, chunk(b"12")).await.unwrap();
+        let late = here.append_upload(&repository, &ahead, stream()).await;
+        assert!(matches!(late, Err(Error::ChunkOutOfOrder { offset: 2, .. })), "{late:?}");
+        assert_eq!(here.append_upload(&repository, &ahead, stream()).await.unwrap().offset, 4);
+
+        let ahead = begin().await;
+        there.append_upload(&repository, &ahead, chunk(b"12")).await.unwrap();
+        platform.now_ms.fetch_add(limits::BEGUN_LIFETIME_MS + 1, Ordering::Relaxed);
+        assert_eq!(here.append_upload(&repository, &ahead, stream()).await.unwrap().offset, 4);
+
+        for body in [chunk(b"x"), chunk(b""), Chunk { range: None, body: slow(b"") }] {
+            let cancelled = begin().await;
+            there.cancel_upload(&repository, &cancelled).await.unwrap();
+            let late = here.append_upload(&repository, &cancelled, body).await;
+            assert!(matches!(late, Err(Error::UploadUnknown)), "{late:?}");
+            assert!(matches!(here.upload_status(&repository, &cancelled).await, Err(Error::UploadUnknown)));
+        }
+    });
+}
+
 #[test]
 fn of_racing_chunks_one_wins() {
     block_on(async {
@@ -381,7 +423,7 @@ impl UnorderedStore for LastWriterWins {
     }
 
     async fn set(&self, key: &str, value: Bytes) -> store::Result<()> {
-        self.0.put(key, value, When::Always).await
+        self.0.put(key, value, When::Always).await.map(drop)
     }
 
     async fn delete(&self, key: &str) -> store::Result<()> {
@@ -451,7 +493,7 @@ impl KeyValue for Meddled {
         self.inner.get(key).await
     }
 
-    async fn put(&self, key: &str, value: Bytes, when: When) -> store::Result<()> {
+    async fn put(&self, key: &str, value: Bytes, when: When) -> store::Result<Option<store::Version>> {
         self.turn().await;
         self.inner.put(key, value, when).await
     }

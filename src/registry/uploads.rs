@@ -52,6 +52,21 @@ pub struct Chunk {
     pub body: Body,
 }
 
+impl Chunk {
+    /// Whether it neither brings bytes nor claims a place.
+    fn is_nothing(&self) -> bool {
+        self.range.is_none() && self.body.length() == Some(0)
+    }
+
+    /// Whether it is likely to be what its upload begins with: it says so, or it is a stream, as which clients send whole blobs.
+    fn is_first(&self) -> bool {
+        match &self.range {
+            Some(range) => range.start == 0,
+            None => self.body.length().is_none(),
+        }
+    }
+}
+
 /// What came of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mounted {
@@ -61,12 +76,13 @@ pub enum Mounted {
     Upload(Status),
 }
 
-/// A session as it was read.
-struct Session {
-    id: SessionId,
-    key: String,
-    fact: UploadFact,
-    version: Version,
+/// A session as it was written or read.
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) key: String,
+    pub(super) fact: UploadFact,
+    /// `None`: the store has no conditions.
+    pub(super) version: Option<Version>,
 }
 
 /// Content that a blob store has taken in.
@@ -79,7 +95,15 @@ struct Staged {
 impl Registry {
     /// Begins an upload, hashed as `algorithm` says.
     pub async fn begin_upload(&self, repository: &RepositoryName, algorithm: Algorithm) -> Result<Status> {
+        let session = self.begin(repository, algorithm).await?;
+        let status = session.status();
+        self.begun.keep(session);
+        Ok(status)
+    }
+
+    async fn begin(&self, repository: &RepositoryName, algorithm: Algorithm) -> Result<Session> {
         let id = SessionId(self.platform.uuid());
+        let key = layout::upload(repository, &id.0);
         let now = self.platform.now_ms();
         let fact = UploadFact {
             stage: self.blobs.stage().await?,
@@ -89,8 +113,8 @@ impl Registry {
             begun_ms: now,
             changed_ms: now,
         };
-        self.store(&layout::upload(repository, &id.0), &fact, When::Absent).await?;
-        Ok(Status { session: id, offset: 0 })
+        let version = self.keys.put_sharpened(&key, facts::to_line(&key, &fact, &[])?, When::Absent).await?;
+        Ok(Session { id, key, fact, version })
     }
 
     /// Puts a blob into `repository` that is stored already, in `from` or anywhere; begins an upload where there is none.
@@ -122,7 +146,7 @@ impl Registry {
     /// faster; [`Error::SizeInvalid`] and [`Error::UploadInvalid`] when the body is not what was declared or breaks off. The upload
     /// stands where it stood then.
     pub async fn append_upload(&self, repository: &RepositoryName, id: &SessionId, chunk: Chunk) -> Result<Status> {
-        let session = self.session(repository, id).await?;
+        let session = self.session_for(repository, id, chunk.is_first()).await?;
         let hasher = session.hasher()?;
         let session = self.add_chunk(repository, session, hasher, chunk).await?;
         Ok(session.status())
@@ -140,10 +164,20 @@ impl Registry {
         digest: &Digest,
         chunk: Chunk,
     ) -> Result<()> {
-        let mut session = self.session(repository, id).await?;
+        let session = self.session_for(repository, id, chunk.is_first()).await?;
+        self.complete(repository, session, digest, chunk).await
+    }
+
+    async fn complete(
+        &self,
+        repository: &RepositoryName,
+        mut session: Session,
+        digest: &Digest,
+        chunk: Chunk,
+    ) -> Result<()> {
         // Before the first byte any algorithm will do.
         let mut hasher = if session.fact.offset == 0 { Hasher::new(digest.algorithm()) } else { session.hasher()? };
-        if chunk.range.is_some() || chunk.body.length() != Some(0) {
+        if !chunk.is_nothing() {
             // Written down before anything else: what follows may be cut off, and is then done again from here.
             session = self.add_chunk(repository, session, hasher, chunk).await?;
             hasher = session.hasher()?;
@@ -167,12 +201,12 @@ impl Registry {
     /// As [`Registry::complete_upload`].
     pub async fn push_blob(&self, repository: &RepositoryName, digest: &Digest, body: Body) -> Result<()> {
         // The session is what tells a collector that the content is coming.
-        let session = self.begin_upload(repository, digest.algorithm()).await?.session;
-        let chunk = Chunk { range: None, body };
-        let completed = self.complete_upload(repository, &session, digest, chunk).await;
+        let session = self.begin(repository, digest.algorithm()).await?;
+        let id = session.id.clone();
+        let completed = self.complete(repository, session, digest, Chunk { range: None, body }).await;
         if completed.is_err() {
             // The client does not know it, so nobody could go on with it.
-            match self.cancel_upload(repository, &session).await {
+            match self.cancel_upload(repository, &id).await {
                 Ok(()) | Err(Error::UploadUnknown) => {}
                 Err(error) => log::warn!("an upload session of {repository} is left behind: {error}"),
             }
@@ -189,8 +223,7 @@ impl Registry {
         size: u64,
         key: &str,
     ) -> Result<()> {
-        let id = self.begin_upload(repository, digest.algorithm()).await?.session;
-        let session = self.session(repository, &id).await?;
+        let session = self.begin(repository, digest.algorithm()).await?;
         // A stage that was collected before its session was written down; the next try makes another one.
         let busy = |error| match error {
             store::Error::Conflict(_) => Error::Busy,
@@ -211,11 +244,21 @@ impl Registry {
         self.end(&session).await
     }
 
+    /// The session to add a chunk to, which may be its first.
+    async fn session_for(&self, repository: &RepositoryName, id: &SessionId, is_first: bool) -> Result<Session> {
+        let begun = self.begun.take(&layout::upload(repository, &id.0), self.platform.now_ms());
+        match begun {
+            // Only what is written down afterwards shows whether the session is still what it was.
+            Some(session) if is_first => Ok(session),
+            _ => self.session(repository, id).await,
+        }
+    }
+
     async fn session(&self, repository: &RepositoryName, id: &SessionId) -> Result<Session> {
         let key = layout::upload(repository, &id.0);
         let found = self.load_version::<UploadFact>(&key).await?;
         let (fact, _, version) = found.ok_or(Error::UploadUnknown)?;
-        let session = Session { id: id.clone(), key, fact, version };
+        let session = Session { id: id.clone(), key, fact, version: Some(version) };
         if self.is_expired(&session.fact, self.platform.now_ms()) {
             self.end(&session).await?;
             return Err(Error::UploadUnknown);
@@ -229,6 +272,7 @@ impl Registry {
 
     /// Removes a session. The key goes first: what nobody can find is garbage and nothing more.
     async fn end(&self, session: &Session) -> Result<()> {
+        self.begun.take(&session.key, self.platform.now_ms());
         self.keys.delete(&session.key).await?;
         Ok(self.blobs.discard(&session.fact.stage).await?)
     }
@@ -263,10 +307,11 @@ impl Registry {
             changed_ms: now_ms,
         };
         if fact.offset == offset && fact.stage == session.fact.stage {
-            // Nothing came, nothing has changed.
-            return Ok(Session { fact, ..session });
+            // Nothing came, nothing has changed; not by us.
+            return self.session(repository, &session.id).await;
         }
-        match self.store(&session.key, &fact, When::Unchanged(session.version.clone())).await {
+        let when = session.version.clone().map_or(When::Always, When::Unchanged);
+        match self.store(&session.key, &fact, when).await {
             Ok(()) => Ok(Session { fact, ..session }),
             // Another request was faster.
             Err(Error::Store(store::Error::Conflict(_))) => {
@@ -315,7 +360,7 @@ impl Registry {
         let (key, content) = (layout::blob(repository, digest), layout::content(digest));
         // Most content is new, so it is not looked up first.
         match self.keys.put(&content, facts::to_line(&content, &fact, &[])?, When::Absent).await {
-            Ok(()) => return self.store(&key, &fact, When::Always).await,
+            Ok(_) => return self.store(&key, &fact, When::Always).await,
             Err(store::Error::Conflict(_) | store::Error::Unsupported(_)) => {}
             Err(error) => return Err(error.into()),
         }

@@ -37,7 +37,7 @@ impl Registry {
             return Err(Error::WarningInvalid("a warning is one line of printable ASCII".into()));
         }
         let key = layout::warning(repository, tag);
-        Ok(self.keys.put(&key, text.as_bytes().to_vec().into(), When::Always).await?)
+        Ok(self.keys.put(&key, text.as_bytes().to_vec().into(), When::Always).await.map(drop)?)
     }
 
     /// Takes a warning away; one that is not there is no error.

@@ -137,7 +137,7 @@ impl Probe<'_> {
         self.rivals("of several who change a value one wins", join_all((0..RIVALS).map(swap)).await, &key).await
     }
 
-    async fn rivals(&self, guarantee: &'static str, results: Vec<Result<()>>, key: &str) -> Result<Finding> {
+    async fn rivals<T>(&self, guarantee: &'static str, results: Vec<Result<T>>, key: &str) -> Result<Finding> {
         if results.iter().all(|result| matches!(result, Err(Error::Unsupported(_)))) {
             let means = "the store has no such condition: of racing requests the last one stands, nothing is lost or mixed; \
                          run one collection at a time";
@@ -222,9 +222,9 @@ mod tests {
     use futures_executor::block_on;
 
     use super::*;
-    use crate::store::Entry;
     use crate::store::SystemPlatform;
     use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
+    use crate::store::{Entry, Version};
     use async_trait::async_trait;
 
     fn verdicts(keys: Arc<dyn KeyValue>) -> Vec<Verdict> {
@@ -244,7 +244,7 @@ mod tests {
         async fn get(&self, key: &str) -> Result<Option<Entry>> {
             self.0.get(key).await
         }
-        async fn put(&self, key: &str, value: Bytes, _: When) -> Result<()> {
+        async fn put(&self, key: &str, value: Bytes, _: When) -> Result<Option<Version>> {
             self.0.put(key, value, When::Always).await
         }
         async fn delete(&self, key: &str) -> Result<()> {

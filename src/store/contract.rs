@@ -64,6 +64,7 @@ clauses! {
     one_creator_wins
     one_swapper_wins
     a_deleted_key_has_no_version
+    a_write_gives_its_version
 }
 
 clauses! {
@@ -256,7 +257,7 @@ async fn race(store: &Arc<dyn KeyValue>, key: &'static str, when: When) -> Optio
     let winners: Vec<usize> = (0..8).filter(|n| results[*n].is_ok()).collect();
     assert_eq!(winners.len(), 1, "{results:?}");
     assert_eq!(after, Some(text(&contents[winners[0]])));
-    assert!(results.iter().all(|result| matches!(result, Ok(()) | Err(Error::Conflict(_)))), "{results:?}");
+    assert!(results.iter().all(|result| matches!(result, Ok(_) | Err(Error::Conflict(_)))), "{results:?}");
     Some(())
 }
 
@@ -292,6 +293,19 @@ pub(crate) async fn a_deleted_key_has_no_version(store: Arc<dyn KeyValue>) {
         assert!(matches!(late, Err(Error::Conflict(_) | Error::Unsupported(_))), "{late:?}");
         assert_eq!(store.get(key).await, Ok(None));
     }
+}
+
+pub(crate) async fn a_write_gives_its_version(store: Arc<dyn KeyValue>) {
+    let key = "contract/written!a";
+    put(&store, key, "before").await;
+    let Some(first) = store.put(key, text("first"), When::Always).await.unwrap() else { return };
+    assert_eq!(store.get(key).await.unwrap().unwrap().version, first);
+    // Each of them is known to the next.
+    let second = store.put(key, text("second"), When::Unchanged(first.clone())).await.unwrap().unwrap();
+    let late = store.put(key, text("late"), When::Unchanged(first)).await;
+    assert!(matches!(late, Err(Error::Conflict(_))), "{late:?}");
+    store.put(key, text("third"), When::Unchanged(second)).await.unwrap();
+    assert_eq!(value(&store, key).await, Some(text("third")));
 }
 
 /// Content that differs at every place and from seed to seed.
@@ -498,7 +512,7 @@ pub(crate) async fn a_discarded_stage_never_yields_other_bytes(store: Arc<dyn Bl
         Ok(after) => commit_and_read(&store, &after, &Bytes::from([bytes, more].concat())).await,
         Err(error) => Err(error),
     };
-    assert!(matches!(result, Ok(()) | Err(Error::Conflict(_))), "{result:?}");
+    assert!(matches!(result, Ok(_) | Err(Error::Conflict(_))), "{result:?}");
 }
 
 pub(crate) async fn a_commit_can_be_repeated(store: Arc<dyn BlobStore>) {

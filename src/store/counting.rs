@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{BlobStore, Body, Entry, KeyValue, Location, Result, Stage, Stored, When};
+use super::{BlobStore, Body, Entry, KeyValue, Location, Result, Stage, Stored, Version, When};
 use crate::oci::Digest;
 
 /// Counts the calls to the store inside.
@@ -52,7 +52,7 @@ impl<S: KeyValue + ?Sized> KeyValue for Counting<S> {
         self.inner.get(key).await
     }
 
-    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<()> {
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>> {
         Counts::add(&self.counts.writes);
         self.inner.put(key, value, when).await
     }

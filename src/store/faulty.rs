@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
 
-use super::{BlobStore, Body, BodyError, Entry, Error, KeyValue, Location, Result, Stage, Stored, When};
+use super::{BlobStore, Body, BodyError, Entry, Error, KeyValue, Location, Result, Stage, Stored, Version, When};
 use crate::oci::Digest;
 
 /// Numbers that look random and follow from a seed (SplitMix64).
@@ -147,7 +147,7 @@ impl<S: KeyValue + ?Sized> KeyValue for Faulty<S> {
         faulty!(self, self.inner.get(key))
     }
 
-    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<()> {
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>> {
         faulty!(self, self.inner.put(key, value.clone(), when.clone()))
     }
 

@@ -42,12 +42,13 @@ pub trait KeyValue: Send + Sync {
     /// The value under `key`. `None` only if the store knows that there is none.
     async fn get(&self, key: &str) -> Result<Option<Entry>>;
 
-    /// Writes `value` under `key` if `when` holds.
+    /// Writes `value` under `key` if `when` holds. Gives the version that it wrote, where the back end honours
+    /// [`When::Unchanged`].
     ///
     /// # Errors
     /// [`Error::Conflict`] when the condition does not hold, [`Error::Unsupported`] when the back end cannot
     /// tell; it never writes in these cases.
-    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<()>;
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>>;
 
     /// Removes `key`; removing one that is not there is no error.
     async fn delete(&self, key: &str) -> Result<()>;
@@ -58,7 +59,7 @@ pub trait KeyValue: Send + Sync {
 
     /// Writes if `when` holds, and without the condition where the back end cannot honour it: for callers that are
     /// correct under last-writer-wins and only more exact with the condition.
-    async fn put_sharpened(&self, key: &str, value: Bytes, when: When) -> Result<()> {
+    async fn put_sharpened(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>> {
         match self.put(key, value.clone(), when).await {
             Err(Error::Unsupported(_)) => self.put(key, value, When::Always).await,
             result => result,

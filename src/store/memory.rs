@@ -36,7 +36,7 @@ impl KeyValue for MemoryKeyValue {
         Ok(entry.map(|(value, version)| Entry { value: value.clone(), version: Version(version.to_string()) }))
     }
 
-    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<()> {
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>> {
         let mut state = lock(&self.state);
         let current = state.entries.get(key).map(|(_, version)| version.to_string());
         match (when, current) {
@@ -47,7 +47,7 @@ impl KeyValue for MemoryKeyValue {
         state.writes += 1;
         let version = state.writes;
         state.entries.insert(key.to_owned(), (value, version));
-        Ok(())
+        Ok(Some(Version(version.to_string())))
     }
 
     async fn delete(&self, key: &str) -> Result<()> {

@@ -109,7 +109,7 @@ impl PackedBlobStore {
     async fn write_chunk(&self, pack: &Pack, token: &str, chunk: Vec<u8>, written: &mut u64) -> Result<()> {
         let key = pack.chunk_key(token, *written / u64::from(pack.chunk_bytes));
         *written += chunk.len() as u64;
-        self.chunks.keys.put(&key, chunk.into(), When::Always).await
+        self.chunks.keys.put(&key, chunk.into(), When::Always).await.map(drop)
     }
 
     /// Best effort: nobody else knows the token.
@@ -294,7 +294,7 @@ impl Chunks {
 
     async fn store<T: Serialize>(&self, key: &str, value: &T) -> Result<()> {
         let value = serde_json::to_vec(value).map_err(|e| Error::Corrupt(e.to_string()))?;
-        self.keys.put(key, value.into(), When::Always).await
+        self.keys.put(key, value.into(), When::Always).await.map(drop)
     }
 
     /// The extents that `range` touches, each with its start; pages that it does not touch are not read.

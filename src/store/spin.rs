@@ -141,8 +141,9 @@ impl KeyValue for SpinSqlite {
         }
     }
 
-    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<()> {
-        let mut parameters = vec![text(key), text(&self.platform.uuid()), Value::Blob(value.into())];
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>> {
+        let version = self.platform.uuid();
+        let mut parameters = vec![text(key), text(&version), Value::Blob(value.into())];
         // Each gives a row when it wrote.
         let statement = match when {
             When::Always => {
@@ -158,7 +159,7 @@ impl KeyValue for SpinSqlite {
             }
         };
         let rows = self.execute(statement, parameters)?;
-        if rows.is_empty() { Err(Error::Conflict(key.to_owned())) } else { Ok(()) }
+        if rows.is_empty() { Err(Error::Conflict(key.to_owned())) } else { Ok(Some(Version(version))) }
     }
 
     async fn delete(&self, key: &str) -> Result<()> {

@@ -42,11 +42,12 @@ impl<S: UnorderedStore> KeyValue for Unordered<S> {
         Ok(value.map(|value| Entry { value, version: Version(String::new()) }))
     }
 
-    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<()> {
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>> {
         if when != When::Always {
             return Err(Error::Unsupported("this store has no conditional writes"));
         }
-        self.store.set(key, value).await
+        self.store.set(key, value).await?;
+        Ok(None)
     }
 
     async fn delete(&self, key: &str) -> Result<()> {

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
+
 use eyot::Body;
 use eyot::oci::{Algorithm, Reference};
 use eyot::registry::{Chunk, Error, Mounted, PageRequest};
+use eyot::store::BodyError;
 
 use crate::contents::{Manifest, contents};
 use crate::model::Writing;
@@ -65,7 +68,7 @@ async fn push_all(world: &World, repository: usize, manifest: usize, depth: usiz
 }
 
 async fn push_blob(world: &World, repository: usize, blob: usize) -> Outcome {
-    let (registry, name) = (&world.registry, world.repository(repository));
+    let (registry, name) = (world.registry(), world.repository(repository));
     let wanted = &contents().blobs[blob];
     for _ in 0..3 {
         let pushed = match world.scheduler.below(8) {
@@ -101,6 +104,11 @@ async fn push_blob(world: &World, repository: usize, blob: usize) -> Outcome {
     None
 }
 
+/// A body that does not say how long it is, as which clients send whole blobs.
+fn streamed(bytes: Bytes) -> Body {
+    Body::from_stream(futures_util::stream::iter([Ok::<_, BodyError>(bytes)]))
+}
+
 /// Uploads in chunks, to the end.
 async fn upload(
     world: &World,
@@ -108,12 +116,13 @@ async fn upload(
     blob: usize,
     session: eyot::registry::SessionId,
 ) -> Result<(), Error> {
-    let (registry, name) = (&world.registry, world.repository(repository));
+    let (registry, name) = (world.registry(), world.repository(repository));
     let wanted = &contents().blobs[blob];
     world.sessions.lock().unwrap().push((repository, session.clone()));
     let cut = world.scheduler.below(wanted.bytes.len() + 1);
     let (first, last) = (wanted.bytes.slice(..cut), wanted.bytes.slice(cut..));
-    registry.append_upload(&name, &session, Chunk { range: None, body: first.into() }).await?;
+    registry.append_upload(&name, &session, Chunk { range: None, body: streamed(first) }).await?;
+    let registry = world.registry();
     let chunk = Chunk { range: Some(cut as u64..wanted.bytes.len() as u64), body: last.into() };
     registry.complete_upload(&name, &session, &wanted.digest, chunk).await
 }
@@ -132,17 +141,17 @@ async fn push_manifest(world: &World, repository: usize, manifest: usize, may_ta
         1 => Reference::Tag(world.tag(beside.remove(0))),
         _ => Reference::Digest(this.digest.clone()),
     };
-    let (began, began_ms) = (world.scheduler.step(), world.registry.now_ms());
+    let (began, began_ms) = (world.scheduler.step(), world.bare.now_ms());
     let mut writings: Vec<(usize, Writing)> =
         tags.iter().map(|tag| (*tag, Writing::tag(&world.model, (repository, *tag), Some(manifest)))).collect();
     let tags_beside: Vec<_> = beside.iter().map(|tag| world.tag(*tag)).collect();
     let body = this.bytes.clone().into();
-    let pushed = world.registry.push_manifest(&name, &reference, &tags_beside, Some(this.media_type), body).await;
+    let pushed = world.registry().push_manifest(&name, &reference, &tags_beside, Some(this.media_type), body).await;
     match pushed {
         Ok(pushed) => {
             world.scheduler.note("pushed manifest", &format!("{manifest} to {name} as {tags:?}"));
             // One that takes too long may leave tags to its client.
-            let in_time = world.registry.now_ms() - began_ms < 15_000;
+            let in_time = world.bare.now_ms() - began_ms < 15_000;
             if pushed.tags.len() < tags_beside.len() && world.setting.faults_per_mille == 0 && in_time {
                 world.fail("not all tags were pointed, and no store failed");
             }
@@ -174,7 +183,7 @@ fn check_now(world: &World, repository: usize) {
 }
 
 async fn pull(world: &World, repository: usize, tag: usize) -> Outcome {
-    let (registry, name) = (&world.registry, world.repository(repository));
+    let (registry, name) = (world.registry(), world.repository(repository));
     let is_certain = || {
         let model = world.model.lock().unwrap();
         model.is_calm((repository, tag)) && !model.values((repository, tag)).contains(&None)
@@ -222,7 +231,7 @@ async fn read(world: &World, what: &str, body: Result<Body, Error>, expected: &[
 async fn delete_tag(world: &World, repository: usize, tag: usize) -> Outcome {
     let writing = Writing::tag(&world.model, (repository, tag), None);
     let reference = Reference::Tag(world.tag(tag));
-    match world.registry.delete_manifest(&world.repository(repository), &reference).await {
+    match world.registry().delete_manifest(&world.repository(repository), &reference).await {
         Ok(()) => {
             world.scheduler.note("deleted tag", &format!("{repository}:{tag}"));
             writing.acknowledged();
@@ -239,7 +248,7 @@ async fn delete_tag(world: &World, repository: usize, tag: usize) -> Outcome {
 async fn delete_manifest(world: &World, repository: usize, manifest: usize) -> Outcome {
     let reference = Reference::Digest(contents().manifests[manifest].digest.clone());
     let writing = Writing::delete(&world.model, (repository, manifest));
-    match world.registry.delete_manifest(&world.repository(repository), &reference).await {
+    match world.registry().delete_manifest(&world.repository(repository), &reference).await {
         Ok(()) => {
             world.scheduler.note("deleted manifest", &format!("{repository}@{manifest}"));
             writing.acknowledged();
@@ -258,7 +267,7 @@ fn some_session(world: &World) -> Option<(usize, eyot::registry::SessionId)> {
 
 async fn cancel(world: &World) -> Outcome {
     let (repository, session) = some_session(world)?;
-    match world.registry.cancel_upload(&world.repository(repository), &session).await {
+    match world.registry().cancel_upload(&world.repository(repository), &session).await {
         Ok(()) => world.scheduler.note("cancelled", &session.to_string()),
         Err(error) => check_error(world, "cancelling", &error),
     }
@@ -272,8 +281,8 @@ async fn meddle(world: &World) -> Outcome {
     let blob = &contents().blobs[world.scheduler.below(contents().blobs.len())];
     let chunk = Chunk { range: None, body: blob.bytes.clone().into() };
     let meddled = match world.scheduler.below(2) {
-        0 => world.registry.append_upload(&name, &session, chunk).await.map(|_| ()),
-        _ => world.registry.complete_upload(&name, &session, &blob.digest, chunk).await,
+        0 => world.registry().append_upload(&name, &session, chunk).await.map(|_| ()),
+        _ => world.registry().complete_upload(&name, &session, &blob.digest, chunk).await,
     };
     if let Err(error) = meddled {
         check_error(world, "meddling with an upload", &error);
@@ -284,7 +293,7 @@ async fn meddle(world: &World) -> Outcome {
 async fn list(world: &World, repository: usize) -> Outcome {
     let name = world.repository(repository);
     let before = world.model.lock().unwrap().changes;
-    let page = world.registry.tags(&name, &PageRequest { count: Some(1000), last: None }).await;
+    let page = world.registry().tags(&name, &PageRequest { count: Some(1000), last: None }).await;
     let model = world.model.lock().unwrap();
     if model.changes != before || world.setting.limits.page_entries_max < world.setting.tags {
         return Some(());
@@ -304,7 +313,7 @@ async fn list(world: &World, repository: usize) -> Outcome {
 /// Goes on collecting, a step at a time, until it is told to end.
 pub async fn collector(world: World, steps: usize) {
     for _ in 0..steps {
-        match world.registry.collect_step(&world.setting.request()).await {
+        match world.registry().collect_step(&world.setting.request()).await {
             Ok(report) => {
                 world.scheduler.note("collected", &format!("{} {} done: {}", report.round, report.phase, report.done));
                 // A blob that was deleted on purpose would be one; here none is.

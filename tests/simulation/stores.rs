@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use eyot::Body;
 use eyot::oci::Digest;
-use eyot::store::{BlobStore, Entry, Error, KeyValue, Location, Result, Stage, Stored, When};
+use eyot::store::{BlobStore, Entry, Error, KeyValue, Location, Result, Stage, Stored, Version, When};
 
 use crate::executor::Scheduler;
 
@@ -24,7 +24,7 @@ impl KeyValue for Gated<dyn KeyValue> {
         self.inner.get(key).await
     }
 
-    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<()> {
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>> {
         if self.scheduler.is_traced() {
             self.scheduler.remark(&format!("is to put {key} {when:?} {}", String::from_utf8_lossy(&value)));
         }
@@ -98,9 +98,9 @@ impl KeyValue for Unconditional {
         self.0.get(key).await
     }
 
-    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<()> {
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>> {
         match when {
-            When::Always => self.0.put(key, value, when).await,
+            When::Always => self.0.put(key, value, when).await.map(|_| None),
             _ => Err(Error::Unsupported("no conditions here")),
         }
     }

@@ -78,7 +78,8 @@ pub struct World {
     pub scheduler: Scheduler,
     pub faults: Arc<Faults>,
     pub model: Arc<Mutex<Model>>,
-    pub registry: Registry,
+    /// Instances over the same stores.
+    pub registries: [Registry; 2],
     /// Over the bare stores: every future of it is ready at once.
     pub bare: Registry,
     pub keys: Arc<dyn KeyValue>,
@@ -109,7 +110,9 @@ impl World {
             let faulty = Arc::new(Faulty::new(faults.clone(), blobs.clone())) as Arc<dyn BlobStore>;
             (blobs, Arc::new(Gated { scheduler: scheduler.clone(), inner: faulty }))
         };
-        let registry = Registry::new(behind_gates, blobs_behind_gates, platform.clone(), setting.limits.clone());
+        let registries = std::array::from_fn(|_| {
+            Registry::new(behind_gates.clone(), blobs_behind_gates.clone(), platform.clone(), setting.limits.clone())
+        });
         let bare = Registry::new(
             keys.clone(),
             blobs.clone(),
@@ -128,7 +131,7 @@ impl World {
             scheduler,
             faults,
             model: Arc::default(),
-            registry,
+            registries,
             bare,
             keys,
             blobs,
@@ -139,6 +142,11 @@ impl World {
     /// The failure is of this simulation; it ends.
     pub fn fail(&self, why: impl Into<String>) {
         self.scheduler.fail(why.into());
+    }
+
+    /// Any of the instances.
+    pub fn registry(&self) -> &Registry {
+        &self.registries[self.scheduler.below(self.registries.len())]
     }
 
     pub fn repository(&self, number: usize) -> RepositoryName {

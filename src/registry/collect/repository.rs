@@ -89,38 +89,52 @@ impl Collector<'_> {
     }
 
     pub(super) async fn tags(&mut self) -> Result<()> {
-        let prefix = self.prefix("tag");
-        let (keys, more) = self.page(&prefix).await?;
-        for (key, fact) in self.read_all::<TagFact>(keys).await? {
-            let Some((fact, _)) = fact else { continue };
-            self.cursor.kept.mark(fact.digest.as_str());
-            self.cursor.kept.mark(&way(fact.digest.as_str(), &key[prefix.len()..]));
-        }
+        let (keys, more) = self.page(&self.prefix("tag")).await?;
+        self.mark_tags(keys).await?;
         if !more {
             self.cursor.go_on(Phase::Pushes);
         }
         Ok(())
     }
 
+    /// Marks what tags point to.
+    async fn mark_tags(&mut self, keys: Vec<String>) -> Result<()> {
+        let prefix = self.prefix("tag");
+        for (key, fact) in self.read_all::<TagFact>(keys).await? {
+            let Some((fact, _)) = fact else { continue };
+            self.cursor.kept.mark(fact.digest.as_str());
+            self.cursor.kept.mark(&way(fact.digest.as_str(), &key[prefix.len()..]));
+        }
+        Ok(())
+    }
+
     /// A push notes the way back from a manifest to its tag before it points the tag. A round that begins in between must not take the manifest
-    /// for untagged, nor the way for one that leads nowhere.
+    /// for untagged, nor the way for one that leads nowhere. Where the push says that it is done, the tag is looked at once more: it may
+    /// have been read too early.
     pub(super) async fn pushes(&mut self) -> Result<()> {
         let prefix = self.prefix("tagged");
         let (mut keys, more) = self.page(&prefix).await?;
         let parts = |key: &str| {
             let (digest, tag) = key[prefix.len()..].split_once('!').unwrap_or_default();
-            (digest.to_owned(), way(digest, tag))
+            (digest.to_owned(), tag.to_owned())
         };
-        keys.retain(|key| !self.cursor.kept.has(&parts(key).1));
+        keys.retain(|key| {
+            let (digest, tag) = parts(key);
+            !self.cursor.kept.has(&way(&digest, &tag))
+        });
         let now_ms = self.registry.platform.now_ms();
+        let mut done = Vec::new();
         for (key, noted_ms) in self.read_all::<u64>(keys).await? {
+            let (digest, tag) = parts(&key);
             if noted_ms.is_some_and(|(noted_ms, _)| now_ms.saturating_sub(noted_ms) <= PUSH_MS_MAX) {
-                let (digest, way) = parts(&key);
                 self.note_due(now_ms + PUSH_MS_MAX);
                 self.cursor.kept.mark(&digest);
-                self.cursor.kept.mark(&way);
+                self.cursor.kept.mark(&way(&digest, &tag));
+            } else {
+                done.push(format!("{}{tag}", self.prefix("tag")));
             }
         }
+        self.mark_tags(done).await?;
         if !more {
             let keeps_all = self.cursor.untagged_lifetime_ms.is_none();
             self.cursor.go_on(if keeps_all { Phase::Manifests } else { Phase::Graph });

@@ -27,7 +27,7 @@ impl UnorderedStore for Shuffled {
     }
 
     async fn set(&self, key: &str, value: Bytes) -> Result<()> {
-        self.0.put(key, value, When::Always).await
+        self.0.put(key, value, When::Always).await.map(drop)
     }
 
     async fn delete(&self, key: &str) -> Result<()> {

@@ -87,9 +87,13 @@ impl KeyValue for FileKeyValue {
         }
     }
 
-    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<()> {
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>> {
         let (folder, key, version) = (self.folder.clone(), key.to_owned(), self.platform.uuid());
-        unblock(move || folder.put(&key, &value, &version, when)).await
+        unblock(move || {
+            folder.put(&key, &value, &version, when)?;
+            Ok(folder.locks.is_some().then_some(Version(version)))
+        })
+        .await
     }
 
     async fn delete(&self, key: &str) -> Result<()> {

@@ -52,14 +52,20 @@ impl S3KeyValue {
 
     /// What a refused condition means. One that failed at once did not hold. After a second attempt it may be the first one
     /// that made it fail: what is there tells whose write it was.
-    async fn resolve(&self, key: &str, revision: &str, attempts: u32) -> Result<()> {
+    async fn resolve(&self, key: &str, revision: &str, attempts: u32) -> Result<Option<Version>> {
         if attempts > 1
             && let Some(found) = self.fetch(key).await?
             && found.body.starts_with(revision.as_bytes())
         {
-            return Ok(());
+            return Ok(self.version(&found));
         }
         Err(Error::Conflict(key.to_owned()))
+    }
+
+    /// The version that an answer names, if conditions on it are honoured.
+    fn version(&self, answer: &Answer) -> Option<Version> {
+        let etag = answer.header(ETAG.as_str()).filter(|_| self.conditional_puts)?;
+        Some(Version(etag.to_owned()))
     }
 }
 
@@ -75,7 +81,7 @@ impl KeyValue for S3KeyValue {
         Ok(Some(Entry { value: answer.body.slice(REVISION_BYTES..), version }))
     }
 
-    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<()> {
+    async fn put(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>> {
         if when != When::Always && !self.conditional_puts {
             return Err(Error::Unsupported("this S3 server has no conditional puts"));
         }
@@ -94,7 +100,7 @@ impl KeyValue for S3KeyValue {
         };
         let answer = self.client.expect(call, refused).await?;
         match answer.status {
-            status if status.is_success() => Ok(()),
+            status if status.is_success() => Ok(self.version(&answer)),
             StatusCode::NOT_FOUND if answer.code() != "NoSuchKey" => {
                 Err(self.client.refusal(&format!("PUT {object}"), &answer))
             }

@@ -226,7 +226,7 @@ fn one_creator_wins_while_folders_fill_up() {
                     scope.spawn(move || {
                         let value = Bytes::from(format!("creator {creator}"));
                         match block_on(store.put(key, value.clone(), When::Absent)) {
-                            Ok(()) => Some(value),
+                            Ok(_) => Some(value),
                             Err(Error::Conflict(_)) => None,
                             Err(error) => panic!("{error}"),
                         }
