@@ -27,6 +27,9 @@ pub(super) struct ManifestFact {
     pub size: u64,
     #[serde(default)]
     pub pushed_ms: u64,
+    /// Tells the push that wrote this from all others.
+    #[serde(default)]
+    pub push: u64,
     /// Whether a fact of its own says where the bytes are. It is the only one to say so, as two pushes of one manifest
     /// store its bytes in two places and only one of them is kept.
     #[serde(default)]

@@ -131,7 +131,9 @@ impl Registry {
         let descriptor = manifest.descriptor(&media_type, &digest, size);
         let subject = manifest.subject.as_ref().map(|subject| subject.digest.clone());
         let pushed_ms = self.platform.now_ms();
-        let fact = ManifestFact { media_type: media_type.clone(), size, pushed_ms, large: false, subject };
+        let [nonce @ .., _, _, _, _, _, _, _, _] = self.platform.random();
+        let id = u64::from_le_bytes(nonce);
+        let fact = ManifestFact { media_type: media_type.clone(), size, pushed_ms, push: id, large: false, subject };
         let push = Push { repository, manifest: &manifest, descriptor: &descriptor, fact: &fact, bytes: &bytes };
         let all_tags = tags.iter().chain(match reference {
             Reference::Tag(tag) => Some(tag),
@@ -321,19 +323,37 @@ impl Registry {
         Ok(hold)
     }
 
-    /// Takes a manifest back that names what has been collected since, unless it was there before and is tagged.
+    /// Takes a manifest back that names what has been collected since, unless another push has stored it too, or it was there before
+    /// and is tagged.
     async fn withdraw(&self, push: &Push<'_>) -> Result<()> {
         let digest = &push.descriptor.digest;
-        let prefix = layout::tags_of(push.repository, digest);
+        let key = layout::manifest(push.repository, digest);
+        if self.is_tagged(push.repository, digest).await? {
+            return Ok(());
+        }
+        let stored: Option<ManifestFact> = self.load(&key).await?;
+        if stored.is_none_or(|stored| stored.push != push.fact.push) {
+            return Ok(());
+        }
+        if let Some(subject) = &push.fact.subject {
+            self.keys.delete(&layout::referrer(push.repository, subject, digest.as_str())).await?;
+        }
+        self.keys.delete(&key).await?;
+        // Of a push that came in between, and may not look any more.
+        if self.is_tagged(push.repository, digest).await? { self.store_manifest(push).await } else { Ok(()) }
+    }
+
+    /// Whether a tag points to a digest.
+    async fn is_tagged(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
+        let prefix = layout::tags_of(repository, digest);
         for key in self.keys.list(&prefix, None, self.limits.page_entries_max).await? {
             let Ok(tag) = key[prefix.len()..].parse() else { continue };
-            let fact: Option<TagFact> = self.load(&layout::tag(push.repository, &tag)).await?;
+            let fact: Option<TagFact> = self.load(&layout::tag(repository, &tag)).await?;
             if fact.is_some_and(|fact| fact.digest == *digest) {
-                return Ok(());
+                return Ok(true);
             }
         }
-        self.delete_names_of(push.repository, digest, push.fact.subject.as_ref()).await?;
-        Ok(self.keys.delete(&layout::manifest(push.repository, digest)).await?)
+        Ok(false)
     }
 
     async fn store_manifest(&self, push: &Push<'_>) -> Result<()> {
