@@ -211,7 +211,11 @@ impl Registry {
                 Err(error) => log::warn!("an upload session of {repository} is left behind: {error}"),
             }
         }
-        completed
+        match completed {
+            // It went on by itself: the store did a write twice.
+            Err(Error::ChunkOutOfOrder { .. } | Error::UploadUnknown) => Err(Error::Busy),
+            completed => completed,
+        }
     }
 
     /// Puts content into the blob store and a fact about it under `key`. The session is what tells a collector that it is coming.
