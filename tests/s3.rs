@@ -5,6 +5,7 @@
 mod proxy;
 #[path = "support/runner.rs"]
 mod runner;
+#[allow(dead_code, reason = "shared with other tests")]
 #[path = "support/s3_server.rs"]
 mod s3_server;
 #[path = "support/transcript.rs"]
