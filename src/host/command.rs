@@ -106,6 +106,14 @@ async fn serve(command: &Command, config: &Config) -> Result<ExitCode> {
         let registry = stores.registry();
         tokio::spawn(async move { prune::keep_to(&schedule, &registry).await });
     }
+    if let Some(s3) = stores.s3.clone() {
+        tokio::spawn(async move {
+            // Served all the same: the S3 server may come up later than we do.
+            if let Err(error) = s3.reach().await {
+                log::error!("the bucket cannot be used: {error}");
+            }
+        });
+    }
     let address = SocketAddr::new(command.address, command.port);
     let certificate = config.tls.as_ref().map(|(chain, key)| Certificate::open(chain, key)).transpose()?;
     let scheme = if certificate.is_some() { "https" } else { "http" };

@@ -285,7 +285,7 @@ impl Config {
         let registry = Registry::new(keys.clone(), blobs.clone(), platform.clone(), self.limits.clone());
         let handler = Handler::new(registry.clone(), self.access.access(&keys, &platform)?);
         let handler = self.access.apply(handler)?.with_tag_max_age_seconds(self.tag_max_age_seconds);
-        Ok(Stores { keys, blobs, registry, handler: handler.with_redirects(self.redirects.clone()) })
+        Ok(Stores { keys, blobs, s3, registry, handler: handler.with_redirects(self.redirects.clone()) })
     }
 }
 
@@ -295,6 +295,8 @@ pub struct Stores {
     pub keys: Arc<dyn KeyValue>,
     /// The blob store.
     pub blobs: Arc<dyn BlobStore>,
+    /// The bucket, when one is used.
+    pub s3: Option<S3>,
     registry: Registry,
     handler: Handler,
 }

@@ -1,15 +1,19 @@
 //! The way out of a plain process: hyper's client with rustls, connections kept.
 
+use std::error::Error as Cause;
+use std::io;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream;
+use http::uri::Scheme;
 use http::{Request, Response};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio_rustls::rustls;
 
 use crate::store::{Body, BodyError, Error, Platform, Result, SystemPlatform};
 
@@ -20,32 +24,48 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection without requests is kept: servers close theirs after a minute or less.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-type HttpClient = Client<HttpsConnector<HttpConnector>, Body>;
+/// What is said where a certificate is not trusted.
+const TRUST: &str = "trusted are the authorities that the system trusts, or in their place those in the file that the \
+                     environment variable SSL_CERT_FILE names";
+/// What is said where the other side does not speak TLS.
+const NO_TLS: &str = "what answers is no TLS; see whether it is https";
+
+type TlsClient = Client<HttpsConnector<HttpConnector>, Body>;
 
 /// The operating system's clock and randomness, and HTTP over its network. Requests are sent on a tokio runtime.
 #[derive(Default)]
 pub struct NativePlatform {
-    // Made with the first request: reading the system's certificates takes a moment.
-    client: OnceLock<HttpClient>,
+    plain: OnceLock<Client<HttpConnector, Body>>,
+    // Made with the first request over TLS: reading the system's certificates takes a moment, and a small container has none.
+    tls: OnceLock<TlsClient>,
 }
 
 impl NativePlatform {
-    fn client(&self) -> Result<&HttpClient> {
-        if let Some(client) = self.client.get() {
+    fn plain(&self) -> &Client<HttpConnector, Body> {
+        self.plain.get_or_init(|| client_of(connector()))
+    }
+
+    fn tls(&self) -> Result<&TlsClient> {
+        if let Some(client) = self.tls.get() {
             return Ok(client);
         }
-        let client = new_client().map_err(|e| Error::Unavailable(format!("the system's certificates: {e}")))?;
-        Ok(self.client.get_or_init(|| client))
+        let unreadable = |why| Error::Unavailable(format!("{why}; {TRUST}"));
+        let builder = HttpsConnectorBuilder::new().with_native_roots().map_err(unreadable)?;
+        let client = client_of(builder.https_only().enable_http1().wrap_connector(connector()));
+        Ok(self.tls.get_or_init(|| client))
     }
 }
 
-fn new_client() -> std::io::Result<HttpClient> {
+fn connector() -> HttpConnector {
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
     tcp.enforce_http(false);
-    let https = HttpsConnectorBuilder::new().with_native_roots()?.https_or_http().enable_http1().wrap_connector(tcp);
-    Ok(Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE_TIMEOUT).build(https))
+    tcp
+}
+
+fn client_of<C: Connect + Clone>(connector: C) -> Client<C, Body> {
+    Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE_TIMEOUT).build(connector)
 }
 
 #[async_trait]
@@ -60,7 +80,11 @@ impl Platform for NativePlatform {
 
     async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>> {
         let late = |_| Error::Unavailable(format!("no answer within {} s", timeout.as_secs()));
-        let answered = tokio::time::timeout(timeout, self.client()?.request(request)).await.map_err(late)?;
+        let answer = match request.uri().scheme() == Some(&Scheme::HTTP) {
+            true => self.plain().request(request),
+            false => self.tls()?.request(request),
+        };
+        let answered = tokio::time::timeout(timeout, answer).await.map_err(late)?;
         Ok(answered.map_err(|error| Error::Unavailable(causes(&error)))?.map(read))
     }
 
@@ -87,12 +111,25 @@ fn read(body: hyper::body::Incoming) -> Body {
 }
 
 /// hyper tells what happened in the causes of its errors.
-fn causes(error: &dyn std::error::Error) -> String {
+fn causes(error: &(dyn Cause + 'static)) -> String {
     let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
+    let mut last = error;
+    while let Some(cause) = last.source() {
+        text += &format!(": {cause}");
+        last = cause;
     }
-    text
+    match hint(last) {
+        Some(hint) => text + "; " + hint,
+        None => text,
+    }
+}
+
+/// What helps against an error of rustls, which comes in errors of the system's kind.
+fn hint(error: &(dyn Cause + 'static)) -> Option<&'static str> {
+    match error.downcast_ref::<rustls::Error>() {
+        Some(rustls::Error::InvalidCertificate(_)) => Some(TRUST),
+        Some(rustls::Error::InvalidMessage(_)) => Some(NO_TLS),
+        Some(_) => None,
+        None => hint(error.downcast_ref::<io::Error>()?.get_ref()?),
+    }
 }

@@ -59,12 +59,24 @@ impl Platform for WasiPlatform {
             Either::Left((response, _)) => response,
             Either::Right(((), answer)) => answer.await,
         };
-        receive(response.map_err(|error| Error::Unavailable(error.to_string()))?)
+        receive(response.map_err(|error| Error::Unavailable(told(&error)))?)
     }
 
     async fn sleep(&self, duration: Duration) {
         monotonic_clock::wait_for(duration.as_nanos() as u64).await;
     }
+}
+
+/// The host tells little: what an error is likely to come from is said along with it.
+fn told(error: &ErrorCode) -> String {
+    let hint = match error {
+        ErrorCode::TlsProtocolError | ErrorCode::TlsCertificateError | ErrorCode::TlsAlertReceived(_) => {
+            "; which authorities are trusted is up to the host of this component"
+        }
+        ErrorCode::HttpRequestDenied => "; the host of this component does not let it (Spin: allowed_outbound_hosts)",
+        _ => "",
+    };
+    format!("{error}{hint}")
 }
 
 /// Timeouts where the host knows them.

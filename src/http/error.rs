@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 
 use super::limits::{BUSY_RETRY_AFTER_SECONDS, HEADER_BYTES_MAX, URI_BYTES_MAX};
 use super::reply::Reply;
+use super::request_id::current_request_id;
 use crate::auth::DirectoryError;
 use crate::oci::RepositoryName;
 use crate::oci::name::NameError;
 use crate::registry::{self, Status};
-use crate::store::BodyError;
+use crate::store::{self, BodyError};
 
 /// Why a request was not carried out.
 #[derive(Debug)]
@@ -171,11 +172,21 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
         }
         Outcome::Store(why) => {
             log::error!("{} {}: {why}", head.method, head.uri.path());
-            // What went wrong inside is for the log.
-            return error(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "the registry's store failed");
+            return error(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", store_failure(why));
         }
     };
     error(status, code, outcome.to_string())
+}
+
+/// What kind of failure it was, and where to look; what it was exactly is for the log.
+fn store_failure(why: &store::Error) -> String {
+    let kind = match why {
+        store::Error::Unavailable(_) => "the registry's store cannot be reached or refuses its requests",
+        store::Error::Corrupt(_) => "what the registry has stored is damaged",
+        store::Error::Conflict(_) | store::Error::Unsupported(_) => "the registry's store failed",
+    };
+    let id = current_request_id().map(|id| format!(" at {id}")).unwrap_or_default();
+    format!("{kind}; the registry's log says more{id}")
 }
 
 fn denied(status: StatusCode, message: &str, challenge: Option<String>) -> Reply {

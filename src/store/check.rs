@@ -55,6 +55,8 @@ pub async fn check(
 ) -> Result<Vec<Finding>> {
     let prefix = format!("check/{}!", platform.uuid());
     let probe = Probe { keys, blobs, prefix };
+    // Where nothing can be read nothing is left to be cleaned up.
+    probe.value(&probe.key("value")).await?;
     let findings = probe.run().await;
     // Also after an outage in the middle, as far as that is possible.
     let cleaned = probe.clean().await;

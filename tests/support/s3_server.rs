@@ -29,25 +29,40 @@ pub enum Kind {
 pub struct S3Server {
     pub address: SocketAddr,
     pub kind: Kind,
+    command: Command,
     child: Child,
     _data: tempfile::TempDir,
 }
 
 impl S3Server {
     pub fn start(kind: Kind) -> Self {
+        Self::start_with(kind, &[])
+    }
+
+    /// With more arguments on the server's command line.
+    pub fn start_with(kind: Kind, arguments: &[String]) -> Self {
         let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder for data");
         let port = free_port();
-        let child = match kind {
+        let mut command = match kind {
             Kind::SeaweedFs => seaweedfs(data.path(), port),
             Kind::JuiceFs => juicefs(data.path(), port),
         };
-        let server = Self { address: SocketAddr::from(([127, 0, 0, 1], port)), kind, child, _data: data };
-        let begin = Instant::now();
-        while TcpStream::connect(server.address).is_err() {
-            assert!(begin.elapsed() < START, "the S3 server does not start");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        server
+        let log = std::fs::File::create(data.path().join("log")).expect("a log");
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let child = spawn(&mut command, address);
+        Self { address, kind, command, child, _data: data }
+    }
+
+    /// Ends it at once (SIGKILL).
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again after its end, on the same data and ports.
+    pub fn start_again(&mut self) {
+        self.child = spawn(&mut self.command, self.address);
     }
 
     pub fn settings(&self) -> S3Settings {
@@ -83,7 +98,7 @@ impl S3Server {
     }
 
     /// For a server that begins with none.
-    pub async fn make_bucket(&self) {
+    async fn make_bucket(&self) {
         let S3Settings { endpoint, region, .. } = self.settings();
         let bucket = Bucket::new(endpoint.parse().unwrap(), UrlStyle::Path, BUCKET, region).unwrap();
         let credentials = Credentials::new(ACCESS_KEY_ID, SECRET_ACCESS_KEY);
@@ -93,6 +108,22 @@ impl S3Server {
         let _ = NativePlatform::default().send(request, START).await;
     }
 
+    /// Waits until the server is up in earnest, and the bucket is there.
+    pub async fn ready(&self) {
+        let s3 = self.open();
+        let begin = Instant::now();
+        loop {
+            if self.kind == Kind::JuiceFs {
+                self.make_bucket().await;
+            }
+            match s3.reach().await {
+                Ok(()) => return,
+                Err(why) => assert!(begin.elapsed() < START, "the S3 server gets no bucket: {why}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     pub fn open(&self) -> S3 {
         open(self.settings())
     }
@@ -100,8 +131,7 @@ impl S3Server {
 
 impl Drop for S3Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 
@@ -110,7 +140,7 @@ pub fn open(settings: S3Settings) -> S3 {
     S3::new(settings, platform).expect("settings that can be used")
 }
 
-fn seaweedfs(data: &Path, port: u16) -> Child {
+fn seaweedfs(data: &Path, port: u16) -> Command {
     let mut command = mortal(&program("weed"));
     command.args(["-logtostderr=true", "mini", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false"]);
     command.args(["-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false"]);
@@ -119,10 +149,10 @@ fn seaweedfs(data: &Path, port: u16) -> Child {
         command.arg(format!("-{part}.port={}", free_port()));
     }
     command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID).env("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY);
-    spawn(command, &data.join("log"))
+    command
 }
 
-fn juicefs(data: &Path, port: u16) -> Child {
+fn juicefs(data: &Path, port: u16) -> Command {
     let database = format!("sqlite3://{}", data.join("meta.db").display());
     let mut format = Command::new(program("juicefs"));
     format.args(["format", "--storage", "file", "--trash-days", "0", "--bucket"]);
@@ -134,13 +164,18 @@ fn juicefs(data: &Path, port: u16) -> Child {
     command.args(["--backup-meta", "0", "--metrics", &format!("127.0.0.1:{}", free_port())]);
     command.arg(&database).arg(format!("127.0.0.1:{port}"));
     command.env("MINIO_ROOT_USER", ACCESS_KEY_ID).env("MINIO_ROOT_PASSWORD", SECRET_ACCESS_KEY);
-    spawn(command, &data.join("log"))
+    command
 }
 
-fn spawn(mut command: Command, log: &Path) -> Child {
-    let log = std::fs::File::create(log).expect("a log");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    command.spawn().unwrap_or_else(|why| panic!("{command:?}: {why}"))
+/// Waits until it listens.
+fn spawn(command: &mut Command, address: SocketAddr) -> Child {
+    let child = command.spawn().unwrap_or_else(|why| panic!("{command:?}: {why}"));
+    let begin = Instant::now();
+    while TcpStream::connect(address).is_err() {
+        assert!(begin.elapsed() < START, "the S3 server does not start");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    child
 }
 
 /// Ends with the tests also when they are killed, where the system has a way to say so.
@@ -159,7 +194,7 @@ fn program(name: &str) -> PathBuf {
     path
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     // SeaweedFS opens a second port, 10000 above each.
     loop {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -164,7 +164,7 @@ impl Client {
         loop {
             let can_repeat = attempt < ATTEMPTS_MAX && matches!(call.payload, Payload::Bytes(_));
             let result = match self.send_once(&mut call).await {
-                Ok(response) => self.collect(response, attempt).await,
+                Ok(response) => self.collect(&call_name(&call), response, attempt).await,
                 Err(error) => Err(error),
             };
             match result {
@@ -172,7 +172,7 @@ impl Client {
                 Ok(answer) if !can_repeat => return Err(self.refusal(&call_name(&call), &answer)),
                 Err(error) if !can_repeat || matches!(error, Error::Unsupported(_)) => return Err(error),
                 Ok(answer) => log::warn!("S3: {}: {} {}, again", call_name(&call), answer.status, answer.code()),
-                Err(error) => log::warn!("S3: {}: {error}, again", call_name(&call)),
+                Err(error) => log::warn!("{error}, again"),
             }
             self.pause(attempt).await;
             attempt += 1;
@@ -237,7 +237,7 @@ impl Client {
                     return Ok(Some(response.into_body()));
                 }
                 Ok(response) => {
-                    let answer = self.collect(response, attempt).await?;
+                    let answer = self.collect(&name, response, attempt).await?;
                     if answer.code() == "NoSuchKey" || answer.status == StatusCode::RANGE_NOT_SATISFIABLE {
                         return Ok(None);
                     }
@@ -247,7 +247,7 @@ impl Client {
                     log::warn!("S3: {name}: {}, again", answer.status);
                 }
                 Err(error) if !can_repeat => return Err(error),
-                Err(error) => log::warn!("S3: {name}: {error}, again"),
+                Err(error) => log::warn!("{error}, again"),
             }
             self.pause(attempt).await;
         }
@@ -276,7 +276,18 @@ impl Client {
         let took_ms = self.platform.now_ms().saturating_sub(begin_ms);
         let outcome = result.as_ref().map_or_else(Error::to_string, |response| response.status().as_u16().to_string());
         log::debug!("S3: {}: {outcome} after {took_ms} ms, {length} bytes, request {number}", call_name(call));
-        result
+        result.map_err(|error| self.no_answer(&call_name(call), error))
+    }
+
+    /// Says what was not answered, and by whom.
+    fn no_answer(&self, name: &str, error: Error) -> Error {
+        match error {
+            Error::Unavailable(why) => {
+                let server = self.bucket.base_url().origin().ascii_serialization();
+                Error::Unavailable(format!("S3: {name}: {server} (setting s3_endpoint): {why}"))
+            }
+            other => other,
+        }
     }
 
     fn sign(&self, bucket: &Bucket, call: &Call<'_>, lifetime: Duration) -> Result<url::Url> {
@@ -301,9 +312,9 @@ impl Client {
         ))
     }
 
-    async fn collect(&self, response: Response<Body>, attempts: u32) -> Result<Answer> {
+    async fn collect(&self, name: &str, response: Response<Body>, attempts: u32) -> Result<Answer> {
         let (head, body) = response.into_parts();
-        let body = body.collect_up_to(ANSWER_BYTES_MAX).await.map_err(Error::from)?;
+        let body = body.collect_up_to(ANSWER_BYTES_MAX).await.map_err(|error| self.no_answer(name, error.into()))?;
         Ok(Answer { status: head.status, headers: head.headers, body, attempts })
     }
 
@@ -321,6 +332,7 @@ impl Client {
         let refusal = answer::Refusal::parse(&answer.body);
         let hint = match refusal.code.as_str() {
             "NoSuchBucket" => "; see the setting s3_bucket".into(),
+            "PermanentRedirect" => "; see the settings s3_endpoint and s3_region".into(),
             _ if answer.status.is_client_error() => self.clock_skew(answer).unwrap_or_else(|| {
                 match refusal.code.as_str() {
                     "InvalidAccessKeyId" => "; see the setting s3_access_key_id",
@@ -332,12 +344,9 @@ impl Client {
             }),
             _ => String::new(),
         };
-        Error::Unavailable(format!(
-            "S3: {name}: {} {}: {}{hint}",
-            answer.status.as_u16(),
-            refusal.code,
-            refusal.message
-        ))
+        let code = if refusal.code.is_empty() { String::new() } else { format!(" {}", refusal.code) };
+        let message = refusal.message.trim().trim_end_matches('.');
+        Error::Unavailable(format!("S3: {name}: {}{code}: {message}{hint}", answer.status.as_u16()))
     }
 
     /// A clock that is off makes signatures look expired or not yet valid; servers call that by many names.

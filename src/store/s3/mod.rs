@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use super::Platform;
 use client::Client;
+use key_value::list_page;
 
 pub use blob_store::S3BlobStore;
 pub use key_value::S3KeyValue;
@@ -87,6 +88,14 @@ impl S3 {
     pub fn new(settings: S3Settings, platform: Arc<dyn Platform>) -> Result<Self, String> {
         let client = Arc::new(Client::new(&settings, platform)?);
         Ok(Self { client, settings: Arc::new(settings) })
+    }
+
+    /// Asks the bucket for a name, to see early whether it is there and the credentials are good. Nothing depends on it.
+    ///
+    /// # Errors
+    /// [`super::Error::Unavailable`]: what is wrong, and which setting is likely to be the cause.
+    pub async fn reach(&self) -> super::Result<()> {
+        list_page(&self.client, "", None, 1).await.map(drop)
     }
 
     /// Facts in the bucket.
