@@ -38,6 +38,10 @@ impl Registry {
 
     /// A URL by which a client can read the blob's bytes from the store itself, where the store has such.
     pub async fn redirect_blob(&self, blob: &Blob) -> Result<Option<String>> {
+        // Without bytes there is nothing to fetch, nor to lose.
+        if blob.size == 0 {
+            return Ok(None);
+        }
         Ok(self.blobs.redirect(&blob.fact.location).await?)
     }
 

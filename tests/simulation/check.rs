@@ -193,7 +193,7 @@ fn fact(world: &World, key: &str) -> Outcome<Json> {
 /// Every key and object that the tags lead to.
 fn in_use(world: &World) -> Outcome<BTreeSet<String>> {
     let mut all = BTreeSet::new();
-    let mut locations: BTreeSet<String> = BTreeSet::new();
+    let (mut locations, mut unread) = (BTreeSet::new(), BTreeSet::new());
     for number in 0..world.setting.repositories {
         let name = world.repository(number);
         let prefix = format!("tag/{name}!");
@@ -238,15 +238,24 @@ fn in_use(world: &World) -> Outcome<BTreeSet<String>> {
             }
             for blob in &this.blobs {
                 let key = format!("blob/{name}!{}", contents().blobs[*blob].digest);
-                locations.insert(fact(world, &key)?["location"].as_str().unwrap_or_default().to_owned());
+                let location = fact(world, &key)?["location"].as_str().unwrap_or_default().to_owned();
+                // Nobody looks where no bytes are.
+                let is_empty = contents().blobs[*blob].bytes.is_empty();
+                if is_empty { &mut unread } else { &mut locations }.insert(location);
                 all.insert(key);
             }
         }
     }
-    for location in locations {
-        let names = now(world.blobs.names_of(&Location(location))).map_err(|error| error.to_string())?;
-        all.extend(names.into_iter().map(|name| format!("stored {name}")));
-    }
+    let names_of = |locations: BTreeSet<String>| -> Result<BTreeSet<String>, String> {
+        let mut all = BTreeSet::new();
+        for location in locations {
+            let names = now(world.blobs.names_of(&Location(location))).map_err(|error| error.to_string())?;
+            all.extend(names.into_iter().map(|name| format!("stored {name}")));
+        }
+        Ok(all)
+    };
+    all.extend(names_of(locations)?);
+    all.extend(names_of(unread)?.intersection(&all_there_is(world)).cloned());
     Ok(all)
 }
 
