@@ -1,5 +1,8 @@
 //! Servers as child processes, each with a data folder and a port of its own.
 
+#[path = "memory.rs"]
+mod memory;
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
@@ -9,12 +12,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-#[path = "memory.rs"]
-mod memory;
-
 use super::client::Client;
 use super::value::sha256;
-use memory::Memory;
 
 /// Compiling a component in a busy machine takes its time.
 const START: Duration = Duration::from_secs(300);
@@ -195,8 +194,8 @@ impl Host {
         let _ = self.child.wait();
     }
 
-    pub fn memory(&self) -> Memory {
-        Memory::of(self.child.id())
+    pub fn memory(&self) -> memory::Memory {
+        memory::Memory::of(self.child.id())
     }
 }
 
