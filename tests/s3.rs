@@ -1,6 +1,8 @@
 //! The S3 stores over real S3 servers: the contract, and what S3 alone can get wrong.
 #![cfg(not(target_family = "wasm"))]
 
+#[path = "support/memory.rs"]
+mod memory;
 #[path = "support/proxy.rs"]
 mod proxy;
 #[path = "support/runner.rs"]
@@ -20,14 +22,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use eyot::host::outbound::NativePlatform;
-use eyot::oci::{Algorithm, Digest};
+use eyot::oci::{Algorithm, Digest, Hasher};
 use eyot::registry::Limits;
 use eyot::store::s3::{PART_BYTES_MIN, S3, S3Settings};
 use eyot::store::{BlobStore, Error, KeyValue, Platform, When, contract};
 use eyot::{Body, Handler, Registry};
 use futures_util::stream;
 use http::{Method, Request, Response};
+use http_body_util::BodyExt as _;
 
+use memory::Memory;
 use proxy::{Act, Proxy, Seen};
 use s3_server::{Kind, S3Server};
 
@@ -532,10 +536,20 @@ impl Instance {
     }
 
     async fn send(&self, method: Method, uri: &str, body: Body) -> Result<Response<Body>, Error> {
+        self.send_within(Duration::from_secs(60), method, uri, body).await
+    }
+
+    async fn send_within(
+        &self,
+        timeout: Duration,
+        method: Method,
+        uri: &str,
+        body: Body,
+    ) -> Result<Response<Body>, Error> {
         let uri = format!("http://{}{uri}", self.address);
         let request = Request::builder().method(method).uri(uri).header("content-type", OCI_IMAGE);
         // A client of its own: a runtime's connections do not outlive the tasks that made them.
-        NativePlatform::default().send(request.body(body).unwrap(), Duration::from_secs(60)).await
+        NativePlatform::default().send(request.body(body).unwrap(), timeout).await
     }
 
     async fn begin(&self, repository: &str) -> Result<String, Error> {
@@ -605,6 +619,65 @@ fn instances_over_one_bucket_see_each_others_pushes() {
             assert_eq!(tags["tags"].as_array().unwrap().len(), 11, "{tags}");
             assert_eq!(instance.pull("team/app", "shared").await.unwrap().len(), 300_000);
         }
+    });
+}
+
+/// How much more than idle the native program may ever need.
+const MEMORY_LIMIT_BYTES: u64 = 100 << 20;
+
+/// Each piece differs from the others, so that none can take another's place.
+fn mebibytes(count: u64) -> impl Iterator<Item = Bytes> {
+    let block = content(20, MIB);
+    (0..count).map(move |index| {
+        let mut piece = block.to_vec();
+        piece[..8].copy_from_slice(&index.to_le_bytes());
+        piece.into()
+    })
+}
+
+/// As docker pushes, one PATCH that does not say how long it is, and as all pull. 150 MiB; 6 GiB with EYOT_BIG=1.
+#[test]
+fn a_large_layer_needs_little_memory() {
+    let count = if std::env::var("EYOT_BIG").is_ok_and(|big| big == "1") { 6 * 1024 } else { 150 };
+    let patience = Duration::from_secs(3600);
+    on(Kind::SeaweedFs, async |server| {
+        let instance = Instance::native(server);
+        assert!(instance.push("a", "to-warm-up", &content(21, 2 * MIB)).await.unwrap());
+        let memory = Memory::of(instance.child.id());
+        memory.reset_peak();
+        let idle_bytes = memory.now_bytes();
+
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        mebibytes(count).for_each(|piece| hasher.update(&piece));
+        let digest = hasher.finish();
+        let begin = Instant::now();
+        let location = instance.begin("a").await.unwrap();
+        let body = Body::from_stream(stream::iter(mebibytes(count).map(Ok::<_, Error>)));
+        let patch = instance.send_within(patience, Method::PATCH, &location, body).await.unwrap();
+        assert_eq!(patch.status(), 202);
+        let end = format!("{}?digest={digest}", header(&patch, "location"));
+        let put = instance.send_within(patience, Method::PUT, &end, Body::empty()).await.unwrap();
+        assert_eq!(put.status(), 201);
+        let pushed = begin.elapsed();
+
+        let blob = instance.send(Method::GET, &format!("/v2/a/blobs/{digest}"), Body::empty()).await.unwrap();
+        assert_eq!(blob.status(), 307);
+        let request = Request::get(header(&blob, "location")).body(Body::empty()).unwrap();
+        let mut body = NativePlatform::default().send(request, patience).await.unwrap().into_body();
+        let (mut hasher, mut bytes) = (Hasher::new(Algorithm::Sha256), 0);
+        while let Some(frame) = body.frame().await {
+            let data = frame.unwrap().into_data().unwrap();
+            hasher.update(&data);
+            bytes += data.len();
+        }
+        assert_eq!((hasher.finish(), bytes as u64), (digest, count * MIB as u64));
+
+        let growth_bytes = memory.peak_bytes().saturating_sub(idle_bytes);
+        eprintln!(
+            "{count} MiB pushed in {pushed:?}, pulled in {:?}; {growth_bytes} bytes more than the {idle_bytes} of the idle program",
+            begin.elapsed() - pushed
+        );
+        assert!(growth_bytes < MEMORY_LIMIT_BYTES, "{growth_bytes} bytes");
     });
 }
 

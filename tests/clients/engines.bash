@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Docker Engine and podman with storage of their own, for tests/clients/run. Where one cannot run
-# without root, no_docker or no_podman says why.
+# Docker Engine, podman and containerd with storage of their own. Where one cannot run without root,
+# no_docker, no_podman or no_containerd says why.
 # shellcheck disable=SC2034,SC2154 # the files that source this one share their variables
 
-no_docker='' no_podman=''
+no_docker='' no_podman='' no_containerd=''
 if [ "$(id -u)" = 0 ]; then
   dockerd --data-root "$work/dockerd/data" --exec-root "$work/dockerd/exec" -p "$work/dockerd/pid" \
     -H "unix://$work/docker.sock" --iptables=false --ip6tables=false --bridge=none \
@@ -14,7 +14,7 @@ if [ "$(id -u)" = 0 ]; then
   export DOCKER_HOST=unix://$work/docker.sock
   for _ in $(seq 150); do ! docker version >/dev/null 2>&1 || break; sleep 0.2; done
   docker version >/dev/null 2>&1 || { tail -5 "$work/dockerd.log" >&2; die "dockerd did not start"; }
-else no_docker="Docker Engine needs root"
+else no_docker="Docker Engine needs root" no_containerd="containerd needs root"
 fi
 
 containers=(--root "$work/containers" --runroot "$work/containers-run")
@@ -37,3 +37,16 @@ stop_podman() {
 }
 on_exit+=(stop_podman)
 limits=(--ulimit nofile=1024:1024 --ulimit nproc=1024:1024) # more than a container host may give
+
+# Runs COMMAND beside a containerd of its own, which ctr reaches; it forgets everything at the end.
+with_containerd() { # COMMAND...
+  containerd --root "$work/ctr/root" --state "$work/ctr/state" --address "$work/ctr.sock" >"$work/containerd.log" 2>&1 &
+  local containerd=$! status=0
+  for _ in $(seq 100); do [ ! -S "$work/ctr.sock" ] || break; sleep 0.1; done
+  "$@" || status=$?
+  kill "$containerd"
+  wait "$containerd" || true
+  rm -rf "$work/ctr"
+  return "$status"
+}
+ctr() { command ctr --address "$work/ctr.sock" "$@"; }

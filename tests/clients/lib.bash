@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What tests/clients/run and tests/clients/restart share: checks that are counted, servers that
-# are started on free ports and surely ended, comparisons of images.
+# What the scripts here share: checks that are counted, servers that are started on free ports and
+# surely ended, comparisons of images.
 set -euo pipefail
 
 # shellcheck disable=SC2154 # the sourcing script sets it: the project's folder
@@ -69,19 +69,63 @@ equal() { # WHAT EXPECTED ACTUAL
 
 server_settings=(auth_mode=none) # what start gives the server
 
+listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; } # PORT
+# Below those that systems give to connections that go out.
 free_port() {
   local port
-  while port=$((20000 + RANDOM % 20000)); do
-    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { printf '%s' "$port"; return; }
-  done
+  while port=$((20000 + RANDOM % 12000)); do listens "$port" || { printf '%s' "$port"; return; }; done
 }
 
+# An S3 server (SeaweedFS) with an empty bucket, one for all hosts of a script; s3 is its URL.
+s3='' s3_server='' s3_bucket=eyot s3_key=testkey s3_secret=testsecret
+start_s3() {
+  [ -z "$s3_server" ] || return 0
+  local weed=$project/.tools/s3/bin/weed port i deadline=$((SECONDS + 60)) command=()
+  [ -x "$weed" ] || die "$weed is missing: run scripts/install-s3-servers"
+  # Four ports in a row, and for each the one that is higher by 10000.
+  while port=$((20000 + RANDOM % 2700)); do
+    for i in 0 1 2 3 10000 10001 10002 10003; do ! listens $((port + i)) || continue 2; done
+    break
+  done
+  # Where it can be had: the server ends also when this script is killed outright.
+  [[ $(setpriv --help 2>/dev/null) != *pdeathsig* ]] || command=(setpriv --pdeathsig KILL --)
+  command+=("$weed" -logtostderr=true mini "-dir=$work/s3" "-bucket=$s3_bucket" -s3.autoCreateBucket=false
+    -ip=127.0.0.1 -ip.bind=127.0.0.1 "-s3.port=$port" "-master.port=$((port + 1))"
+    "-volume.port=$((port + 2))" "-filer.port=$((port + 3))"
+    -webdav=false -admin.ui=false -s3.port.iceberg=0 -s3.port.lance=0)
+  mkdir "$work/s3"
+  AWS_ACCESS_KEY_ID=$s3_key AWS_SECRET_ACCESS_KEY=$s3_secret "${command[@]}" >"$work/s3.log" 2>&1 &
+  s3_server=$! s3=http://127.0.0.1:$port
+  until curl --silent --fail --output /dev/null --max-time 5 --user "$s3_key:$s3_secret" \
+    --aws-sigv4 aws:amz:us-east-1:s3 "$s3/$s3_bucket?list-type=2"; do
+    kill -0 "$s3_server" 2>/dev/null || { tail "$work/s3.log" >&2; die "the S3 server did not start"; }
+    [ "$SECONDS" -lt "$deadline" ] || { tail "$work/s3.log" >&2; die "the S3 server shows no bucket"; }
+    sleep 0.1
+  done
+}
+stop_s3() {
+  [ -n "$s3_server" ] || return 0
+  kill -s KILL "$s3_server" 2>/dev/null || true
+  wait "$s3_server" 2>/dev/null || true
+  s3_server=''
+}
+on_exit+=(stop_s3)
+
 # Starts a host and waits for it; sets registry (ADDRESS:PORT) and server (a process id).
-start() { # HOST DATA [PORT]
-  local host=$1 data=$2 port=${3:-$(free_port)} setting sets=() variables=()
-  for setting in "${server_settings[@]}"; do sets+=(--set "$setting") variables+=(--variable "$setting"); done
+# HOST-s3 keeps nothing in DATA: everything lies in the bucket, under the folder's name.
+start() { # HOST|HOST-s3 DATA [PORT]
+  local host=${1%-s3} data=$2 port=${3:-$(free_port)} setting settings=() sets=() variables=() build=()
+  if [[ $1 = *-s3 ]]; then
+    start_s3
+    # The log shows which layers went through the host.
+    settings=(keys=s3 blobs=s3 "s3_endpoint=$s3" "s3_bucket=$s3_bucket" "s3_prefix=$(basename "$data")/"
+      "s3_access_key_id=$s3_key" "s3_secret_access_key=$s3_secret" log=info)
+  fi
+  for setting in ${settings[@]+"${settings[@]}"} "${server_settings[@]}"; do
+    sets+=(--set "$setting") variables+=(--variable "$setting")
+  done
   registry=127.0.0.1:$port
-  server_log=$work/server-$host.log
+  server_log=$work/server-$1.log
   mkdir -p "$data"
   if [[ $host = spin-host* ]]; then
     # The stand-in for Spin that the tests build: layers as with `scripts/up --host spin`, or as
@@ -92,14 +136,17 @@ start() { # HOST DATA [PORT]
       --component target/eyot-spin.wasm --state "$data/spin" --listen "$registry" \
       --mount "$data::/data" --variable "blobs=$blobs" "${variables[@]}" >>"$server_log" 2>&1 &
   else
-    scripts/up --host "$host" --port "$port" --data "$data" "${sets[@]}" >>"$server_log" 2>&1 &
+    # Not linked the way it is released: scripts/test has built it in this quicker one.
+    [ "$host" != native ] || build=(CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16)
+    env ${build[@]+"${build[@]}"} \
+      scripts/up --host "$host" --port "$port" --data "$data" "${sets[@]}" >>"$server_log" 2>&1 &
   fi
   server=$!
-  started=$host
+  started=$1
   local deadline=$((SECONDS + 900)) # it may build first
   until curl --silent --output /dev/null --max-time 5 "http://$registry/v2/"; do
-    kill -0 "$server" 2>/dev/null || { cat "$server_log" >&2; die "$host did not start"; }
-    [ "$SECONDS" -lt "$deadline" ] || die "$host does not answer on $registry"
+    kill -0 "$server" 2>/dev/null || { cat "$server_log" >&2; die "$1 did not start"; }
+    [ "$SECONDS" -lt "$deadline" ] || die "$1 does not answer on $registry"
     sleep 0.2
   done
 }
@@ -115,7 +162,7 @@ stop() { # TERM|KILL
   fi
   wait "$server" 2>/dev/null || true
   server=''
-  ! (exec 3<>"/dev/tcp/${registry%:*}/${registry#*:}") 2>/dev/null || die "$started still listens on $registry"
+  ! listens "${registry#*:}" || die "$started still listens on $registry"
 }
 on_exit+=('stop TERM')
 

@@ -1,5 +1,8 @@
 //! Servers as child processes, each with a data folder and a port of its own.
 
+#[path = "memory.rs"]
+mod memory;
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
@@ -191,8 +194,8 @@ impl Host {
         let _ = self.child.wait();
     }
 
-    pub fn memory(&self) -> Memory {
-        Memory { processes: descendants(self.child.id()) }
+    pub fn memory(&self) -> memory::Memory {
+        memory::Memory::of(self.child.id())
     }
 }
 
@@ -269,47 +272,4 @@ fn address_in(line: &str) -> Option<SocketAddr> {
     let (_, address) = line.split_once("http://")?;
     let end = address.find(|c: char| !c.is_ascii_digit() && !".:".contains(c));
     address[..end.unwrap_or(address.len())].parse().ok()
-}
-
-/// The memory of a host's processes, from /proc.
-pub struct Memory {
-    processes: Vec<u32>,
-}
-
-impl Memory {
-    /// Forgets the peak so far: a host that compiles a component needs more for it than for serving.
-    pub fn reset_peak(&self) {
-        for process in &self.processes {
-            std::fs::write(format!("/proc/{process}/clear_refs"), "5").expect("a process of ours");
-        }
-    }
-
-    pub fn now_bytes(&self) -> u64 {
-        self.sum("VmRSS:")
-    }
-
-    pub fn peak_bytes(&self) -> u64 {
-        self.sum("VmHWM:")
-    }
-
-    fn sum(&self, field: &str) -> u64 {
-        self.processes
-            .iter()
-            .map(|process| {
-                let status = std::fs::read_to_string(format!("/proc/{process}/status"));
-                let status = status.expect("the host still runs");
-                let line = status.lines().find(|line| line.starts_with(field));
-                let mut words = line.expect("a field of memory").split_whitespace();
-                let kibibytes: u64 = words.nth(1).expect("a number").parse().expect("a number");
-                kibibytes * 1024
-            })
-            .sum()
-    }
-}
-
-fn descendants(process: u32) -> Vec<u32> {
-    let children = format!("/proc/{process}/task/{process}/children");
-    let children = std::fs::read_to_string(children).unwrap_or_default();
-    let below = children.split_whitespace().filter_map(|child| child.parse().ok()).flat_map(descendants);
-    std::iter::once(process).chain(below).collect()
 }

@@ -46,10 +46,14 @@ impl Gather {
             let mut data = data?;
             self.length += data.len() as u64;
             while !data.is_empty() {
+                if self.block.is_empty() {
+                    // All at once: a buffer that grew would end up to twice as large, and be kept so.
+                    self.block = BytesMut::with_capacity(BLOCK_BYTES);
+                }
                 let room = BLOCK_BYTES - self.block.len();
                 self.block.extend_from_slice(&data.split_to(data.len().min(room)));
                 if self.block.len() == BLOCK_BYTES {
-                    self.blocks.push_back(self.block.split().freeze());
+                    self.blocks.push_back(std::mem::take(&mut self.block).freeze());
                 }
             }
         }
