@@ -36,24 +36,9 @@ fn on(kind: Kind, test: impl AsyncFnOnce(&S3Server)) {
     let server = S3Server::start(kind);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        ready(&server).await;
+        server.ready().await;
         test(&server).await;
     });
-}
-
-/// Waits until the server is up in earnest, and the bucket is there.
-async fn ready(server: &S3Server) {
-    let keys = server.open().key_value();
-    for _ in 0..200 {
-        if server.kind == Kind::JuiceFs {
-            server.make_bucket().await;
-        }
-        if keys.list("", None, 1).await.is_ok() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("the S3 server gets no bucket");
 }
 
 async fn keep_contract(s3: &S3) {
