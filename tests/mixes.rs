@@ -33,6 +33,7 @@ mod transcript;
 mod value;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use client::{Client, chunked, whole};
@@ -138,7 +139,13 @@ async fn troubles(server: &S3Server, kind: Kind, keys: &str) {
     let mut session = repository.start().await;
     proxy.take();
     assert_eq!(session.patch(None, whole(layer)).await.status(), 500);
-    assert!(host.has_logged("403 AccessDenied: not in this bucket"));
+    // The line may arrive a moment after the reply.
+    let named = async {
+        while !host.has_logged("403 AccessDenied: not in this bucket") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), named).await.expect("the cause in the log");
     assert_eq!(proxy.take().0.iter().filter(|seen| seen.method == "PUT").count(), 1, "a refusal is no trouble");
 }
 
