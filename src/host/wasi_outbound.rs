@@ -1,18 +1,20 @@
 //! The way out of a component: the host's HTTP client.
 
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use futures_util::stream;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderName, HeaderValue, Method, Request, Response};
 use wasip3::clocks::monotonic_clock;
 use wasip3::http::client;
 use wasip3::http::types::{
     ErrorCode, Fields, Request as WasiRequest, RequestOptions, Response as WasiResponse, Scheme, Trailers,
 };
-use wasip3::wit_bindgen::{FutureWriter, StreamResult, StreamWriter};
+use wasip3::wit_bindgen::{FutureReader, FutureWriter, StreamResult, StreamWriter};
 use wasip3::{wit_future, wit_stream};
 
 use crate::store::{Body, BodyError, Error, Platform, Result, SystemPlatform};
@@ -44,7 +46,7 @@ impl Platform for WasiPlatform {
         let headers = Fields::from_list(&headers.collect::<Vec<_>>()).map_err(|_| unusable("headers"))?;
         let (writer, reader) = wit_stream::new();
         let (end, trailers) = wit_future::new(|| Err(ErrorCode::InternalError(Some("the body broke off".into()))));
-        let (request, _sent) = WasiRequest::new(headers, Some(reader), trailers, Some(options(timeout)));
+        let (request, sent) = WasiRequest::new(headers, Some(reader), trailers, Some(options(timeout)));
         request.set_method(&(&head.method).into()).map_err(|()| unusable("method"))?;
         let is_plain = head.uri.scheme_str() == Some("http");
         let scheme = if is_plain { Scheme::Http } else { Scheme::Https };
@@ -53,13 +55,10 @@ impl Platform for WasiPlatform {
         let path = head.uri.path_and_query().map(|path| path.as_str());
         request.set_path_with_query(path).map_err(|()| unusable("path"))?;
 
-        // The body goes out while the answer is awaited. One that comes before is the answer all the same.
-        let answer = Box::pin(client::send(request));
-        let response = match select(answer, Box::pin(write(body, writer, end))).await {
-            Either::Left((response, _)) => response,
-            Either::Right(((), answer)) => answer.await,
-        };
-        receive(response.map_err(|error| Error::Unavailable(told(&error)))?)
+        let mut writing: Option<Writing> = Some(Box::pin(write(body, writer, end)));
+        let response = beside(&mut writing, client::send(request)).await;
+        let response = response.map_err(|error| Error::Unavailable(told(&error)))?;
+        receive(response, Exchange { _sent: sent, writing }, head.method != Method::HEAD)
     }
 
     async fn sleep(&self, duration: Duration) {
@@ -114,7 +113,30 @@ async fn write(mut body: Body, mut writer: StreamWriter<u8>, end: FutureWriter<R
     let _ = end.write(Ok(None)).await;
 }
 
-fn receive(response: WasiResponse) -> Result<Response<Body>> {
+/// What is still to be sent of a request.
+type Writing = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Waits for `answer`, and sends meanwhile: an answer may begin before the request is sent, and end only after that.
+async fn beside<T>(writing: &mut Option<Writing>, answer: impl Future<Output = T>) -> T {
+    let answer = pin!(answer);
+    let Some(rest) = writing else { return answer.await };
+    match select(answer, rest).await {
+        Either::Left((answer, _)) => answer,
+        Either::Right(((), answer)) => {
+            *writing = None;
+            answer.await
+        }
+    }
+}
+
+/// An exchange whose answer has begun. Who drops it gives it up, and what has not yet come of the answer with it:
+/// wasmtime lets the body end there, as if it were whole.
+struct Exchange {
+    _sent: FutureReader<Result<(), ErrorCode>>,
+    writing: Option<Writing>,
+}
+
+fn receive(response: WasiResponse, exchange: Exchange, has_body: bool) -> Result<Response<Body>> {
     let mut received = Response::new(Body::empty());
     let unreadable = |what: &str| Error::Unavailable(format!("an answer with an unreadable {what}"));
     *received.status_mut() = response.get_status_code().try_into().map_err(|_| unreadable("status"))?;
@@ -122,23 +144,31 @@ fn receive(response: WasiResponse) -> Result<Response<Body>> {
         let name = HeaderName::try_from(name).map_err(|_| unreadable("header"))?;
         received.headers_mut().append(name, HeaderValue::try_from(value).map_err(|_| unreadable("header"))?);
     }
-    *received.body_mut() = read(response);
+    let declared = received.headers().get(CONTENT_LENGTH).filter(|_| has_body);
+    let declared = declared.and_then(|value| value.to_str().ok()?.parse().ok());
+    *received.body_mut() = read(response, exchange, declared);
     Ok(received)
 }
 
-fn read(response: WasiResponse) -> Body {
+/// The body, which must have the length that is declared: a host may not look.
+fn read(response: WasiResponse, exchange: Exchange, declared: Option<u64>) -> Body {
     // What we make of the body is nobody's concern.
     let (_, result) = wit_future::new(|| Ok(()));
     let (reader, trailers) = WasiResponse::consume_body(response, result);
-    Body::from_stream(stream::try_unfold(Some((reader, trailers)), |state| async move {
-        let Some((mut reader, trailers)) = state else { return Ok(None) };
-        let (result, bytes) = reader.read(Vec::with_capacity(READ_BYTES)).await;
+    let state = Some((reader, trailers, exchange, 0));
+    Body::from_stream(stream::try_unfold(state, move |state| async move {
+        let Some((mut reader, trailers, mut exchange, before)) = state else { return Ok(None) };
+        let (result, bytes) = beside(&mut exchange.writing, reader.read(Vec::with_capacity(READ_BYTES))).await;
         match result {
-            StreamResult::Complete(_) => Ok(Some((Bytes::from(bytes), Some((reader, trailers))))),
+            StreamResult::Complete(_) => {
+                let now = before + bytes.len() as u64;
+                Ok(Some((Bytes::from(bytes), Some((reader, trailers, exchange, now)))))
+            }
             // The stream's end alone does not say whether the body is whole.
-            _ => match trailers.await {
-                Ok(_) => Ok(None),
-                Err(error) => Err(BodyError::Interrupted(error.to_string())),
+            _ => match (trailers.await, declared) {
+                (Err(error), _) => Err(BodyError::Interrupted(error.to_string())),
+                (Ok(_), Some(declared)) if before != declared => Err(BodyError::Length { declared }),
+                (Ok(_), _) => Ok(None),
             },
         }
     }))

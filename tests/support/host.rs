@@ -12,7 +12,10 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::client::Client;
+use eyot::store::contract;
+use http::Request;
+
+use super::client::{Client, whole};
 use super::value::sha256;
 
 /// Compiling a component in a busy machine takes its time.
@@ -39,7 +42,7 @@ impl Kind {
         self == Kind::Spin && spin_version().is_none_or(|version| version < (4, 1))
     }
 
-    fn command(self, data: &Path, settings: &Settings) -> Command {
+    fn command(self, data: &Path, settings: &[Setting]) -> Command {
         match self {
             Kind::Native => {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_eyot"));
@@ -52,9 +55,11 @@ impl Kind {
             Kind::WasiContract => {
                 wasmtime(data, settings, &built("EYOT_WASI_CONTRACT", "target/eyot-contract-wasi.wasm"))
             }
-            Kind::SpinHost(keys) => spin_host(data, &built("EYOT_SPIN_COMPONENT", "target/eyot-spin.wasm"), keys),
+            Kind::SpinHost(keys) => {
+                spin_host(data, settings, &built("EYOT_SPIN_COMPONENT", "target/eyot-spin.wasm"), keys)
+            }
             Kind::SpinHostContract(keys) => {
-                spin_host(data, &built("EYOT_SPIN_CONTRACT", "target/eyot-contract-spin.wasm"), keys)
+                spin_host(data, settings, &built("EYOT_SPIN_CONTRACT", "target/eyot-contract-spin.wasm"), keys)
             }
             Kind::Spin => {
                 let mut command = Command::new("spin");
@@ -67,10 +72,12 @@ impl Kind {
     }
 }
 
-/// Settings of a host, by their names in capitals. Only native and wasmtime take them here.
+/// Settings of a host, by their names in capitals. An installed `spin` takes none here.
 pub type Settings = [(&'static str, &'static str)];
 
-fn wasmtime(data: &Path, settings: &Settings, component: &Path) -> Command {
+type Setting = (&'static str, String);
+
+fn wasmtime(data: &Path, settings: &[Setting], component: &Path) -> Command {
     let mut command = Command::new(wasmtime_program());
     command.args(["serve", "-Scli", "--addr", "127.0.0.1:0", "--env", "AUTH_MODE=none", "--dir"]);
     command.arg(format!("{}::/data", data.display()));
@@ -92,12 +99,16 @@ fn wasmtime_program() -> PathBuf {
     String::from_utf8(output.stdout).expect("a path").trim_end().into()
 }
 
-fn spin_host(data: &Path, component: &Path, keys: &str) -> Command {
+fn spin_host(data: &Path, settings: &[Setting], component: &Path, keys: &str) -> Command {
     let mut command = Command::new(built("EYOT_SPIN_HOST", "tests/spin_host/target/debug/spin-host"));
     command.arg("--component").arg(component).arg("--state").arg(data);
     command.arg("--compiled").arg(compiled(component));
     command.args(["--listen", "127.0.0.1:0", "--variable", "blobs=packed", "--variable", "auth_mode=none"]);
     command.args(["--variable", &format!("keys={keys}")]);
+    // The last of a name counts.
+    for (name, value) in settings {
+        command.args(["--variable", &format!("{}={value}", name.to_lowercase())]);
+    }
     command
 }
 
@@ -134,7 +145,7 @@ fn free_port() -> u16 {
 
 pub struct Host {
     kind: Kind,
-    settings: Vec<(&'static str, &'static str)>,
+    settings: Vec<Setting>,
     data: tempfile::TempDir,
     child: Child,
     log: Log,
@@ -146,14 +157,15 @@ type Log = Arc<Mutex<Vec<String>>>;
 
 impl Host {
     pub fn start(kind: Kind) -> Self {
-        Self::start_with(kind, &[])
+        Self::start_with::<&str>(kind, &[])
     }
 
-    pub fn start_with(kind: Kind, settings: &Settings) -> Self {
+    pub fn start_with<V: AsRef<str>>(kind: Kind, settings: &[(&'static str, V)]) -> Self {
+        let settings: Vec<Setting> = settings.iter().map(|(name, value)| (*name, value.as_ref().to_owned())).collect();
         let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder for data");
         let log = Log::default();
-        let (child, address) = spawn(kind, data.path(), settings, &log);
-        Self { kind, settings: settings.to_vec(), data, child, log, client: Client { address } }
+        let (child, address) = spawn(kind, data.path(), &settings, &log);
+        Self { kind, settings, data, child, log, client: Client { address } }
     }
 
     /// Ends the process at once (SIGKILL) and starts another one on the same data.
@@ -162,6 +174,16 @@ impl Host {
         let (child, address) = spawn(self.kind, self.data.path(), &self.settings, &self.log);
         self.child = child;
         self.client = Client { address };
+    }
+
+    /// A component that runs the contract keeps every clause, on the stores as it has them.
+    pub async fn keeps_the_contract(&self) {
+        let request = Request::get("/").body(whole("")).expect("a request");
+        let reply = self.client.fetch(request).await.expect("a reply");
+        let kept = String::from_utf8(reply.body().to_vec()).expect("text");
+        assert_eq!(reply.status(), 200, "a clause is broken, see the host's last lines");
+        let clauses = contract::KEY_VALUE.len() + contract::BLOB_STORE.len();
+        assert_eq!(kept.lines().count(), clauses, "{kept}");
     }
 
     /// Asks the process to stop (SIGTERM).
@@ -210,10 +232,10 @@ impl Drop for Host {
     }
 }
 
-fn spawn(kind: Kind, data: &Path, settings: &Settings, log: &Log) -> (Child, SocketAddr) {
+fn spawn(kind: Kind, data: &Path, settings: &[Setting], log: &Log) -> (Child, SocketAddr) {
     let mut command = mortal(&kind.command(data, settings));
     command
-        .envs(settings.iter().copied())
+        .envs(settings.iter().map(|(name, value)| (name, value)))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .process_group(0)
         .stdin(Stdio::null())

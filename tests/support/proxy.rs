@@ -9,11 +9,13 @@ use bytes::Bytes;
 use eyot::host::outbound::NativePlatform;
 use eyot::store::{Body, BodyError, Platform};
 use futures_util::stream;
+use http::header::TRANSFER_ENCODING;
 use http::{Request, Response, StatusCode};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
 const TIMEOUT: Duration = Duration::from_secs(120);
+const NO_CHUNKS: &str = "<Error><Code>NotImplemented</Code><Message>Transfer-Encoding</Message></Error>";
 
 /// What the proxy does with a request.
 #[allow(dead_code, reason = "not every test needs all of it")]
@@ -21,6 +23,8 @@ pub enum Act {
     Pass,
     /// Answers itself.
     Answer(u16, &'static str),
+    /// Begins to answer before the body has come, and ends after that.
+    AnswerEarly(u16, &'static str),
     /// Closes the connection and lets the server know nothing.
     CutBefore,
     /// Lets the server do it, and closes the connection instead of answering.
@@ -93,6 +97,10 @@ impl Proxy {
 impl State {
     async fn handle(self: Arc<Self>, request: Request<hyper::body::Incoming>) -> Result<Response<Body>, String> {
         let (mut head, body) = request.into_parts();
+        if head.headers.contains_key(TRANSFER_ENCODING) {
+            // As S3 answers, where the servers of the tests take it.
+            return Ok(answer(501, NO_CHUNKS));
+        }
         let seen = Seen { method: head.method.to_string(), path: unsigned(&head.uri) };
         let act = (self.script.lock().unwrap())(&seen);
         self.seen.lock().unwrap().push(seen);
@@ -110,10 +118,9 @@ impl State {
         match act {
             Act::Answer(status, text) => {
                 let _ = body.collect_up_to(u64::MAX).await;
-                let mut response = Response::new(Body::from(text));
-                *response.status_mut() = StatusCode::from_u16(status).unwrap();
-                return Ok(response);
+                return Ok(answer(status, text));
             }
+            Act::AnswerEarly(status, text) => return Ok(answer_early(status, text, body)),
             Act::CutBefore => return Err("cut".into()),
             _ => {}
         }
@@ -126,6 +133,17 @@ impl State {
             _ => Ok(response),
         }
     }
+}
+
+fn answer(status: u16, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    response
+}
+
+fn answer_early(status: u16, text: &'static str, body: Body) -> Response<Body> {
+    let pieces = stream::once(async move { body.collect_up_to(u64::MAX).await.map(|_| Bytes::from(text)) });
+    answer(status, "").map(|_| Body::from_stream(pieces).with_length(text.len() as u64))
 }
 
 fn cut(response: Response<Body>, at: usize) -> Response<Body> {

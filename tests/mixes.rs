@@ -1,0 +1,175 @@
+//! Both components over a real S3 server, by the host's own way out: the contract, and the protocol with everything in the
+//! bucket or with layers alone. `scripts/test` builds what they need.
+
+#![cfg(all(feature = "native", not(target_family = "wasm")))]
+
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/client.rs"]
+mod client;
+
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/host.rs"]
+mod host;
+
+#[path = "support/proxy.rs"]
+mod proxy;
+
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/repository.rs"]
+mod repository;
+
+#[path = "support/runner.rs"]
+mod runner;
+
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/s3_server.rs"]
+mod s3_server;
+
+#[path = "support/transcript.rs"]
+mod transcript;
+
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/value.rs"]
+mod value;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use client::{Client, chunked, whole};
+use futures_util::stream;
+use host::{Host, Kind};
+use http::Request;
+use http::header::{LOCATION, RANGE};
+use proxy::{Act, Proxy};
+use repository::Repository;
+use runner::pieces;
+use s3_server::S3Server;
+use value::{noise, sha256};
+
+const MIB: usize = 1 << 20;
+const DENIED: &str = "<Error><Code>AccessDenied</Code><Message>not in this bucket</Message></Error>";
+/// Layers through the component.
+const STREAM: (&str, &str) = ("REDIRECTS", "false");
+
+#[test]
+fn wasi() {
+    on_a_server(async |server| {
+        strict_contract(server, Kind::WasiContract).await;
+        for keys in ["files", "s3"] {
+            transcripts(server, Kind::Wasi, keys).await;
+        }
+        troubles(server, Kind::Wasi, "files").await;
+    });
+}
+
+#[test]
+fn spin() {
+    on_a_server(async |server| {
+        start(server, Kind::SpinHostContract("s3"), "s3", &[]).keeps_the_contract().await;
+        for keys in ["spin-key-value", "spin-sqlite"] {
+            transcripts(server, Kind::SpinHost(keys), keys).await;
+        }
+        redirects(server, Kind::SpinHost("spin-sqlite"), "spin-sqlite").await;
+    });
+}
+
+fn on_a_server(test: impl AsyncFnOnce(&S3Server)) {
+    let server = S3Server::start(s3_server::Kind::SeaweedFs);
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
+        server.ready().await;
+        test(&server).await;
+    });
+}
+
+/// A host with layers in the bucket and keys in `keys`.
+fn start(server: &S3Server, kind: Kind, keys: &str, more: &[(&'static str, &str)]) -> Host {
+    let mut settings: BTreeMap<_, _> = server.environment().into_iter().collect();
+    settings.insert("KEYS", keys.to_owned());
+    settings.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
+    Host::start_with(kind, &settings.into_iter().collect::<Vec<_>>())
+}
+
+/// A host that reaches the bucket through a proxy.
+async fn start_behind(server: &S3Server, kind: Kind, keys: &str) -> (Host, Proxy) {
+    let proxy = Proxy::start(server.address).await;
+    let endpoint = format!("http://{}", proxy.address);
+    let host = start(server, kind, keys, &[STREAM, ("S3_ENDPOINT", &endpoint)]);
+    (host, proxy)
+}
+
+/// Both stores in the bucket, through the proxy, which takes no more than S3 does.
+async fn strict_contract(server: &S3Server, kind: Kind) {
+    let (host, proxy) = start_behind(server, kind, "s3").await;
+    host.keeps_the_contract().await;
+    assert!(proxy.take().0.len() > 1000, "the contract went to the bucket");
+}
+
+async fn transcripts(server: &S3Server, kind: Kind, keys: &str) {
+    eprintln!("keys in {keys}");
+    let host = start(server, kind, keys, &[STREAM]);
+    runner::run_all(&host.client).await;
+}
+
+/// As docker pushes a layer of a few parts.
+async fn push(repository: &Repository, layer: &Bytes) {
+    let mut session = repository.start().await;
+    let reply = session.patch(None, chunked(stream::iter(pieces(layer.clone())))).await;
+    assert_eq!(reply.status(), 202, "{reply:?}");
+    session.finish(&sha256(layer)).await;
+}
+
+/// What goes wrong on the way to the bucket is put right, or named.
+async fn troubles(server: &S3Server, kind: Kind, keys: &str) {
+    let (host, proxy) = start_behind(server, kind, keys).await;
+    let repository = Repository { client: host.client, name: "team/troubled" };
+    let layer = noise(40 * MIB, "troubled");
+    let mut before = Vec::new();
+    // The first answer to every request is lost.
+    proxy.script(move |seen| {
+        let is_first = !before.contains(seen);
+        before.push(seen.clone());
+        if is_first { Act::CutAfter } else { Act::Pass }
+    });
+    push(&repository, &layer).await;
+    proxy.script(|_| Act::CutAnswer(9 * MIB));
+    assert_eq!(repository.pull(&sha256(&layer)).await, (sha256(&layer), layer.len() as u64));
+
+    proxy.script(|seen| if seen.method == "PUT" { Act::AnswerEarly(403, DENIED) } else { Act::Pass });
+    let mut session = repository.start().await;
+    proxy.take();
+    assert_eq!(session.patch(None, whole(layer)).await.status(), 500);
+    // The line may arrive a moment after the reply.
+    let named = async {
+        while !host.has_logged("403 AccessDenied: not in this bucket") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), named).await.expect("the cause in the log");
+    assert_eq!(proxy.take().0.iter().filter(|seen| seen.method == "PUT").count(), 1, "a refusal is no trouble");
+}
+
+/// A layer is pulled from the bucket itself, all of it or a range.
+async fn redirects(server: &S3Server, kind: Kind, keys: &str) {
+    let host = start(server, kind, keys, &[]);
+    let repository = Repository { client: host.client, name: "team/redirected" };
+    let layer = noise(40 * MIB, "redirected");
+    push(&repository, &layer).await;
+    repository.push(Bytes::from_static(b"{}")).await;
+    repository.tag("v1", &sha256(&layer), layer.len()).await;
+    assert_eq!(repository.manifest("v1").await.status(), 200);
+
+    let blob = Request::get(format!("/v2/team/redirected/blobs/{}", sha256(&layer)));
+    let reply = repository.send(blob, whole("")).await;
+    assert_eq!((reply.status().as_u16(), reply.body().len()), (307, 0), "{reply:?}");
+    let location = reply.headers()[LOCATION].to_str().expect("a URL");
+    let path = location.strip_prefix(&format!("http://{}", server.address)).expect("a URL in the bucket");
+    let bucket = Client { address: server.address };
+    for (range, wanted) in
+        [("bytes=0-", layer.clone()), ("bytes=20000000-20000009", layer.slice(20_000_000..20_000_010))]
+    {
+        let request = Request::get(path).header(RANGE, range).body(whole("")).expect("a request");
+        let reply = bucket.fetch(request).await.expect("a reply");
+        assert!(*reply.body() == wanted, "{range}: {}", reply.status());
+    }
+}
