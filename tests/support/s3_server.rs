@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use eyot::host::outbound::NativePlatform;
-use eyot::store::{KeyValue as _, Platform};
+use eyot::store::Platform;
 use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
 
 use eyot::store::s3::{PART_BYTES_DEFAULT, S3, S3Settings};
@@ -95,21 +95,6 @@ impl S3Server {
             ("S3_SECRET_ACCESS_KEY", secret_access_key),
             ("S3_CONDITIONAL_PUTS", (self.kind == Kind::SeaweedFs).to_string()),
         ]
-    }
-
-    /// Waits until the server is up in earnest, and the bucket is there.
-    pub async fn ready(&self) {
-        let keys = self.open().key_value();
-        for _ in 0..200 {
-            if self.kind == Kind::JuiceFs {
-                self.make_bucket().await;
-            }
-            if keys.list("", None, 1).await.is_ok() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        panic!("the S3 server gets no bucket");
     }
 
     /// For a server that begins with none.
