@@ -19,7 +19,7 @@ use eyot::registry::Limits;
 use eyot::store::s3::{PART_BYTES_MIN, S3, S3BlobStore, S3KeyValue, S3Settings};
 use eyot::store::{BlobStore, Error, KeyValue, Location, Platform, Result, When};
 use eyot::{Body, Handler, Registry};
-use futures_util::stream;
+use futures_util::stream::{self, StreamExt as _};
 use http::{Method, Request, Response};
 
 use content::{MIB, content, digest, header, streamed};
@@ -104,7 +104,8 @@ impl World {
             pauses: Arc::clone(&pauses),
         });
         let s3 = S3::new(settings, platform.clone()).unwrap();
-        let registry = Registry::new(Arc::new(s3.key_value()), Arc::new(s3.blob_store()), platform, Limits::default());
+        let limits = Limits { grace_ms: 0, ..Limits::default() };
+        let registry = Registry::new(Arc::new(s3.key_value()), Arc::new(s3.blob_store()), platform, limits);
         let handler = Handler::new(registry, eyot::auth::Access::open());
         let handler = handler.with_redirects(eyot::http::Redirects::none());
         Self { server, proxy, keys: s3.key_value(), blobs: s3.blob_store(), handler, pauses }
@@ -130,6 +131,19 @@ impl World {
         let response = self.send(Method::GET, &format!("/v2/a/blobs/{}", digest(bytes)), Body::empty()).await;
         assert_eq!(response.status(), 200);
         response.into_body().collect_up_to(u64::MAX).await.unwrap()
+    }
+
+    /// A whole round.
+    async fn collect(&self) {
+        loop {
+            let step = self.send(Method::POST, "/v2/_eyot/collect", Body::empty()).await;
+            assert_eq!(step.status(), 200);
+            let report = step.into_body().collect_up_to(1 << 20).await.unwrap();
+            let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+            if report["done"] == true {
+                return;
+            }
+        }
     }
 
     async fn stored(&self, bytes: &Bytes) -> Location {
@@ -393,6 +407,72 @@ fn a_streamed_part_is_sent_again_while_its_beginning_is_there() {
             assert!(world.pull(&layer).await == layer, "{seed}");
         }
         assert_eq!(world.server.state().uploads.len(), 0);
+    });
+}
+
+/// The time that a client takes is not held against the S3 server.
+#[test]
+fn a_slow_client_may_take_its_time() {
+    run(async {
+        let world = World::hasty().await;
+        let layer = content(21, 11 * MIB);
+        let (first, rest) = (layer.slice(..10 * MIB + 1), layer.slice(10 * MIB + 1..));
+        let pieces = stream::once(async { Ok::<_, Error>(first) }).chain(stream::once(async {
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            Ok(rest)
+        }));
+        let post = world.send(Method::POST, "/v2/a/blobs/uploads/", Body::empty()).await;
+        let body = Body::from_stream(pieces).with_length(layer.len() as u64);
+        assert_eq!(world.send(Method::PATCH, header(&post, "location"), body).await.status(), 202);
+    });
+}
+
+/// Uploads that were cut off are aborted, bytes that were parked for them go, and what is under way is left alone.
+#[test]
+fn what_was_cut_off_is_collected_and_what_goes_on_is_not() {
+    run(async {
+        let world = Arc::new(World::new(Character::default()).await);
+        let layer = content(22, 22 * MIB);
+        let mut pushes = Vec::new();
+        for uploads in 1..=2 {
+            let (pieces, receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
+            let body = stream::unfold(receiver, |mut receiver| async {
+                Some((Ok::<_, Error>(receiver.recv().await?), receiver))
+            });
+            let post = world.send(Method::POST, "/v2/a/blobs/uploads/", Body::empty()).await;
+            let location = header(&post, "location").to_owned();
+            let (there, uri) = (world.clone(), location.clone());
+            let patch = tokio::spawn(async move { there.send(Method::PATCH, &uri, Body::from_stream(body)).await });
+            pieces.send(layer.slice(..12 * MIB)).await.unwrap();
+            while world.server.state().uploads.len() < uploads {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            pushes.push((pieces, patch, location));
+        }
+        let parked = world.send(Method::POST, "/v2/a/blobs/uploads/", Body::empty()).await;
+        let parked = header(&parked, "location").to_owned();
+        assert_eq!(world.send(Method::PATCH, &parked, content(23, 100_000).into()).await.status(), 202);
+        assert_eq!(world.send(Method::DELETE, &parked, Body::empty()).await.status(), 204);
+        // One is cut off as by a kill, and its session is over.
+        let (pieces, cut_off, location) = pushes.remove(0);
+        cut_off.abort();
+        assert!(cut_off.await.unwrap_err().is_cancelled());
+        drop(pieces);
+        assert_eq!(world.send(Method::DELETE, &location, Body::empty()).await.status(), 204);
+        for _ in 0..2 {
+            world.collect().await;
+        }
+        assert_eq!(world.server.state().uploads.len(), 1);
+        let (pieces, patch, location) = pushes.remove(0);
+        pieces.send(layer.slice(12 * MIB..)).await.unwrap();
+        drop(pieces);
+        assert_eq!(patch.await.unwrap().status(), 202);
+        let end = format!("{location}?digest={}", digest(&layer));
+        assert_eq!(world.send(Method::PUT, &end, Body::empty()).await.status(), 201);
+        assert!(world.pull(&layer).await == layer);
+        let state = world.server.state();
+        let left = state.objects.keys().filter(|name| name.starts_with("registry/blobs/"));
+        assert_eq!((left.count(), state.uploads.len()), (1, 0));
     });
 }
 

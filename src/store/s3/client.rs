@@ -25,7 +25,7 @@ const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
 /// How long a request may take before its answer begins, and then for the answer, beside the time that each body is given.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// The speed, in bytes a second, at which a body must go out at least.
+/// The speed, in bytes a second, at which bodies are likely to go at least.
 const BODY_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
 /// How long a signature of a request of ours is valid.
 const SIGNATURE_LIFETIME: Duration = Duration::from_secs(15 * 60);
@@ -100,8 +100,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// How long the answer may be awaited.
-    fn answer_timeout(&self) -> Duration {
+    /// How long an attempt is likely to take at most.
+    fn span(&self) -> Duration {
         self.timeout + Duration::from_secs(self.payload_bytes() / BODY_BYTES_PER_SECOND_MIN)
     }
 }
@@ -231,7 +231,7 @@ impl Client {
     /// # Errors
     /// [`Error::Unavailable`] when no attempt was answered, or the last with 500 and above. Every other status is an answer.
     pub(super) async fn send(&self, call: Call<'_>) -> Result<Answer> {
-        let mut attempts = self.attempts(call.answer_timeout());
+        let mut attempts = self.attempts(call.span());
         loop {
             attempts.made += 1;
             let result = match self.send_once(&call).await {
@@ -254,10 +254,10 @@ impl Client {
         }
     }
 
-    /// Attempts at a request that may take `timeout` each.
-    pub(super) fn attempts(&self, timeout: Duration) -> Attempts {
+    /// Attempts at a request that may take `span` each.
+    pub(super) fn attempts(&self, span: Duration) -> Attempts {
         // Time for two of them that are not answered at all.
-        Attempts { made: 0, until_ms: self.platform.now_ms() + 2 * timeout.as_millis() as u64 }
+        Attempts { made: 0, until_ms: self.platform.now_ms() + 2 * span.as_millis() as u64 }
     }
 
     /// Sends a request and expects success, or what `allowed` lists.
@@ -287,7 +287,7 @@ impl Client {
         let request = request.body(body).map_err(|e| Error::Unavailable(format!("S3: {e}")))?;
         let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let begin_ms = self.platform.now_ms();
-        let result = self.platform.send(request, call.answer_timeout()).await;
+        let result = self.platform.send(request, call.timeout).await;
         let took_ms = self.platform.now_ms().saturating_sub(begin_ms);
         let outcome = result.as_ref().map_or_else(Error::to_string, |response| response.status().as_u16().to_string());
         log::debug!("S3: {}: {outcome} after {took_ms} ms, {length} bytes, request {number}", call_name(call));
