@@ -7,6 +7,8 @@ use instant_xml::FromXml;
 use crate::store::{Error, Result};
 
 pub(super) const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
+/// What may follow the name of a tag.
+const NAME_END: [char; 5] = [' ', '\n', '\r', '\t', '/'];
 /// How much of a refusal that is no XML is shown.
 const SHOWN_CHARS_MAX: usize = 200;
 
@@ -77,7 +79,7 @@ fn root(text: &str) -> Range<usize> {
 /// Whether XML comes to its end, which its parser does not look for: half a list must not be taken for all of it.
 pub(super) fn is_whole(text: &str) -> bool {
     let tag = &text[root(text)];
-    let name = tag.trim_start_matches('<').split([' ', '/', '\n', '\t']).next().unwrap_or_default();
+    let name = tag.trim_start_matches('<').split(NAME_END).next().unwrap_or_default();
     tag.ends_with('/') || text.trim_end().ends_with(&format!("</{name}>"))
 }
 
@@ -88,10 +90,10 @@ pub(super) fn in_namespace(text: &str, namespace: &str) -> String {
     let Range { start: root, end } = root(text);
     let tag = &text[root..end];
     let declared = tag.find(" xmlns=").and_then(|at| {
-        let quote = tag[at + 7..].chars().next()?;
+        let quote = tag[at + 7..].chars().next().filter(|quote| ['"', '\''].contains(quote))?;
         Some((at, at + 8 + tag[at + 8..].find(quote)? + 1))
     });
-    let name = root + tag.find([' ', '/']).unwrap_or(tag.len());
+    let name = root + tag.find(NAME_END).unwrap_or(tag.len());
     let (before, behind) = declared.map_or((name, name), |(from, to)| (root + from, root + to));
     match root < end {
         true => format!("{} xmlns=\"{namespace}\"{}", &text[..before], &text[behind..]),
@@ -127,6 +129,15 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(is_whole(text), expected, "{text}");
+        }
+        assert!(in_namespace("<List\txsi='http://x'><Key/></List>", "n").starts_with("<List xmlns=\"n\"\txsi="));
+        // Whatever it is, it is no panic.
+        for text in ["<é xmlns=é>", "<a xmlns=", "<a xmlns='>", "<", "<a", "é<é", "<a xmlns='é'é"] {
+            for end in 0..text.len() {
+                let text = String::from_utf8_lossy(&text.as_bytes()[..end]);
+                in_namespace(&text, NAMESPACE);
+                is_whole(&text);
+            }
         }
     }
 

@@ -24,7 +24,7 @@ const PAUSE_FIRST: Duration = Duration::from_millis(250);
 /// The longest pause that a server can ask for: somebody waits for us, too.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
 /// How long a request may take before its answer begins, and then for the answer, beside the time that each body is given.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 /// The speed, in bytes a second, at which bodies are likely to go at least.
 const BODY_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
 /// How long a signature of a request of ours is valid.

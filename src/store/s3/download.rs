@@ -10,11 +10,8 @@ use http::header::CONTENT_RANGE;
 use http::{Response, StatusCode};
 use rusty_s3::Method;
 
-use super::client::{Call, Client, call_name};
+use super::client::{Call, Client, TIMEOUT, call_name};
 use crate::store::{Body, Error, Result};
-
-/// How long a download waits for its beginning.
-const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An object on its way.
 struct Download {
@@ -67,7 +64,7 @@ impl Client {
     /// Begins to read a part of an object.
     async fn open(&self, object: &str, range: Range<u64>) -> Result<Option<Download>> {
         let span = format!("bytes={}-{}", range.start, range.end - 1);
-        let call = Call::new(Method::Get, object).header("range", span).timeout(TIMEOUT);
+        let call = Call::new(Method::Get, object).header("range", span);
         let (name, mut attempts) = (call_name(&call), self.attempts(TIMEOUT));
         loop {
             attempts.made += 1;
