@@ -235,7 +235,7 @@ impl Client {
         loop {
             attempts.made += 1;
             let result = match self.send_once(&call).await {
-                Ok(response) => self.collect(response, call.timeout, attempts.made).await,
+                Ok(response) => self.collect(&call, response, attempts.made).await,
                 Err(error) => Err(error),
             };
             let (error, retry_after) = match result {
@@ -317,23 +317,27 @@ impl Client {
     }
 
     /// Reads an answer, of a refusal no more than its beginning.
-    pub(super) async fn collect(&self, response: Response<Body>, timeout: Duration, attempts: u32) -> Result<Answer> {
+    pub(super) async fn collect(&self, call: &Call<'_>, response: Response<Body>, attempts: u32) -> Result<Answer> {
         let (head, mut body) = response.into_parts();
-        let is_success = head.status.is_success();
         let (begin_ms, mut all) = (self.platform.now_ms(), Vec::new());
         while let Some(data) = body.next().await {
             all.extend_from_slice(&data?);
-            if !is_success && all.len() >= REFUSAL_BYTES_MAX {
-                all.truncate(REFUSAL_BYTES_MAX);
-                break;
+            if !head.status.is_success() && all.len() >= REFUSAL_BYTES_MAX {
+                return Ok(Answer { status: head.status, headers: head.headers, body: all.into(), attempts });
             }
-            let most = timeout + Duration::from_secs(all.len() as u64 / BODY_BYTES_PER_SECOND_MIN);
+            let most = call.timeout + Duration::from_secs(all.len() as u64 / BODY_BYTES_PER_SECOND_MIN);
             let took = Duration::from_millis(self.platform.now_ms().saturating_sub(begin_ms));
             if all.len() > ANSWER_BYTES_MAX || took > most {
                 return Err(Error::Unavailable(format!("S3: an answer of over {} bytes, or without end", all.len())));
             }
         }
-        Ok(Answer { status: head.status, headers: head.headers, body: all.into(), attempts })
+        let answer = Answer { status: head.status, headers: head.headers, body: all.into(), attempts };
+        // Not every host tells an answer that breaks off from one that ends.
+        let declared = answer.header(CONTENT_LENGTH.as_str()).filter(|_| call.method != Method::Head);
+        match declared.is_some_and(|declared| declared != answer.body.len().to_string()) {
+            true => Err(Error::Unavailable(format!("S3: an answer broke off after {} bytes", answer.body.len()))),
+            false => Ok(answer),
+        }
     }
 
     /// Waits before the next attempt: a random part of a span that doubles, so that those who failed together do not come

@@ -73,7 +73,7 @@ impl Client {
                 Ok(response) => match beginning(&response, range.start) {
                     Beginning::Behind(skip) => return Ok(Some(Download { body: response.into_body(), skip })),
                     Beginning::Elsewhere => Error::Unavailable(format!("S3: {name}: another range than was asked for")),
-                    Beginning::Refusal => match self.collect(response, TIMEOUT, attempts.made).await {
+                    Beginning::Refusal => match self.collect(&call, response, attempts.made).await {
                         Ok(answer) if answer.code() == "NoSuchKey" => return Ok(None),
                         Ok(answer) if answer.status == StatusCode::RANGE_NOT_SATISFIABLE => return Ok(None),
                         Ok(answer) if !answer.is_passing(Method::Get) => return Err(self.refusal(&name, &answer)),
