@@ -493,9 +493,9 @@ impl Instance {
     }
 
     /// The component, where it is built and wasmtime is there (scripts/test sees to it).
-    fn component(server: &S3Server) -> Option<Self> {
+    fn component(server: &S3Server, more: &[&str]) -> Option<Self> {
         let mut command = Command::new(std::env::var_os("EYOT_WASMTIME")?);
-        command.args(["serve", "-Scli", "--env", "AUTH_MODE=none", "--addr", "127.0.0.1:0"]);
+        command.args(["serve", "-Scli", "--env", "AUTH_MODE=none", "--addr", "127.0.0.1:0"]).args(more);
         for (name, value) in server.environment() {
             command.arg("--env").arg(format!("{name}={value}"));
         }
@@ -573,7 +573,7 @@ impl Drop for Instance {
 fn instances_over_one_bucket_see_each_others_pushes() {
     on(Kind::SeaweedFs, async |server| {
         let mut instances = vec![Instance::native(server), Instance::native(server)];
-        instances.extend(Instance::component(server));
+        instances.extend(Instance::component(server, &[]));
         let instances = Arc::new(instances);
         let clients = (0..10).map(|client| {
             let instances = instances.clone();
@@ -600,6 +600,19 @@ fn instances_over_one_bucket_see_each_others_pushes() {
             assert_eq!(tags["tags"].as_array().unwrap().len(), 11, "{tags}");
             assert_eq!(instance.pull("team/app", "shared").await.unwrap().len(), 300_000);
         }
+    });
+}
+
+/// A host must not close the connection to the bucket before a layer has gone through.
+#[test]
+fn a_component_streams_layers_through() {
+    on(Kind::SeaweedFs, async |server| {
+        let Some(instance) = Instance::component(server, &["--env", "REDIRECTS=false"]) else { return };
+        let layer = content(9, 30 * MIB);
+        assert!(instance.push("a", "v1", &layer).await.unwrap());
+        let blob = instance.send(Method::GET, &format!("/v2/a/blobs/{}", digest(&layer)), Body::empty()).await.unwrap();
+        assert_eq!(blob.status(), 200);
+        assert!(blob.into_body().collect_up_to(u64::MAX).await.unwrap() == layer);
     });
 }
 

@@ -46,8 +46,15 @@ impl Platform for WasiPlatform {
         let headers = head.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
         let headers = Fields::from_list(&headers.collect::<Vec<_>>()).map_err(|_| unusable("headers"))?;
         let (writer, reader) = wit_stream::new();
-        let (end, trailers) = wit_future::new(|| Err(ErrorCode::InternalError(Some("the body broke off".into()))));
-        let (request, _sent) = WasiRequest::new(headers, Some(reader), trailers, Some(options(timeout)));
+        // What the host is told of a body that nobody goes on with. One without bytes is at its end.
+        let has_bytes = body.length() != Some(0);
+        let unfinished: fn() -> Sent = match has_bytes {
+            true => || Err(ErrorCode::InternalError(Some("the body broke off".into()))),
+            false => || Ok(None),
+        };
+        let (end, trailers) = wit_future::new(unfinished);
+        let contents = has_bytes.then_some(reader);
+        let (request, sent) = WasiRequest::new(headers, contents, trailers, Some(options(timeout)));
         request.set_method(&(&head.method).into()).map_err(|()| unusable("method"))?;
         let is_plain = head.uri.scheme_str() == Some("http");
         let scheme = if is_plain { Scheme::Http } else { Scheme::Https };
@@ -56,19 +63,29 @@ impl Platform for WasiPlatform {
         let path = head.uri.path_and_query().map(|path| path.as_str());
         request.set_path_with_query(path).map_err(|()| unusable("path"))?;
 
-        // The body goes out while the answer is awaited. One that comes before is the answer all the same.
+        let failed = |error: ErrorCode| Error::Unavailable(error.to_string());
         let answer = Box::pin(client::send(request));
-        let response = match select(answer, Box::pin(write(body, writer, end))).await {
-            Either::Left((response, _)) => response,
-            Either::Right(((), answer)) => answer.await,
-        };
-        receive(response.map_err(|error| Error::Unavailable(error.to_string()))?)
+        if !has_bytes {
+            drop((writer, end));
+            return receive(answer.await.map_err(failed)?, Box::new(sent));
+        }
+        // The body goes out while the answer is awaited. One that comes before is the answer all the same.
+        match select(answer, Box::pin(write(body, writer, end))).await {
+            Either::Left((response, writing)) => receive(response.map_err(failed)?, Box::new((writing, sent))),
+            Either::Right(((), answer)) => receive(answer.await.map_err(failed)?, Box::new(sent)),
+        }
     }
 
     async fn sleep(&self, duration: Duration) {
         monotonic_clock::wait_for(duration.as_nanos() as u64).await;
     }
 }
+
+/// How a request's body ended.
+type Sent = Result<Option<Trailers>, ErrorCode>;
+/// What must live as long as the answer is read: the word of how the request went, without which wasmtime closes the connection
+/// behind the first bytes, and a body that is still on its way out.
+type Kept = Box<dyn std::any::Any + Send>;
 
 /// Timeouts where the host knows them.
 fn options(timeout: Duration) -> RequestOptions {
@@ -86,7 +103,7 @@ fn options(timeout: Duration) -> RequestOptions {
     options
 }
 
-async fn write(mut body: Body, mut writer: StreamWriter<u8>, end: FutureWriter<Result<Option<Trailers>, ErrorCode>>) {
+async fn write(mut body: Body, mut writer: StreamWriter<u8>, end: FutureWriter<Sent>) {
     while let Some(data) = body.next().await {
         match data {
             Ok(data) => {
@@ -105,7 +122,7 @@ async fn write(mut body: Body, mut writer: StreamWriter<u8>, end: FutureWriter<R
     let _ = end.write(Ok(None)).await;
 }
 
-fn receive(response: WasiResponse) -> Result<Response<Body>> {
+fn receive(response: WasiResponse, kept: Kept) -> Result<Response<Body>> {
     let mut received = Response::new(Body::empty());
     let unreadable = |what: &str| Error::Unavailable(format!("an answer with an unreadable {what}"));
     *received.status_mut() = response.get_status_code().try_into().map_err(|_| unreadable("status"))?;
@@ -113,19 +130,19 @@ fn receive(response: WasiResponse) -> Result<Response<Body>> {
         let name = HeaderName::try_from(name).map_err(|_| unreadable("header"))?;
         received.headers_mut().append(name, HeaderValue::try_from(value).map_err(|_| unreadable("header"))?);
     }
-    *received.body_mut() = read(response);
+    *received.body_mut() = read(response, kept);
     Ok(received)
 }
 
-fn read(response: WasiResponse) -> Body {
+fn read(response: WasiResponse, kept: Kept) -> Body {
     // What we make of the body is nobody's concern.
     let (_, result) = wit_future::new(|| Ok(()));
     let (reader, trailers) = WasiResponse::consume_body(response, result);
-    Body::from_stream(stream::try_unfold(Some((reader, trailers)), |state| async move {
-        let Some((mut reader, trailers)) = state else { return Ok(None) };
+    Body::from_stream(stream::try_unfold(Some((reader, trailers, kept)), |state| async move {
+        let Some((mut reader, trailers, kept)) = state else { return Ok(None) };
         let (result, bytes) = reader.read(Vec::with_capacity(READ_BYTES)).await;
         match result {
-            StreamResult::Complete(_) => Ok(Some((Bytes::from(bytes), Some((reader, trailers))))),
+            StreamResult::Complete(_) => Ok(Some((Bytes::from(bytes), Some((reader, trailers, kept))))),
             // The stream's end alone does not say whether the body is whole.
             _ => match trailers.await {
                 Ok(_) => Ok(None),
