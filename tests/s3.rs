@@ -1,6 +1,8 @@
 //! The S3 stores over real S3 servers: the contract, and what S3 alone can get wrong.
 #![cfg(not(target_family = "wasm"))]
 
+#[path = "support/content.rs"]
+mod content;
 #[path = "support/memory.rs"]
 mod memory;
 #[path = "support/proxy.rs"]
@@ -31,11 +33,10 @@ use futures_util::stream;
 use http::{Method, Request, Response};
 use http_body_util::BodyExt as _;
 
+use content::{MIB, content, digest, header, streamed};
 use memory::Memory;
 use proxy::{Act, Proxy, Seen};
 use s3_server::{Kind, S3Server};
-
-const MIB: usize = 1024 * 1024;
 
 fn on(kind: Kind, test: impl AsyncFnOnce(&S3Server)) {
     let server = S3Server::start(kind);
@@ -98,8 +99,7 @@ impl World {
     async fn push(&self, repository: &str, bytes: &Bytes) {
         let post = self.send(Method::POST, &format!("/v2/{repository}/blobs/uploads/"), Body::empty()).await;
         assert_eq!(post.status(), 202);
-        let pieces: Vec<_> = bytes.chunks(100_000).map(|piece| Ok::<_, Error>(bytes.slice_ref(piece))).collect();
-        let patch = self.send(Method::PATCH, header(&post, "location"), Body::from_stream(stream::iter(pieces))).await;
+        let patch = self.send(Method::PATCH, header(&post, "location"), streamed(bytes)).await;
         assert_eq!(patch.status(), 202);
         let end = format!("{}?digest={}", header(&patch, "location"), digest(bytes));
         assert_eq!(self.send(Method::PUT, &end, Body::empty()).await.status(), 201);
@@ -121,20 +121,6 @@ fn handler(settings: S3Settings) -> Handler {
     let s3 = S3::new(settings, platform.clone()).unwrap();
     let registry = Registry::new(Arc::new(s3.key_value()), Arc::new(s3.blob_store()), platform, Limits::default());
     Handler::new(registry, eyot::auth::Access::open())
-}
-
-fn header<'a>(response: &'a Response<Body>, name: &str) -> &'a str {
-    response.headers()[name].to_str().unwrap()
-}
-
-fn digest(bytes: &[u8]) -> Digest {
-    Algorithm::Sha256.digest(bytes)
-}
-
-/// Bytes that differ at every place and from seed to seed.
-fn content(seed: u8, length: usize) -> Bytes {
-    let byte = |at: usize| (at as u8).wrapping_mul(31) ^ ((at >> 8) as u8).wrapping_mul(7) ^ ((at >> 16) as u8) ^ seed;
-    (0..length).map(byte).collect::<Vec<u8>>().into()
 }
 
 fn image(layer: &Bytes) -> Bytes {
@@ -310,11 +296,6 @@ fn of_two_uploads_with_parts_one_wins() {
         let late = blobs.append(&stage, streamed(&more[0])).await;
         assert!(committed == 0 || matches!(late, Err(Error::Conflict(_))), "{late:?}");
     });
-}
-
-fn streamed(bytes: &Bytes) -> Body {
-    let pieces: Vec<_> = bytes.chunks(100_000).map(|piece| Ok::<_, Error>(bytes.slice_ref(piece))).collect();
-    Body::from_stream(stream::iter(pieces))
 }
 
 /// Everything that is there is listed, parts of uploads under way too, and all of it can be removed.

@@ -314,13 +314,16 @@ impl Stores {
 }
 
 fn read_s3(get: impl Fn(&str) -> Option<String>, part_bytes: u64, redirect_lifetime: Duration) -> Result<S3Settings> {
+    // Secrets come from files, whose last line ends. None of these ends in white space.
+    let get = |name: &str| get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
     let needed = |name: &str| get(name).with_context(|| format!("setting {name} is missing: S3 needs it"));
     let flag = |name: &str, default: bool| {
         let choices: &'static [&'static str] = if default { &["true", "false"] } else { &["false", "true"] };
         choice(name, get(name), choices).map(|choice| choice == "true")
     };
     let endpoint = needed("s3_endpoint")?;
-    let is_r2 = endpoint.trim_end_matches('/').ends_with(R2_DOMAIN);
+    let host = endpoint.parse::<http::Uri>().ok().and_then(|url| url.host().map(str::to_ascii_lowercase));
+    let is_r2 = host.is_some_and(|host| host.ends_with(R2_DOMAIN));
     Ok(S3Settings {
         public_endpoint: get("s3_public_endpoint"),
         region: get("s3_region").unwrap_or_else(|| if is_r2 { "auto" } else { "us-east-1" }.into()),
@@ -418,6 +421,46 @@ mod tests {
             ("sparse_manifests", "yes", "setting sparse_manifests: \"yes\" is not one of false, true"),
         ] {
             assert_eq!(read(&[(name, value)]).unwrap_err().to_string(), expected);
+        }
+    }
+
+    const S3_OFFER: Offer = Offer { keys: &["s3"], blobs: &["s3"], data_dir: "data" };
+
+    fn read_s3_settings(changes: &[(&str, &str)]) -> Result<S3Settings> {
+        let defaults = [
+            ("s3_endpoint", "https://s3.example"),
+            ("s3_bucket", "b"),
+            ("s3_access_key_id", "k"),
+            ("s3_secret_access_key", "s"),
+        ];
+        let find = |name: &str| {
+            let mut all = changes.iter().chain(&defaults);
+            all.find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
+        Ok(Config::read(&S3_OFFER, find)?.s3.unwrap())
+    }
+
+    #[test]
+    fn settings_of_s3_are_read_as_people_give_them() {
+        let read =
+            read_s3_settings(&[("s3_secret_access_key", "secret\n"), ("s3_region", " "), ("s3_prefix", "")]).unwrap();
+        assert_eq!((read.secret_access_key.as_str(), read.region.as_str()), ("secret", "us-east-1"));
+        // The console shows it with the bucket behind it.
+        for endpoint in ["https://id.r2.cloudflarestorage.com/b", "https://ID.eu.R2.CloudflareStorage.com:443/"] {
+            let read = read_s3_settings(&[("s3_endpoint", endpoint)]).unwrap();
+            assert_eq!((read.equal_parts, read.region.as_str()), (true, "auto"), "{endpoint}");
+        }
+        for (name, value, expected) in [
+            ("s3_bucket", "\n", "setting s3_bucket is missing: S3 needs it"),
+            (
+                "s3_part_bytes",
+                "5MiB",
+                "setting s3_part_bytes: \"5MiB\" is not a whole number from 5242880 to 5368709120",
+            ),
+            ("s3_path_style", "yes", "setting s3_path_style: \"yes\" is not one of true, false"),
+            ("redirect_seconds", "0", "setting redirect_seconds: \"0\" is not a whole number from 1 to 604800"),
+        ] {
+            assert_eq!(read_s3_settings(&[(name, value)]).unwrap_err().to_string(), expected);
         }
     }
 }

@@ -2,17 +2,22 @@
 
 use std::error::Error as Cause;
 use std::io;
-use std::sync::OnceLock;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::stream;
 use http::uri::Scheme;
 use http::{Request, Response};
+use http_body::{Frame, SizeHint};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls;
 
 use crate::store::{Body, BodyError, Error, Platform, Result, SystemPlatform};
@@ -29,6 +34,9 @@ const TRUST: &str = "trusted are the authorities that the system trusts, or in t
                      environment variable SSL_CERT_FILE names";
 /// What is said where the other side does not speak TLS.
 const NO_TLS: &str = "what answers is no TLS; see whether it is https";
+
+/// How many bytes of a body the system may hold that look as if they were sent. A body of so many is given three times the time.
+const BUFFER_BYTES: u64 = 4 * 1024 * 1024;
 
 type TlsClient = Client<HttpsConnector<HttpConnector>, Body>;
 
@@ -79,17 +87,61 @@ impl Platform for NativePlatform {
     }
 
     async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>> {
-        let late = |_| Error::Unavailable(format!("no answer within {} s", timeout.as_secs()));
-        let answer = match request.uri().scheme() == Some(&Scheme::HTTP) {
-            true => self.plain().request(request),
-            false => self.tls()?.request(request),
-        };
-        let answered = tokio::time::timeout(timeout, answer).await.map_err(late)?;
-        Ok(answered.map_err(|error| Error::Unavailable(causes(&error)))?.map(read))
+        let buffered = request.body().length().unwrap_or(BUFFER_BYTES).min(BUFFER_BYTES);
+        let limit = timeout + timeout * 2 * buffered as u32 / BUFFER_BYTES as u32;
+        let pace = Pace(Arc::new(Mutex::new(Some(Instant::now()))));
+        let is_plain = request.uri().scheme() == Some(&Scheme::HTTP);
+        let request = request.map(|body| Body::new(Watched { body, pace: pace.clone() }));
+        let mut answered = pin!(if is_plain { self.plain().request(request) } else { self.tls()?.request(request) });
+        loop {
+            let until = pace.since().unwrap_or_else(Instant::now) + limit;
+            match timeout_at(until, answered.as_mut()).await {
+                Ok(answered) => return Ok(answered.map_err(|error| Error::Unavailable(causes(&error)))?.map(read)),
+                // Meanwhile it was not the server that was waited for, or it went on.
+                Err(_) if pace.since().is_none_or(|since| since.elapsed() < limit) => {}
+                Err(_) => return Err(Error::Unavailable(format!("no answer within {} s", limit.as_secs()))),
+            }
+        }
     }
 
     async fn sleep(&self, duration: Duration) {
         tokio::time::sleep(duration).await;
+    }
+}
+
+/// Since when it is the server's turn, to take more of a body or to answer; `None` while the body has nothing to give.
+#[derive(Clone)]
+struct Pace(Arc<Mutex<Option<Instant>>>);
+
+impl Pace {
+    fn since(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A body that shows its pace.
+struct Watched {
+    body: Body,
+    pace: Pace,
+}
+
+impl http_body::Body for Watched {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let since = polled.is_ready().then(Instant::now);
+        *self.pace.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
+        polled
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
     }
 }
 

@@ -23,6 +23,8 @@ use crate::store::{Body, BodyError, Error, Platform, Result, SystemPlatform};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an answer's body may rest.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// The speed, in bytes a second, at which a body must go out at least: a host counts its time as well.
+const BODY_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
 /// How many bytes of an answer's body are taken from the host at a time.
 const READ_BYTES: usize = 128 * 1024;
 
@@ -41,6 +43,7 @@ impl Platform for WasiPlatform {
 
     async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>> {
         let (head, body) = request.into_parts();
+        let timeout = timeout + Duration::from_secs(body.length().unwrap_or(0) / BODY_BYTES_PER_SECOND_MIN);
         let unusable = |what: &str| Error::Unavailable(format!("a request that the host does not take: {what}"));
         let headers = head.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
         let headers = Fields::from_list(&headers.collect::<Vec<_>>()).map_err(|_| unusable("headers"))?;

@@ -23,8 +23,9 @@ pub trait Platform: Send + Sync {
     }
 
     /// Sends a request to another server; its URI is absolute, and a body of known length goes out with Content-Length.
-    /// `timeout` is how long the head of the answer may take, with the sending of the body; while the answer's body is read,
-    /// how long each piece may take is up to the host.
+    /// `timeout` is how long the server may take for the head of the answer, beside the sending of the body, for which it gets
+    /// more, and during which it may not stall for longer; while the answer's body is read, how long each piece may take is up to
+    /// the host.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when there was no answer; the request may have been carried out all the same.

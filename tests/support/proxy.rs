@@ -31,6 +31,16 @@ pub enum Act {
     CutAfter,
     /// Breaks the answer off after so many bytes.
     CutAnswer(usize),
+    /// Answers itself, with headers too.
+    Respond(Response<Body>),
+    /// Answers itself before it has read the body.
+    RespondEarly(Response<Body>),
+    /// Lets the server do it, and answers this instead.
+    RespondAfter(Response<Body>),
+    /// Changes the server's answer.
+    Change(fn(Response<Body>) -> Response<Body>),
+    /// Reads everything and never answers.
+    Hang,
 }
 
 /// A request that went by: its method, and its path with the parameters that are no part of the signature.
@@ -121,6 +131,15 @@ impl State {
                 return Ok(answer(status, text));
             }
             Act::AnswerEarly(status, text) => return Ok(answer_early(status, text, body)),
+            Act::Respond(response) => {
+                let _ = body.collect_up_to(u64::MAX).await;
+                return Ok(response);
+            }
+            Act::RespondEarly(response) => return Ok(response),
+            Act::Hang => {
+                let _ = body.collect_up_to(u64::MAX).await;
+                return std::future::pending().await;
+            }
             Act::CutBefore => return Err("cut".into()),
             _ => {}
         }
@@ -130,6 +149,8 @@ impl State {
         match act {
             Act::CutAfter => Err("cut".into()),
             Act::CutAnswer(at) => Ok(cut(response, at)),
+            Act::RespondAfter(other) => Ok(other),
+            Act::Change(change) => Ok(change(response)),
             _ => Ok(response),
         }
     }

@@ -1,10 +1,14 @@
 //! What S3 servers answer in XML, beside what rusty-s3 reads.
 
+use std::ops::Range;
+
 use instant_xml::FromXml;
 
 use crate::store::{Error, Result};
 
-const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
+pub(super) const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
+/// What may follow the name of a tag.
+const NAME_END: [char; 5] = [' ', '\n', '\r', '\t', '/'];
 /// How much of a refusal that is no XML is shown.
 const SHOWN_CHARS_MAX: usize = 200;
 
@@ -29,7 +33,7 @@ struct ErrorXml {
 impl Refusal {
     pub(super) fn parse(body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(body);
-        match instant_xml::from_str::<ErrorXml>(&text) {
+        match instant_xml::from_str::<ErrorXml>(&in_namespace(&text, "")) {
             Ok(error) => Self { code: error.code.unwrap_or_default(), message: error.message.unwrap_or_default() },
             Err(_) => Self { code: String::new(), message: text.chars().take(SHOWN_CHARS_MAX).collect() },
         }
@@ -65,6 +69,38 @@ impl Uploads {
     }
 }
 
+/// The first tag of an element, without its `>`.
+fn root(text: &str) -> Range<usize> {
+    let is_name = |&(at, _): &(usize, &str)| text[at + 1..].starts_with(|c: char| c.is_alphabetic());
+    let start = text.match_indices('<').find(is_name).map_or(text.len(), |(at, _)| at);
+    start..text[start..].find('>').map_or(text.len(), |length| start + length)
+}
+
+/// Whether XML comes to its end, which its parser does not look for: half a list must not be taken for all of it.
+pub(super) fn is_whole(text: &str) -> bool {
+    let tag = &text[root(text)];
+    let name = tag.trim_start_matches('<').split(NAME_END).next().unwrap_or_default();
+    tag.ends_with('/') || text.trim_end().ends_with(&format!("</{name}>"))
+}
+
+/// The text with this default namespace. Servers disagree about it, and parsers are strict.
+pub(super) fn in_namespace(text: &str, namespace: &str) -> String {
+    // While a server is busy it may send white space, which must not stand before the declaration.
+    let text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+    let Range { start: root, end } = root(text);
+    let tag = &text[root..end];
+    let declared = tag.find(" xmlns=").and_then(|at| {
+        let quote = tag[at + 7..].chars().next().filter(|quote| ['"', '\''].contains(quote))?;
+        Some((at, at + 8 + tag[at + 8..].find(quote)? + 1))
+    });
+    let name = root + tag.find(NAME_END).unwrap_or(tag.len());
+    let (before, behind) = declared.map_or((name, name), |(from, to)| (root + from, root + to));
+    match root < end {
+        true => format!("{} xmlns=\"{namespace}\"{}", &text[..before], &text[behind..]),
+        false => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,8 +110,35 @@ mod tests {
         let xml = br#"<?xml version="1.0" encoding="UTF-8"?>
             <Error><Code>NoSuchKey</Code><Message>It is gone.</Message><Resource>/x</Resource><RequestId>1</RequestId></Error>"#;
         assert_eq!(Refusal::parse(xml), Refusal { code: "NoSuchKey".into(), message: "It is gone.".into() });
+        let xml = format!(
+            "\u{feff} \n<?xml version='1.0'?><Error xmlns='{NAMESPACE}'><Code><![CDATA[SlowDown]]></Code></Error>"
+        );
+        assert_eq!(Refusal::parse(xml.as_bytes()).code, "SlowDown");
         assert_eq!(Refusal::parse(b"<html>").message, "<html>");
         assert_eq!(Refusal::parse(b""), Refusal::default());
+    }
+
+    #[test]
+    fn half_an_answer_is_none() {
+        for (text, expected) in [
+            ("<?xml version=\"1.0\"?>\n<List a='b'><Key>x</Key></List>\n", true),
+            ("<s3:List/>", true),
+            ("<List>", false),
+            ("<List><Key>x</Key>", false),
+            ("<List><Key>x</Ke", false),
+            ("", false),
+        ] {
+            assert_eq!(is_whole(text), expected, "{text}");
+        }
+        assert!(in_namespace("<List\txsi='http://x'><Key/></List>", "n").starts_with("<List xmlns=\"n\"\txsi="));
+        // Whatever it is, it is no panic.
+        for text in ["<é xmlns=é>", "<a xmlns=", "<a xmlns='>", "<", "<a", "é<é", "<a xmlns='é'é"] {
+            for end in 0..text.len() {
+                let text = String::from_utf8_lossy(&text.as_bytes()[..end]);
+                in_namespace(&text, NAMESPACE);
+                is_whole(&text);
+            }
+        }
     }
 
     #[test]
@@ -85,7 +148,11 @@ mod tests {
              <Upload><Key>blobs/x</Key><UploadId>1</UploadId><Initiated>2026-01-01T00:00:00Z</Initiated></Upload>\
              <Upload><Key>blobs/y</Key><UploadId>2</UploadId></Upload></ListMultipartUploadsResult>"
         );
-        let uploads = Uploads::parse(&xml).unwrap();
+        for other in ["", " xmlns='http://doc.s3.amazonaws.com/2006-03-01'"] {
+            let other = xml.replace(&format!(" xmlns=\"{NAMESPACE}\""), other);
+            assert_eq!(Uploads::parse(&in_namespace(&other, NAMESPACE)).unwrap().uploads.len(), 2, "{other}");
+        }
+        let uploads = Uploads::parse(&in_namespace(&xml, NAMESPACE)).unwrap();
         assert_eq!(
             uploads.uploads.iter().map(|upload| upload.key.as_str()).collect::<Vec<_>>(),
             ["blobs/x", "blobs/y"]

@@ -9,18 +9,16 @@ use bytes::Bytes;
 use futures_util::future::join;
 use futures_util::stream::{self, StreamExt as _};
 use http::StatusCode;
-use http::header::ETAG;
-use md5::{Digest as _, Md5};
 use rusty_s3::Method;
-use rusty_s3::actions::{CompleteMultipartUpload, CompleteMultipartUploadResponse, CreateMultipartUpload};
 
 use super::S3Settings;
-use super::answer::{Upload, Uploads};
-use super::client::{Answer, Call, Client, Payload};
+use super::answer::Upload;
+use super::client::{Call, Client, Payload};
 use super::gather::Gather;
 use super::key_value::{LIST_KEYS_MAX, ListPage, list_page};
+use super::multipart::{Completed, gone};
 use super::staging::{Cut, PIECES_MAX, Piece, Staging, TAIL_BYTES_MAX};
-use crate::oci::Digest;
+use crate::oci::{Digest, Hasher};
 use crate::store::{BlobStore, Body, Error, Location, Result, Stage, Stored};
 
 /// What stands between a family and a token in the name of an object; `!` is not the same on all servers.
@@ -134,64 +132,36 @@ impl S3BlobStore {
     }
 
     async fn create_upload(&self, name: &str) -> Result<String> {
-        let object = object(name);
-        let call = Call::new(Method::Post, &object).query("uploads", "");
-        let answer = self.client.expect(call, &[]).await?;
-        let created = CreateMultipartUpload::parse_response(answer.text()?);
-        Ok(created.map_err(|e| unreadable(&object, &e))?.upload_id().to_owned())
+        self.client.create_upload(&object(name)).await
     }
 
     /// Sends the part after those that the stage has; gives its ETag.
     async fn upload_part(&self, staging: &Staging, payload: Payload) -> Result<String> {
         let object = object(&staging.name);
-        let number = (staging.parts.len() + 1).to_string();
-        let call = Call::new(Method::Put, &object).query("partNumber", number).query("uploadId", upload_id(staging));
-        let answer = self.client.expect(call.payload(payload), &[StatusCode::NOT_FOUND]).await?;
-        if answer.status == StatusCode::NOT_FOUND {
-            return Err(gone(&self.client, &object, &answer));
-        }
-        let etag = answer.header(ETAG.as_str()).map(|etag| etag.trim_matches('"').to_owned());
-        etag.ok_or_else(|| unreadable(&object, &"a part without ETag"))
+        self.client.upload_part(&object, upload_id(staging), staging.parts.len() + 1, payload).await
     }
 
-    async fn complete(&self, staging: &Staging) -> Result<()> {
+    async fn complete(&self, staging: &Staging, digest: &Digest) -> Result<()> {
         let object = object(&staging.name);
-        let etags = staging.parts.iter().map(String::as_str);
-        // The body is all that is wanted; our own call is what signs.
-        let xml = {
-            let bucket = self.client.bucket();
-            CompleteMultipartUpload::new(bucket, None, &object, upload_id(staging), etags).body()
-        };
-        let call = Call::new(Method::Post, &object).query("uploadId", upload_id(staging));
-        let answer = self.client.send(call.payload(Payload::Bytes(vec![xml.into()]))).await?;
-        let code = answer.code();
-        // S3 may say 200 before it knows, and then tell an error in the body.
-        if answer.status.is_success()
-            && let Ok(completed) = CompleteMultipartUploadResponse::parse(answer.text()?)
+        match self.client.complete_upload(&object, upload_id(staging), &staging.parts).await? {
+            Completed::Surely => Ok(()),
+            Completed::Perhaps if self.is_of_content(&object, digest).await? => Ok(()),
+            Completed::Perhaps => Err(Error::Conflict(format!("{object} was completed by another request"))),
+        }
+    }
+
+    /// Reads an object to find out whose it is, where ETags do not tell.
+    async fn is_of_content(&self, object: &str, digest: &Digest) -> Result<bool> {
+        log::info!("S3: {object}: its ETag is not made of those of its parts, so it is read");
+        let mut hasher = Hasher::new(digest.algorithm());
+        if let Some(length) = self.client.length(object).await?.filter(|length| *length > 0)
+            && let Some(mut body) = self.client.read(object, 0..length).await?
         {
-            // Some servers answer to a late fork with what was completed before.
-            return match is_of_parts(completed.etag(), &staging.parts) {
-                Some(false) => Err(Error::Conflict(format!("{object} was completed by another request"))),
-                _ => Ok(()),
-            };
+            while let Some(data) = body.next().await {
+                hasher.update(&data?);
+            }
         }
-        match code.as_str() {
-            // A part was sent again by another append, whose ETag is another.
-            "InvalidPart" => Err(Error::Conflict(format!("{object}: {code}"))),
-            // It may be what an earlier request did, whose answer was lost.
-            "NoSuchUpload" if self.is_completed(staging).await? => Ok(()),
-            "NoSuchUpload" => Err(Error::Conflict(format!("{object}: {code}"))),
-            _ => Err(self.client.refusal(&format!("completing {object}"), &answer)),
-        }
-    }
-
-    /// Whether the object is of exactly these parts: S3 makes its ETag of theirs.
-    async fn is_completed(&self, staging: &Staging) -> Result<bool> {
-        let object = object(&staging.name);
-        let call = Call::new(Method::Head, &object);
-        let answer = self.client.expect(call, &[StatusCode::NOT_FOUND]).await?;
-        let is_same = answer.header(ETAG.as_str()).and_then(|etag| is_of_parts(etag, &staging.parts));
-        Ok(answer.status.is_success() && is_same == Some(true))
+        Ok(hasher.finish() == *digest)
     }
 
     async fn put(&self, name: &str, bytes: Vec<Bytes>) -> Result<()> {
@@ -210,54 +180,16 @@ impl S3BlobStore {
     /// Best effort, as is removing what is stale: the collector finds what is left.
     async fn abort(&self, staging: &Staging) {
         if let Some(upload_id) = &staging.upload {
-            let result = self.abort_upload(&object(&staging.name), upload_id).await;
+            let result = self.client.abort_upload(&object(&staging.name), upload_id).await;
             if let Err(error) = result {
                 log::warn!("a multipart upload is left behind: {error}");
             }
         }
     }
 
-    async fn abort_upload(&self, object: &str, upload_id: &str) -> Result<()> {
-        let call = Call::new(Method::Delete, object).query("uploadId", upload_id);
-        let answer = self.client.expect(call, &[StatusCode::NOT_FOUND]).await?;
-        match answer.status.is_success() || answer.code() == "NoSuchUpload" {
-            true => Ok(()),
-            false => Err(self.client.refusal(object, &answer)),
-        }
-    }
-
     async fn remove_objects(&self, names: Vec<String>) {
         let removals = names.into_iter().map(|name| remove_parked(self.client.clone(), name));
         stream::iter(removals).buffer_unordered(PIECES_AT_ONCE_MAX).collect().await
-    }
-
-    /// All multipart uploads to objects that begin with `prefix`. There are as many as blobs are just being pushed, and those
-    /// left behind since the collector came last.
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<Upload>> {
-        let mut uploads = Vec::new();
-        let mut after: Option<(String, String)> = None;
-        loop {
-            let call = Call::new(Method::Get, "").query("uploads", "").query("prefix", self.client.full_name(prefix));
-            let call = match after.take() {
-                Some((key, upload_id)) => call.query("key-marker", key).query("upload-id-marker", upload_id),
-                None => call,
-            };
-            let page = Uploads::parse(self.client.expect(call, &[]).await?.text()?)?;
-            let before = uploads.len();
-            for Upload { key, upload_id } in page.uploads {
-                // Some servers do not filter by themselves.
-                if let Some(key) = self.client.own_name(&key).filter(|key| key.starts_with(prefix)) {
-                    uploads.push(Upload { key: key.to_owned(), upload_id });
-                }
-            }
-            match (page.is_truncated, page.next_key) {
-                (Some(true), Some(key)) if uploads.len() > before => {
-                    after = Some((key, page.next_upload_id.unwrap_or_default()));
-                }
-                (Some(true), _) => return Err(unreadable(prefix, &"a list of uploads that does not go on")),
-                _ => return Ok(uploads),
-            }
-        }
     }
 }
 
@@ -292,7 +224,7 @@ impl BlobStore for S3BlobStore {
         staging.seal()
     }
 
-    async fn commit(&self, stage: &Stage, _digest: &Digest) -> Result<Location> {
+    async fn commit(&self, stage: &Stage, digest: &Digest) -> Result<Location> {
         let mut staging = Staging::open(stage)?;
         let mut stale = std::mem::take(&mut staging.stale);
         if staging.upload.is_none() && staging.tail.is_empty() && staging.pieces.len() == 1 {
@@ -311,7 +243,7 @@ impl BlobStore for S3BlobStore {
             let etag = self.upload_part(&staging, Payload::Bytes(rest)).await?;
             staging.parts.push(etag);
         }
-        self.complete(&staging).await?;
+        self.complete(&staging, digest).await?;
         self.remove_objects(stale).await;
         Ok(Location(staging.name))
     }
@@ -349,7 +281,7 @@ impl BlobStore for S3BlobStore {
         while stored.len() < limit {
             let everything = object("");
             let objects = list_page(&self.client, &everything, next.clone(), LIST_KEYS_MAX);
-            let (objects, uploads) = join(objects, self.list_uploads(&everything)).await;
+            let (objects, uploads) = join(objects, self.client.list_uploads(&everything)).await;
             let mut uploads = uploads?;
             uploads.retain(|upload| next.as_ref().is_none_or(|next| upload.key > *next));
             let Page { found, more } = merge(objects?, uploads);
@@ -365,20 +297,12 @@ impl BlobStore for S3BlobStore {
 
     async fn remove(&self, name: &str) -> Result<()> {
         let object = object_of(name);
-        for upload in self.list_uploads(&object).await? {
+        for upload in self.client.list_uploads(&object).await? {
             if upload.key == object {
-                self.abort_upload(&upload.key, &upload.upload_id).await?;
+                self.client.abort_upload(&upload.key, &upload.upload_id).await?;
             }
         }
         delete_object(&self.client, &object).await
-    }
-}
-
-/// What a 404 for something of a stage means.
-fn gone(client: &Client, object: &str, answer: &Answer) -> Error {
-    match answer.code().as_str() {
-        "NoSuchUpload" | "NoSuchKey" => Error::Conflict(format!("the stage is gone: {object}")),
-        _ => client.refusal(object, answer),
     }
 }
 
@@ -448,24 +372,6 @@ fn upload_id(staging: &Staging) -> &str {
     staging.upload.as_deref().unwrap_or_default()
 }
 
-/// Whether an object with this ETag is of these parts. S3 hashes the parts' ETags, some servers do so in hexadecimal digits.
-/// `None` where it does not tell: the ETags are no MD5.
-fn is_of_parts(etag: &str, parts: &[String]) -> Option<bool> {
-    let (mut of_bytes, mut of_digits) = (Md5::new(), Md5::new());
-    for part in parts {
-        of_bytes.update(hex::decode(part).ok().filter(|hash| hash.len() == 16)?);
-        of_digits.update(part);
-    }
-    let (hash, count) = etag.trim_matches('"').split_once('-')?;
-    let hash = hex::decode(hash).ok().filter(|hash| hash.len() == 16)?;
-    let is_same = hash[..] == of_bytes.finalize()[..] || hash[..] == of_digits.finalize()[..];
-    Some(is_same && count == parts.len().to_string())
-}
-
-fn unreadable(object: &str, why: &dyn std::fmt::Display) -> Error {
-    Error::Unavailable(format!("S3: {object}: {why}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -483,15 +389,5 @@ mod tests {
         assert_eq!(page(&["a.1", "a.2", "c.1"], false, &["b.1"]), (names(&["a!1", "a!2", "b!1", "c!1"]), false));
         assert_eq!(page(&["a.1", "b.1"], true, &["d.1"]), (names(&["a!1", "b!1"]), true));
         assert_eq!(page(&[], false, &["a.1"]), (names(&["a!1"]), false));
-    }
-
-    #[test]
-    fn an_etag_tells_of_which_parts_an_object_is() {
-        let parts = ["d41d8cd98f00b204e9800998ecf8427e".to_owned()];
-        assert_eq!(is_of_parts("\"59adb24ef3cdbe0297f05b395827453f-1\"", &parts), Some(true));
-        assert_eq!(is_of_parts("\"59adb24ef3cdbe0297f05b395827453f-2\"", &parts), Some(false));
-        assert_eq!(is_of_parts("d41d8cd98f00b204e9800998ecf8427e-1", &parts), Some(false));
-        assert_eq!(is_of_parts("opaque", &parts), None);
-        assert_eq!(is_of_parts("59adb24ef3cdbe0297f05b395827453f-1", &["opaque".to_owned()]), None);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::header::{CONTENT_LENGTH, DATE};
+use http::header::{CONTENT_LENGTH, DATE, ETAG, RETRY_AFTER};
 use http::{HeaderMap, Request, Response, StatusCode};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
@@ -14,20 +14,34 @@ use rusty_s3::{Bucket, Credentials, Map, Method, UrlStyle};
 
 use super::S3Settings;
 use super::answer;
+use super::gather::Part;
 use crate::store::{Body, Error, Platform, Result};
 
 /// How often a request is sent at most.
 const ATTEMPTS_MAX: u32 = 5;
 /// How long the first pause between two attempts is at most; it doubles from one to the next.
-const PAUSE_FIRST: Duration = Duration::from_millis(100);
-/// How long a request may take before its answer begins, beside the time that its body is given.
-const TIMEOUT: Duration = Duration::from_secs(30);
-/// The speed, in bytes a second, at which a body must go out at least.
+const PAUSE_FIRST: Duration = Duration::from_millis(250);
+/// The longest pause that a server can ask for: somebody waits for us, too.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
+/// How long a request may take before its answer begins, and then for the answer, beside the time that each body is given.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
+/// The speed, in bytes a second, at which bodies are likely to go at least.
 const BODY_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
 /// How long a signature of a request of ours is valid.
 const SIGNATURE_LIFETIME: Duration = Duration::from_secs(15 * 60);
 /// The most bytes of an answer that is held in memory: a value, or a page of a list.
-const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
+const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How many bytes of a refusal are read: more say no more.
+const REFUSAL_BYTES_MAX: usize = 64 * 1024;
+/// The codes of refusals that pass, whatever status they come with.
+const PASSING_CODES: [&str; 6] = [
+    "ConditionalRequestConflict",
+    "InternalError",
+    "OperationAborted",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+];
 /// From how far a clock may be the cause of a refusal.
 const CLOCK_SKEW_MAX_MS: u64 = 5 * 60 * 1000;
 
@@ -35,8 +49,8 @@ const CLOCK_SKEW_MAX_MS: u64 = 5 * 60 * 1000;
 pub(super) enum Payload {
     /// Bytes that can be sent again.
     Bytes(Vec<Bytes>),
-    /// A stream of known length, which can be sent once.
-    Stream(Body),
+    /// A stream of known length, which can be sent again as long as no more of it was taken than was held in memory anyway.
+    Stream(Part),
 }
 
 /// A request to the bucket.
@@ -47,11 +61,13 @@ pub(super) struct Call<'a> {
     query: Map<'a>,
     headers: Map<'a>,
     payload: Payload,
+    timeout: Duration,
 }
 
 impl<'a> Call<'a> {
     pub(super) fn new(method: Method, object: &'a str) -> Self {
-        Self { method, object, query: Map::new(), headers: Map::new(), payload: Payload::Bytes(Vec::new()) }
+        let payload = Payload::Bytes(Vec::new());
+        Self { method, object, query: Map::new(), headers: Map::new(), payload, timeout: TIMEOUT }
     }
 
     /// A parameter, whose name must be of letters, digits and `-`.
@@ -70,6 +86,30 @@ impl<'a> Call<'a> {
         self.payload = payload;
         self
     }
+
+    /// How long the server may take, beside the time for bodies.
+    pub(super) fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    fn payload_bytes(&self) -> u64 {
+        match &self.payload {
+            Payload::Bytes(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
+            Payload::Stream(part) => part.length(),
+        }
+    }
+
+    /// How long an attempt is likely to take at most.
+    fn span(&self) -> Duration {
+        self.timeout + Duration::from_secs(self.payload_bytes() / BODY_BYTES_PER_SECOND_MIN)
+    }
+}
+
+/// The attempts at one request: how many there were, and until when there may be more.
+pub(super) struct Attempts {
+    pub(super) made: u32,
+    until_ms: u64,
 }
 
 /// An answer whose body was read.
@@ -87,12 +127,43 @@ impl Answer {
         answer::Refusal::parse(&self.body).code
     }
 
-    pub(super) fn text(&self) -> Result<&str> {
-        std::str::from_utf8(&self.body).map_err(|_| Error::Unavailable("S3 answered with what is no text".into()))
+    /// XML as the parsers of rusty-s3 want it.
+    pub(super) fn xml(&self) -> Result<String> {
+        let text = std::str::from_utf8(&self.body);
+        let text = text.map_err(|_| Error::Unavailable("S3 answered with what is no text".into()))?;
+        if !answer::is_whole(text) {
+            return Err(Error::Unavailable("S3 answered with XML that breaks off".into()));
+        }
+        Ok(answer::in_namespace(text, answer::NAMESPACE))
     }
 
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The entity tag. Proxies may call it weak, which S3 itself never does.
+    pub(super) fn etag(&self) -> Option<&str> {
+        let etag = self.header(ETAG.as_str())?;
+        Some(etag.strip_prefix("W/").unwrap_or(etag))
+    }
+
+    /// A server that says it cannot just now.
+    pub(super) fn is_passing(&self, method: Method) -> bool {
+        let is_passing_code = || PASSING_CODES.contains(&self.code().as_str());
+        match self.status {
+            StatusCode::NOT_IMPLEMENTED => false,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => true,
+            StatusCode::BAD_REQUEST | StatusCode::CONFLICT => is_passing_code(),
+            // S3 may say 200 before it knows, and then tell an error in the body.
+            StatusCode::OK => matches!(method, Method::Post) && is_passing_code(),
+            status => status.is_server_error(),
+        }
+    }
+
+    /// How long the server wants to be left alone.
+    pub(super) fn retry_after(&self) -> Duration {
+        let seconds = self.header(RETRY_AFTER.as_str()).and_then(|text| text.parse().ok());
+        Duration::from_secs(seconds.unwrap_or(0)).min(RETRY_AFTER_MAX)
     }
 }
 
@@ -159,24 +230,34 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when no attempt was answered, or the last with 500 and above. Every other status is an answer.
-    pub(super) async fn send(&self, mut call: Call<'_>) -> Result<Answer> {
-        let mut attempt = 1;
+    pub(super) async fn send(&self, call: Call<'_>) -> Result<Answer> {
+        let mut attempts = self.attempts(call.span());
         loop {
-            let can_repeat = attempt < ATTEMPTS_MAX && matches!(call.payload, Payload::Bytes(_));
-            let result = match self.send_once(&mut call).await {
-                Ok(response) => self.collect(&call_name(&call), response, attempt).await,
+            attempts.made += 1;
+            let result = match self.send_once(&call).await {
+                Ok(response) => self.collect(&call, response, attempts.made).await,
                 Err(error) => Err(error),
             };
-            match result {
-                Ok(answer) if !is_passing(answer.status) => return Ok(answer),
-                Ok(answer) if !can_repeat => return Err(self.refusal(&call_name(&call), &answer)),
-                Err(error) if !can_repeat || matches!(error, Error::Unsupported(_)) => return Err(error),
-                Ok(answer) => log::warn!("S3: {}: {} {}, again", call_name(&call), answer.status, answer.code()),
-                Err(error) => log::warn!("{error}, again"),
+            let (error, retry_after) = match result {
+                Ok(answer) if !answer.is_passing(call.method) => return Ok(answer),
+                Ok(answer) => (self.refusal(&call_name(&call), &answer), answer.retry_after()),
+                Err(error) => (error, Duration::ZERO),
+            };
+            let can_repeat = match &call.payload {
+                Payload::Bytes(_) => true,
+                Payload::Stream(part) => part.rewind(),
+            };
+            if !can_repeat {
+                return Err(error);
             }
-            self.pause(attempt).await;
-            attempt += 1;
+            self.pause(&attempts, &call_name(&call), error, retry_after).await?;
         }
+    }
+
+    /// Attempts at a request that may take `span` each.
+    pub(super) fn attempts(&self, span: Duration) -> Attempts {
+        // Time for two of them that are not answered at all.
+        Attempts { made: 0, until_ms: self.platform.now_ms() + 2 * span.as_millis() as u64 }
     }
 
     /// Sends a request and expects success, or what `allowed` lists.
@@ -189,82 +270,17 @@ impl Client {
         Err(self.refusal(&name, &answer))
     }
 
-    /// Reads a part of an object as it comes. What breaks off is gone on with, a bounded number of times without progress.
-    /// `None` when there is no such object, or it is shorter.
-    pub(super) async fn read(self: &Arc<Self>, object: &str, range: std::ops::Range<u64>) -> Result<Option<Body>> {
-        let length = range.end - range.start;
-        let Some(body) = self.open(object, range.clone()).await? else { return Ok(None) };
-        let state = (self.clone(), object.to_owned(), range, body, 1);
-        let pieces = stream::try_unfold(state, |(client, object, mut range, mut body, mut attempt)| async move {
-            loop {
-                if range.is_empty() {
-                    return Ok::<_, Error>(None);
-                }
-                let why = match body.next().await {
-                    Some(Ok(mut data)) => {
-                        data.truncate((range.end - range.start).min(data.len() as u64) as usize);
-                        range.start += data.len() as u64;
-                        return Ok(Some((data, (client, object, range, body, 1))));
-                    }
-                    Some(Err(error)) => error.to_string(),
-                    None => "the answer is too short".into(),
-                };
-                if attempt == ATTEMPTS_MAX {
-                    return Err(Error::Unavailable(format!("S3: reading {object}: {why}")));
-                }
-                log::warn!("S3: reading {object}: {why}, again from byte {}", range.start);
-                client.pause(attempt).await;
-                attempt += 1;
-                let gone = || Error::Corrupt(format!("{object} is gone"));
-                body = client.open(&object, range.clone()).await?.ok_or_else(gone)?;
-            }
-        });
-        Ok(Some(Body::from_stream(pieces).with_length(length)))
-    }
-
-    /// Begins to read a part of an object.
-    async fn open(&self, object: &str, range: std::ops::Range<u64>) -> Result<Option<Body>> {
-        for attempt in 1.. {
-            let span = format!("bytes={}-{}", range.start, range.end - 1);
-            let mut call = Call::new(Method::Get, object).header("range", span);
-            let (name, can_repeat) = (call_name(&call), attempt < ATTEMPTS_MAX);
-            match self.send_once(&mut call).await {
-                // Whoever ignores the range answers with all of it.
-                Ok(response) if response.status() == StatusCode::PARTIAL_CONTENT => {
-                    return Ok(Some(response.into_body()));
-                }
-                Ok(response) if response.status() == StatusCode::OK && range.start == 0 => {
-                    return Ok(Some(response.into_body()));
-                }
-                Ok(response) => {
-                    let answer = self.collect(&name, response, attempt).await?;
-                    if answer.code() == "NoSuchKey" || answer.status == StatusCode::RANGE_NOT_SATISFIABLE {
-                        return Ok(None);
-                    }
-                    if !is_passing(answer.status) || !can_repeat {
-                        return Err(self.refusal(&name, &answer));
-                    }
-                    log::warn!("S3: {name}: {}, again", answer.status);
-                }
-                Err(error) if !can_repeat => return Err(error),
-                Err(error) => log::warn!("{error}, again"),
-            }
-            self.pause(attempt).await;
-        }
-        unreachable!("the last attempt returns")
-    }
-
-    async fn send_once(&self, call: &mut Call<'_>) -> Result<Response<Body>> {
+    pub(super) async fn send_once(&self, call: &Call<'_>) -> Result<Response<Body>> {
         let url = self.sign(&self.bucket, call, SIGNATURE_LIFETIME)?;
         let mut request = Request::builder().method(call.method.to_str()).uri(url.as_str());
         for (name, value) in call.headers.iter() {
             request = request.header(name, value);
         }
-        let body = match &mut call.payload {
+        let body = match &call.payload {
             Payload::Bytes(pieces) => body_of(pieces),
-            Payload::Stream(body) => std::mem::replace(body, Body::empty()),
+            Payload::Stream(part) => part.body(),
         };
-        let length = body.length().unwrap_or(0);
+        let length = call.payload_bytes();
         // A host sends a body whose length nobody states in chunks, also one without bytes, and S3 takes no chunks.
         if !matches!(call.method, Method::Get | Method::Head) {
             request = request.header(CONTENT_LENGTH, length);
@@ -272,8 +288,7 @@ impl Client {
         let request = request.body(body).map_err(|e| Error::Unavailable(format!("S3: {e}")))?;
         let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let begin_ms = self.platform.now_ms();
-        let timeout = TIMEOUT + Duration::from_secs(length / BODY_BYTES_PER_SECOND_MIN);
-        let result = self.platform.send(request, timeout).await;
+        let result = self.platform.send(request, call.timeout).await;
         let took_ms = self.platform.now_ms().saturating_sub(begin_ms);
         let outcome = result.as_ref().map_or_else(Error::to_string, |response| response.status().as_u16().to_string());
         log::debug!("S3: {}: {outcome} after {took_ms} ms, {length} bytes, request {number}", call_name(call));
@@ -313,38 +328,58 @@ impl Client {
         ))
     }
 
-    async fn collect(&self, name: &str, response: Response<Body>, attempts: u32) -> Result<Answer> {
-        let (head, body) = response.into_parts();
-        let body = body.collect_up_to(ANSWER_BYTES_MAX).await.map_err(|error| self.no_answer(name, error.into()))?;
-        Ok(Answer { status: head.status, headers: head.headers, body, attempts })
+    /// Reads an answer, of a refusal no more than its beginning.
+    pub(super) async fn collect(&self, call: &Call<'_>, response: Response<Body>, attempts: u32) -> Result<Answer> {
+        let (name, (head, mut body)) = (call_name(call), response.into_parts());
+        let (begin_ms, mut all) = (self.platform.now_ms(), Vec::new());
+        while let Some(data) = body.next().await {
+            all.extend_from_slice(&data.map_err(|error| self.no_answer(&name, error.into()))?);
+            if !head.status.is_success() && all.len() >= REFUSAL_BYTES_MAX {
+                return Ok(Answer { status: head.status, headers: head.headers, body: all.into(), attempts });
+            }
+            let most = call.timeout + Duration::from_secs(all.len() as u64 / BODY_BYTES_PER_SECOND_MIN);
+            let took = Duration::from_millis(self.platform.now_ms().saturating_sub(begin_ms));
+            if all.len() > ANSWER_BYTES_MAX || took > most {
+                let why = format!("an answer of over {} bytes, or without end", all.len());
+                return Err(self.no_answer(&name, Error::Unavailable(why)));
+            }
+        }
+        let answer = Answer { status: head.status, headers: head.headers, body: all.into(), attempts };
+        // Not every host tells an answer that breaks off from one that ends.
+        let declared = answer.header(CONTENT_LENGTH.as_str()).filter(|_| call.method != Method::Head);
+        match declared.is_some_and(|declared| declared != answer.body.len().to_string()) {
+            true => {
+                let why = format!("the answer broke off after {} bytes", answer.body.len());
+                Err(self.no_answer(&name, Error::Unavailable(why)))
+            }
+            false => Ok(answer),
+        }
     }
 
     /// Waits before the next attempt: a random part of a span that doubles, so that those who failed together do not come
-    /// back together.
-    async fn pause(&self, attempt: u32) {
-        let most_ms = (PAUSE_FIRST.as_millis() as u64) << attempt.min(10);
+    /// back together; at least as long as the server has asked for.
+    ///
+    /// # Errors
+    /// `why` the last attempt failed, when there may be no other.
+    pub(super) async fn pause(&self, attempts: &Attempts, name: &str, why: Error, at_least: Duration) -> Result<()> {
+        let is_late = self.platform.now_ms() >= attempts.until_ms;
+        if attempts.made >= ATTEMPTS_MAX || is_late || matches!(why, Error::Unsupported(_)) {
+            return Err(why);
+        }
+        log::warn!("attempt {} at {name} failed: {why}", attempts.made);
+        let most_ms = (PAUSE_FIRST.as_millis() as u64) << (attempts.made - 1).min(10);
         let [low, high, ..] = self.platform.random();
         let part = u64::from(u16::from_le_bytes([low, high]));
-        self.platform.sleep(Duration::from_millis(most_ms / 4 + most_ms * part / u64::from(u16::MAX))).await;
+        let pause = Duration::from_millis(most_ms / 4 + most_ms * 3 / 4 * part / u64::from(u16::MAX));
+        self.platform.sleep(pause.max(at_least)).await;
+        Ok(())
     }
 
     /// What S3 refused, why, and what is likely to help.
     pub(super) fn refusal(&self, name: &str, answer: &Answer) -> Error {
         let refusal = answer::Refusal::parse(&answer.body);
-        let hint = match refusal.code.as_str() {
-            "NoSuchBucket" => "; see the setting s3_bucket".into(),
-            "PermanentRedirect" => "; see the settings s3_endpoint and s3_region".into(),
-            _ if answer.status.is_client_error() => self.clock_skew(answer).unwrap_or_else(|| {
-                match refusal.code.as_str() {
-                    "InvalidAccessKeyId" => "; see the setting s3_access_key_id",
-                    "SignatureDoesNotMatch" => "; see the settings s3_secret_access_key and s3_region",
-                    "AccessDenied" => "; see what the access key is allowed to do in the bucket",
-                    _ => "",
-                }
-                .into()
-            }),
-            _ => String::new(),
-        };
+        let skew = if answer.status.is_client_error() { self.clock_skew(answer) } else { None };
+        let hint = skew.unwrap_or_else(|| hint(&refusal.code).to_owned());
         let code = if refusal.code.is_empty() { String::new() } else { format!(" {}", refusal.code) };
         let message = refusal.message.trim().trim_end_matches('.');
         Error::Unavailable(format!("S3: {name}: {}{code}: {message}{hint}", answer.status.as_u16()))
@@ -360,15 +395,26 @@ impl Client {
     }
 }
 
-fn call_name(call: &Call<'_>) -> String {
+pub(super) fn call_name(call: &Call<'_>) -> String {
     let kind =
         if call.query.get("uploadId").is_some() || call.query.get("uploads").is_some() { " (multipart)" } else { "" };
     format!("{} {}{kind}", call.method.to_str(), if call.object.is_empty() { "(bucket)" } else { call.object })
 }
 
-/// A server that says it cannot just now.
-fn is_passing(status: StatusCode) -> bool {
-    status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
+/// What is likely to help against a refusal.
+fn hint(code: &str) -> &'static str {
+    match code {
+        "NoSuchBucket" | "InvalidBucketName" => "; see the setting s3_bucket",
+        "InvalidAccessKeyId" => "; see the setting s3_access_key_id",
+        "SignatureDoesNotMatch" => "; see the settings s3_secret_access_key and s3_region",
+        "AccessDenied" => "; see what the access key is allowed to do in the bucket",
+        "ExpiredToken" | "InvalidToken" => "; see the setting s3_session_token",
+        "AuthorizationHeaderMalformed" | "AuthorizationQueryParametersError" => "; see the setting s3_region",
+        "PermanentRedirect" | "TemporaryRedirect" => "; see the settings s3_endpoint and s3_region",
+        "NotImplemented" => "; without conditional writes this server needs s3_conditional_puts=false",
+        "KeyTooLongError" => "; see the setting s3_prefix",
+        _ => "",
+    }
 }
 
 fn body_of(pieces: &[Bytes]) -> Body {

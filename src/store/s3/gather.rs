@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 
 use crate::store::{Body, BodyError, Error, Result};
 
@@ -81,43 +81,114 @@ impl Gather {
 
     /// Everything that is held, and the rest of the body behind it, as one stream.
     pub(super) fn into_stream(mut self) -> Shared {
-        let held = self.take(u64::MAX);
-        Shared(Arc::new(Mutex::new(Source { held: held.into(), body: self.body })))
+        let held = self.take(u64::MAX).into();
+        Shared(Arc::new(Mutex::new(Source { held, body: self.body, taken: Some(Vec::new()), reader: 0 })))
     }
 }
 
 /// A stream from which parts are taken one after the other without being held.
+#[derive(Clone)]
 pub(super) struct Shared(Arc<Mutex<Source>>);
 
 struct Source {
     held: VecDeque<Bytes>,
     body: Body,
+    /// What the reader has taken of what was held; `None` when it has come to more than that, or to an error.
+    taken: Option<Vec<Bytes>>,
+    /// Who may read. A connection may go on with a request that has failed.
+    reader: u64,
 }
 
-/// The next bytes of a stream.
-struct Part {
-    source: Arc<Mutex<Source>>,
+/// The next bytes of a stream, of known length.
+pub(super) struct Part {
+    stream: Shared,
+    length: u64,
+}
+
+/// The bytes of a part, once.
+struct PartBody {
+    stream: Shared,
     left: u64,
+    reader: u64,
 }
 
 impl Shared {
     /// The next `length` bytes; the part before must have been read to its end.
-    pub(super) fn part(&self, length: u64) -> Body {
-        Body::new(Part { source: self.0.clone(), left: length })
+    pub(super) fn part(&self, length: u64) -> Part {
+        self.source().taken = Some(Vec::new());
+        Part { stream: self.clone(), length }
     }
 
     /// Makes sure that the stream is at its end.
     pub(super) async fn finish(self) -> Result<()> {
-        let mut left = Body::new(Part { source: self.0, left: u64::MAX });
+        let mut left = self.part(u64::MAX).body();
         match left.next().await {
             None => Ok(()),
             Some(Ok(_)) => Err(Error::Unavailable("the body is longer than it said".into())),
             Some(Err(error)) => Err(error.into()),
         }
     }
+
+    fn source(&self) -> MutexGuard<'_, Source> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl http_body::Body for Part {
+impl Part {
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The bytes, for one reader.
+    pub(super) fn body(&self) -> Body {
+        let reader = self.stream.source().next_reader();
+        Body::new(PartBody { stream: self.stream.clone(), left: self.length, reader })
+    }
+
+    /// Puts back what was taken, if nothing of it is lost: the part can be read once more then.
+    pub(super) fn rewind(&self) -> bool {
+        let mut source = self.stream.source();
+        source.next_reader();
+        let Some(taken) = source.taken.replace(Vec::new()) else {
+            source.taken = None;
+            return false;
+        };
+        taken.into_iter().rev().for_each(|bytes| source.held.push_front(bytes));
+        true
+    }
+}
+
+impl Source {
+    fn next_reader(&mut self) -> u64 {
+        self.reader += 1;
+        self.reader
+    }
+
+    fn poll(&mut self, most: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let is_held = !self.held.is_empty();
+        while self.held.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => self.held.extend(frame.into_data()),
+                Some(Err(error)) => {
+                    self.taken = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => return Poll::Ready(None),
+            }
+        }
+        let Some(mut data) = self.held.pop_front() else { return Poll::Ready(None) };
+        if data.len() as u64 > most {
+            self.held.push_front(data.split_off(most as usize));
+        }
+        match &mut self.taken {
+            Some(taken) if is_held => taken.push(data.clone()),
+            taken => *taken = None,
+        }
+        Poll::Ready(Some(Ok(data)))
+    }
+}
+
+impl http_body::Body for PartBody {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -125,26 +196,19 @@ impl http_body::Body for Part {
         if self.left == 0 {
             return Poll::Ready(None);
         }
-        let source = self.source.clone();
-        let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut data = loop {
-            if let Some(held) = source.held.pop_front() {
-                break held;
-            }
-            match ready!(Pin::new(&mut source.body).poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        source.held.push_back(data);
-                    }
-                }
-                other => return Poll::Ready(other),
-            }
-        };
-        if data.len() as u64 > self.left {
-            source.held.push_front(data.split_off(self.left as usize));
+        let stream = self.stream.clone();
+        let mut source = stream.source();
+        if source.reader != self.reader {
+            return Poll::Ready(Some(Err(BodyError::Interrupted("the request was given up".into()))));
         }
-        self.left -= data.len() as u64;
-        Poll::Ready(Some(Ok(Frame::data(data))))
+        Poll::Ready(match ready!(source.poll(self.left, cx)) {
+            Some(Ok(data)) => {
+                self.left -= data.len() as u64;
+                Some(Ok(Frame::data(data)))
+            }
+            Some(Err(error)) => Some(Err(error)),
+            None => None,
+        })
     }
 
     fn size_hint(&self) -> SizeHint {

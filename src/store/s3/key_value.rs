@@ -5,7 +5,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::ETAG;
 use rusty_s3::Method;
 use rusty_s3::actions::ListObjectsV2;
 
@@ -14,6 +13,8 @@ use crate::store::{Entry, Error, KeyValue, Result, Version, When};
 
 /// How many keys one request lists at most: S3's own limit.
 pub(super) const LIST_KEYS_MAX: usize = 1000;
+/// How many pages in a row may have nothing in them.
+const PAGES_EMPTY_MAX: usize = 1000;
 /// How many bytes the revision before a value has, with the end of its line.
 const REVISION_BYTES: usize = 37;
 /// From how many bytes on a name goes on in a folder.
@@ -64,7 +65,7 @@ impl S3KeyValue {
 
     /// The version that an answer names, if conditions on it are honoured.
     fn version(&self, answer: &Answer) -> Option<Version> {
-        let etag = answer.header(ETAG.as_str()).filter(|_| self.conditional_puts)?;
+        let etag = answer.etag().filter(|_| self.conditional_puts)?;
         Some(Version(etag.to_owned()))
     }
 }
@@ -73,11 +74,15 @@ impl S3KeyValue {
 impl KeyValue for S3KeyValue {
     async fn get(&self, key: &str) -> Result<Option<Entry>> {
         let Some(answer) = self.fetch(key).await? else { return Ok(None) };
-        if answer.body.len() < REVISION_BYTES {
+        if answer.body.get(REVISION_BYTES - 1) != Some(&b'\n') {
             return Err(Error::Corrupt(format!("the object of {key} has no revision")));
         }
-        let missing = || Error::Unavailable(format!("S3: GET {key}: an answer without ETag"));
-        let version = Version(answer.header(ETAG.as_str()).ok_or_else(missing)?.to_owned());
+        let version = match answer.etag() {
+            None if self.conditional_puts => {
+                return Err(Error::Unavailable(format!("S3: GET {key}: an answer without ETag")));
+            }
+            etag => Version(etag.unwrap_or_default().to_owned()),
+        };
         Ok(Some(Entry { value: answer.body.slice(REVISION_BYTES..), version }))
     }
 
@@ -128,6 +133,7 @@ impl KeyValue for S3KeyValue {
                 break;
             }
         }
+        keys.truncate(limit);
         Ok(keys)
     }
 }
@@ -164,28 +170,40 @@ pub(super) struct ListPage {
     pub(super) more: bool,
 }
 
-/// The objects whose names begin with `prefix` and sort after `after`, in byte order.
+/// The objects whose names begin with `prefix` and sort after `after`, in byte order: at least one where there are more.
 pub(super) async fn list_page(client: &Client, prefix: &str, after: Option<String>, limit: usize) -> Result<ListPage> {
-    let call = Call::new(Method::Get, "").query("list-type", "2").query("encoding-type", "url");
-    let call = call.query("prefix", client.full_name(prefix)).query("max-keys", limit.min(LIST_KEYS_MAX).to_string());
-    let call = match after {
-        Some(after) => call.query("start-after", client.full_name(&after)),
-        None => call,
-    };
-    let answer = client.expect(call, &[]).await?;
     let unreadable = |why: &dyn std::fmt::Display| Error::Unavailable(format!("S3: a list of {prefix}: {why}"));
-    let page = ListObjectsV2::parse_response(answer.text()?).map_err(|why| unreadable(&why))?;
-    let mut objects = Vec::with_capacity(page.contents.len());
-    for content in &page.contents {
-        let name = client.own_name(&content.key).filter(|name| name.starts_with(prefix));
-        // A list that is not what was asked for would make us skip or repeat keys.
-        let name = name.ok_or_else(|| unreadable(&format!("{} does not belong there", content.key)))?;
-        objects.push((name.to_owned(), content.size));
+    let mut token: Option<String> = None;
+    for _ in 0..PAGES_EMPTY_MAX {
+        let call = Call::new(Method::Get, "").query("list-type", "2").query("encoding-type", "url");
+        let call =
+            call.query("prefix", client.full_name(prefix)).query("max-keys", limit.min(LIST_KEYS_MAX).to_string());
+        let call = match (&token, &after) {
+            (Some(token), _) => call.query("continuation-token", token.as_str()),
+            (None, Some(after)) => call.query("start-after", client.full_name(after)),
+            (None, None) => call,
+        };
+        let answer = client.expect(call, &[]).await?;
+        let page = ListObjectsV2::parse_response(&answer.xml()?).map_err(|why| unreadable(&why))?;
+        let mut objects = Vec::with_capacity(page.contents.len());
+        for content in &page.contents {
+            let name = client.own_name(&content.key).filter(|name| name.starts_with(prefix));
+            // A list that is not what was asked for would make us skip or repeat keys.
+            let name = name.ok_or_else(|| unreadable(&format!("{} does not belong there", content.key)))?;
+            objects.push((name.to_owned(), content.size));
+        }
+        let begins_behind = objects.first().is_none_or(|(first, _)| after.as_ref().is_none_or(|after| first > after));
+        if !objects.is_sorted_by(|(one, _), (next, _)| one < next) || !begins_behind {
+            return Err(unreadable(&"it is not in byte order, which this S3 server would have to keep"));
+        }
+        // S3 goes over what was deleted in pages that have nothing in them.
+        match page.next_continuation_token {
+            Some(next) if objects.is_empty() && token.as_ref() != Some(&next) => token = Some(next),
+            Some(_) if objects.is_empty() => break,
+            next => return Ok(ListPage { objects, more: next.is_some() }),
+        }
     }
-    if !objects.is_sorted() {
-        return Err(unreadable(&"it is not in byte order, which this S3 server would have to keep"));
-    }
-    Ok(ListPage { objects, more: page.next_continuation_token.is_some() })
+    Err(unreadable(&"it does not go on"))
 }
 
 #[cfg(test)]

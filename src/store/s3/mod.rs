@@ -11,8 +11,10 @@
 mod answer;
 mod blob_store;
 mod client;
+mod download;
 mod gather;
 mod key_value;
+mod multipart;
 mod staging;
 
 use std::sync::Arc;
@@ -34,6 +36,9 @@ pub const PART_BYTES_DEFAULT: u64 = 16 * 1024 * 1024;
 /// The longest that a signature can be valid, in seconds: a week.
 pub const REDIRECT_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
 
+/// The longest prefix, in bytes: S3's names have 1024, of which the longest key takes some 800.
+pub const PREFIX_BYTES_MAX: usize = 200;
+
 /// Where the bucket is, and how to use it.
 #[derive(Clone)]
 pub struct S3Settings {
@@ -45,7 +50,7 @@ pub struct S3Settings {
     pub region: String,
     /// The bucket, which must exist.
     pub bucket: String,
-    /// What the names of all objects begin with; empty or ending in `/`.
+    /// What the names of all objects begin with, of at most [`PREFIX_BYTES_MAX`] bytes.
     pub prefix: String,
     /// Whether the bucket is named in the path or in the host name of URLs.
     pub path_style: bool,
@@ -63,6 +68,70 @@ pub struct S3Settings {
     pub conditional_puts: bool,
     /// How long the URLs of redirects are valid: at least a second, at most [`REDIRECT_SECONDS_MAX`].
     pub redirect_lifetime: Duration,
+}
+
+impl S3Settings {
+    /// What of this no URL or no signature could be made of, or one that leads elsewhere.
+    fn check(&self) -> Result<(), String> {
+        let endpoints = [("s3_endpoint", Some(&self.endpoint)), ("s3_public_endpoint", self.public_endpoint.as_ref())];
+        for (name, endpoint) in endpoints {
+            let Some(endpoint) = endpoint else { continue };
+            let url = endpoint.parse::<url::Url>().ok().filter(|url| ["http", "https"].contains(&url.scheme()));
+            let is_plain = |url: &url::Url| {
+                url.username().is_empty()
+                    && url.password().is_none()
+                    && url.query().is_none()
+                    && url.fragment().is_none()
+            };
+            match url {
+                None => {
+                    return Err(format!(
+                        "setting {name}: {endpoint:?} is no URL like https://HOST or http://HOST:PORT"
+                    ));
+                }
+                // Not shown: there may be a password in it.
+                Some(url) if !is_plain(&url) => {
+                    return Err(format!(
+                        "setting {name}: a URL without user name, password, query and fragment is wanted"
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        let is_name = |text: &str, more: &str| {
+            !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+        };
+        if !is_name(&self.bucket, "-._") || self.bucket.chars().all(|c| c == '.') {
+            return Err(format!("setting s3_bucket: {:?} is not a name of letters, digits, -, . and _", self.bucket));
+        }
+        if !is_name(&self.region, "-_.") {
+            return Err(format!("setting s3_region: {:?} is not a name of letters, digits, -, . and _", self.region));
+        }
+        for (name, secret) in [
+            ("s3_access_key_id", Some(&self.access_key_id)),
+            ("s3_secret_access_key", Some(&self.secret_access_key)),
+            ("s3_session_token", self.session_token.as_ref()),
+        ] {
+            if secret.is_some_and(|text| text.is_empty() || !text.chars().all(|c| c.is_ascii_graphic())) {
+                return Err(format!("setting {name}: it is empty, or has white space or other than ASCII in it"));
+            }
+        }
+        self.check_prefix()
+    }
+
+    /// Servers and URLs make the same of `a//b`, `/a/b` and `a/./b` as of `a/b`, and `..` leads out of the bucket.
+    fn check_prefix(&self) -> Result<(), String> {
+        let prefix = &self.prefix;
+        let folders = prefix.strip_suffix('/').unwrap_or(prefix);
+        let is_plain = |folder: &str| !["", ".", ".."].contains(&folder) && !folder.chars().any(char::is_control);
+        if !prefix.is_empty() && !folders.split('/').all(is_plain) || prefix.len() > PREFIX_BYTES_MAX {
+            return Err(format!(
+                "setting s3_prefix: {prefix:?} is no text like registry/, of at most {PREFIX_BYTES_MAX} bytes, that neither \
+                 begins with / nor has //, ., .. as a folder or control characters"
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Without the secrets.
@@ -86,6 +155,7 @@ impl S3 {
     /// # Errors
     /// A text that names the setting and what is wrong with it.
     pub fn new(settings: S3Settings, platform: Arc<dyn Platform>) -> Result<Self, String> {
+        settings.check()?;
         let client = Arc::new(Client::new(&settings, platform)?);
         Ok(Self { client, settings: Arc::new(settings) })
     }
@@ -106,5 +176,65 @@ impl S3 {
     /// Content in the bucket.
     pub fn blob_store(&self) -> S3BlobStore {
         S3BlobStore::new(self.client.clone(), self.settings.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_used_is_refused_by_name() {
+        let change = |name: &str, value: &str| {
+            let mut settings = S3Settings {
+                endpoint: "https://s3.example/path/".into(),
+                public_endpoint: None,
+                region: "eu-1".into(),
+                bucket: "my.bucket_1-x".into(),
+                prefix: "my registry+é/a".into(),
+                path_style: true,
+                access_key_id: "key".into(),
+                secret_access_key: "secret/+=".into(),
+                session_token: None,
+                part_bytes: PART_BYTES_DEFAULT,
+                equal_parts: false,
+                conditional_puts: true,
+                redirect_lifetime: Duration::from_secs(60),
+            };
+            let value = value.to_owned();
+            match name {
+                "s3_endpoint" => settings.endpoint = value,
+                "s3_public_endpoint" => settings.public_endpoint = Some(value),
+                "s3_region" => settings.region = value,
+                "s3_bucket" => settings.bucket = value,
+                "s3_prefix" => settings.prefix = value,
+                "s3_access_key_id" => settings.access_key_id = value,
+                "s3_secret_access_key" => settings.secret_access_key = value,
+                "s3_session_token" => settings.session_token = Some(value),
+                _ => {}
+            }
+            settings.check()
+        };
+        assert_eq!(change("", ""), Ok(()));
+        assert_eq!(change("s3_prefix", ""), Ok(()));
+        for (name, values) in [
+            (
+                "s3_endpoint",
+                ["s3.example", "localhost:9000", "ftp://s3.example", "https://me:hidden@s3.example", "http://"],
+            ),
+            ("s3_public_endpoint", ["//s3.example", "s3", "https://s3.example/?hidden", "https://s3.example/#x", ""]),
+            ("s3_region", ["", "eu 1", "eu/1", "é", "\n"]),
+            ("s3_bucket", ["", "a/b", "..", "my bucket", "bücket"]),
+            ("s3_prefix", ["/registry/", "a//b", "../other/", "a/./b", "a\nb/"]),
+            ("s3_access_key_id", ["", " ", "k\n", "ké", "a b"]),
+            ("s3_secret_access_key", ["", " ", "hidden\n", "hiddené", "hidden b"]),
+            ("s3_session_token", ["", " ", "hidden\n", "hiddené", "hidden b"]),
+        ] {
+            for value in values {
+                let why = change(name, value).unwrap_err();
+                assert!(why.starts_with(&format!("setting {name}: ")) && !why.contains("hidden"), "{value:?}: {why}");
+            }
+        }
+        assert!(change("s3_prefix", &"p".repeat(PREFIX_BYTES_MAX + 1)).unwrap_err().contains("at most 200 bytes"));
     }
 }

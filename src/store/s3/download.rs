@@ -1,0 +1,125 @@
+//! Reading objects, in ranges and in spite of connections that break.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use futures_util::stream;
+use http::header::CONTENT_RANGE;
+use http::{Response, StatusCode};
+use rusty_s3::Method;
+
+use super::client::{Call, Client, TIMEOUT, call_name};
+use crate::store::{Body, Error, Result};
+
+/// An object on its way.
+struct Download {
+    body: Body,
+    /// How many bytes come before those that are wanted.
+    skip: u64,
+}
+
+/// How an answer to a range begins.
+enum Beginning {
+    /// With the range, behind so many other bytes.
+    Behind(u64),
+    /// With another one.
+    Elsewhere,
+    /// It is none.
+    Refusal,
+}
+
+impl Client {
+    /// Reads a part of an object as it comes. What breaks off is gone on with, a bounded number of times without progress.
+    /// `None` when there is no such object, or it is shorter.
+    pub(super) async fn read(self: &Arc<Self>, object: &str, range: Range<u64>) -> Result<Option<Body>> {
+        let length = range.end - range.start;
+        let Some(download) = self.open(object, range.clone()).await? else { return Ok(None) };
+        let state = (self.clone(), object.to_owned(), range, download, None);
+        let pieces = stream::try_unfold(state, |(client, object, mut range, mut download, mut attempts)| async move {
+            loop {
+                if range.is_empty() {
+                    return Ok::<_, Error>(None);
+                }
+                let why = match download.next(range.end - range.start).await {
+                    Some(Ok(data)) => {
+                        range.start += data.len() as u64;
+                        return Ok(Some((data, (client, object, range, download, None))));
+                    }
+                    Some(Err(error)) => error,
+                    None => Error::Unavailable("the answer is too short".into()),
+                };
+                let attempts = attempts.get_or_insert_with(|| client.attempts(TIMEOUT));
+                attempts.made += 1;
+                let name = format!("reading {object} from byte {} on", range.start);
+                client.pause(attempts, &name, why, Duration::ZERO).await?;
+                let gone = || Error::Corrupt(format!("{object} is gone"));
+                download = client.open(&object, range.clone()).await?.ok_or_else(gone)?;
+            }
+        });
+        Ok(Some(Body::from_stream(pieces).with_length(length)))
+    }
+
+    /// Begins to read a part of an object.
+    async fn open(&self, object: &str, range: Range<u64>) -> Result<Option<Download>> {
+        let span = format!("bytes={}-{}", range.start, range.end - 1);
+        let call = Call::new(Method::Get, object).header("range", span);
+        let (name, mut attempts) = (call_name(&call), self.attempts(TIMEOUT));
+        loop {
+            attempts.made += 1;
+            let mut retry_after = Duration::ZERO;
+            let why = match self.send_once(&call).await {
+                Ok(response) => match beginning(&response, range.start) {
+                    Beginning::Behind(skip) => return Ok(Some(Download { body: response.into_body(), skip })),
+                    Beginning::Elsewhere => Error::Unavailable(format!("S3: {name}: another range than was asked for")),
+                    Beginning::Refusal => match self.collect(&call, response, attempts.made).await {
+                        Ok(answer) if answer.code() == "NoSuchKey" => return Ok(None),
+                        Ok(answer) if answer.status == StatusCode::RANGE_NOT_SATISFIABLE => return Ok(None),
+                        Ok(answer) if !answer.is_passing(Method::Get) => return Err(self.refusal(&name, &answer)),
+                        Ok(answer) => {
+                            retry_after = answer.retry_after();
+                            self.refusal(&name, &answer)
+                        }
+                        Err(error) => error,
+                    },
+                },
+                Err(error) => error,
+            };
+            self.pause(&attempts, &name, why, retry_after).await?;
+        }
+    }
+}
+
+impl Download {
+    /// The next bytes that are wanted, at most `most`.
+    async fn next(&mut self, most: u64) -> Option<Result<Bytes>> {
+        loop {
+            let mut data = match self.body.next().await? {
+                Ok(data) => data,
+                Err(error) => return Some(Err(error.into())),
+            };
+            let skipped = self.skip.min(data.len() as u64);
+            data.advance(skipped as usize);
+            self.skip -= skipped;
+            if !data.is_empty() {
+                data.truncate(most.min(data.len() as u64) as usize);
+                return Some(Ok(data));
+            }
+        }
+    }
+}
+
+fn beginning(response: &Response<Body>, start: u64) -> Beginning {
+    match response.status() {
+        // Whoever ignores the range answers with all of it.
+        StatusCode::OK => Beginning::Behind(start),
+        StatusCode::PARTIAL_CONTENT => {
+            let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+            let is_wanted = |range: &str| range.starts_with(&format!("bytes {start}-"));
+            if range.is_none_or(is_wanted) { Beginning::Behind(0) } else { Beginning::Elsewhere }
+        }
+        status if status.is_success() => Beginning::Elsewhere,
+        _ => Beginning::Refusal,
+    }
+}

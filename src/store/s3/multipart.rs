@@ -1,0 +1,212 @@
+//! Multipart uploads.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use http::header::CONTENT_LENGTH;
+use md5::{Digest as _, Md5};
+use rusty_s3::Method;
+use rusty_s3::actions::{CompleteMultipartUpload, CompleteMultipartUploadResponse, CreateMultipartUpload};
+
+use super::answer::{Refusal, Upload, Uploads};
+use super::client::{Answer, Call, Client, Payload};
+use crate::store::{Error, Result};
+
+/// How long putting an object together may take.
+const COMPLETE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What came of completing an upload.
+pub(super) enum Completed {
+    /// The object is of exactly these parts.
+    Surely,
+    /// The object is of these parts or of those of another request.
+    Perhaps,
+}
+
+impl Client {
+    /// Begins an upload to an object whose name nobody else knows yet; gives its id.
+    pub(super) async fn create_upload(&self, object: &str) -> Result<String> {
+        let answer = self.expect(Call::new(Method::Post, object).query("uploads", ""), &[]).await?;
+        let created = CreateMultipartUpload::parse_response(&answer.xml()?);
+        let upload_id = created.map_err(|e| unreadable(object, &e))?.upload_id().to_owned();
+        // An attempt whose answer was lost may have begun another one.
+        if answer.attempts > 1
+            && let Err(error) = self.abort_others(object, &upload_id).await
+        {
+            log::warn!("a multipart upload may be left behind: {error}");
+        }
+        Ok(upload_id)
+    }
+
+    async fn abort_others(&self, object: &str, upload_id: &str) -> Result<()> {
+        for other in self.list_uploads(object).await? {
+            if other.key == object && other.upload_id != upload_id {
+                self.abort_upload(object, &other.upload_id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a part; gives its ETag.
+    pub(super) async fn upload_part(
+        &self,
+        object: &str,
+        upload_id: &str,
+        number: usize,
+        payload: Payload,
+    ) -> Result<String> {
+        let call = Call::new(Method::Put, object).query("partNumber", number.to_string()).query("uploadId", upload_id);
+        let answer = self.expect(call.payload(payload), &[StatusCode::NOT_FOUND]).await?;
+        if answer.status == StatusCode::NOT_FOUND {
+            return Err(gone(self, object, &answer));
+        }
+        let etag = answer.etag().map(|etag| etag.trim_matches('"').to_owned());
+        etag.ok_or_else(|| unreadable(object, &"a part without ETag"))
+    }
+
+    /// Makes an object of the parts with these ETags.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when the upload has other parts by now, or was ended by another request.
+    pub(super) async fn complete_upload(&self, object: &str, upload_id: &str, parts: &[String]) -> Result<Completed> {
+        let etags = parts.iter().map(String::as_str);
+        // The body is all that is wanted; our own call is what signs.
+        let xml = CompleteMultipartUpload::new(self.bucket(), None, object, upload_id, etags).body();
+        let call = Call::new(Method::Post, object).query("uploadId", upload_id).timeout(COMPLETE_TIMEOUT);
+        let answer = self.send(call.payload(Payload::Bytes(vec![xml.into()]))).await?;
+        if answer.status.is_success()
+            && let Ok(xml) = answer.xml()
+            && let Ok(completed) = CompleteMultipartUploadResponse::parse(&xml)
+        {
+            // Some servers answer to a late fork with what was completed before; others make ETags in a way of their own.
+            let is_same = is_of_parts(completed.etag(), parts);
+            let may_be_others = is_same == Some(false) && !has_own_etags(&answer);
+            return Ok(if may_be_others { Completed::Perhaps } else { Completed::Surely });
+        }
+        let Refusal { code, message } = Refusal::parse(&answer.body);
+        match code.as_str() {
+            // A part was sent again by another append, whose ETag is another.
+            "InvalidPart" => {
+                log::warn!("S3: completing {object}: {code}: {message} (see also the setting s3_equal_parts)");
+                Err(Error::Conflict(format!("{object}: {code}")))
+            }
+            // It may be what an earlier request did, whose answer was lost.
+            "NoSuchUpload" => self.find_completed(object, parts, Error::Conflict(format!("{object}: {code}"))).await,
+            "" if answer.status.is_success() => {
+                self.find_completed(object, parts, unreadable(object, &"completed, and it is not there")).await
+            }
+            _ => Err(self.refusal(&format!("completing {object}"), &answer)),
+        }
+    }
+
+    /// Looks whether an upload was completed.
+    async fn find_completed(&self, object: &str, parts: &[String], otherwise: Error) -> Result<Completed> {
+        let answer = self.expect(Call::new(Method::Head, object), &[StatusCode::NOT_FOUND]).await?;
+        if !answer.status.is_success() {
+            return Err(otherwise);
+        }
+        let is_same = answer.etag().and_then(|etag| is_of_parts(etag, parts));
+        Ok(if is_same == Some(true) { Completed::Surely } else { Completed::Perhaps })
+    }
+
+    /// How many bytes an object has; `None` where there is none.
+    pub(super) async fn length(&self, object: &str) -> Result<Option<u64>> {
+        let answer = self.expect(Call::new(Method::Head, object), &[StatusCode::NOT_FOUND]).await?;
+        if !answer.status.is_success() {
+            return Ok(None);
+        }
+        let length = answer.header(CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
+        length.map(Some).ok_or_else(|| unreadable(object, &"HEAD without Content-Length"))
+    }
+
+    /// Gives an upload up; one that is not there is no error.
+    pub(super) async fn abort_upload(&self, object: &str, upload_id: &str) -> Result<()> {
+        let call = Call::new(Method::Delete, object).query("uploadId", upload_id);
+        let answer = self.expect(call, &[StatusCode::NOT_FOUND]).await?;
+        match answer.status.is_success() || answer.code() == "NoSuchUpload" {
+            true => Ok(()),
+            false => Err(self.refusal(object, &answer)),
+        }
+    }
+
+    /// All multipart uploads to objects that begin with `prefix`. There are as many as blobs are just being pushed, and those
+    /// left behind since the collector came last.
+    pub(super) async fn list_uploads(&self, prefix: &str) -> Result<Vec<Upload>> {
+        let mut uploads = Vec::new();
+        let mut after: Option<(String, String)> = None;
+        loop {
+            let call = Call::new(Method::Get, "").query("uploads", "").query("prefix", self.full_name(prefix));
+            let call = match &after {
+                Some((key, upload_id)) => call.query("key-marker", key).query("upload-id-marker", upload_id),
+                None => call,
+            };
+            let page = Uploads::parse(&self.expect(call, &[]).await?.xml()?)?;
+            for Upload { key, upload_id } in page.uploads {
+                // Some servers do not filter by themselves.
+                if let Some(key) = self.own_name(&key).filter(|key| key.starts_with(prefix)) {
+                    uploads.push(Upload { key: key.to_owned(), upload_id });
+                }
+            }
+            if page.is_truncated != Some(true) {
+                return Ok(uploads);
+            }
+            let next = page.next_key.map(|key| (key, page.next_upload_id.unwrap_or_default()));
+            // The ids of uploads to one object are in no order.
+            let goes_on = match (&after, &next) {
+                (Some(before), Some(next)) => next.0 >= before.0 && next != before,
+                (None, next) => next.is_some(),
+                _ => false,
+            };
+            if !goes_on {
+                return Err(unreadable(prefix, &"a list of uploads that does not go on"));
+            }
+            after = next;
+        }
+    }
+}
+
+/// What a 404 for something of a stage means.
+pub(super) fn gone(client: &Client, object: &str, answer: &Answer) -> Error {
+    match answer.code().as_str() {
+        "NoSuchUpload" | "NoSuchKey" => Error::Conflict(format!("the stage is gone: {object}")),
+        _ => client.refusal(object, answer),
+    }
+}
+
+/// Whether an object with this ETag is of these parts. S3 hashes the parts' ETags, some servers do so in hexadecimal digits.
+/// `None` where it does not tell: the ETags are no MD5.
+fn is_of_parts(etag: &str, parts: &[String]) -> Option<bool> {
+    let (mut of_bytes, mut of_digits) = (Md5::new(), Md5::new());
+    for part in parts {
+        of_bytes.update(hex::decode(part).ok().filter(|hash| hash.len() == 16)?);
+        of_digits.update(part);
+    }
+    let (hash, count) = etag.trim_matches('"').split_once('-')?;
+    let hash = hex::decode(hash).ok().filter(|hash| hash.len() == 16)?;
+    let is_same = hash[..] == of_bytes.finalize()[..] || hash[..] == of_digits.finalize()[..];
+    Some(is_same && count == parts.len().to_string())
+}
+
+/// Whether the object is encrypted with a key of the customer's: AWS makes other ETags then, and refuses late forks by itself.
+fn has_own_etags(answer: &Answer) -> bool {
+    answer.header("x-amz-server-side-encryption").is_some_and(|how| how.starts_with("aws:kms"))
+}
+
+fn unreadable(object: &str, why: &dyn std::fmt::Display) -> Error {
+    Error::Unavailable(format!("S3: {object}: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_etag_tells_of_which_parts_an_object_is() {
+        let parts = ["d41d8cd98f00b204e9800998ecf8427e".to_owned()];
+        assert_eq!(is_of_parts("\"59adb24ef3cdbe0297f05b395827453f-1\"", &parts), Some(true));
+        assert_eq!(is_of_parts("\"59adb24ef3cdbe0297f05b395827453f-2\"", &parts), Some(false));
+        assert_eq!(is_of_parts("d41d8cd98f00b204e9800998ecf8427e-1", &parts), Some(false));
+        assert_eq!(is_of_parts("opaque", &parts), None);
+        assert_eq!(is_of_parts("59adb24ef3cdbe0297f05b395827453f-1", &["opaque".to_owned()]), None);
+    }
+}
