@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use eyot::host::outbound::NativePlatform;
@@ -31,7 +32,7 @@ pub struct S3Server {
     pub kind: Kind,
     command: Command,
     child: Child,
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
 }
 
 impl S3Server {
@@ -51,7 +52,7 @@ impl S3Server {
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let child = spawn(&mut command, address);
-        Self { address, kind, command, child, _data: data }
+        Self { address, kind, command, child, data }
     }
 
     /// Ends it at once (SIGKILL).
@@ -118,7 +119,7 @@ impl S3Server {
             }
             match s3.reach().await {
                 Ok(()) => return,
-                Err(why) => assert!(begin.elapsed() < START, "the S3 server gets no bucket: {why}"),
+                Err(why) => assert!(begin.elapsed() < START, "the S3 server gets no bucket: {why}\n{}", self.log()),
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -126,6 +127,12 @@ impl S3Server {
 
     pub fn open(&self) -> S3 {
         open(self.settings())
+    }
+
+    /// The end of what it has said.
+    fn log(&self) -> String {
+        let log = std::fs::read(self.data.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&log[log.len().saturating_sub(4000)..]).into_owned()
     }
 }
 
@@ -194,13 +201,21 @@ fn program(name: &str) -> PathBuf {
     path
 }
 
+/// A port that no other call gives, and no connection takes for its own end: those come from 32768 on.
 pub fn free_port() -> u16 {
-    // SeaweedFS opens a second port, 10000 above each.
-    loop {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
-        if port < 55_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 12_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Test programs do not run side by side, but servers of one may outlive it for a moment.
+    let begin = std::process::id().wrapping_mul(97);
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    for _ in 0..COUNT {
+        let offset = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let port = u16::try_from(FIRST + offset).expect("a small number");
+        // SeaweedFS opens a second port, 10000 above each.
+        if is_free(port) && is_free(port + 10_000) {
             return port;
         }
     }
+    panic!("no port is free");
 }
