@@ -83,10 +83,17 @@ impl Model {
     fn begin(&mut self, tag: TagId, value: Value) -> u64 {
         let before = self.values(tag);
         let mut overlapping = BTreeSet::new();
+        let target = value.map(|manifest| (tag.0, manifest));
+        let is_being_deleted = self
+            .under_way
+            .values()
+            .any(|write| matches!(write, Write::Delete { manifest, .. } if Some(*manifest) == target));
         for write in self.under_way.values_mut() {
             match write {
                 Write::Tag { tag: other, value: theirs, overlapping: seen, .. } if *other == tag => {
                     overlapping.insert(*theirs);
+                    // The deletion may take the tag with it, and end before they do.
+                    seen.extend(is_being_deleted.then_some(None));
                     // What they push may have been deleted beside them; they notice only after they have pointed the tag.
                     overlapping.extend(seen.contains(&None).then_some(None));
                     seen.insert(value);
