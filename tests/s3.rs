@@ -1,10 +1,14 @@
 //! The S3 stores over real S3 servers: the contract, and what S3 alone can get wrong.
 #![cfg(not(target_family = "wasm"))]
 
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/client.rs"]
+mod client;
 #[path = "support/content.rs"]
 mod content;
-#[path = "support/memory.rs"]
-mod memory;
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/host.rs"]
+mod host;
 #[path = "support/proxy.rs"]
 mod proxy;
 #[path = "support/runner.rs"]
@@ -17,8 +21,6 @@ mod transcript;
 #[path = "support/value.rs"]
 mod value;
 
-use std::io::{BufRead as _, BufReader, Read};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,7 +36,7 @@ use http::{Method, Request, Response};
 use http_body_util::BodyExt as _;
 
 use content::{MIB, content, digest, header, streamed};
-use memory::Memory;
+use host::Host;
 use proxy::{Act, Proxy, Seen};
 use s3_server::{Kind, S3Server};
 
@@ -469,51 +471,16 @@ fn transcripts_on_every_mix_of_stores() {
     });
 }
 
-/// A registry in a process of its own.
-struct Instance {
-    child: Child,
-    address: String,
-}
+/// A registry in a process of its own, with everything in the bucket.
+struct Instance(Host);
 
 impl Instance {
+    fn start(kind: host::Kind, server: &S3Server) -> Self {
+        Self(Host::start_with(kind, &server.environment()))
+    }
+
     fn native(server: &S3Server) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eyot"));
-        command.args(["serve", "--port", "0"]).env("AUTH_MODE", "none").envs(server.environment());
-        Self::start(command)
-    }
-
-    /// The component, where it is built and wasmtime is there (scripts/test sees to it).
-    fn component(server: &S3Server) -> Option<Self> {
-        let mut command = Command::new(std::env::var_os("EYOT_WASMTIME")?);
-        command.args(["serve", "-Scli", "--env", "AUTH_MODE=none", "--addr", "127.0.0.1:0"]);
-        for (name, value) in server.environment() {
-            command.arg("--env").arg(format!("{name}={value}"));
-        }
-        command.arg(std::env::var_os("EYOT_WASI_COMPONENT")?);
-        Some(Self::start(command))
-    }
-
-    /// All hosts say `http://127.0.0.1:PORT` when they are ready.
-    fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a program that starts");
-        let output = [
-            child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>),
-            child.stderr.take().map(|pipe| Box::new(pipe) as _),
-        ];
-        let (sender, addresses) = std::sync::mpsc::channel();
-        for pipe in output.into_iter().flatten() {
-            let sender = sender.clone();
-            std::thread::spawn(move || {
-                for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-                    if let Some((_, rest)) = line.split_once("http://") {
-                        let end = rest.find(|c: char| !c.is_ascii_digit() && !".:".contains(c)).unwrap_or(rest.len());
-                        let _ = sender.send(rest[..end].to_owned());
-                    }
-                }
-            });
-        }
-        let address = addresses.recv_timeout(Duration::from_secs(120)).expect("an address");
-        Self { child, address }
+        Self::start(host::Kind::Native, server)
     }
 
     async fn send(&self, method: Method, uri: &str, body: Body) -> Result<Response<Body>, Error> {
@@ -527,7 +494,7 @@ impl Instance {
         uri: &str,
         body: Body,
     ) -> Result<Response<Body>, Error> {
-        let uri = format!("http://{}{uri}", self.address);
+        let uri = format!("http://{}{uri}", self.0.client.address);
         let request = Request::builder().method(method).uri(uri).header("content-type", OCI_IMAGE);
         // A client of its own: a runtime's connections do not outlive the tasks that made them.
         NativePlatform::default().send(request.body(body).unwrap(), timeout).await
@@ -538,13 +505,18 @@ impl Instance {
         Ok(header(&post, "location").to_owned())
     }
 
-    /// Pushes as docker does; whether all was well.
     async fn push(&self, repository: &str, tag: &str, layer: &Bytes) -> Result<bool, Error> {
-        let location = self.begin(repository).await?;
-        let patch = self.send(Method::PATCH, &location, streamed(layer)).await?;
+        Self::push_through([self; 4], repository, tag, layer).await
+    }
+
+    /// Pushes as docker does, each request to another instance; whether all was well.
+    async fn push_through(through: [&Self; 4], repository: &str, tag: &str, layer: &Bytes) -> Result<bool, Error> {
+        let location = through[0].begin(repository).await?;
+        let patch = through[1].send(Method::PATCH, &location, streamed(layer)).await?;
         let end = format!("{location}?digest={}", digest(layer));
-        let put = self.send(Method::PUT, &end, Body::empty()).await?;
-        let tagged = self.send(Method::PUT, &format!("/v2/{repository}/manifests/{tag}"), image(layer).into()).await?;
+        let put = through[2].send(Method::PUT, &end, Body::empty()).await?;
+        let manifest = format!("/v2/{repository}/manifests/{tag}");
+        let tagged = through[3].send(Method::PUT, &manifest, image(layer).into()).await?;
         Ok([patch.status().as_u16(), put.status().as_u16(), tagged.status().as_u16()] == [202, 201, 201])
     }
 
@@ -562,31 +534,25 @@ impl Instance {
     }
 }
 
-impl Drop for Instance {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn instances_over_one_bucket_see_each_others_pushes() {
     on(Kind::SeaweedFs, async |server| {
-        let mut instances = vec![Instance::native(server), Instance::native(server)];
-        instances.extend(Instance::component(server));
-        let instances = Arc::new(instances);
+        let kinds = [host::Kind::Native, host::Kind::Native, host::Kind::Wasi];
+        let instances = Arc::new(kinds.map(|kind| Instance::start(kind, server)));
         let clients = (0..10).map(|client| {
             let instances = instances.clone();
             tokio::spawn(async move {
                 for round in 0..3 {
                     let layer = content((client * 3 + round) as u8, 100_000 + client * 700_000);
-                    let here = &instances[(client + round) % instances.len()];
-                    assert!(here.push("team/app", &format!("own-{client}"), &layer).await.unwrap());
+                    let through = std::array::from_fn(|step| &instances[(client + round * step) % instances.len()]);
+                    assert!(
+                        Instance::push_through(through, "team/app", &format!("own-{client}"), &layer).await.unwrap()
+                    );
                     for there in instances.iter() {
                         assert!(there.pull("team/app", &format!("own-{client}")).await.unwrap() == layer);
                     }
                     let shared = content(100 + round as u8, 300_000);
-                    assert!(here.push("team/app", "shared", &shared).await.unwrap());
+                    assert!(through[1].push("team/app", "shared", &shared).await.unwrap());
                 }
             })
         });
@@ -624,7 +590,7 @@ fn a_large_layer_needs_little_memory() {
     on(Kind::SeaweedFs, async |server| {
         let instance = Instance::native(server);
         assert!(instance.push("a", "to-warm-up", &content(21, 2 * MIB)).await.unwrap());
-        let memory = Memory::of(instance.child.id());
+        let memory = instance.0.memory();
         memory.reset_peak();
         let idle_bytes = memory.now_bytes();
 
@@ -686,8 +652,7 @@ fn a_killed_server_loses_nothing_that_it_acknowledged() {
                 })
             };
             tokio::time::sleep(Duration::from_millis(20 + round * 40)).await;
-            let process = instance.child.id().to_string();
-            assert!(Command::new("kill").args(["-KILL", &process]).status().unwrap().success());
+            instance.0.signal("KILL");
             let acknowledged = pushing.await.unwrap();
 
             let next = Instance::native(server);

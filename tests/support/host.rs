@@ -188,7 +188,11 @@ impl Host {
 
     /// Asks the process to stop (SIGTERM).
     pub fn terminate(&self) {
-        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        self.signal("TERM");
+    }
+
+    pub fn signal(&self, name: &str) {
+        let told = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
         assert!(told.expect("a program of every system").success());
     }
 
