@@ -250,7 +250,7 @@ impl Client {
             if !can_repeat {
                 return Err(error);
             }
-            self.pause(&attempts, &call_name(&call), error, retry_after).await?;
+            self.pause(&attempts, error, retry_after).await?;
         }
     }
 
@@ -296,7 +296,7 @@ impl Client {
     }
 
     /// Says what was not answered, and by whom.
-    fn no_answer(&self, name: &str, error: Error) -> Error {
+    pub(super) fn no_answer(&self, name: &str, error: Error) -> Error {
         match error {
             Error::Unavailable(why) => {
                 let server = self.bucket.base_url().origin().ascii_serialization();
@@ -361,12 +361,12 @@ impl Client {
     ///
     /// # Errors
     /// `why` the last attempt failed, when there may be no other.
-    pub(super) async fn pause(&self, attempts: &Attempts, name: &str, why: Error, at_least: Duration) -> Result<()> {
+    pub(super) async fn pause(&self, attempts: &Attempts, why: Error, at_least: Duration) -> Result<()> {
         let is_late = self.platform.now_ms() >= attempts.until_ms;
         if attempts.made >= ATTEMPTS_MAX || is_late || matches!(why, Error::Unsupported(_)) {
             return Err(why);
         }
-        log::warn!("attempt {} at {name} failed: {why}", attempts.made);
+        log::warn!("attempt {} failed, another follows: {why}", attempts.made);
         let most_ms = (PAUSE_FIRST.as_millis() as u64) << (attempts.made - 1).min(10);
         let [low, high, ..] = self.platform.random();
         let part = u64::from(u16::from_le_bytes([low, high]));

@@ -53,7 +53,7 @@ impl Client {
                 let attempts = attempts.get_or_insert_with(|| client.attempts(TIMEOUT));
                 attempts.made += 1;
                 let name = format!("reading {object} from byte {} on", range.start);
-                client.pause(attempts, &name, why, Duration::ZERO).await?;
+                client.pause(attempts, client.no_answer(&name, why), Duration::ZERO).await?;
                 let gone = || Error::Corrupt(format!("{object} is gone"));
                 download = client.open(&object, range.clone()).await?.ok_or_else(gone)?;
             }
@@ -86,7 +86,7 @@ impl Client {
                 },
                 Err(error) => error,
             };
-            self.pause(&attempts, &name, why, retry_after).await?;
+            self.pause(&attempts, why, retry_after).await?;
         }
     }
 }
