@@ -24,7 +24,7 @@ use http::{Method, Request, Response};
 
 use crate::auth::{Access, Action, Caller};
 use crate::oci::range::{RangeRequest, parse_chunk_range};
-use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
+use crate::oci::{Digest, Reference, RepositoryName, Tag};
 use crate::registry::{self, Chunk, CollectRequest, Mounted, PageRequest, Registry, SessionId};
 use crate::store::Body;
 
@@ -280,7 +280,7 @@ impl Handler {
         }
         let content_type = operation::header(head, &http::header::CONTENT_TYPE)?;
         let pushed = self.registry.push_manifest(repository, reference, tags, content_type, body).await?;
-        Ok(Reply::manifest_created(repository, reference, &pushed))
+        Ok(Reply::manifest_created(repository, &pushed))
     }
 
     async fn blob(
@@ -364,10 +364,4 @@ fn in_upload(repository: &RepositoryName) -> impl FnOnce(registry::Error) -> Err
         }
         error => error.into(),
     }
-}
-
-/// The algorithm of a new upload, when the client names one (`digest-algorithm`).
-fn algorithm(name: Option<&str>) -> Result<Algorithm, Error> {
-    let Some(name) = name else { return Ok(Algorithm::default()) };
-    Ok(name.parse::<Algorithm>().map_err(registry::Error::from)?)
 }

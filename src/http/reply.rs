@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::conditional::entity_tag;
 use crate::oci::manifest::OCI_INDEX;
-use crate::oci::{Digest, Reference, RepositoryName, Tag};
+use crate::oci::{Digest, RepositoryName, Tag};
 use crate::registry::{Page, Pushed, Referrers, ReferrersRequest, Status};
 use crate::store::Body;
 
@@ -117,9 +117,10 @@ impl Reply {
             .with(CONTENT_DIGEST, digest.as_str())
     }
 
-    pub(super) fn manifest_created(repository: &RepositoryName, reference: &Reference, pushed: &Pushed) -> Self {
+    /// Its location names the digest, which stays when the tag moves.
+    pub(super) fn manifest_created(repository: &RepositoryName, pushed: &Pushed) -> Self {
         let reply = Self::new(StatusCode::CREATED, Body::empty())
-            .with(LOCATION, format!("/v2/{repository}/manifests/{reference}"))
+            .with(LOCATION, format!("/v2/{repository}/manifests/{}", pushed.digest))
             .with(CONTENT_DIGEST, pushed.digest.as_str());
         let reply = match &pushed.subject {
             Some(subject) => reply.with(SUBJECT, subject.as_str()),
