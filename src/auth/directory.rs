@@ -165,7 +165,8 @@ impl Directory {
             return Ok(None);
         }
         let grants = fact.token.grants().map_err(|why| store::Error::Corrupt(format!("the value of {key}: {why}")))?;
-        Ok(Some(Caller { user: Some(format!("token:{name}")), grants }))
+        let ends_ms = fact.token.expires_ms;
+        Ok(Some(Caller { user: Some(format!("token:{name}")), grants, ends_ms, narrowed: None }))
     }
 
     /// The time in so many seconds, in milliseconds since the Unix epoch, for [`MachineToken::expires_ms`].
