@@ -195,7 +195,10 @@ impl MachineToken {
 }
 
 /// Refuses passwords that are surely too weak or too long to be hashed.
-pub(super) fn check_password(password: &Secret) -> Result<(), String> {
+///
+/// # Errors
+/// The text says what is wrong, as in "the password is …", and holds nothing of the password.
+pub fn check_password(password: &Secret) -> Result<(), String> {
     if password.entropy_bits_max() < PASSWORD_ENTROPY_BITS_MIN {
         return Err("too short, or too few different characters: take ten or more".into());
     }

@@ -27,7 +27,7 @@ use async_trait::async_trait;
 pub use access::Access;
 pub use accounts::Accounts;
 pub use caller::{Action, Caller, Grant, Narrowed};
-pub use directory::{Directory, DirectoryError, MachineToken};
+pub use directory::{Directory, DirectoryError, MachineToken, check_password};
 pub use oidc::{DOCUMENT_BYTES_MAX, Document, IssuerRules, Issuers, JwksSource};
 pub use outbound::Outbound;
 pub use password::{

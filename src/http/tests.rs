@@ -482,7 +482,7 @@ fn no_header_makes_it_panic() {
         for name in ["authorization", "host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"] {
             request = request.header(name, value.clone());
         }
-        let request = request.extension(Peer { address: None, is_tls: false }).body(Body::empty()).unwrap();
+        let request = request.extension(Peer::default()).body(Body::empty()).unwrap();
         let handler = registered.handler.clone().with_proxies("*".parse().unwrap());
         let status = block_on(handler.handle(request)).status();
         // The token endpoint gives anonymous callers a token.
