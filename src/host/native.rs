@@ -108,7 +108,8 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         log::warn!("cannot set TCP_NODELAY: {error}");
     }
-    let peer = Peer { address: stream.peer_addr().ok().map(|address| address.ip()), is_tls: acceptor.is_some() };
+    let address = stream.peer_addr().ok().map(|address| address.ip());
+    let peer = Peer { address, is_tls: acceptor.is_some(), shows_host: true };
     match acceptor {
         Some(acceptor) => {
             let encrypted = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;

@@ -27,6 +27,7 @@ pub(super) enum Error {
     },
     HeadersTooLarge,
     BadHeader(HeaderName),
+    BadHost,
     BadCount,
     BadDryRun,
     NameInvalid(NameError),
@@ -89,6 +90,9 @@ impl Error {
             }
             Self::BadHeader(name) => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", format!("the header {name} is not text"))
+            }
+            Self::BadHost => {
+                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "a request names one host, in one Host header")
             }
             Self::BadCount => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter n is not a number of entries")

@@ -114,6 +114,7 @@ impl Handler {
         let (head, body) = request.into_parts();
         let (leftover, body) = Leftover::watch(body);
         let performed = panics::caught(async {
+            origin::check_host(&head)?;
             let operation = Operation::parse(&head)?;
             let caller = self.admission.admit(&head, &operation).await?;
             self.perform(&head, &caller, operation, body).await
