@@ -155,7 +155,7 @@ impl Handler {
             }
             Operation::Referrers(repository, subject, request) => {
                 let page = registry.referrers(&repository, &subject, &request).await?;
-                Ok(Reply::referrers(&repository, &subject, &request, &page))
+                Ok(Reply::referrers(&repository, &subject, &request, page))
             }
             // Where nobody would see a warning nobody can set one.
             Operation::GetWarnings(..) | Operation::SetWarning(..) | Operation::DeleteWarning(..)

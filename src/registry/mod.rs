@@ -14,6 +14,7 @@ mod intake;
 mod layout;
 mod limits;
 mod manifests;
+mod memory;
 mod referrers;
 mod tags;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use collect::{CollectRequest, Named, Report, Tally};
 pub use error::{Error, Result};
 pub use limits::Limits;
 pub use manifests::{Manifest, Pushed};
+pub(crate) use memory::Share;
 pub use referrers::{Referrers, ReferrersRequest};
 pub use tags::{Page, PageRequest};
 pub use uploads::{Chunk, Mounted, SessionId, Status};
@@ -36,6 +38,8 @@ use crate::store::check::Finding;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use crate::store::{self, BlobStore, KeyValue, Platform};
 use begun::Begun;
+use limits::{PAGES_MEMORY_BYTES, PUSHES_MEMORY_BYTES};
+use memory::Memory;
 
 /// An OCI registry over a pair of stores.
 #[derive(Clone)]
@@ -45,6 +49,10 @@ pub struct Registry {
     platform: Arc<dyn Platform>,
     limits: Limits,
     begun: Arc<Begun>,
+    /// What pages of referrers share.
+    pages_memory: Arc<Memory>,
+    /// What manifests on their way in share.
+    pushes_memory: Arc<Memory>,
 }
 
 impl Registry {
@@ -55,7 +63,15 @@ impl Registry {
         platform: Arc<dyn Platform>,
         limits: Limits,
     ) -> Self {
-        Self { keys, blobs, platform, limits, begun: Arc::default() }
+        Self {
+            keys,
+            blobs,
+            platform,
+            limits,
+            begun: Arc::default(),
+            pages_memory: Memory::new(PAGES_MEMORY_BYTES),
+            pushes_memory: Memory::new(PUSHES_MEMORY_BYTES),
+        }
     }
 
     /// A registry that forgets everything when it is dropped.
