@@ -15,6 +15,7 @@ mod layout;
 mod limits;
 mod manifests;
 mod memory;
+mod references;
 mod referrers;
 mod tags;
 #[cfg(test)]
