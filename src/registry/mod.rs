@@ -4,6 +4,7 @@
 //! over the same stores. The order of writes is bytes, then membership, then the manifest, then its referrer, then its tag, so that a crash at
 //! any point leaves garbage and never a name that leads nowhere.
 
+mod appending;
 mod begun;
 mod blobs;
 mod collect;
@@ -15,6 +16,7 @@ mod layout;
 mod limits;
 mod manifests;
 mod referrers;
+mod session;
 mod tags;
 #[cfg(test)]
 mod tests;
@@ -29,8 +31,9 @@ pub use error::{Error, Result};
 pub use limits::Limits;
 pub use manifests::{Manifest, Pushed};
 pub use referrers::{Referrers, ReferrersRequest};
+pub use session::{Chunk, SessionId, Status};
 pub use tags::{Page, PageRequest};
-pub use uploads::{Chunk, Mounted, SessionId, Status};
+pub use uploads::Mounted;
 
 use crate::store::check::Finding;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
@@ -45,6 +48,7 @@ pub struct Registry {
     platform: Arc<dyn Platform>,
     limits: Limits,
     begun: Arc<Begun>,
+    appending: appending::Uploads,
 }
 
 impl Registry {
@@ -55,7 +59,7 @@ impl Registry {
         platform: Arc<dyn Platform>,
         limits: Limits,
     ) -> Self {
-        Self { keys, blobs, platform, limits, begun: Arc::default() }
+        Self { keys, blobs, platform, limits, begun: Arc::default(), appending: Arc::default() }
     }
 
     /// A registry that forgets everything when it is dropped.
