@@ -12,7 +12,10 @@ use super::directory::check_password;
 use super::policy::ANONYMOUS;
 use super::remembered::Remembered;
 use super::throttle::Throttle;
-use super::{Attempt, Authority, Caller, Credentials, Directory, Issuers, PasswordHash, Policy, Refusal, Secret};
+use super::{
+    Attempt, Authority, Caller, Credentials, Directory, Issuers, PASSWORD_BYTES_MAX, PasswordHash, Policy, Refusal,
+    Secret,
+};
 use crate::store::{KeyValue, Platform};
 
 /// A hash whose password nobody knows, of the kind that [`PasswordHash::new`] makes: to be computed where there is no user.
@@ -54,9 +57,20 @@ impl Accounts {
     /// # Errors
     /// When the name is none, or the password surely too weak: the text says so, without the password.
     pub fn with_user(self, name: impl Into<String>, password: Secret) -> Result<Self, String> {
+        check_password(&password).map_err(|why| format!("the password is {why}"))?;
+        self.with_local_user(name, password)
+    }
+
+    /// One more user, whose password may be weak: for a registry that only this machine can reach.
+    ///
+    /// # Errors
+    /// When the name is none, or the password too long to be compared.
+    pub fn with_local_user(self, name: impl Into<String>, password: Secret) -> Result<Self, String> {
         let name = name.into();
         super::check_user_name(&name)?;
-        check_password(&password).map_err(|why| format!("the password is {why}"))?;
+        if password.expose().len() > PASSWORD_BYTES_MAX {
+            return Err(format!("the password is longer than {PASSWORD_BYTES_MAX} bytes"));
+        }
         Ok(Self { plain: Some((name, password)), ..self })
     }
 

@@ -165,7 +165,8 @@ impl Directory {
             return Ok(None);
         }
         let grants = fact.token.grants().map_err(|why| store::Error::Corrupt(format!("the value of {key}: {why}")))?;
-        Ok(Some(Caller { user: Some(format!("token:{name}")), grants }))
+        let ends_ms = fact.token.expires_ms;
+        Ok(Some(Caller { user: Some(format!("token:{name}")), grants, ends_ms, narrowed: None }))
     }
 
     /// The time in so many seconds, in milliseconds since the Unix epoch, for [`MachineToken::expires_ms`].
@@ -194,7 +195,10 @@ impl MachineToken {
 }
 
 /// Refuses passwords that are surely too weak or too long to be hashed.
-pub(super) fn check_password(password: &Secret) -> Result<(), String> {
+///
+/// # Errors
+/// The text says what is wrong, as in "the password is …", and holds nothing of the password.
+pub fn check_password(password: &Secret) -> Result<(), String> {
     if password.entropy_bits_max() < PASSWORD_ENTROPY_BITS_MIN {
         return Err("too short, or too few different characters: take ten or more".into());
     }

@@ -78,7 +78,7 @@ impl PasswordHash {
     }
 
     /// The hash's text, to be stored.
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }

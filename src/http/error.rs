@@ -27,6 +27,7 @@ pub(super) enum Error {
     },
     HeadersTooLarge,
     BadHeader(HeaderName),
+    BadHost,
     BadCount,
     BadDryRun,
     NameInvalid(NameError),
@@ -89,6 +90,9 @@ impl Error {
             }
             Self::BadHeader(name) => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", format!("the header {name} is not text"))
+            }
+            Self::BadHost => {
+                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "a request names one host, in one Host header")
             }
             Self::BadCount => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter n is not a number of entries")
@@ -166,7 +170,7 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
         Outcome::WarningInvalid(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
         Outcome::BodyIdle { .. } => (StatusCode::REQUEST_TIMEOUT, "UNSUPPORTED"),
         Outcome::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
-        Outcome::Busy => {
+        Outcome::Busy | Outcome::Crowded => {
             let reply = error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", outcome.to_string());
             return reply.with(RETRY_AFTER, BUSY_RETRY_AFTER_SECONDS);
         }

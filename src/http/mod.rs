@@ -114,6 +114,7 @@ impl Handler {
         let (head, body) = request.into_parts();
         let (leftover, body) = Leftover::watch(body);
         let performed = panics::caught(async {
+            origin::check_host(&head)?;
             let operation = Operation::parse(&head)?;
             let caller = self.admission.admit(&head, &operation).await?;
             self.perform(&head, &caller, operation, body).await
@@ -154,7 +155,7 @@ impl Handler {
             }
             Operation::Referrers(repository, subject, request) => {
                 let page = registry.referrers(&repository, &subject, &request).await?;
-                Ok(Reply::referrers(&repository, &subject, &request, &page))
+                Ok(Reply::referrers(&repository, &subject, &request, page))
             }
             // Where nobody would see a warning nobody can set one.
             Operation::GetWarnings(..) | Operation::SetWarning(..) | Operation::DeleteWarning(..)

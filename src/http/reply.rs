@@ -2,17 +2,19 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK, LOCATION, RANGE, WARNING,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use super::conditional::entity_tag;
 use crate::oci::manifest::OCI_INDEX;
-use crate::oci::{Digest, RepositoryName, Tag};
-use crate::registry::{Page, Pushed, Referrers, ReferrersRequest, Status};
+use crate::oci::{Descriptor, Digest, RepositoryName, Tag};
+use crate::registry::{Page, Pushed, Referrers, ReferrersRequest, Share, Status};
 use crate::store::Body;
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -41,6 +43,27 @@ impl Freshness {
     }
 }
 
+/// An image index as a page of referrers is one.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Index<'a> {
+    schema_version: u32,
+    media_type: &'a str,
+    manifests: &'a [Descriptor],
+}
+
+/// A body that counts as used memory until the client has taken it.
+struct Counted {
+    json: Vec<u8>,
+    _memory: Share,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.json
+    }
+}
+
 /// An answer on its way to being rendered.
 pub(super) struct Reply {
     status: StatusCode,
@@ -61,16 +84,21 @@ impl Reply {
         repository: &RepositoryName,
         subject: &Digest,
         request: &ReferrersRequest,
-        page: &Referrers,
+        page: Referrers,
     ) -> Self {
-        let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": page.descriptors });
-        let mut reply = Self::json(&index).with(CONTENT_TYPE, OCI_INDEX);
+        let Referrers { descriptors, next, mut memory } = page;
+        // Written without a tree of JSON values in between, which would cost several times the page.
+        let index = Index { schema_version: 2, media_type: OCI_INDEX, manifests: &descriptors };
+        let json = serde_json::to_vec(&index).unwrap_or_default();
+        memory.shrink_to(json.len() as u64);
+        let body = Bytes::from_owner(Counted { json, _memory: memory });
+        let mut reply = Self::new(StatusCode::OK, body.into()).with(CONTENT_TYPE, OCI_INDEX);
         let mut filter = String::new();
         if let Some(wanted) = &request.artifact_type {
             reply = reply.with(FILTERS_APPLIED, "artifactType");
             filter = format!("artifactType={}&", utf8_percent_encode(wanted, NON_ALPHANUMERIC));
         }
-        match &page.next {
+        match next {
             Some(next) => {
                 let path = format!("/v2/{repository}/referrers/{subject}");
                 reply.with(LINK, format!("<{path}?{filter}last={next}>; rel=\"next\""))

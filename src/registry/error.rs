@@ -62,6 +62,10 @@ pub enum Error {
     /// add to the same upload at once. Nothing was acknowledged; a moment later it can be done.
     #[error("the registry is busy with what this request needs; try again")]
     Busy,
+    /// Other requests use all of the memory that requests of this kind may use. Nothing was acknowledged; a moment later it
+    /// can be done.
+    #[error("the registry takes in too many large manifests just now; try again")]
+    Crowded,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
