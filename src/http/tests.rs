@@ -69,7 +69,7 @@ const ROUTES: &[(&str, &str, &str, u16)] = &[
     ("GET", "/v2/{repo}/blobs/uploads/{session}", "push", 404),
     ("PATCH", "/v2/{repo}/blobs/uploads/{session}", "push", 404),
     ("PUT", "/v2/{repo}/blobs/uploads/{session}?digest={absent}", "push", 404),
-    ("DELETE", "/v2/{repo}/blobs/uploads/{session}", "push", 404),
+    ("DELETE", "/v2/{repo}/blobs/uploads/{session}", "push", 204),
     ("DELETE", "/v2/{repo}/manifests/absent", "delete", 404),
     ("DELETE", "/v2/{repo}/blobs/{absent}", "delete", 404),
     ("GET", "/v2/_eyot/warnings/{repo}", "pull", 404),
