@@ -8,7 +8,9 @@ mod access;
 mod accounts;
 mod caller;
 mod directory;
+mod flight;
 mod jwk;
+mod logins;
 mod oidc;
 mod outbound;
 mod password;
@@ -77,6 +79,12 @@ pub enum Refusal {
     /// There were too many wrong credentials lately; these were not looked at.
     #[error("too many attempts")]
     TooManyAttempts {
+        /// When to try again, in milliseconds from now.
+        retry_after_ms: u64,
+    },
+    /// More logins are under way than can be looked at; this one was not.
+    #[error("too many logins at once")]
+    Busy {
         /// When to try again, in milliseconds from now.
         retry_after_ms: u64,
     },

@@ -58,6 +58,10 @@ pub(super) enum Error {
     TooManyAttempts {
         retry_after_ms: u64,
     },
+    /// More logins are under way than can be looked at.
+    LoginsBusy {
+        retry_after_ms: u64,
+    },
     TokenRequest(&'static str),
     Directory(DirectoryError),
     Registry(registry::Error),
@@ -127,6 +131,10 @@ impl Error {
             Self::TooManyAttempts { retry_after_ms } => {
                 let message = "too many failed logins; wait before the next one";
                 error(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", message)
+                    .with(RETRY_AFTER, retry_after_ms.div_ceil(1000).to_string())
+            }
+            Self::LoginsBusy { retry_after_ms } => {
+                error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", "too many logins at once; try again")
                     .with(RETRY_AFTER, retry_after_ms.div_ceil(1000).to_string())
             }
             Self::TokenRequest(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why),

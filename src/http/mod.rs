@@ -185,7 +185,7 @@ impl Handler {
             }
             Operation::BeginUpload(repository, algorithm) => {
                 let status = registry.begin_upload(&repository, algorithm).await?;
-                Ok(Reply::upload(http::StatusCode::ACCEPTED, &repository, &status))
+                Ok(Reply::upload_begun(&repository, &status))
             }
             Operation::PushBlob(repository, digest) => {
                 registry.push_blob(&repository, &digest, body).await?;
@@ -197,7 +197,7 @@ impl Handler {
             // As if it was nowhere: so nobody learns where it is.
             Operation::MountBlob { repository, digest, .. } => {
                 let status = registry.begin_upload(&repository, digest.algorithm()).await?;
-                Ok(Reply::upload(http::StatusCode::ACCEPTED, &repository, &status))
+                Ok(Reply::upload_begun(&repository, &status))
             }
             Operation::UploadStatus(repository, session) => {
                 let status = registry.upload_status(&repository, &session).await?;
@@ -330,7 +330,7 @@ impl Handler {
     ) -> Result<Reply, Error> {
         match self.registry.mount_or_begin(repository, digest, from).await? {
             Mounted::Blob(digest) => Ok(Reply::blob_created(repository, &digest)),
-            Mounted::Upload(status) => Ok(Reply::upload(http::StatusCode::ACCEPTED, repository, &status)),
+            Mounted::Upload(status) => Ok(Reply::upload_begun(repository, &status)),
         }
     }
 

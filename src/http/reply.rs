@@ -158,15 +158,26 @@ impl Reply {
         if tags.is_empty() { reply } else { reply.with(TAG, tags.join(", ")) }
     }
 
-    pub(super) fn upload(code: StatusCode, repository: &RepositoryName, status: &Status) -> Self {
-        Self::new(code, Body::empty()).with_upload(repository, status)
+    /// An upload that has begun. There is no `Range`, as no byte has come.
+    pub(super) fn upload_begun(repository: &RepositoryName, status: &Status) -> Self {
+        Self::new(StatusCode::ACCEPTED, Body::empty()).with_upload(repository, status)
     }
 
-    /// Where an upload stands. A range cannot say "nothing yet", so it is `0-0` then as after one byte.
+    /// Where an upload stands. The specification asks for a `Range` here, and a range cannot say "nothing yet", so the range is
+    /// `0-0` then as after one byte. The official conformance program reads it.
+    pub(super) fn upload(code: StatusCode, repository: &RepositoryName, status: &Status) -> Self {
+        Self::new(code, Body::empty()).with(RANGE, "0-0").with_upload(repository, status)
+    }
+
+    /// Where an upload is, and how far, if any byte has come.
     pub(super) fn with_upload(self, repository: &RepositoryName, status: &Status) -> Self {
-        self.with(LOCATION, format!("/v2/{repository}/blobs/uploads/{}", status.session))
-            .with(RANGE, format!("0-{}", status.offset.saturating_sub(1)))
-            .with(UPLOAD_UUID, status.session.to_string())
+        let reply = self
+            .with(LOCATION, format!("/v2/{repository}/blobs/uploads/{}", status.session))
+            .with(UPLOAD_UUID, status.session.to_string());
+        match status.offset {
+            0 => reply,
+            offset => reply.with(RANGE, format!("0-{}", offset - 1)),
+        }
     }
 
     /// Code 299, no agent, no date; the text is quoted.

@@ -123,3 +123,10 @@ pub(super) const BEGUN_UPLOADS_MAX: usize = 256;
 
 /// How long it remembers them, in milliseconds. Clients send the first chunk at once.
 pub(super) const BEGUN_LIFETIME_MS: u64 = 10_000;
+
+/// How often the state of an upload is written down anew because another request has changed it.
+pub(super) const SESSION_TRIES_MAX: usize = 4;
+
+/// How many requests add to one upload at once in an instance: one, and others that a client sends while the server has not
+/// yet noticed that the first one broke off. Each may keep a copy of what came before.
+pub(super) const APPENDS_AT_ONCE_MAX: usize = 3;

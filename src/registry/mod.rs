@@ -4,6 +4,7 @@
 //! over the same stores. The order of writes is bytes, then membership, then the manifest, then its referrer, then its tag, so that a crash at
 //! any point leaves garbage and never a name that leads nowhere.
 
+mod appending;
 mod begun;
 mod blobs;
 mod collect;
@@ -17,6 +18,7 @@ mod manifests;
 mod memory;
 mod references;
 mod referrers;
+mod session;
 mod tags;
 #[cfg(test)]
 mod tests;
@@ -32,8 +34,9 @@ pub use limits::Limits;
 pub use manifests::{Manifest, Pushed};
 pub(crate) use memory::Share;
 pub use referrers::{Referrers, ReferrersRequest};
+pub use session::{Chunk, SessionId, Status};
 pub use tags::{Page, PageRequest};
-pub use uploads::{Chunk, Mounted, SessionId, Status};
+pub use uploads::Mounted;
 
 use crate::store::check::Finding;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
@@ -50,6 +53,7 @@ pub struct Registry {
     platform: Arc<dyn Platform>,
     limits: Limits,
     begun: Arc<Begun>,
+    appending: appending::Uploads,
     /// What pages of referrers share.
     pages_memory: Arc<Memory>,
     /// What manifests on their way in share.
@@ -70,6 +74,7 @@ impl Registry {
             platform,
             limits,
             begun: Arc::default(),
+            appending: Arc::default(),
             pages_memory: Memory::new(PAGES_MEMORY_BYTES),
             pushes_memory: Memory::new(PUSHES_MEMORY_BYTES),
         }

@@ -99,6 +99,11 @@ impl<S: BlobStore + ?Sized> BlobStore for Counting<S> {
         self.inner.discard(stage).await
     }
 
+    async fn abandon(&self, stage: &Stage, before: Option<&Stage>) -> Result<()> {
+        Counts::add(&self.counts.deletes);
+        self.inner.abandon(stage, before).await
+    }
+
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
         Counts::add(&self.counts.reads);
         self.counts.read_bytes.fetch_add(range.end.saturating_sub(range.start), Ordering::Relaxed);
