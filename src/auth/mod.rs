@@ -91,6 +91,9 @@ pub enum Refusal {
     /// A token for all that was asked for would be longer than a header can be.
     #[error("the token would not fit into a header")]
     TokenTooLarge,
+    /// The keys of the issuer of a token cannot be had, so nobody can tell whether the token is right. The log says why.
+    #[error("the keys of issuer {0} cannot be fetched")]
+    Issuer(String),
     /// Whether they are right could not be found out.
     #[error(transparent)]
     Store(#[from] store::Error),

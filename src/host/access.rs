@@ -146,6 +146,11 @@ impl Users {
             .map(|rules| rules.parse())
             .transpose()
             .map_err(|why| anyhow!("setting oidc_issuers: {why}"))?;
+        let key_hosts = get("oidc_key_hosts").unwrap_or_default();
+        let issuers = issuers
+            .map(|rules| rules.with_key_hosts(&key_hosts))
+            .transpose()
+            .map_err(|why| anyhow!("setting oidc_key_hosts: {why}"))?;
         let has_users = plain.is_some() || !hashes.is_empty();
         if issuers.is_some() && get("auth_policy").is_none() {
             bail!("setting oidc_issuers: only an auth_policy says what their users, oidc:NAME, may do");

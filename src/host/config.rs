@@ -83,6 +83,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("auth_policy", "lines WHO REPOSITORIES ACTIONS", "who may do what, in place of auth_mode"),
     ("auth_token_key", "32 random bytes, as text", "signs tokens; by default one that is kept in the key-value store"),
     ("oidc_issuers", "lines NAME ISSUER AUDIENCE CLAIM=PATTERN…", "users oidc:NAME, by the tokens of others"),
+    ("oidc_key_hosts", "hosts, with commas", "hosts beside an issuer's own from which its keys may come"),
     ("public_url", "https://HOST", "how clients reach the registry; by default the host that they name"),
     ("trusted_proxies", "addresses, networks, *", "whose X-Forwarded-… and Forwarded headers are believed"),
     ("tls_certificate", "a PEM file", "natively: speak TLS with this chain of certificates"),

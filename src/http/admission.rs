@@ -68,6 +68,7 @@ impl Admission {
             Refusal::Unauthorized => self.unauthorized(head, scopes, Some("invalid_token")),
             Refusal::TooManyAttempts { retry_after_ms } => Error::TooManyAttempts { retry_after_ms },
             Refusal::Busy { retry_after_ms } => Error::LoginsBusy { retry_after_ms },
+            Refusal::Issuer(issuer) => Error::Issuer(issuer),
             Refusal::TokenTooLarge => Error::TokenRequest("a token for all of this would not fit into a header"),
             Refusal::Store(error) => Error::Registry(error.into()),
         }

@@ -5,7 +5,7 @@ use http::request::Parts;
 use http::{HeaderName, StatusCode};
 use serde_json::{Value, json};
 
-use super::limits::{BUSY_RETRY_AFTER_SECONDS, HEADER_BYTES_MAX, URI_BYTES_MAX};
+use super::limits::{BUSY_RETRY_AFTER_SECONDS, HEADER_BYTES_MAX, ISSUER_RETRY_AFTER_SECONDS, URI_BYTES_MAX};
 use super::reply::Reply;
 use super::request_id::current_request_id;
 use crate::auth::DirectoryError;
@@ -62,6 +62,8 @@ pub(super) enum Error {
     LoginsBusy {
         retry_after_ms: u64,
     },
+    /// The keys of this issuer cannot be had.
+    Issuer(String),
     TokenRequest(&'static str),
     Directory(DirectoryError),
     Registry(registry::Error),
@@ -137,6 +139,10 @@ impl Error {
                 error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", "too many logins at once; try again")
                     .with(RETRY_AFTER, retry_after_ms.div_ceil(1000).to_string())
             }
+            Self::Issuer(issuer) => {
+                let message = format!("the keys of issuer {issuer} cannot be fetched just now{}", see_log());
+                error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", message).with(RETRY_AFTER, ISSUER_RETRY_AFTER_SECONDS)
+            }
             Self::TokenRequest(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why),
             Self::Body(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why.to_string()),
             Self::Directory(DirectoryError::Invalid(why)) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why),
@@ -197,8 +203,12 @@ fn store_failure(why: &store::Error) -> String {
         store::Error::Corrupt(_) => "what the registry has stored is damaged",
         store::Error::Conflict(_) | store::Error::Unsupported(_) => "the registry's store failed",
     };
+    format!("{kind}{}", see_log())
+}
+
+fn see_log() -> String {
     let id = current_request_id().map(|id| format!(" at {id}")).unwrap_or_default();
-    format!("{kind}; the registry's log says more{id}")
+    format!("; the registry's log says more{id}")
 }
 
 fn denied(status: StatusCode, message: &str, challenge: Option<String>) -> Reply {

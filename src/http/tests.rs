@@ -528,6 +528,21 @@ fn machine_tokens_and_users_come_and_go() {
 }
 
 #[test]
+fn tokens_end_with_what_they_were_made_from() {
+    let registered = Registered::new(POLICY);
+    for (seconds, expected) in [("3", 3), ("299", 299), ("100000", 300)] {
+        let new = format!(r#"{{"rules":["team/app pull"],"expires_in_seconds":{seconds}}}"#);
+        let made = registered.json("PUT", "/v2/_eyot/tokens/ci", &basic("root"), new.leak());
+        let machine = format!("Bearer {}", made["token"].as_str().unwrap());
+        let token = registered.json("GET", "/v2/_eyot/token?scope=repository:team/app:pull", &machine, "");
+        assert_eq!(token["expires_in"], expected, "a machine token of {seconds} s");
+        let payload = token["token"].as_str().unwrap().split('.').nth(1).unwrap().to_owned();
+        let claims: Value = serde_json::from_slice(&Base64UrlUnpadded::decode_vec(&payload).unwrap()).unwrap();
+        assert_eq!(claims["exp"].as_u64().unwrap(), Still::default().now_ms() / 1000 + expected, "{claims}");
+    }
+}
+
+#[test]
 fn a_pipeline_logs_in_with_its_own_token() {
     let registered = Registered::new(POLICY);
     let signed = |repository: &str| {
@@ -547,6 +562,7 @@ fn a_pipeline_logs_in_with_its_own_token() {
     for authorization in [basic(&right), format!("Bearer {right}")] {
         let token = registered.json("GET", uri, &authorization, "");
         assert_eq!(token["scope"], "repository:acme/app:pull,push");
+        assert_eq!(token["expires_in"], 60, "as long as the pipeline's own token");
         let bearer = format!("Bearer {}", token["token"].as_str().unwrap());
         assert_eq!(registered.send("PUT", "/v2/acme/app/manifests/v1", &bearer, INDEX).status(), StatusCode::CREATED);
     }
