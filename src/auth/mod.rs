@@ -18,6 +18,7 @@ mod pattern;
 mod policy;
 mod remembered;
 mod scope;
+mod seal;
 mod secret;
 mod throttle;
 mod token;
@@ -40,6 +41,7 @@ pub(crate) use pattern::MATCHES;
 pub use pattern::{Pattern, PatternError};
 pub use policy::{Policy, PolicyError, RULES_MAX};
 pub use scope::{SCOPE_BYTES_MAX, Scope};
+pub use seal::Seal;
 pub use secret::Secret;
 pub use token::{KEY_ENTROPY_BITS_MIN, Token, Tokens};
 

@@ -66,6 +66,14 @@ impl Admission {
     pub(super) fn refuse(&self, head: &Parts, scopes: &[Scope], why: Refusal) -> Error {
         match why {
             Refusal::Unauthorized => self.unauthorized(head, scopes, Some("invalid_token")),
+            why => Self::failure(why),
+        }
+    }
+
+    /// What to answer where it is not the credentials that are wrong.
+    pub(super) fn failure(why: Refusal) -> Error {
+        match why {
+            Refusal::Unauthorized => Error::Denied { challenge: None },
             Refusal::TooManyAttempts { retry_after_ms } => Error::TooManyAttempts { retry_after_ms },
             Refusal::Busy { retry_after_ms } => Error::LoginsBusy { retry_after_ms },
             Refusal::Issuer(issuer) => Error::Issuer(issuer),

@@ -29,6 +29,7 @@ pub(super) enum Error {
     BadHeader(HeaderName),
     BadHost,
     BadCount,
+    BadCursor,
     BadDryRun,
     NameInvalid(NameError),
     RangeNotSatisfiable {
@@ -102,6 +103,9 @@ impl Error {
             }
             Self::BadCount => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter n is not a number of entries")
+            }
+            Self::BadCursor => {
+                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter last is not one that this registry gave")
             }
             Self::BadDryRun => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter dry_run is neither true nor false")

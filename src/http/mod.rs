@@ -3,6 +3,7 @@
 
 mod administration;
 mod admission;
+mod catalog;
 mod conditional;
 mod credentials;
 mod error;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 
 use http::{Method, Request, Response};
 
-use crate::auth::{Access, Action, Caller};
+use crate::auth::{Access, Caller, Seal};
 use crate::oci::range::{RangeRequest, parse_chunk_range};
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
 use crate::registry::{self, Chunk, CollectRequest, Mounted, PageRequest, Registry, SessionId};
@@ -59,13 +60,23 @@ pub struct Handler {
     admission: Admission,
     tag_max_age_seconds: u32,
     redirects: Redirects,
+    /// Seals names in cursors where there are no tokens.
+    own_seal: Seal,
 }
 
 impl Handler {
     /// Serves `registry` to those whom `access` lets in.
     pub fn new(registry: Registry, access: Access) -> Self {
-        let (registry, admission) = (Arc::new(registry), Admission::new(access));
-        Self { registry, admission, tag_max_age_seconds: 0, redirects: Redirects::all_but("") }
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(&registry.platform().random());
+        key[16..].copy_from_slice(&registry.platform().random());
+        Self {
+            registry: Arc::new(registry),
+            admission: Admission::new(access),
+            tag_max_age_seconds: 0,
+            redirects: Redirects::all_but(""),
+            own_seal: Seal::new(key),
+        }
     }
 
     /// How long caches may answer for a tag without asking, in seconds. Content by digest never changes and may be cached for
@@ -225,12 +236,6 @@ impl Handler {
             | Operation::PutToken(_)
             | Operation::DeleteToken(_) => self.administer(operation, body).await,
         }
-    }
-
-    async fn catalog(&self, caller: &Caller, request: &PageRequest) -> Result<Reply, Error> {
-        let page = self.registry.repositories(request, |name| caller.may(Action::List, name)).await?;
-        let body = serde_json::json!({ "repositories": page.entries });
-        Ok(Reply::json(&body).with_next_page("/v2/_catalog", &page))
     }
 
     async fn tags(&self, repository: &RepositoryName, request: &PageRequest) -> Result<Reply, Error> {

@@ -347,10 +347,19 @@ fn everybody_sees_their_part_of_the_catalog() {
                 let page: Value = serde_json::from_slice(&body).unwrap();
                 seen.extend(page["repositories"].as_array().unwrap().clone());
                 let Some(next) = next else { break };
+                for name in REPOSITORIES {
+                    let shown = name.replace('/', "%2F");
+                    let is_shown = next.contains(name) || next.contains(&shown);
+                    assert!(expected.contains(&name) || !is_shown, "{user}: {next} names {name}");
+                }
                 uri = next[1..next.find('>').unwrap()].to_owned();
             }
             assert_eq!(seen, expected, "{user}");
         }
+    }
+    for wrong in ["~", "~AAAA", "~other/app"] {
+        let uri = format!("/v2/_catalog?last={wrong}");
+        assert_eq!(registered.send("GET", &uri, &basic("reader"), "").status(), StatusCode::BAD_REQUEST, "{uri}");
     }
     // A token for one repository is not for the catalog, which would look empty.
     let token = registered.token("reader", "scope=\"repository:team/app:pull\"");
