@@ -1,6 +1,5 @@
 //! Settings, the same on every host: environment variables in capitals, Spin variables in lower case.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::access::AccessConfig;
-use crate::http::{Handler, Redirects, current_request_id};
+use crate::http::{Handler, Redirects};
 use crate::registry::{Limits, Registry};
 use crate::store::file::{FileBlobStore, FileKeyValue};
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
@@ -357,33 +356,9 @@ fn choice(name: &str, value: Option<String>, offered: &'static [&'static str]) -
     found.copied().with_context(|| format!("setting {name}: {value:?} is not one of {}", offered.join(", ")))
 }
 
-/// Writes the log to standard error, a line each.
-struct StandardError;
-
-impl log::Log for StandardError {
-    fn enabled(&self, metadata: &log::Metadata) -> bool {
-        // Libraries below may log as well; theirs is worth a line only when it is a problem.
-        metadata.target().starts_with("eyot") || metadata.level() <= log::Level::Warn
-    }
-
-    fn log(&self, record: &log::Record) {
-        if self.enabled(record.metadata()) {
-            // A log that cannot be written must not take the request with it.
-            let id = current_request_id().map(|id| format!("[{id}] ")).unwrap_or_default();
-            let level = record.level().as_str().to_lowercase();
-            let _ = writeln!(std::io::stderr(), "{level}: {id}{}", record.args());
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-/// Lets the log be written to standard error, from `level` up. Only the first call in a process sets the place.
-pub fn log_to_standard_error(level: log::LevelFilter) {
-    // A program around us may have a logger of its own, which is then the one to use.
-    if log::set_logger(&StandardError).is_ok() {
-        log::set_max_level(level);
-    }
+/// Whether an error is about a setting: whoever set it can do something about it, and the text has no secret in it.
+pub fn names_a_setting(error: &anyhow::Error) -> bool {
+    error.to_string().starts_with("setting")
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! A plain process: the handler over hyper.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
+use tokio::task::JoinError;
 use tokio_rustls::TlsAcceptor;
 
 use super::config::{Connections, Offer};
@@ -130,7 +130,10 @@ fn http_connection(
         let handler = handler.clone();
         request.extensions_mut().insert(peer);
         let request = request.map(|body| Body::new(PatientBody::new(body, limits.body_idle_timeout)));
-        async move { Ok::<_, Infallible>(handler.handle(request).await) }
+        // A task of its own: hyper drops the request when the client goes away, and what the client sent of an upload until
+        // then is still to be written down. The body ends with an error then, so the task ends too.
+        let answer = tokio::spawn(async move { handler.handle(request).await });
+        async move { Ok::<_, JoinError>(answer.await?) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())

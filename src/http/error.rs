@@ -188,7 +188,7 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
         Outcome::WarningInvalid(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
         Outcome::BodyIdle { .. } => (StatusCode::REQUEST_TIMEOUT, "UNSUPPORTED"),
         Outcome::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
-        Outcome::Busy => {
+        Outcome::Busy | Outcome::Crowded => {
             let reply = error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", outcome.to_string());
             return reply.with(RETRY_AFTER, BUSY_RETRY_AFTER_SECONDS);
         }

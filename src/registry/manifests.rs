@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::facts::{self, BlobFact, ManifestFact, RepositoryFact, TagFact};
 use super::hold::{HOLD_TRIES_MAX, Hold};
-use super::limits::{NESTED_INDEXES_MAX, PUSH_MS_MAX};
+use super::limits::{NESTED_INDEXES_MAX, PUSH_MEMORY_FACTOR, PUSH_MS_MAX, PUSH_UNQUEUED_BYTES_MAX};
+use super::memory::Share;
 use super::{Error, Registry, Result, layout};
 use crate::oci::manifest::{DOCKER_LIST, OCI_INDEX};
 use crate::oci::{self, Algorithm, Descriptor, Digest, Reference, RepositoryName, Tag};
@@ -116,6 +117,7 @@ impl Registry {
         content_type: Option<&str>,
         body: Body,
     ) -> Result<Pushed> {
+        let _memory = self.reserve_push(body.length()).await?;
         let bytes = self.receive(body).await?;
         let digest = match reference {
             Reference::Tag(_) => Algorithm::Sha256.digest(&bytes),
@@ -129,6 +131,7 @@ impl Registry {
         self.check_count(&manifest)?;
         let size = bytes.len() as u64;
         let descriptor = manifest.descriptor(&media_type, &digest, size);
+        self.check_referrer(&manifest, &descriptor)?;
         let subject = manifest.subject.as_ref().map(|subject| subject.digest.clone());
         let pushed_ms = self.platform.now_ms();
         let [nonce @ .., _, _, _, _, _, _, _, _] = self.platform.random();
@@ -141,6 +144,7 @@ impl Registry {
         });
         let all_tags: Vec<&Tag> = all_tags.collect();
         let until_ms = self.keep_manifest(&push, &all_tags).await?;
+        self.adopt_listed(repository, &manifest, &all_tags).await?;
         let tag_fact = TagFact { digest: digest.clone(), media_type, size, pushed_ms };
         if let Reference::Tag(tag) = reference {
             self.point_tag(repository, tag, &tag_fact, until_ms).await?;
@@ -191,6 +195,21 @@ impl Registry {
                 // Those of a push that came in between go too; a push that sees the manifest gone stores it again.
                 self.delete_names_of(repository, digest, fact.subject.as_ref()).await
             }
+        }
+    }
+
+    /// Memory for all that the push of a manifest holds. Requests that declare no length get what the largest manifest needs.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`]; [`Error::Crowded`] in a component when other pushes use the memory. Natively a push waits for it.
+    async fn reserve_push(&self, declared: Option<u64>) -> Result<Share> {
+        let limit_bytes = self.limits.manifest_bytes_max;
+        let size = declared.unwrap_or(limit_bytes);
+        let bytes = size.saturating_mul(PUSH_MEMORY_FACTOR);
+        match size {
+            _ if size > limit_bytes => Err(Error::TooLarge { limit_bytes }),
+            0..=PUSH_UNQUEUED_BYTES_MAX => Ok(self.pushes_memory.take(bytes, bytes)),
+            _ => self.pushes_memory.reserve(bytes).await.ok_or(Error::Crowded),
         }
     }
 

@@ -21,6 +21,7 @@ usage: spin-host --component FILE.wasm --state DIR --listen ADDRESS:PORT [option
   --mount HOSTDIR::GUESTDIR  a read-write directory for the guest; may be repeated
   --value-bytes-max N        larger key-value values are refused (134217728)
   --idle-milliseconds N      an instance idle for so long is dropped (1000)
+  --manners quick|real       real: as slow as Spin where Spin is slow, see README.md (quick)
   --compiled FILE            keep the compiled component here, to start faster next time
 
 GET /__host/calls answers the storage calls so far, and what SQLite did for them, as JSON; GET /__host/calls/reset sets them to 0.
@@ -28,6 +29,28 @@ GET /__host/calls answers the storage calls so far, and what SQLite did for them
 
 const VALUE_BYTES_MAX: usize = 128 * 1024 * 1024;
 const IDLE: Duration = Duration::from_secs(1);
+
+/// How closely this host follows Spin where that only costs time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Manners {
+    /// TCP_NODELAY, no fsync, lists in batches and in random order: quick, and hard on the guest.
+    #[default]
+    Quick,
+    /// Spin 4.1's: Nagle's algorithm, SQLite's default fsyncs, lists through a channel of 4.
+    Real,
+}
+
+impl FromStr for Manners {
+    type Err = std::io::Error;
+
+    fn from_str(text: &str) -> std::io::Result<Self> {
+        match text {
+            "quick" => Ok(Self::Quick),
+            "real" => Ok(Self::Real),
+            _ => Err(std::io::Error::other(format!("{text:?} is neither quick nor real"))),
+        }
+    }
+}
 
 pub struct Options {
     pub component: PathBuf,
@@ -38,6 +61,7 @@ pub struct Options {
     pub value_bytes_max: usize,
     pub idle: Duration,
     pub compiled: Option<PathBuf>,
+    pub manners: Manners,
 }
 
 #[derive(Clone)]
@@ -58,6 +82,7 @@ impl Options {
         let mut value_bytes_max = VALUE_BYTES_MAX;
         let mut idle = IDLE;
         let mut compiled = None;
+        let mut manners = Manners::default();
 
         while let Some(name) = arguments.next() {
             let name = text(name)?;
@@ -77,6 +102,7 @@ impl Options {
                 }
                 "--value-bytes-max" => value_bytes_max = parsed(&name, value)?,
                 "--idle-milliseconds" => idle = Duration::from_millis(parsed(&name, value)?),
+                "--manners" => manners = parsed(&name, value)?,
                 "--compiled" => compiled = Some(PathBuf::from(value)),
                 _ => bail!("unknown option {name}; see --help"),
             }
@@ -90,6 +116,7 @@ impl Options {
             value_bytes_max,
             idle,
             compiled,
+            manners,
         }))
     }
 }
