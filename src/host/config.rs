@@ -67,8 +67,8 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("stop_timeout_seconds", "0 to 86400", "how long requests may go on when the process is told to stop (native)"),
     (
         "auth_mode",
-        "none | write_only | read_write",
-        "who must log in: nobody; who pushes; everybody. Without any user: read-only",
+        "none | write_only | read_write | local",
+        "who must log in: nobody; who pushes; everybody; local: nobody, under names of this machine. Without any user: read-only",
     ),
     ("auth_user", "a name", "a user who may do everything, with auth_password"),
     ("auth_password", "a password", "the password of auth_user"),

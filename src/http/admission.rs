@@ -18,12 +18,14 @@ use crate::oci::RepositoryName;
 pub(super) struct Admission {
     pub(super) access: Arc<Access>,
     pub(super) proxies: Proxies,
-    public_url: Option<String>,
+    pub(super) public_url: Option<String>,
+    /// Whether requests count only under a name of this machine.
+    pub(super) is_local: bool,
 }
 
 impl Admission {
     pub(super) fn new(access: Access) -> Self {
-        Self { access: Arc::new(access), proxies: Proxies::default(), public_url: None }
+        Self { access: Arc::new(access), proxies: Proxies::default(), public_url: None, is_local: false }
     }
 
     pub(super) fn set_public_url(&mut self, url: &str) -> Result<(), &'static str> {

@@ -28,6 +28,10 @@ pub(super) enum Error {
     HeadersTooLarge,
     BadHeader(HeaderName),
     BadHost,
+    /// A browser sends this for a page of another site.
+    OtherSite,
+    /// The request names another host than this machine.
+    OtherName,
     BadCount,
     BadCursor,
     BadDryRun,
@@ -100,6 +104,14 @@ impl Error {
             }
             Self::BadHost => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "a request names one host, in one Host header")
+            }
+            Self::OtherSite => {
+                denied(StatusCode::FORBIDDEN, "a page of another site may not change anything here", None)
+            }
+            Self::OtherName => {
+                let message = "this registry is open to this machine only and answers to its names: an address such as \
+                               127.0.0.1, localhost, or the host of the setting public_url";
+                denied(StatusCode::FORBIDDEN, message, None)
             }
             Self::BadCount => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter n is not a number of entries")

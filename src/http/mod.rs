@@ -16,6 +16,7 @@ mod permission;
 mod redirects;
 mod reply;
 mod request_id;
+mod site;
 #[cfg(test)]
 mod tests;
 
@@ -107,6 +108,13 @@ impl Handler {
         self
     }
 
+    /// Answers requests only under a name of this machine: a loopback address, `localhost`, or the host of the public URL. For
+    /// a registry on a loopback address without a login, which a page in a browser could reach by a name of its own.
+    pub fn with_local_names_only(mut self) -> Self {
+        self.admission.is_local = true;
+        self
+    }
+
     /// Serves a registry to anyone, for tests: it forgets everything when it is dropped.
     #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
     pub fn in_memory() -> Self {
@@ -127,6 +135,7 @@ impl Handler {
         let performed = panics::caught(async {
             origin::check_host(&head)?;
             let operation = Operation::parse(&head)?;
+            self.admission.check_site(&head)?;
             let caller = self.admission.admit(&head, &operation).await?;
             self.perform(&head, &caller, operation, body).await
         });

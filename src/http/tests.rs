@@ -69,7 +69,7 @@ const ROUTES: &[(&str, &str, &str, u16)] = &[
     ("GET", "/v2/{repo}/blobs/uploads/{session}", "push", 404),
     ("PATCH", "/v2/{repo}/blobs/uploads/{session}", "push", 404),
     ("PUT", "/v2/{repo}/blobs/uploads/{session}?digest={absent}", "push", 404),
-    ("DELETE", "/v2/{repo}/blobs/uploads/{session}", "push", 404),
+    ("DELETE", "/v2/{repo}/blobs/uploads/{session}", "push", 204),
     ("DELETE", "/v2/{repo}/manifests/absent", "delete", 404),
     ("DELETE", "/v2/{repo}/blobs/{absent}", "delete", 404),
     ("GET", "/v2/_eyot/warnings/{repo}", "pull", 404),
@@ -534,6 +534,24 @@ fn machine_tokens_and_users_come_and_go() {
         let text = block_on(refused.into_body().collect_up_to(1 << 20)).unwrap();
         assert!(!String::from_utf8_lossy(&text).contains("secret"), "{weak}");
     }
+}
+
+#[test]
+fn a_page_of_another_site_changes_nothing_with_a_password_that_the_browser_remembers() {
+    let registered = Registered::new(POLICY);
+    let send = |method: &str, uri: &str, authorization: &str| {
+        let request = Request::builder().method(method).uri(uri).header("host", "registry.example");
+        let request = request.header("origin", "https://evil.example").header(AUTHORIZATION, authorization);
+        block_on(registered.handler.handle(request.body(Body::empty()).unwrap())).status().as_u16()
+    };
+    for (method, target, need, success) in ROUTES {
+        let uri = filled(target, "team/app");
+        let expected = if method == &"GET" || method == &"HEAD" { *success } else { 403 };
+        assert_eq!(send(method, &uri, &basic("root")), expected, "{method} {uri} ({need})");
+    }
+    // No browser adds a token by itself: whoever sends one has it.
+    let token = registered.token("root", "scope=\"repository:team/app:*\"");
+    assert_eq!(send("DELETE", "/v2/team/app/manifests/old", &token), 202);
 }
 
 #[test]
