@@ -81,6 +81,14 @@ impl From<registry::Error> for Error {
 }
 
 impl Error {
+    /// Whether a part of what was asked for may have been done.
+    pub(super) fn may_have_changed(&self) -> bool {
+        matches!(
+            self,
+            Self::Panicked | Self::Registry(registry::Error::Store(_)) | Self::Directory(DirectoryError::Store(_))
+        )
+    }
+
     pub(super) fn reply(self, head: &Parts) -> Reply {
         match self {
             Self::NotFound => error(StatusCode::NOT_FOUND, "UNSUPPORTED", "there is no such endpoint"),

@@ -3,6 +3,7 @@
 
 mod administration;
 mod admission;
+mod audit;
 mod catalog;
 mod conditional;
 mod credentials;
@@ -33,6 +34,7 @@ use crate::store::Body;
 pub use origin::{Peer, Proxies, ProxiesError};
 
 use admission::{Admission, may_mount};
+use audit::Change;
 use error::Error;
 use leftover::Leftover;
 use limits::WARNING_REQUEST_BYTES_MAX;
@@ -41,6 +43,9 @@ use panics::Guarded;
 use reply::{Freshness, Reply};
 use request_id::RequestId;
 
+pub use audit::TARGET as AUDIT_TARGET;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+pub(crate) use audit::tell_own as audit_own;
 pub use request_id::current_request_id;
 
 pub use redirects::Redirects;
@@ -137,7 +142,12 @@ impl Handler {
             let operation = Operation::parse(&head)?;
             self.admission.check_site(&head)?;
             let caller = self.admission.admit(&head, &operation).await?;
-            self.perform(&head, &caller, operation, body).await
+            let change = Change::of(&operation, &caller, self.admission.address(&head));
+            let outcome = self.perform(&head, &caller, operation, body).await;
+            if let Some(change) = change {
+                change.tell(&outcome);
+            }
+            outcome
         });
         let result = performed.await.unwrap_or(Err(Error::Panicked));
         let reply = result.unwrap_or_else(|error| error.reply(&head));
