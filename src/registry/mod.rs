@@ -16,6 +16,7 @@ mod layout;
 mod limits;
 mod manifests;
 mod memory;
+mod references;
 mod referrers;
 mod session;
 mod tags;
