@@ -67,8 +67,8 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("stop_timeout_seconds", "0 to 86400", "how long requests may go on when the process is told to stop (native)"),
     (
         "auth_mode",
-        "none | write_only | read_write",
-        "who must log in: nobody; who pushes; everybody. Without any user: read-only",
+        "none | write_only | read_write | local",
+        "who must log in: nobody; who pushes; everybody; local: nobody, under names of this machine. Without any user: read-only",
     ),
     ("auth_user", "a name", "a user who may do everything, with auth_password"),
     ("auth_password", "a password", "the password of auth_user"),
@@ -82,6 +82,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("auth_policy", "lines WHO REPOSITORIES ACTIONS", "who may do what, in place of auth_mode"),
     ("auth_token_key", "32 random bytes, as text", "signs tokens; by default one that is kept in the key-value store"),
     ("oidc_issuers", "lines NAME ISSUER AUDIENCE CLAIM=PATTERN…", "users oidc:NAME, by the tokens of others"),
+    ("oidc_key_hosts", "hosts, with commas", "hosts beside an issuer's own from which its keys may come"),
     ("public_url", "https://HOST", "how clients reach the registry; by default the host that they name"),
     ("trusted_proxies", "addresses, networks, *", "whose X-Forwarded-… and Forwarded headers are believed"),
     ("tls_certificate", "a PEM file", "natively: speak TLS with this chain of certificates"),
