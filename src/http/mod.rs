@@ -3,7 +3,9 @@
 
 mod administration;
 mod admission;
+mod audit;
 mod byteranges;
+mod catalog;
 mod conditional;
 mod credentials;
 mod error;
@@ -16,6 +18,7 @@ mod permission;
 mod redirects;
 mod reply;
 mod request_id;
+mod site;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +26,7 @@ use std::sync::Arc;
 
 use http::{Method, Request, Response};
 
-use crate::auth::{Access, Action, Caller};
+use crate::auth::{Access, Caller, Seal};
 use crate::oci::range::{RangeRequest, parse_chunk_range};
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
 use crate::registry::{self, Chunk, CollectRequest, Mounted, PageRequest, Registry, SessionId};
@@ -32,6 +35,7 @@ use crate::store::Body;
 pub use origin::{Peer, Proxies, ProxiesError};
 
 use admission::{Admission, may_mount};
+use audit::Change;
 use byteranges::ByteRanges;
 use error::Error;
 use leftover::Leftover;
@@ -41,6 +45,9 @@ use panics::Guarded;
 use reply::{Freshness, Reply};
 use request_id::RequestId;
 
+pub use audit::TARGET as AUDIT_TARGET;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+pub(crate) use audit::tell_own as audit_own;
 pub use request_id::current_request_id;
 
 pub use redirects::Redirects;
@@ -61,13 +68,23 @@ pub struct Handler {
     admission: Admission,
     tag_max_age_seconds: u32,
     redirects: Redirects,
+    /// Seals names in cursors where there are no tokens.
+    own_seal: Seal,
 }
 
 impl Handler {
     /// Serves `registry` to those whom `access` lets in.
     pub fn new(registry: Registry, access: Access) -> Self {
-        let (registry, admission) = (Arc::new(registry), Admission::new(access));
-        Self { registry, admission, tag_max_age_seconds: 0, redirects: Redirects::all_but("") }
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(&registry.platform().random());
+        key[16..].copy_from_slice(&registry.platform().random());
+        Self {
+            registry: Arc::new(registry),
+            admission: Admission::new(access),
+            tag_max_age_seconds: 0,
+            redirects: Redirects::all_but(""),
+            own_seal: Seal::new(key),
+        }
     }
 
     /// How long caches may answer for a tag without asking, in seconds. Content by digest never changes and may be cached for
@@ -98,6 +115,13 @@ impl Handler {
         self
     }
 
+    /// Answers requests only under a name of this machine: a loopback address, `localhost`, or the host of the public URL. For
+    /// a registry on a loopback address without a login, which a page in a browser could reach by a name of its own.
+    pub fn with_local_names_only(mut self) -> Self {
+        self.admission.is_local = true;
+        self
+    }
+
     /// Serves a registry to anyone, for tests: it forgets everything when it is dropped.
     #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
     pub fn in_memory() -> Self {
@@ -118,8 +142,14 @@ impl Handler {
         let performed = panics::caught(async {
             origin::check_host(&head)?;
             let operation = Operation::parse(&head)?;
+            self.admission.check_site(&head)?;
             let caller = self.admission.admit(&head, &operation).await?;
-            self.perform(&head, &caller, operation, body).await
+            let change = Change::of(&operation, &caller, self.admission.address(&head));
+            let outcome = self.perform(&head, &caller, operation, body).await;
+            if let Some(change) = change {
+                change.tell(&outcome);
+            }
+            outcome
         });
         let result = performed.await.unwrap_or(Err(Error::Panicked));
         let reply = result.unwrap_or_else(|error| error.reply(&head));
@@ -228,12 +258,6 @@ impl Handler {
             | Operation::PutToken(_)
             | Operation::DeleteToken(_) => self.administer(operation, body).await,
         }
-    }
-
-    async fn catalog(&self, caller: &Caller, request: &PageRequest) -> Result<Reply, Error> {
-        let page = self.registry.repositories(request, |name| caller.may(Action::List, name)).await?;
-        let body = serde_json::json!({ "repositories": page.entries });
-        Ok(Reply::json(&body).with_next_page("/v2/_catalog", &page))
     }
 
     async fn tags(&self, repository: &RepositoryName, request: &PageRequest) -> Result<Reply, Error> {

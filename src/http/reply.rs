@@ -226,6 +226,11 @@ impl Reply {
         }
     }
 
+    /// The digest that the answer names.
+    pub(super) fn digest(&self) -> Option<&str> {
+        self.headers.get(CONTENT_DIGEST)?.to_str().ok()
+    }
+
     pub(super) fn status(&self) -> StatusCode {
         self.status
     }

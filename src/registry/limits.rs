@@ -109,6 +109,9 @@ pub(super) const NAMED_IN_REPORT_MAX: usize = 100;
 /// How many indexes below its own a push reads beside a collection, one after the other. Clients nest one or two.
 pub(super) const NESTED_INDEXES_MAX: usize = 256;
 
+/// How many manifests below its own a push reads at once: fewer than other calls, as each may be as large as a manifest can be.
+pub(super) const NESTED_READS_AT_ONCE_MAX: usize = 4;
+
 /// How many storage calls one request has under way at once.
 pub(super) const CALLS_AT_ONCE_MAX: usize = 16;
 

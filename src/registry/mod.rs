@@ -17,6 +17,7 @@ mod limits;
 mod manifests;
 mod memory;
 mod precondition;
+mod references;
 mod referrers;
 mod session;
 mod tags;

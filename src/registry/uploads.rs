@@ -309,7 +309,9 @@ impl Registry {
             return self.remove_twin(&key, &fact).await;
         }
         self.store(&content, &fact, When::Always).await?;
-        self.store(&key, &fact, When::Always).await
+        self.store(&key, &fact, When::Always).await?;
+        // Another request may have cancelled the session since the commit, and collections may have removed the content.
+        if self.share(&key, &key, Some(size)).await? { Ok(()) } else { Err(Error::Busy) }
     }
 
     /// Removes content of which the same is kept elsewhere, as the fact under `key` says.
