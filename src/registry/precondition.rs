@@ -122,3 +122,77 @@ impl Registry {
         Err(Error::Busy)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_executor::block_on;
+    use futures_util::future::join_all;
+
+    use super::super::Limits;
+    use super::super::tests::{TestPlatform, digest, name};
+    use super::*;
+    use crate::store::contract::yield_now;
+    use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
+    use crate::store::{Entry, KeyValue, Version};
+    use bytes::Bytes;
+
+    /// Lets other requests go on before each call.
+    struct Yielding(MemoryKeyValue);
+
+    #[async_trait::async_trait]
+    impl KeyValue for Yielding {
+        async fn get(&self, key: &str) -> store::Result<Option<Entry>> {
+            yield_now().await;
+            self.0.get(key).await
+        }
+
+        async fn put(&self, key: &str, value: Bytes, when: When) -> store::Result<Option<Version>> {
+            yield_now().await;
+            self.0.put(key, value, when).await
+        }
+
+        async fn delete(&self, key: &str) -> store::Result<()> {
+            yield_now().await;
+            self.0.delete(key).await
+        }
+
+        async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> store::Result<Vec<String>> {
+            yield_now().await;
+            self.0.list(prefix, after, limit).await
+        }
+    }
+
+    fn index(number: usize) -> String {
+        format!(r#"{{"schemaVersion":2,"manifests":[],"annotations":{{"n":"{number}"}}}}"#)
+    }
+
+    /// Many requests create a tag, or move the tag from one digest, at the same time: one of them does.
+    #[test]
+    fn of_racing_pushes_under_a_condition_one_wins() {
+        block_on(async {
+            let platform = Arc::new(TestPlatform::default());
+            let keys = Arc::new(Yielding(MemoryKeyValue::default()));
+            let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
+            let registry = Registry::new(keys, blobs, platform, Limits::default());
+            let (repository, tag) = (name("a"), Reference::Tag("v1".parse().unwrap()));
+            let mut condition = Precondition { matches: None, matches_none: Some(Expected::Any) };
+            for round in 0..3 {
+                let contents: Vec<String> = (0..5).map(|number| index(round * 10 + number)).collect();
+                let pushes = contents.iter().map(|content| {
+                    let body = content.clone().into_bytes().into();
+                    registry.push_manifest_if(&repository, &tag, &[], None, body, &condition)
+                });
+                let results = join_all(pushes).await;
+                let winners: Vec<usize> = (0..5).filter(|number| results[*number].is_ok()).collect();
+                assert_eq!(winners.len(), 1, "{results:?}");
+                let lost = results.iter().filter(|result| matches!(result, Err(Error::PreconditionFailed)));
+                assert_eq!(lost.count(), 4, "{results:?}");
+                let current = digest(contents[winners[0]].as_bytes());
+                assert_eq!(registry.manifest(&repository, &tag).await.unwrap().digest, current);
+                condition = Precondition { matches: Some(Expected::OneOf(vec![current])), matches_none: None };
+            }
+        });
+    }
+}
