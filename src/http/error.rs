@@ -207,6 +207,7 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
         Outcome::SizeInvalid(_) => (StatusCode::BAD_REQUEST, "SIZE_INVALID"),
         Outcome::WarningInvalid(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
         Outcome::BodyIdle { .. } => (StatusCode::REQUEST_TIMEOUT, "UNSUPPORTED"),
+        Outcome::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "UNSUPPORTED"),
         Outcome::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
         Outcome::Busy | Outcome::Crowded => {
             let reply = error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", outcome.to_string());
