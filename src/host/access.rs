@@ -1,12 +1,13 @@
 //! The settings that say who may do what.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::auth::{
     Access, Accounts, Directory, IssuerRules, Issuers, KEY_ENTROPY_BITS_MIN, Outbound, PasswordHash, Policy, Secret,
-    Tokens, parse_htpasswd,
+    Tokens, check_password, parse_htpasswd,
 };
 use crate::http::{Handler, Proxies};
 use crate::store::{KeyValue, Platform};
@@ -15,6 +16,8 @@ use crate::store::{KeyValue, Platform};
 #[derive(Clone, Debug)]
 pub struct AccessConfig {
     users: Users,
+    /// Whether the host listens on a loopback address, so that only this machine reaches the registry.
+    loopback: bool,
     token_key: Option<Secret>,
     public_url: Option<String>,
     proxies: Proxies,
@@ -50,6 +53,14 @@ impl AccessConfig {
         }
         Ok(Self {
             users: Users::read(&get)?,
+            loopback: match get("listen_address").as_deref() {
+                None => false,
+                Some("localhost") => true,
+                Some(text) => {
+                    let address: IpAddr = text.parse().context("setting listen_address: not an address")?;
+                    address.to_canonical().is_loopback()
+                }
+            },
             token_key,
             public_url: get("public_url"),
             proxies: get("trusted_proxies").unwrap_or_default().parse().context("setting trusted_proxies")?,
@@ -58,6 +69,11 @@ impl AccessConfig {
 
     /// Tells the log what one should know when a server starts.
     pub fn tell(&self) {
+        if let Users::Some { plain: Some((_, password)), .. } = &self.users
+            && let Err(why) = check_password(password)
+        {
+            log::warn!("setting auth_password: {why}; it is allowed as only this machine reaches the registry");
+        }
         match &self.users {
             Users::None(_, notice) => log::warn!("{notice}"),
             Users::Some { plain: None, hashes, issuers: None, .. } if hashes.is_empty() => {
@@ -80,9 +96,11 @@ impl AccessConfig {
         };
         let mut accounts = Accounts::new(policy, keys.clone(), platform.clone()).with_hashes(hashes);
         if let Some((user, password)) = plain {
-            accounts = accounts
-                .with_user(user, password)
-                .map_err(|why| anyhow!("settings auth_user, auth_password: {why}"))?;
+            let added = match self.loopback {
+                true => accounts.with_local_user(user, password),
+                false => accounts.with_user(user, password),
+            };
+            accounts = added.map_err(|why| anyhow!("settings auth_user, auth_password: {why}"))?;
         }
         if let Some(rules) = issuers {
             let source = Arc::new(Outbound::new(platform.clone()));
@@ -222,7 +240,19 @@ mod tests {
         assert!(!shown.contains("passphrase") && !shown.contains("0123"), "{shown}");
         let weak = read(&[("auth_user", "me"), ("auth_password", "secret")]).unwrap();
         let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
-        let error = weak.access(&keys, &(Arc::new(SystemPlatform) as Arc<dyn Platform>)).err().unwrap().to_string();
+        let platform: Arc<dyn Platform> = Arc::new(SystemPlatform);
+        let error = weak.access(&keys, &platform).err().unwrap().to_string();
         assert!(error.contains("too short") && !error.contains("secret"), "{error}");
+        for (address, expected) in [
+            ("127.0.0.1", true),
+            ("::1", true),
+            ("localhost", true),
+            ("0.0.0.0", false),
+            ("::", false),
+            ("10.0.0.1", false),
+        ] {
+            let weak = [("auth_user", "me"), ("auth_password", "secret"), ("listen_address", address)];
+            assert_eq!(read(&weak).unwrap().access(&keys, &platform).is_ok(), expected, "{address}");
+        }
     }
 }

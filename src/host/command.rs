@@ -84,6 +84,7 @@ fn run() -> Result<ExitCode> {
     let Some(command) = parse(lexopt::Parser::from_env())? else { return Ok(ExitCode::SUCCESS) };
     let config = Config::read(&native::OFFER, |name| match (name, &command.data) {
         ("data_dir", Some(folder)) => Some(folder.clone()),
+        ("listen_address", _) => Some(command.address.to_string()),
         _ => std::env::var(name.to_uppercase()).ok(),
     })?;
     log_to_standard_error(config.log);

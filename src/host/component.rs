@@ -122,7 +122,7 @@ fn unusable(error: &anyhow::Error) -> Response<Body> {
 
 fn receive(request: WasiRequest) -> Result<Request<Body>, ErrorCode> {
     let (mut head, mut body) = http_from_wasi_request(request)?.into_parts();
-    head.extensions.insert(Peer { address: peer_address(&head), is_tls: false });
+    head.extensions.insert(Peer { address: peer_address(&head), ..Peer::default() });
     // RFC 9112, section 6.3: a transfer coding overrides a length.
     let coded = head.headers.contains_key(http::header::TRANSFER_ENCODING);
     let length = head.headers.get(http::header::CONTENT_LENGTH).filter(|_| !coded);

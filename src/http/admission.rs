@@ -39,7 +39,11 @@ impl Admission {
             return Ok(Caller::default());
         }
         let scopes = permission.scopes();
-        let credentials = credentials(head).map_err(|why| self.refuse(head, &scopes, why))?;
+        let credentials = match self.access.service() {
+            Some(_) => credentials(head).map_err(|why| self.refuse(head, &scopes, why))?,
+            // Nobody can log in, so an Authorization header means nothing. Clients keep sending old credentials.
+            None => Credentials::Anonymous,
+        };
         let attempt = Attempt { credentials: &credentials, address: self.address(head) };
         let caller = self.access.caller(attempt).await.map_err(|why| self.refuse(head, &scopes, why))?;
         let is_anonymous = matches!(credentials, Credentials::Anonymous);
@@ -63,6 +67,8 @@ impl Admission {
         match why {
             Refusal::Unauthorized => self.unauthorized(head, scopes, Some("invalid_token")),
             Refusal::TooManyAttempts { retry_after_ms } => Error::TooManyAttempts { retry_after_ms },
+            Refusal::Busy { retry_after_ms } => Error::LoginsBusy { retry_after_ms },
+            Refusal::TokenTooLarge => Error::TokenRequest("a token for all of this would not fit into a header"),
             Refusal::Store(error) => Error::Registry(error.into()),
         }
     }
@@ -98,11 +104,11 @@ impl Admission {
     }
 }
 
-/// Whether a caller may have content of `from` mounted; without `from` it may come from anywhere, so they must be able to read
-/// everything.
+/// Whether a caller may have content of `from` mounted. Without `from` the content may come from anywhere, so the
+/// user must be able to pull every repository; a token for one repository says so of its user.
 pub(super) fn may_mount(caller: &Caller, from: Option<&RepositoryName>) -> bool {
     match from {
         Some(from) => caller.may(Action::Pull, from),
-        None => caller.may_everywhere(Action::Pull),
+        None => caller.pulls_everything(),
     }
 }

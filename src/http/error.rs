@@ -27,6 +27,7 @@ pub(super) enum Error {
     },
     HeadersTooLarge,
     BadHeader(HeaderName),
+    BadHost,
     BadCount,
     BadDryRun,
     NameInvalid(NameError),
@@ -55,6 +56,10 @@ pub(super) enum Error {
         challenge: Option<String>,
     },
     TooManyAttempts {
+        retry_after_ms: u64,
+    },
+    /// More logins are under way than can be looked at.
+    LoginsBusy {
         retry_after_ms: u64,
     },
     TokenRequest(&'static str),
@@ -90,6 +95,9 @@ impl Error {
             Self::BadHeader(name) => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", format!("the header {name} is not text"))
             }
+            Self::BadHost => {
+                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "a request names one host, in one Host header")
+            }
             Self::BadCount => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter n is not a number of entries")
             }
@@ -123,6 +131,10 @@ impl Error {
             Self::TooManyAttempts { retry_after_ms } => {
                 let message = "too many failed logins; wait before the next one";
                 error(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", message)
+                    .with(RETRY_AFTER, retry_after_ms.div_ceil(1000).to_string())
+            }
+            Self::LoginsBusy { retry_after_ms } => {
+                error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", "too many logins at once; try again")
                     .with(RETRY_AFTER, retry_after_ms.div_ceil(1000).to_string())
             }
             Self::TokenRequest(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why),
@@ -166,7 +178,7 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
         Outcome::WarningInvalid(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
         Outcome::BodyIdle { .. } => (StatusCode::REQUEST_TIMEOUT, "UNSUPPORTED"),
         Outcome::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
-        Outcome::Busy => {
+        Outcome::Busy | Outcome::Crowded => {
             let reply = error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", outcome.to_string());
             return reply.with(RETRY_AFTER, BUSY_RETRY_AFTER_SECONDS);
         }

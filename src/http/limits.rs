@@ -16,3 +16,5 @@ pub(super) const BUSY_RETRY_AFTER_SECONDS: &str = "1";
 pub(super) const ADMINISTRATION_REQUEST_BYTES_MAX: u64 = 64 * 1024;
 /// How many scopes a token can be asked for at once.
 pub(super) const SCOPES_PER_TOKEN_MAX: usize = 64;
+/// How many words a request for a token may have as scopes, with those that name nothing here.
+pub(super) const SCOPE_WORDS_MAX: usize = 256;

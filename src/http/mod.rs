@@ -24,7 +24,7 @@ use http::{Method, Request, Response};
 
 use crate::auth::{Access, Action, Caller};
 use crate::oci::range::{RangeRequest, parse_chunk_range};
-use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
+use crate::oci::{Digest, Reference, RepositoryName, Tag};
 use crate::registry::{self, Chunk, CollectRequest, Mounted, PageRequest, Registry, SessionId};
 use crate::store::Body;
 
@@ -114,6 +114,7 @@ impl Handler {
         let (head, body) = request.into_parts();
         let (leftover, body) = Leftover::watch(body);
         let performed = panics::caught(async {
+            origin::check_host(&head)?;
             let operation = Operation::parse(&head)?;
             let caller = self.admission.admit(&head, &operation).await?;
             self.perform(&head, &caller, operation, body).await
@@ -154,7 +155,7 @@ impl Handler {
             }
             Operation::Referrers(repository, subject, request) => {
                 let page = registry.referrers(&repository, &subject, &request).await?;
-                Ok(Reply::referrers(&repository, &subject, &request, &page))
+                Ok(Reply::referrers(&repository, &subject, &request, page))
             }
             // Where nobody would see a warning nobody can set one.
             Operation::GetWarnings(..) | Operation::SetWarning(..) | Operation::DeleteWarning(..)
@@ -184,7 +185,7 @@ impl Handler {
             }
             Operation::BeginUpload(repository, algorithm) => {
                 let status = registry.begin_upload(&repository, algorithm).await?;
-                Ok(Reply::upload(http::StatusCode::ACCEPTED, &repository, &status))
+                Ok(Reply::upload_begun(&repository, &status))
             }
             Operation::PushBlob(repository, digest) => {
                 registry.push_blob(&repository, &digest, body).await?;
@@ -196,7 +197,7 @@ impl Handler {
             // As if it was nowhere: so nobody learns where it is.
             Operation::MountBlob { repository, digest, .. } => {
                 let status = registry.begin_upload(&repository, digest.algorithm()).await?;
-                Ok(Reply::upload(http::StatusCode::ACCEPTED, &repository, &status))
+                Ok(Reply::upload_begun(&repository, &status))
             }
             Operation::UploadStatus(repository, session) => {
                 let status = registry.upload_status(&repository, &session).await?;
@@ -280,7 +281,7 @@ impl Handler {
         }
         let content_type = operation::header(head, &http::header::CONTENT_TYPE)?;
         let pushed = self.registry.push_manifest(repository, reference, tags, content_type, body).await?;
-        Ok(Reply::manifest_created(repository, reference, &pushed))
+        Ok(Reply::manifest_created(repository, &pushed))
     }
 
     async fn blob(
@@ -329,7 +330,7 @@ impl Handler {
     ) -> Result<Reply, Error> {
         match self.registry.mount_or_begin(repository, digest, from).await? {
             Mounted::Blob(digest) => Ok(Reply::blob_created(repository, &digest)),
-            Mounted::Upload(status) => Ok(Reply::upload(http::StatusCode::ACCEPTED, repository, &status)),
+            Mounted::Upload(status) => Ok(Reply::upload_begun(repository, &status)),
         }
     }
 
@@ -364,10 +365,4 @@ fn in_upload(repository: &RepositoryName) -> impl FnOnce(registry::Error) -> Err
         }
         error => error.into(),
     }
-}
-
-/// The algorithm of a new upload, when the client names one (`digest-algorithm`).
-fn algorithm(name: Option<&str>) -> Result<Algorithm, Error> {
-    let Some(name) = name else { return Ok(Algorithm::default()) };
-    Ok(name.parse::<Algorithm>().map_err(registry::Error::from)?)
 }

@@ -1,8 +1,11 @@
 //! Manifests and descriptors (image-spec, "Image Manifest", "Image Index", "Content Descriptors"), as far as a registry
 //! must read them. The bytes themselves are stored and served as they were received.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::digest::Digest;
@@ -15,6 +18,11 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const DOCKER_IMAGE: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// Media type of a Docker schema 2 manifest list.
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// Media type of an OCI artifact manifest, of drafts of image-spec 1.1.
+pub const OCI_ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
+/// Media type of an ORAS artifact manifest.
+pub const ORAS_ARTIFACT: &str = "application/vnd.cncf.oras.artifact.manifest.v1+json";
 
 /// A reference to content: what it is, how it is called, how large it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +46,14 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
+    /// Whether the content is a manifest of a type that this registry knows, rather than a blob.
+    pub fn is_manifest(&self) -> bool {
+        matches!(
+            self.media_type.as_str(),
+            OCI_IMAGE | OCI_INDEX | DOCKER_IMAGE | DOCKER_LIST | OCI_ARTIFACT | ORAS_ARTIFACT
+        )
+    }
+
     /// True for content that a registry need not hold: foreign layers, which name where else they are.
     fn is_elsewhere(&self) -> bool {
         !self.urls.is_empty()
@@ -68,6 +84,18 @@ pub struct Manifest {
     /// Free annotations.
     #[serde(default)]
     pub annotations: Option<BTreeMap<String, String>>,
+    /// The `blobs` of an artifact manifest.
+    #[serde(skip)]
+    artifact_blobs: Vec<Descriptor>,
+    #[serde(skip)]
+    digests: BTreeSet<Digest>,
+}
+
+/// The member that only artifact manifests have.
+#[derive(Deserialize)]
+struct Artifact {
+    #[serde(default, deserialize_with = "null_is_default")]
+    blobs: Vec<Descriptor>,
 }
 
 /// Why bytes are not a manifest; the text is for the client.
@@ -86,10 +114,15 @@ impl Manifest {
         if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
             return Err(ManifestError("a manifest is a JSON object".into()));
         }
-        let manifest: Self =
-            serde_json::from_slice(bytes).map_err(|e| ManifestError(format!("not a manifest: {e}")))?;
+        let not_a_manifest = |e: serde_json::Error| ManifestError(format!("not a manifest: {e}"));
+        let mut manifest: Self = serde_json::from_slice(bytes).map_err(not_a_manifest)?;
         let media_type = manifest.resolve_media_type(content_type)?;
+        if matches!(media_type.as_str(), OCI_ARTIFACT | ORAS_ARTIFACT) {
+            let artifact: Artifact = serde_json::from_slice(bytes).map_err(not_a_manifest)?;
+            manifest.artifact_blobs = artifact.blobs;
+        }
         manifest.check_members(&media_type)?;
+        manifest.digests = digests_in(bytes).map_err(not_a_manifest)?;
         Ok((manifest, media_type))
     }
 
@@ -134,7 +167,7 @@ impl Manifest {
 
     /// The blobs that the manifest needs the registry to hold.
     pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
-        let layers = self.layers.iter().flatten();
+        let layers = self.layers.iter().flatten().chain(&self.artifact_blobs);
         self.config.iter().chain(layers).filter(|descriptor| !descriptor.is_elsewhere())
     }
 
@@ -153,10 +186,58 @@ impl Manifest {
         }
     }
 
-    /// The manifests that an index lists.
+    /// What an index lists and needs the registry to hold: manifests, or blobs as in BuildKit's cache.
     pub fn children(&self) -> impl Iterator<Item = &Descriptor> {
         self.manifests.iter().flatten().filter(|descriptor| !descriptor.is_elsewhere())
     }
+
+    /// Every digest that occurs in the manifest's JSON, whatever the member. Content with one of these digests must stay as
+    /// long as the manifest does: the manifest may be of a type that this registry cannot read.
+    pub fn digests(&self) -> &BTreeSet<Digest> {
+        &self.digests
+    }
+}
+
+/// The decoded text of a JSON string.
+struct Text<'a>(Cow<'a, [u8]>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Decode;
+        impl<'de> Visitor<'de> for Decode {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_bytes<E>(self, text: &'de [u8]) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_bytes<E>(self, text: &[u8]) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text.to_vec())))
+            }
+        }
+        // Strings in members that nobody reads were not checked to be UTF-8.
+        from.deserialize_bytes(Decode)
+    }
+}
+
+/// Every digest in the strings of valid JSON, names of members included. The walk goes from string to string, so the depth
+/// of the JSON does not matter.
+fn digests_in(json: &[u8]) -> serde_json::Result<BTreeSet<Digest>> {
+    let mut found = BTreeSet::new();
+    let mut rest = json;
+    while let Some(start) = rest.iter().position(|byte| *byte == b'"') {
+        rest = &rest[start..];
+        let mut strings = serde_json::Deserializer::from_slice(rest).into_iter::<Text<'_>>();
+        if let Some(text) = strings.next() {
+            found.extend(Digest::all_in(&text?.0));
+        }
+        rest = &rest[strings.byte_offset()..];
+    }
+    Ok(found)
 }
 
 /// Some clients write `null` for an empty list.
@@ -185,6 +266,7 @@ fn is_media_type(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::Algorithm;
 
     const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -247,10 +329,46 @@ mod tests {
         assert_eq!(media_type(r#"{"schemaVersion":2,"manifests":null}"#, None).unwrap(), OCI_INDEX);
     }
 
+    /// However a digest is written, and wherever.
+    #[test]
+    fn every_digest_in_the_json_is_found() {
+        let digest = |n: u8| Algorithm::Sha256.digest(&[n]);
+        let long = Algorithm::Sha512.digest(b"");
+        let escaped = |text: String| text.bytes().map(|byte| format!("\\u{byte:04x}")).collect::<String>();
+        let manifest = format!(
+            r#"{{"a":"{}","b":[[{{"{}":1}}]],"c":"name@{}","d":"{}","e":"\ud800{}{} ","f":"{}","g":"sha256:12 {}:"}}"#,
+            digest(0),
+            digest(1),
+            digest(2),
+            escaped(digest(3).to_string()),
+            digest(4),
+            digest(5).to_string().replace(':', "\\u003a"),
+            long,
+            "sha256",
+        );
+        let (parsed, _) = Manifest::parse(manifest.as_bytes(), Some("a/b")).unwrap();
+        let all: BTreeSet<Digest> = (0..6).map(digest).chain([long]).collect();
+        assert_eq!(*parsed.digests(), all, "{manifest}");
+    }
+
+    #[test]
+    fn the_blobs_of_artifact_manifests_are_read() {
+        let blob = format!(r#"{{"mediaType":"a/b","digest":"{DIGEST}","size":0}}"#);
+        for kind in [OCI_ARTIFACT, ORAS_ARTIFACT] {
+            let of = |blobs: &str| Manifest::parse(format!(r#"{{"blobs":{blobs}}}"#).as_bytes(), Some(kind));
+            assert_eq!(of(&format!("[{blob}]")).unwrap().0.blobs().count(), 1);
+            assert_eq!(of("null").unwrap().0.blobs().count(), 0);
+            assert!(of("[1]").is_err());
+        }
+        // In a type of somebody else's, the member means what its owner says.
+        assert!(Manifest::parse(br#"{"blobs":[1]}"#, Some("a/b")).is_ok());
+    }
+
     #[test]
     fn foreign_layers_need_not_be_here() {
         let foreign = image("").replacen("}]}", r#","urls":["https://elsewhere.example/layer"]}]}"#, 1);
         let (manifest, _) = Manifest::parse(foreign.as_bytes(), Some(OCI_IMAGE)).unwrap();
         assert_eq!(manifest.blobs().count(), 1);
+        assert_eq!(manifest.digests().len(), 1, "where they are, they must stay");
     }
 }

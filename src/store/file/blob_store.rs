@@ -27,6 +27,8 @@ const BUFFER_BYTES: usize = 256 * 1024;
 const PIECES_MAX: usize = 1024;
 /// What the name of an upload's stages ends in.
 const STAGES: &str = "!stages";
+/// How many appends may have taken the same stage, living ones and those that a crash cut off; each may have a copy of its bytes.
+const FORKS_MAX: usize = 8;
 /// How often a stage's file is looked for under its own name and under that of who took it.
 const TAKE_TRIES_MAX: usize = 8;
 
@@ -119,6 +121,23 @@ impl BlobStore for FileBlobStore {
         let (folder, stage) = (self.folder.clone(), FileStage::open(stage)?);
         unblock(move || folder.leave_family(&stage.family)).await;
         Ok(())
+    }
+
+    async fn abandon(&self, stage: &Stage, before: Option<&Stage>) -> Result<()> {
+        let (folder, stage) = (self.folder.clone(), FileStage::open(stage)?);
+        let before = before.map(FileStage::open).transpose()?;
+        if stage.file.is_empty() {
+            return Ok(());
+        }
+        unblock(move || {
+            let path = folder.stages.join(&stage.family).join(&stage.file);
+            match before {
+                Some(before) => folder.give_back(&path, &before),
+                None => _ = absent_is_none(fs::remove_file(path))?,
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
@@ -286,6 +305,7 @@ impl Folder {
     /// The file of an append that took this stage's file before us.
     fn taken_over(&self, family: &Path, stage: &FileStage) -> Result<Option<File>> {
         let suffix = format!("~{}", stage.token());
+        let (mut forks, mut found) = (0, None);
         for entry in absent_is_none(fs::read_dir(family))?.into_iter().flatten() {
             // Somebody else is at it just now; the caller looks again.
             let Some(entry) = absent_is_none(entry)? else { return Ok(None) };
@@ -294,13 +314,18 @@ impl Folder {
                 continue;
             }
             // A shorter one is a copy that another fork is making just now.
-            if let Some(file) = absent_is_none(File::open(family.join(name)))?
+            forks += 1;
+            if forks >= FORKS_MAX {
+                return Err(Error::Conflict("too many appends have taken the stage".into()));
+            }
+            if found.is_none()
+                && let Some(file) = absent_is_none(File::open(family.join(name)))?
                 && file.metadata()?.len() >= stage.length
             {
-                return Ok(Some(file));
+                found = Some(file);
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
     /// Undoes a take. Best effort: where it fails, the next take copies.
@@ -312,7 +337,7 @@ impl Folder {
             fs::rename(taken, family.join(&stage.file))
         };
         if let Err(error) = result
-            && error.kind() != ErrorKind::DirectoryNotEmpty
+            && !matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound)
         {
             log::warn!("a stage of upload {} is left behind: {error}", stage.family);
         }
