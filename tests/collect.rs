@@ -314,6 +314,26 @@ fn a_child_that_is_no_manifest_is_told_when_it_is_missing() {
     assert_eq!(holes.first, [format!("team/app@{manifest} names {}", digest(b"cached"))]);
 }
 
+#[test]
+fn freed_bytes_are_those_of_the_content() {
+    each_world(&Limits::default(), |world| {
+        let contents = ["", "one", &"two".repeat(30_000), &"three".repeat(60_000)];
+        let chunked = "chunked ".repeat(20_000);
+        contents.iter().for_each(|content| drop(world.blob(content)));
+        let status = block_on(world.registry.begin_upload(&world.repository, Algorithm::Sha256)).unwrap();
+        for part in chunked.as_bytes().chunks(50_000) {
+            let chunk = Chunk { range: None, body: part.to_vec().into() };
+            block_on(world.registry.append_upload(&world.repository, &status.session, chunk)).unwrap();
+        }
+        let last = Chunk { range: None, body: Bytes::new().into() };
+        let digest = digest(chunked.as_bytes());
+        block_on(world.registry.complete_upload(&world.repository, &status.session, &digest, last)).unwrap();
+        let expected: usize = contents.iter().map(|content| content.len()).sum::<usize>() + chunked.len();
+        let freed: u64 = (0..3).map(|_| world.collect(0).bytes_freed).sum();
+        assert_eq!(freed, expected as u64);
+    });
+}
+
 fn nothing_is_left(world: &World) {
     populate(world);
     for tag in ["index", "v1", "large"] {

@@ -24,6 +24,11 @@ pub const OCI_ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
 /// Media type of an ORAS artifact manifest.
 pub const ORAS_ARTIFACT: &str = "application/vnd.cncf.oras.artifact.manifest.v1+json";
 
+/// The media types of manifests that this registry reads.
+const KNOWN: [&str; 6] = [OCI_IMAGE, OCI_INDEX, DOCKER_IMAGE, DOCKER_LIST, OCI_ARTIFACT, ORAS_ARTIFACT];
+/// The Content-Type of clients that do not know what they push.
+const ANY_JSON: &str = "application/json";
+
 /// A reference to content: what it is, how it is called, how large it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -41,24 +46,20 @@ pub struct Descriptor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
     /// Free annotations.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "annotations", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
 impl Descriptor {
     /// Whether the content is a manifest of a type that this registry knows, rather than a blob.
     pub fn is_manifest(&self) -> bool {
-        matches!(
-            self.media_type.as_str(),
-            OCI_IMAGE | OCI_INDEX | DOCKER_IMAGE | DOCKER_LIST | OCI_ARTIFACT | ORAS_ARTIFACT
-        )
+        KNOWN.iter().any(|known| known.eq_ignore_ascii_case(&self.media_type))
     }
 
     /// True for content that a registry need not hold: foreign layers, which name where else they are.
     fn is_elsewhere(&self) -> bool {
-        !self.urls.is_empty()
-            || self.media_type.contains(".nondistributable.")
-            || self.media_type.contains(".rootfs.foreign.")
+        let media_type = self.media_type.to_ascii_lowercase();
+        !self.urls.is_empty() || media_type.contains(".nondistributable.") || media_type.contains(".rootfs.foreign.")
     }
 }
 
@@ -82,8 +83,8 @@ pub struct Manifest {
     /// The manifest that this one refers to.
     pub subject: Option<Descriptor>,
     /// Free annotations.
-    #[serde(default)]
-    pub annotations: Option<BTreeMap<String, String>>,
+    #[serde(default, deserialize_with = "annotations")]
+    pub annotations: BTreeMap<String, String>,
     /// The `blobs` of an artifact manifest.
     #[serde(skip)]
     artifact_blobs: Vec<Descriptor>,
@@ -129,18 +130,31 @@ impl Manifest {
     fn resolve_media_type(&self, content_type: Option<&str>) -> Result<String, ManifestError> {
         let pushed = content_type.map(without_parameters).filter(|text| !text.is_empty());
         let own = self.media_type.as_deref().filter(|text| !text.is_empty());
+        let is_any_json = pushed.is_some_and(|pushed| pushed.eq_ignore_ascii_case(ANY_JSON));
         match (pushed, own) {
-            (Some(pushed), Some(own)) if pushed != own => {
+            (None, None) => {
+                let guessed = self.media_type_of_members();
+                guessed.ok_or_else(|| ManifestError("neither Content-Type nor mediaType says what this is".into()))
+            }
+            // Other kinds of manifests, such as Docker's first, are pushed as plain JSON as well.
+            (Some(_), None) if is_any_json => {
+                let guessed = self.media_type_of_members().filter(|guessed| self.check_members(guessed).is_ok());
+                Ok(guessed.unwrap_or_else(|| ANY_JSON.to_owned()))
+            }
+            (Some(pushed), Some(own)) if !is_any_json && !pushed.eq_ignore_ascii_case(own) => {
                 Err(ManifestError(format!("Content-Type {pushed} and the manifest's mediaType {own} disagree")))
             }
-            (Some(media_type), _) | (None, Some(media_type)) if is_media_type(media_type) => Ok(media_type.to_owned()),
-            (Some(media_type), _) | (None, Some(media_type)) => {
-                Err(ManifestError(format!("{media_type} is not a media type")))
-            }
-            (None, None) if self.manifests.is_some() => Ok(OCI_INDEX.to_owned()),
-            (None, None) if self.config.is_some() && self.layers.is_some() => Ok(OCI_IMAGE.to_owned()),
-            (None, None) => Err(ManifestError("neither Content-Type nor mediaType says what this is".into())),
+            (_, Some(media_type)) | (Some(media_type), _) => canonical(media_type),
         }
+    }
+
+    /// What a manifest is that does not say it.
+    fn media_type_of_members(&self) -> Option<String> {
+        let is_image = self.config.is_some() && self.layers.is_some();
+        // Clients write `null` for members that are absent.
+        let is_index = self.manifests.as_ref().is_some_and(|listed| !listed.is_empty() || !is_image);
+        let media_type = if is_index { Some(OCI_INDEX) } else { is_image.then_some(OCI_IMAGE) };
+        media_type.map(str::to_owned)
     }
 
     fn check_members(&self, media_type: &str) -> Result<(), ManifestError> {
@@ -175,14 +189,14 @@ impl Manifest {
     /// image, its config's media type.
     pub fn descriptor(&self, media_type: &str, digest: &Digest, size: u64) -> Descriptor {
         let own = self.artifact_type.clone().filter(|own| !own.is_empty());
-        let of_config = self.config.as_ref().filter(|_| self.manifests.is_none());
+        let of_config = self.config.as_ref().filter(|_| self.manifests.as_ref().is_none_or(Vec::is_empty));
         Descriptor {
             media_type: media_type.to_owned(),
             digest: digest.clone(),
             size,
             urls: Vec::new(),
             artifact_type: own.or_else(|| of_config.map(|config| config.media_type.clone())),
-            annotations: self.annotations.clone().unwrap_or_default(),
+            annotations: self.annotations.clone(),
         }
     }
 
@@ -247,6 +261,22 @@ fn null_is_empty<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Descri
 
 fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// Annotations; those whose value is `null` are left out.
+fn annotations<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let all: BTreeMap<String, Option<String>> = null_is_default(from)?;
+    Ok(all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
+}
+
+/// A media type in the form in which it is stored and served: that of its definition where it is known, as letter case does
+/// not count (RFC 6838, 4.2).
+fn canonical(media_type: &str) -> Result<String, ManifestError> {
+    if !is_media_type(media_type) {
+        return Err(ManifestError(format!("{media_type} is not a media type")));
+    }
+    let known = KNOWN.iter().find(|known| known.eq_ignore_ascii_case(media_type));
+    Ok((*known.unwrap_or(&media_type)).to_owned())
 }
 
 fn without_parameters(media_type: &str) -> &str {
@@ -319,6 +349,58 @@ mod tests {
         }
         let negative = image("").replace(r#""size":0"#, r#""size":-1"#);
         assert!(media_type(&negative, Some(OCI_IMAGE)).is_err());
+    }
+
+    #[test]
+    fn letter_case_of_media_types_does_not_count() {
+        let own = format!(r#""mediaType":"{}","#, OCI_IMAGE.to_ascii_uppercase());
+        assert_eq!(media_type(&image(&own), Some(OCI_IMAGE)).unwrap(), OCI_IMAGE);
+        assert_eq!(media_type(&image(&own), None).unwrap(), OCI_IMAGE);
+        assert_eq!(media_type(&image(""), Some("Application/VND.oci.image.manifest.v1+JSON")).unwrap(), OCI_IMAGE);
+        // As the type it is, it needs its members.
+        assert!(media_type("{}", Some(&OCI_INDEX.to_ascii_uppercase())).is_err());
+        let thing = r#"{"mediaType":"application/vnd.Acme.thing"}"#;
+        assert_eq!(media_type(thing, Some("application/vnd.acme.Thing")).unwrap(), "application/vnd.Acme.thing");
+        let foreign = image("").replacen("}]}", r#","urls":null}]}"#, 1);
+        let foreign = foreign.replace("oci.image.config.v1+json", "Docker.Image.RootFS.Foreign.diff.tar");
+        let (manifest, _) = Manifest::parse(foreign.as_bytes(), Some(OCI_IMAGE)).unwrap();
+        assert_eq!(manifest.blobs().count(), 0);
+    }
+
+    #[test]
+    fn plain_json_is_what_its_body_says() {
+        for content_type in ["application/json", "Application/JSON; charset=utf-8"] {
+            let own = format!(r#""mediaType":"{DOCKER_IMAGE}","#);
+            assert_eq!(media_type(&image(&own), Some(content_type)).unwrap(), DOCKER_IMAGE);
+            assert_eq!(media_type(&image(""), Some(content_type)).unwrap(), OCI_IMAGE);
+            assert_eq!(media_type(&index(""), Some(content_type)).unwrap(), OCI_INDEX);
+            let schema1 = r#"{"schemaVersion":1,"fsLayers":[]}"#;
+            assert_eq!(media_type(schema1, Some(content_type)).unwrap(), "application/json");
+            assert_eq!(media_type("{}", Some(content_type)).unwrap(), "application/json");
+            let third = image("").replace(r#""schemaVersion":2"#, r#""schemaVersion":3"#);
+            assert_eq!(media_type(&third, Some(content_type)).unwrap(), "application/json");
+            let broken = format!(r#"{{"mediaType":"{OCI_INDEX}"}}"#);
+            assert!(media_type(&broken, Some(content_type)).is_err());
+        }
+    }
+
+    /// Go clients write members that they do not set.
+    #[test]
+    fn null_members_are_as_absent() {
+        let nulls = r#""mediaType":null,"artifactType":null,"subject":null,"annotations":{"a":null,"b":"c"},"#;
+        let both = image(&format!(r#"{nulls}"manifests":null,"#));
+        assert_eq!(media_type(&both, None).unwrap(), OCI_IMAGE);
+        let (manifest, kind) = Manifest::parse(both.as_bytes(), Some("application/json")).unwrap();
+        let described = manifest.descriptor(&kind, &Algorithm::Sha256.digest(b""), 1);
+        assert_eq!(described.annotations, BTreeMap::from([("b".to_owned(), "c".to_owned())]));
+        assert_eq!(described.artifact_type.as_deref(), Some("application/vnd.oci.image.config.v1+json"));
+        let child = format!(
+            r#"{{"mediaType":"a/b","digest":"{DIGEST}","size":0,"artifactType":null,"annotations":{{"a":null}},"platform":null,"data":null}}"#
+        );
+        let index = format!(r#"{{"schemaVersion":2,{nulls}"config":null,"layers":null,"manifests":[{child}]}}"#);
+        assert_eq!(media_type(&index, None).unwrap(), OCI_INDEX);
+        let (manifest, _) = Manifest::parse(index.as_bytes(), Some(OCI_INDEX)).unwrap();
+        assert!(manifest.children().all(|child| child.annotations.is_empty()));
     }
 
     #[test]

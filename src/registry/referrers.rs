@@ -88,7 +88,11 @@ impl Registry {
                 Found::Manifest(manifest) => self.read_descriptor(&manifest).await?,
             };
             page.descriptors.extend(descriptor.filter(|descriptor| {
-                request.artifact_type.is_none() || descriptor.artifact_type == request.artifact_type
+                let wanted = request.artifact_type.as_deref();
+                // Letter case of media types does not count.
+                let is_of =
+                    |of: &str| descriptor.artifact_type.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(of));
+                wanted.is_none_or(is_of)
             }));
         }
         drop(found);
