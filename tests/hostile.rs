@@ -4,13 +4,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use eyot::oci::{Algorithm, Digest};
 use eyot::registry::Limits;
 use eyot::store::counting::Counting;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use eyot::store::{BlobStore, KeyValue, SystemPlatform};
+use eyot::store::{BlobStore, BodyError, KeyValue, SystemPlatform};
 use eyot::{Body, Handler, Registry};
 use futures_executor::block_on;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use http::{Request, Response};
 use serde_json::{Value, json};
 
@@ -315,6 +317,35 @@ fn pages_that_nobody_reads_share_their_memory() {
     assert!(bytes <= (64 << 20) + 100 * (256 << 10), "{bytes} bytes: {lengths:?}");
     drop(held);
     assert_eq!(get(&handler, &uri).body().length(), Some(lengths[0]));
+}
+
+/// Manifests whose end does not come take the memory of what came, which is limited, and none from small ones.
+#[test]
+fn manifests_that_stop_in_the_middle_share_their_memory() {
+    let handler = Handler::in_memory();
+    let begin = |bytes: usize| {
+        let begun = stream::iter([Ok::<_, BodyError>(Bytes::from(vec![b' '; bytes]))]).chain(stream::pending());
+        let body = Body::from_stream(begun).with_length(4 << 20);
+        let request = Request::put("/v2/a/manifests/large").body(body).unwrap();
+        let mut answer = Box::pin(handler.handle(request));
+        assert!(answer.as_mut().now_or_never().is_none());
+        answer
+    };
+    let small = br#"{"schemaVersion":2,"manifests":[]}"#;
+    let mut large = small.to_vec();
+    large.resize(4 << 20, b' ');
+    let push_large = || push(&handler, "large", &large);
+    let silent: Vec<_> = (0..4000).map(|_| begin(1)).collect();
+    assert_eq!(push_large().0, 201);
+    drop(silent);
+    let mut held: Vec<_> = (0..28).map(|_| begin(4_000_000)).collect();
+    assert_eq!(push_large().0, 201);
+    held.extend((0..12).map(|_| begin(4_000_000)));
+    let (status, text) = push_large();
+    assert!(status == 503 && text.contains("try again"), "{status} {text}");
+    assert_eq!(push(&handler, "small", small).0, 201);
+    drop(held);
+    assert_eq!(push_large().0, 201);
 }
 
 /// What a client lists under a fallback tag costs its push a bounded number of calls, and readers nothing.
