@@ -235,6 +235,12 @@ impl Registry {
             } else if !memory.grow_to(size) {
                 return Err(Error::Crowded);
             }
+            if bytes.capacity() < size as usize {
+                // Doubled, but with no more than the body can have.
+                let most = declared.unwrap_or(limit_bytes).max(size);
+                let wanted = (bytes.capacity() as u64 * 2).clamp(size, most);
+                bytes.reserve_exact(wanted as usize - bytes.len());
+            }
             bytes.extend_from_slice(&data);
         }
         match declared {
