@@ -84,7 +84,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     (
         "listen_address",
         "an address",
-        "where the host listens (natively --address): on a loopback address a short auth_password is allowed",
+        "where a component's host listens (eyot serve: --address); on a loopback address a short auth_password is allowed",
     ),
     ("auth_policy", "lines WHO REPOSITORIES ACTIONS", "who may do what, in place of auth_mode"),
     ("auth_token_key", "32 random bytes, as text", "signs tokens; by default one that is kept in the key-value store"),
