@@ -39,7 +39,13 @@ impl Registry {
         request: &ReferrersRequest,
     ) -> Result<Referrers> {
         if request.last.is_none() {
-            self.adopt_fallback(repository, subject).await?;
+            match self.adopt_fallback(repository, subject).await {
+                // A reader must not be refused because nothing can be written.
+                Err(super::Error::Store(why @ (Error::ReadOnly(_) | Error::Full(_)))) => {
+                    log::warn!("a fallback list of referrers is not taken in: {why}");
+                }
+                adopted => adopted?,
+            }
         }
         let prefix = layout::referrers(repository, subject);
         let after = request.last.as_ref().map(|last| format!("{prefix}{last}"));
