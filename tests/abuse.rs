@@ -72,6 +72,29 @@ fn alive(address: SocketAddr) {
     assert_eq!(answer.0, Some(200), "{answer:?}");
 }
 
+/// RFC 9112, section 3.2. A proxy that goes by the first of two hosts and a server that goes by the second disagree.
+#[test]
+fn a_request_of_http_1_1_names_one_host() {
+    native(&[], async |host| {
+        for (head, wanted) in [
+            ("GET /v2/ HTTP/1.1\r\nHost: eyot\r\n", 200),
+            ("GET /v2/ HTTP/1.1\r\nHost: [::1]:5000\r\n", 200),
+            ("GET /v2/ HTTP/1.0\r\n", 200),
+            ("GET /v2/ HTTP/1.1\r\n", 400),
+            ("GET http://eyot/v2/ HTTP/1.1\r\n", 400),
+            ("GET /v2/ HTTP/1.1\r\nHost: eyot\r\nHost: eyot\r\n", 400),
+            ("GET /v2/ HTTP/1.1\r\nHost: eyot\r\nhost: other\r\n", 400),
+            ("GET /v2/ HTTP/1.1\r\nHost: ey ot\r\n", 400),
+            ("GET /v2/ HTTP/1.1\r\nHost: me@eyot\r\n", 400),
+            ("PUT /v2/a/manifests/v1 HTTP/1.1\r\nContent-Length: 0\r\n", 400),
+        ] {
+            let (status, text) = heard(raw(host.client.address, format!("{head}Connection: close\r\n\r\n").as_bytes()));
+            assert_eq!(status.or(text.starts_with("HTTP/1.0 200").then_some(200)), Some(wanted), "{head}: {text}");
+            assert!(wanted == 200 || text.contains("\"errors\""), "{head}: {text}");
+        }
+    });
+}
+
 #[test]
 fn a_slow_head_is_cut_off() {
     native(&[("HEAD_TIMEOUT_SECONDS", "1")], async |host| {

@@ -96,6 +96,12 @@ impl World {
         block_on(self.registry.blob(&self.repository, &digest(content.as_bytes()))).is_ok()
     }
 
+    fn read(&self, content: &str) -> String {
+        let blob = block_on(self.registry.blob(&self.repository, &digest(content.as_bytes()))).unwrap();
+        let body = block_on(self.registry.read_blob(&blob, 0..blob.size)).unwrap();
+        String::from_utf8(block_on(body.collect_up_to(1 << 20)).unwrap().to_vec()).unwrap()
+    }
+
     /// One whole round.
     fn collect(&self, grace_ms: u64) -> Report {
         self.collect_as(&CollectRequest { grace_ms, untagged_lifetime_ms: Some(grace_ms), dry_run: false })
@@ -150,6 +156,182 @@ fn populate(world: &World) {
     let status = block_on(world.registry.begin_upload(&world.repository, Algorithm::Sha256)).unwrap();
     let chunk = Chunk { range: None, body: "x".repeat(70_000).into_bytes().into() };
     block_on(world.registry.append_upload(&world.repository, &status.session, chunk)).unwrap();
+}
+
+/// Over each pair of stores.
+fn each_world(limits: &Limits, test: impl Fn(&World)) {
+    test(&World::with_limits(limits.clone()));
+    let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
+    let packed =
+        |clock: Arc<Clock>| -> Arc<dyn BlobStore> { Arc::new(PackedBlobStore::new(keys.clone(), clock, 65_536)) };
+    test(&World::new(keys.clone(), packed, limits.clone()));
+    let folder = tempfile::tempdir().unwrap();
+    let keys: Arc<dyn KeyValue> = Arc::new(FileKeyValue::open(folder.path(), Arc::new(SystemPlatform)).unwrap());
+    let open =
+        |clock: Arc<Clock>| -> Arc<dyn BlobStore> { Arc::new(FileBlobStore::open(folder.path(), clock).unwrap()) };
+    test(&World::new(keys, open, limits.clone()));
+}
+
+/// Collects with nothing spared but what `untagged_lifetime_ms` keeps, until nothing is removed any more.
+fn collect_all(world: &World, untagged_lifetime_ms: Option<u64>) -> Report {
+    loop {
+        world.pass(25 * HOUR_MS);
+        let request = CollectRequest { grace_ms: 0, untagged_lifetime_ms, dry_run: false };
+        let report = world.collect_as(&request);
+        if report.manifests.removed + report.blobs.removed + report.content.removed == 0
+            && report.content.condemned == 0
+        {
+            return report;
+        }
+    }
+}
+
+/// A tagged manifest of this form keeps every blob that occurs in it, and lets them go when it goes itself.
+fn keeps(manifest: impl Fn(&World) -> Value, blobs: &[&str]) {
+    for untagged_lifetime_ms in [None, Some(0)] {
+        each_world(&Limits::default(), |world| {
+            let manifest = manifest(world);
+            let digest = world.push(Some("v1"), &manifest);
+            world.blob("never named");
+            let report = collect_all(world, untagged_lifetime_ms);
+            assert_eq!((report.holes.count, report.unknown.count), (0, 0), "{report:?}");
+            assert!(world.has(&digest) && !world.has_blob("never named"));
+            for blob in blobs {
+                assert!(world.has_blob(blob), "{blob} of {manifest}");
+                assert_eq!(world.read(blob), *blob, "{manifest}");
+            }
+            world.delete("v1");
+            collect_all(world, Some(0));
+            assert_eq!(world.left(), Vec::<String>::new(), "{manifest}");
+        });
+    }
+}
+
+#[test]
+fn layers_that_need_not_be_here_but_are_stay() {
+    let foreign = |with: Value| {
+        move |world: &World| {
+            let mut layer = world.blob("foreign");
+            for (member, value) in with.as_object().unwrap() {
+                layer[member] = value.clone();
+            }
+            json!({ "schemaVersion": 2, "mediaType": OCI_IMAGE, "config": world.blob("config"), "layers": [layer] })
+        }
+    };
+    for with in [
+        json!({ "urls": ["https://example.com/layer"] }),
+        json!({ "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip" }),
+        json!({ "mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" }),
+    ] {
+        keeps(foreign(with), &["foreign", "config"]);
+    }
+}
+
+#[test]
+fn what_manifests_of_every_type_name_stays() {
+    let digest_of = |world: &World, content: &str| world.blob(content)["digest"].as_str().unwrap().to_owned();
+    for kind in ["application/vnd.oci.artifact.manifest.v1+json", "application/vnd.cncf.oras.artifact.manifest.v1+json"]
+    {
+        keeps(|world| json!({ "mediaType": kind, "blobs": [world.blob("one"), world.blob("two")] }), &["one", "two"]);
+    }
+    keeps(
+        |world| {
+            json!({
+                "schemaVersion": 1, "mediaType": "application/vnd.docker.distribution.manifest.v1+prettyjws",
+                "name": "team/app", "tag": "v1", "architecture": "amd64",
+                "fsLayers": [{ "blobSum": digest_of(world, "one") }, { "blobSum": digest_of(world, "two") }],
+                "history": [{ "v1Compatibility": json!({ "id": "x", "from": digest_of(world, "three") }).to_string() }],
+                "signatures": [{ "protected": "e30" }],
+            })
+        },
+        &["one", "two", "three"],
+    );
+    keeps(
+        |world| {
+            json!({
+                "mediaType": "application/vnd.example.thing+json",
+                "parts": [[{ "at": { digest_of(world, "one"): { "size": 3 } } }]],
+                "note": format!("see team/app@{}, and more", digest_of(world, "two")),
+            })
+        },
+        &["one", "two"],
+    );
+    keeps(
+        |world| {
+            let mut image = image(&world.blob("layer"));
+            image["annotations"] = json!({ "base": digest_of(world, "one") });
+            image["layers"][0]["annotations"] = json!({ "x": format!("app:v1@{}", digest_of(world, "two")) });
+            image
+        },
+        &["layer", "one", "two"],
+    );
+}
+
+/// As BuildKit pushes its cache, with or without an index around it.
+#[test]
+fn blobs_that_an_index_lists_stay() {
+    const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    let cache = |world: &World, kind: &str| {
+        let mut config = world.blob("cache config");
+        config["mediaType"] = "application/vnd.buildkit.cacheconfig.v0".into();
+        let mut layer = world.blob("cached layer");
+        layer["mediaType"] = "application/vnd.docker.image.rootfs.diff.tar.gzip".into();
+        json!({ "schemaVersion": 2, "mediaType": kind, "manifests": [layer, config] })
+    };
+    for kind in [OCI_INDEX, DOCKER_LIST] {
+        keeps(|world| cache(world, kind), &["cache config", "cached layer"]);
+        keeps(
+            |world| {
+                let inner = world.push(None, &cache(world, kind));
+                world.push(None, &index(&[&inner]));
+                index(&[&world.push(None, &index(&[&inner]))])
+            },
+            &["cache config", "cached layer"],
+        );
+    }
+    // What is neither a blob nor a manifest of the repository is refused.
+    let world = World::in_memory();
+    let bytes = Bytes::from(index(&[&digest(b"nowhere")]).to_string());
+    let reference = "v1".parse().unwrap();
+    let pushed = world.registry.push_manifest(&world.repository, &reference, &[], None, bytes.into());
+    assert_eq!(block_on(pushed), Err(Error::ManifestBlobUnknown(vec![digest(b"nowhere")])));
+}
+
+/// A blob that an index lists is missed as a layer of an image is.
+#[test]
+fn a_child_that_is_no_manifest_is_told_when_it_is_missing() {
+    let world = World::in_memory();
+    let cache = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [world.blob("cached")] });
+    let manifest = world.push(Some("v1"), &cache);
+    // A child whose type the registry does not know is no hole where it is a manifest.
+    let kind = "application/vnd.example.thing+json";
+    let thing = world.push(None, &json!({ "mediaType": kind, "at": digest(b"nowhere") }));
+    let child = json!({ "mediaType": kind, "digest": thing, "size": 1 });
+    world.push(Some("v2"), &json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [child] }));
+    assert_eq!(world.collect(0).holes.count, 0);
+    block_on(world.registry.delete_blob(&world.repository, &digest(b"cached"))).unwrap();
+    let holes = world.collect(0).holes;
+    assert_eq!(holes.first, [format!("team/app@{manifest} names {}", digest(b"cached"))]);
+}
+
+#[test]
+fn freed_bytes_are_those_of_the_content() {
+    each_world(&Limits::default(), |world| {
+        let contents = ["", "one", &"two".repeat(30_000), &"three".repeat(60_000)];
+        let chunked = "chunked ".repeat(20_000);
+        contents.iter().for_each(|content| drop(world.blob(content)));
+        let status = block_on(world.registry.begin_upload(&world.repository, Algorithm::Sha256)).unwrap();
+        for part in chunked.as_bytes().chunks(50_000) {
+            let chunk = Chunk { range: None, body: part.to_vec().into() };
+            block_on(world.registry.append_upload(&world.repository, &status.session, chunk)).unwrap();
+        }
+        let last = Chunk { range: None, body: Bytes::new().into() };
+        let digest = digest(chunked.as_bytes());
+        block_on(world.registry.complete_upload(&world.repository, &status.session, &digest, last)).unwrap();
+        let expected: usize = contents.iter().map(|content| content.len()).sum::<usize>() + chunked.len();
+        let freed: u64 = (0..3).map(|_| world.collect(0).bytes_freed).sum();
+        assert_eq!(freed, expected as u64);
+    });
 }
 
 fn nothing_is_left(world: &World) {

@@ -105,6 +105,10 @@ impl BlobStore for Fused<dyn BlobStore> {
         fused!(self, self.inner.discard(stage))
     }
 
+    async fn abandon(&self, stage: &Stage, before: Option<&Stage>) -> Result<(), Error> {
+        fused!(self, self.inner.abandon(stage, before))
+    }
+
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body, Error> {
         fused!(self, self.inner.read(location, range))
     }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use eyot::oci::{Algorithm, Digest};
 use eyot::registry::Limits;
-use eyot::store::SystemPlatform;
+use eyot::store::counting::Counting;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use eyot::{Handler, Registry};
+use eyot::store::{BlobStore, KeyValue, SystemPlatform};
+use eyot::{Body, Handler, Registry};
 use futures_executor::block_on;
-use http::Request;
+use http::{Request, Response};
 use serde_json::{Value, json};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -193,4 +194,154 @@ fn media_types_and_artifact_types_of_any_text() {
     let (status, page) = send(&handler, "GET", &format!("/v2/a/referrers/{subject}?{query}"), b"");
     let page: Value = serde_json::from_slice(&page).unwrap();
     assert_eq!((status, page["manifests"].as_array().unwrap().len()), (200, 1));
+}
+
+/// A registry whose reads are counted.
+struct Counted {
+    handler: Handler,
+    keys: Arc<Counting<dyn KeyValue>>,
+    blobs: Arc<Counting<dyn BlobStore>>,
+}
+
+impl Counted {
+    fn new(limits: Limits) -> Self {
+        let platform = Arc::new(SystemPlatform);
+        let keys = Arc::new(Counting::new(Arc::new(MemoryKeyValue::default()) as Arc<dyn KeyValue>));
+        let blobs = Arc::new(Counting::new(Arc::new(MemoryBlobStore::new(platform.clone())) as Arc<dyn BlobStore>));
+        let registry = Registry::new(keys.clone(), blobs.clone(), platform, limits);
+        Self { handler: Handler::new(registry, eyot::auth::Access::open()), keys, blobs }
+    }
+
+    /// The storage calls and the bytes read since the last call of this.
+    fn cost(&self) -> (u64, u64) {
+        let calls = self.keys.counts.take().iter().chain(&self.blobs.counts.take()).sum();
+        (calls, self.keys.counts.take_read_bytes() + self.blobs.counts.take_read_bytes())
+    }
+}
+
+fn get(handler: &Handler, uri: &str) -> Response<Body> {
+    block_on(handler.handle(Request::get(uri).body(Body::empty()).unwrap()))
+}
+
+fn next_page(response: &Response<Body>) -> Option<String> {
+    let link = response.headers().get("link")?.to_str().unwrap();
+    link.split(['<', '>']).nth(1).map(str::to_owned)
+}
+
+fn referrer(subject: &Digest, members: &Value) -> Vec<u8> {
+    let mut manifest = json!({
+        "schemaVersion": 2, "mediaType": INDEX, "manifests": [],
+        "subject": { "mediaType": INDEX, "digest": subject, "size": 1 },
+    });
+    manifest.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+    manifest.to_string().into_bytes()
+}
+
+/// Each list of referrers repeats what a descriptor carries.
+#[test]
+fn descriptors_that_are_too_large_for_a_list_are_refused() {
+    let counted = Counted::new(Limits::default());
+    let subject = digest(b"the subject");
+    let many: serde_json::Map<String, Value> = (0..5000).map(|number| (format!("key {number}"), json!(""))).collect();
+    let large = [
+        json!({ "annotations": { "note": "x".repeat(3_200_000) } }),
+        json!({ "annotations": { "note": "x".repeat(64 << 10) } }),
+        json!({ "annotations": { "x".repeat(64 << 10): "" } }),
+        json!({ "annotations": { "note": "\u{1}".repeat(11_000) } }),
+        json!({ "annotations": many }),
+        json!({ "artifactType": "x".repeat(64 << 10) }),
+    ];
+    for (number, members) in large.iter().enumerate() {
+        let (status, text) = push(&counted.handler, "v1", &referrer(&subject, members));
+        assert!(status == 400 && text.contains("MANIFEST_INVALID") && text.contains("65536"), "{number}: {text}");
+    }
+    assert_eq!(block_on(counted.keys.list("", None, 10)).unwrap(), [] as [&str; 0]);
+    // The limit is one of lists: a manifest that is in none may have more.
+    let alone = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [], "annotations": { "note": "x".repeat(1 << 20) } });
+    assert_eq!(push(&counted.handler, "alone", alone.to_string().as_bytes()).0, 201);
+    let fits = referrer(&subject, &json!({ "annotations": { "note": "x".repeat(65_000) } }));
+    assert_eq!(push(&counted.handler, "fits", &fits).0, 201);
+}
+
+/// Also where nothing of what is read passes the filter, and where descriptors are read from the manifests.
+#[test]
+fn a_page_of_referrers_reads_a_bounded_number_of_bytes() {
+    for manifest_inline_bytes_max in [Limits::default().manifest_inline_bytes_max, 1000] {
+        let counted = Counted::new(Limits { manifest_inline_bytes_max, ..Limits::default() });
+        let subject = digest(b"the subject");
+        for number in 0..150 {
+            let note = json!({ "note": format!("{number}{}", "x".repeat(60_000)) });
+            let manifest = referrer(&subject, &json!({ "artifactType": "a/b", "annotations": note }));
+            assert_eq!(push(&counted.handler, digest(&manifest).as_str(), &manifest).0, 201);
+        }
+        for (filter, expected) in [("", 150), ("?artifactType=a/b", 150), ("?artifactType=a/none", 0)] {
+            let (mut uri, mut found, mut pages) = (format!("/v2/a/referrers/{subject}{filter}"), 0, 0);
+            loop {
+                counted.cost();
+                let response = get(&counted.handler, &uri);
+                let (calls, bytes) = counted.cost();
+                // The limit of a page, and what was read ahead.
+                assert!(bytes <= (4 << 20) + 16 * (64 << 10), "{filter}: {bytes} bytes");
+                assert!(calls <= 4 * 150, "{filter}: {calls} calls");
+                let next = next_page(&response);
+                let page = block_on(response.into_body().collect_up_to(4 << 20)).unwrap();
+                let page: Value = serde_json::from_slice(&page).unwrap();
+                found += page["manifests"].as_array().unwrap().len();
+                pages += 1;
+                let Some(next) = next else { break };
+                uri = next;
+            }
+            assert_eq!((found, pages), (expected, 3), "{filter}");
+        }
+    }
+}
+
+/// Clients that ask for large pages and do not read them get smaller pages, and no more memory.
+#[test]
+fn pages_that_nobody_reads_share_their_memory() {
+    let handler = Handler::in_memory();
+    let subject = digest(b"the subject");
+    for number in 0..80 {
+        let note = json!({ "note": format!("{number}{}", "x".repeat(60_000)) });
+        let manifest = referrer(&subject, &json!({ "annotations": note }));
+        assert_eq!(push(&handler, digest(&manifest).as_str(), &manifest).0, 201);
+    }
+    let uri = format!("/v2/a/referrers/{subject}");
+    let held: Vec<_> = (0..100).map(|_| get(&handler, &uri)).collect();
+    let lengths: Vec<u64> = held.iter().map(|response| response.body().length().unwrap()).collect();
+    assert!(lengths[0] > 3 << 20, "{lengths:?}");
+    assert!(lengths.iter().all(|length| *length > 60_000) && held.iter().all(|one| next_page(one).is_some()));
+    let bytes: u64 = lengths.iter().sum();
+    assert!(bytes <= (64 << 20) + 100 * (256 << 10), "{bytes} bytes: {lengths:?}");
+    drop(held);
+    assert_eq!(get(&handler, &uri).body().length(), Some(lengths[0]));
+}
+
+/// What a client lists under a fallback tag costs its push a bounded number of calls, and readers nothing.
+#[test]
+fn long_lists_under_a_fallback_tag() {
+    let counted = Counted::new(Limits { sparse_manifests: true, ..Limits::default() });
+    let subject = digest(b"the subject");
+    let lost = referrer(&subject, &json!({ "annotations": { "note": "x".repeat(30_000) } }));
+    assert_eq!(push(&counted.handler, digest(&lost).as_str(), &lost).0, 201);
+    let key = format!("referrer/a!{subject}!{}", digest(&lost));
+    let fallback = subject.to_string().replace(':', "-");
+    let repeated = vec![descriptor(&lost).to_string(); 22_000];
+    let distinct: Vec<_> = (0..20_000u32).map(|number| descriptor(&number.to_le_bytes()).to_string()).collect();
+    for (listed, calls_max) in [(repeated, 20), (distinct, 1020)] {
+        block_on(counted.keys.delete(&key)).unwrap();
+        let list = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, listed.join(","));
+        counted.cost();
+        let (status, text) = push(&counted.handler, &fallback, list.as_bytes());
+        let (calls, bytes) = counted.cost();
+        assert_eq!(status, 201, "{text}");
+        assert!(calls <= calls_max && bytes <= 200_000, "{calls} calls, {bytes} bytes");
+        for _ in 0..2 {
+            let response = get(&counted.handler, &format!("/v2/a/referrers/{subject}"));
+            let (calls, bytes) = counted.cost();
+            assert!(response.status() == 200 && calls <= 2 && bytes <= 64 << 10, "{calls} calls, {bytes} bytes");
+        }
+        let is_there = block_on(counted.keys.get(&key)).unwrap().is_some();
+        assert_eq!(is_there, calls_max == 20, "what was lost is listed again where the list names it");
+    }
 }

@@ -85,6 +85,10 @@ impl BlobStore for Mined<MemoryBlobStore> {
         self.inner.discard(stage).await
     }
 
+    async fn abandon(&self, stage: &Stage, before: Option<&Stage>) -> Result<(), Error> {
+        self.inner.abandon(stage, before).await
+    }
+
     /// With a trap set, the bytes come with a panic in the middle.
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body, Error> {
         let half = range.start + (range.end - range.start) / 2;

@@ -1,4 +1,5 @@
-//! Any split of a blob into requests gives the same blob, or a clean refusal that leaves the upload where it stood.
+//! Any split of a blob into requests gives the same blob, or a clean refusal that leaves the upload where it stood, or behind
+//! the bytes that came before the client broke off.
 
 use arbitrary::{Result, Unstructured};
 use eyot::oci::Algorithm;
@@ -14,6 +15,8 @@ const STEPS_MAX: usize = 40;
 struct Model {
     content: Vec<u8>,
     algorithm: Algorithm,
+    /// What the server hashes the content with.
+    hashed_with: Algorithm,
     location: String,
     /// How much the server has; nothing when the session is over.
     offset: Option<usize>,
@@ -43,15 +46,15 @@ fn upload(u: &mut Unstructured<'_>) -> Result<()> {
     let told = if u.arbitrary()? { format!("?digest-algorithm={}", algorithm.as_str()) } else { String::new() };
     let begun = send(&handler, request("POST", &format!("/v2/a/blobs/uploads/{told}"), None, Body::empty()));
     assert_eq!(begun.status, 202);
-    let began_with = if told.is_empty() { Algorithm::Sha256 } else { algorithm };
+    let hashed_with = if told.is_empty() { Algorithm::Sha256 } else { algorithm };
     let location = begun.header("location").expect("a Location").to_owned();
-    let mut model = Model { content, algorithm, location, offset: Some(0) };
+    let mut model = Model { content, algorithm, hashed_with, location, offset: Some(0) };
     for _ in 0..STEPS_MAX {
         match u.int_in_range(0..=9)? {
             0..=5 => model.patch(&handler, u)?,
             6 => model.status(&handler),
             7 if u.ratio(1, 4)? => model.cancel(&handler),
-            8 => model.finish_wrongly(&handler, began_with),
+            8 => model.finish_wrongly(&handler),
             _ => model.finish(&handler, u)?,
         }
         model.status(&handler);
@@ -109,20 +112,55 @@ impl Model {
         in_place && sound && (offset + length) as u64 <= BLOB_BYTES_MAX
     }
 
+    /// How many bytes count of a chunk that breaks off.
+    fn counted(&self, chunk: &Chunk) -> usize {
+        let Some(offset) = self.offset else { return 0 };
+        let length = chunk.range.len();
+        let body_length = match chunk.framing {
+            Framing::Broken => None,
+            Framing::OneMore => Some(length as u64 + 1),
+            _ => return 0,
+        };
+        let said = match chunk.content_range.as_deref().map(eyot::oci::range::parse_chunk_range) {
+            None => body_length,
+            Some(None) => return 0,
+            Some(Some(said)) => {
+                let said_length = said.end - said.start;
+                let fits = body_length.map_or(said_length >= length as u64, |length| said_length == length);
+                if said.start != offset as u64 || !fits {
+                    return 0;
+                }
+                Some(said_length)
+            }
+        };
+        let end = offset as u64 + said.unwrap_or(length as u64);
+        if end <= BLOB_BYTES_MAX { length } else { 0 }
+    }
+
+    /// The server has these bytes now, wherever in the content the client meant them to be.
+    fn advance(&mut self, bytes: &[u8]) {
+        let Some(offset) = self.offset else { return };
+        let end = offset + bytes.len();
+        self.content.splice(offset..end.min(self.content.len()), bytes.to_vec());
+        self.offset = Some(end);
+    }
+
     fn patch(&mut self, handler: &Handler, u: &mut Unstructured<'_>) -> Result<()> {
         let chunk = self.chunk(u, false)?;
-        let bytes = &self.content[chunk.range.clone()];
-        let sent = request("PATCH", &self.location, chunk.content_range.as_deref(), body(bytes, chunk.framing));
+        let bytes = self.content[chunk.range.clone()].to_vec();
+        let sent = request("PATCH", &self.location, chunk.content_range.as_deref(), body(&bytes, chunk.framing));
         let reply = send(handler, sent);
         assert_eq!(reply.status == 202, self.is_good(&chunk), "{:?} at {:?}: {reply:?}", chunk.range, self.offset);
-        if let (202, Some(offset)) = (reply.status.as_u16(), self.offset) {
-            // The content is what was sent, wherever the client meant to be.
-            let sent = bytes.to_vec();
-            self.content.splice(offset..(offset + sent.len()).min(self.content.len()), sent);
-            self.offset = Some(offset + chunk.range.len());
+        match reply.status.as_u16() {
+            202 => self.advance(&bytes),
+            _ => self.advance(&bytes[..self.counted(&chunk)]),
         }
         match reply.status.as_u16() {
-            202 | 416 => assert_eq!(reply.header("range"), self.range().as_deref()),
+            202 => assert_eq!(reply.header("range"), self.range().as_deref()),
+            416 => {
+                let range = self.range().filter(|_| self.offset > Some(0));
+                assert_eq!(reply.header("range"), range.as_deref());
+            }
             400 | 413 => {}
             404 => assert_eq!(self.offset, None),
             _ => panic!("{reply:?}"),
@@ -142,16 +180,18 @@ impl Model {
 
     fn cancel(&mut self, handler: &Handler) {
         let reply = send(handler, request("DELETE", &self.location, None, Body::empty()));
-        assert_eq!(reply.status == 204, self.offset.take().is_some());
+        // An upload that is not there may have been cancelled by this very request, sent before.
+        assert_eq!(reply.status, 204);
+        self.offset = None;
     }
 
     /// With a digest that is not that of the content.
-    fn finish_wrongly(&mut self, handler: &Handler, began_with: Algorithm) {
+    fn finish_wrongly(&mut self, handler: &Handler) {
         let wrong = self.algorithm.digest(b"something else");
         let reply = send(handler, request("PUT", &format!("{}?digest={wrong}", self.location), None, Body::empty()));
         assert_eq!(reply.status.as_u16(), if self.offset.is_some() { 400 } else { 404 });
         // Content that was hashed with another algorithm had to be committed to be read.
-        if self.offset.is_some_and(|offset| offset > 0) && began_with != self.algorithm {
+        if self.offset.is_some_and(|offset| offset > 0) && self.hashed_with != self.algorithm {
             self.offset = None;
         }
     }
@@ -162,11 +202,16 @@ impl Model {
         let before = self.offset.unwrap_or_default();
         let whole = [&self.content[..before], &bytes].concat();
         let digest = self.algorithm.digest(&whole);
+        let blob = format!("/v2/a/blobs/{digest}");
+        let held = send(handler, request("HEAD", &blob, None, Body::empty())).status == 200;
         let uri = format!("{}?digest={digest}", self.location);
         let reply = send(handler, request("PUT", &uri, chunk.content_range.as_deref(), body(&bytes, chunk.framing)));
         let good = self.is_good(&chunk);
-        assert_eq!(reply.status == 201, good, "{:?} of {:?}: {reply:?}", chunk.range, self.offset);
-        let uri = format!("/v2/a/blobs/{digest}");
+        // An upload that is over, of content that is there: its answer may have been lost.
+        let range = chunk.content_range.as_deref().map(eyot::oci::range::parse_chunk_range);
+        let again = self.offset.is_none() && held && range != Some(None);
+        assert_eq!(reply.status == 201, good || again, "{:?} of {:?}: {reply:?}", chunk.range, self.offset);
+        let uri = blob;
         let pulled = send(handler, request("GET", &uri, None, Body::empty()));
         if good {
             self.offset = None;
@@ -174,6 +219,11 @@ impl Model {
         } else {
             // It may have been finished before.
             assert!(pulled.status == 404 || pulled.body == whole);
+            let counted = self.counted(&chunk);
+            if counted > 0 && self.offset == Some(0) {
+                self.hashed_with = self.algorithm;
+            }
+            self.advance(&bytes[..counted]);
         }
         Ok(())
     }

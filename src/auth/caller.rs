@@ -59,12 +59,27 @@ pub struct Caller {
     pub user: Option<String>,
     /// What they may do, and nothing else.
     pub grants: Vec<Grant>,
+    /// When the credentials end that these rights come from, in milliseconds since the Unix epoch. Tokens made
+    /// for the caller end no later. `None`: the credentials have no end of their own.
+    pub ends_ms: Option<u64>,
+    /// What a signed token says beyond its grants. `None`: the grants are all rights of the user.
+    pub narrowed: Option<Narrowed>,
+}
+
+/// What a signed token says of its user beyond the scopes that the token was made for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Narrowed {
+    /// The user may pull every repository, with another token.
+    pub pulls_everything: bool,
+    /// The token was asked for leave to pull these repositories, and the user has none.
+    pub refused: Vec<RepositoryName>,
 }
 
 impl Caller {
     /// Somebody who may do everything.
     pub fn unlimited(user: Option<String>) -> Self {
-        Self { user, grants: vec![Grant { repositories: Pattern::everything(), actions: Action::ALL.to_vec() }] }
+        let grants = vec![Grant { repositories: Pattern::everything(), actions: Action::ALL.to_vec() }];
+        Self { user, grants, ..Self::default() }
     }
 
     /// Whether they may do this with that repository.
@@ -82,18 +97,33 @@ impl Caller {
         self.to(action).next().is_some()
     }
 
+    /// Whether the user may pull every repository, as far as the credentials tell.
+    pub fn pulls_everything(&self) -> bool {
+        self.may_everywhere(Action::Pull) || self.narrowed.as_ref().is_some_and(|token| token.pulls_everything)
+    }
+
+    /// Whether the user might pull this repository with another token: this token was not asked for it.
+    pub fn might_pull(&self, repository: &RepositoryName) -> bool {
+        let asked = |token: &Narrowed| token.refused.contains(repository);
+        self.narrowed.as_ref().is_some_and(|token| !asked(token)) && !self.may(Action::Pull, repository)
+    }
+
     fn to(&self, action: Action) -> impl Iterator<Item = &Grant> {
         self.grants.iter().filter(move |grant| grant.actions.contains(&action))
     }
 
-    /// The same caller with no more than `scopes` ask for, and no more than they may.
+    /// The same caller with no more than `scopes` ask for, and no more than they may. Each grant is compared at
+    /// most once with each scope.
     pub fn narrowed(&self, scopes: &[Scope]) -> Self {
         let mut grants = Vec::new();
+        let mut refused = Vec::new();
         for scope in scopes {
             match scope {
                 Scope::Repository(repository, wanted) => {
-                    let actions: Vec<_> =
-                        wanted.iter().copied().filter(|action| self.may(*action, repository)).collect();
+                    let actions = self.among(wanted, repository);
+                    if wanted.contains(&Action::Pull) && !actions.contains(&Action::Pull) {
+                        refused.push(repository.clone());
+                    }
                     if !actions.is_empty() {
                         grants.push(Grant { repositories: Pattern::exactly(repository), actions });
                     }
@@ -108,6 +138,22 @@ impl Caller {
                 Scope::Administration => {}
             }
         }
-        Self { user: self.user.clone(), grants }
+        let narrowed = Some(Narrowed { pulls_everything: self.pulls_everything(), refused });
+        Self { user: self.user.clone(), grants, ends_ms: self.ends_ms, narrowed }
+    }
+
+    /// Those of `wanted` that the caller may do with a repository, in the order of [`Action::ALL`].
+    fn among(&self, wanted: &[Action], repository: &RepositoryName) -> Vec<Action> {
+        let mut missing: Vec<Action> = Action::ALL.into_iter().filter(|action| wanted.contains(action)).collect();
+        let mut found = Vec::new();
+        for grant in &self.grants {
+            if missing.is_empty() {
+                break;
+            }
+            if missing.iter().any(|action| grant.actions.contains(action)) && grant.repositories.matches(repository) {
+                found.extend(missing.extract_if(.., |action| grant.actions.contains(action)));
+            }
+        }
+        Action::ALL.into_iter().filter(|action| found.contains(action)).collect()
     }
 }

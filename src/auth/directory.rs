@@ -5,7 +5,7 @@
 //! | a user | `auth/user/<name>` |
 //! | a machine token | `auth/token/<name>` |
 //! | the key that signs tokens (`token.rs`) | `auth/key` |
-//! | failed logins (`throttle.rs`) | `auth/failures/…` |
+//! | failed logins, and the secret that names their keys (`throttle.rs`) | `auth/failures/…`, `auth/failures-secret` |
 
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::caller::{Caller, Grant};
+use super::logins::unblock;
 use super::password::{PASSWORD_BYTES_MAX, PasswordHash, check_user_name};
 use super::policy::parse_grant;
 use super::{PasswordHashError, Secret};
@@ -78,7 +79,9 @@ impl Directory {
     /// [`DirectoryError::Invalid`] when the name is none or the password too weak.
     pub async fn add_user(&self, name: &str, password: &Secret) -> Result<(), DirectoryError> {
         check_password(password).map_err(DirectoryError::Invalid)?;
-        self.put_user(name, &PasswordHash::new(password, self.platform.random())).await
+        let (password, salt) = (password.clone(), self.platform.random());
+        let hash = unblock(move || PasswordHash::new(&password, salt)).await;
+        self.put_user(name, &hash).await
     }
 
     /// Adds a user whose password's hash is known, or gives one another.
@@ -95,7 +98,8 @@ impl Directory {
         Ok(self.keys.put(&user_key(name), hash.as_str().to_owned().into(), When::Always).await.map(drop)?)
     }
 
-    /// Removes a user. What they hold signed tokens for they can do for five more minutes.
+    /// Removes a user, who cannot log in any more from now on. A signed token that the user has is good until its end, for
+    /// five minutes at most.
     pub async fn remove_user(&self, name: &str) -> Result<(), store::Error> {
         // What is not a name has no key.
         if check_user_name(name).is_err() {
@@ -165,7 +169,8 @@ impl Directory {
             return Ok(None);
         }
         let grants = fact.token.grants().map_err(|why| store::Error::Corrupt(format!("the value of {key}: {why}")))?;
-        Ok(Some(Caller { user: Some(format!("token:{name}")), grants }))
+        let ends_ms = fact.token.expires_ms;
+        Ok(Some(Caller { user: Some(format!("token:{name}")), grants, ends_ms, narrowed: None }))
     }
 
     /// The time in so many seconds, in milliseconds since the Unix epoch, for [`MachineToken::expires_ms`].
@@ -194,7 +199,10 @@ impl MachineToken {
 }
 
 /// Refuses passwords that are surely too weak or too long to be hashed.
-pub(super) fn check_password(password: &Secret) -> Result<(), String> {
+///
+/// # Errors
+/// The text says what is wrong, as in "the password is …", and holds nothing of the password.
+pub fn check_password(password: &Secret) -> Result<(), String> {
     if password.entropy_bits_max() < PASSWORD_ENTROPY_BITS_MIN {
         return Err("too short, or too few different characters: take ten or more".into());
     }

@@ -8,7 +8,9 @@ mod access;
 mod accounts;
 mod caller;
 mod directory;
+mod flight;
 mod jwk;
+mod logins;
 mod oidc;
 mod outbound;
 mod password;
@@ -16,6 +18,7 @@ mod pattern;
 mod policy;
 mod remembered;
 mod scope;
+mod seal;
 mod secret;
 mod throttle;
 mod token;
@@ -26,16 +29,19 @@ use async_trait::async_trait;
 
 pub use access::Access;
 pub use accounts::Accounts;
-pub use caller::{Action, Caller, Grant};
-pub use directory::{Directory, DirectoryError, MachineToken};
+pub use caller::{Action, Caller, Grant, Narrowed};
+pub use directory::{Directory, DirectoryError, MachineToken, check_password};
 pub use oidc::{DOCUMENT_BYTES_MAX, Document, IssuerRules, Issuers, JwksSource};
 pub use outbound::Outbound;
 pub use password::{
     PASSWORD_BYTES_MAX, PasswordHash, PasswordHashError, USER_NAME_BYTES_MAX, check_user_name, parse_htpasswd,
 };
+#[cfg(test)]
+pub(crate) use pattern::MATCHES;
 pub use pattern::{Pattern, PatternError};
 pub use policy::{Policy, PolicyError, RULES_MAX};
-pub use scope::Scope;
+pub use scope::{SCOPE_BYTES_MAX, Scope};
+pub use seal::Seal;
 pub use secret::Secret;
 pub use token::{KEY_ENTROPY_BITS_MIN, Token, Tokens};
 
@@ -78,6 +84,18 @@ pub enum Refusal {
         /// When to try again, in milliseconds from now.
         retry_after_ms: u64,
     },
+    /// More logins are under way than can be looked at; this one was not.
+    #[error("too many logins at once")]
+    Busy {
+        /// When to try again, in milliseconds from now.
+        retry_after_ms: u64,
+    },
+    /// A token for all that was asked for would be longer than a header can be.
+    #[error("the token would not fit into a header")]
+    TokenTooLarge,
+    /// The keys of the issuer of a token cannot be had, so nobody can tell whether the token is right. The log says why.
+    #[error("the keys of issuer {0} cannot be fetched")]
+    Issuer(String),
     /// Whether they are right could not be found out.
     #[error(transparent)]
     Store(#[from] store::Error),

@@ -1,9 +1,10 @@
 //! Password hashes, as htpasswd files and argon2 programs write them.
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
-use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
-use argon2::{Argon2, Params};
+use argon2::password_hash::phc::{Output, ParamsString, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use base64ct::{Base64Bcrypt, Encoding as _};
 use subtle::ConstantTimeEq as _;
 
@@ -59,28 +60,68 @@ impl PasswordHash {
         Ok(Self(text.to_owned()))
     }
 
-    /// Hashes a password (argon2id, 19 MiB, two passes). `salt` is random.
+    /// Hashes a password (argon2id, 19 MiB, two passes). `salt` is random. Hashes are computed one at a time; this call
+    /// blocks the thread meanwhile.
     pub fn new(password: &Secret, salt: [u8; 16]) -> Self {
-        let hashed = Argon2::default().hash_password_with_salt(password.expose().as_bytes(), &salt);
-        Self(hashed.expect("the default parameters and a salt of 16 bytes are right").to_string())
+        const RIGHT: &str = "the default parameters and a salt of 16 bytes are right";
+        let (params, mut out) = (Params::default(), [0; Params::DEFAULT_OUTPUT_LEN]);
+        argon2id(&params, Version::default(), password.expose().as_bytes(), &salt, &mut out).expect(RIGHT);
+        let hash = argon2::PasswordHash {
+            algorithm: Algorithm::Argon2id.ident(),
+            version: Some(Version::default().into()),
+            params: ParamsString::try_from(&params).expect(RIGHT),
+            salt: Some(Salt::new(&salt).expect(RIGHT)),
+            hash: Some(Output::new(&out).expect(RIGHT)),
+        };
+        Self(hash.to_string())
     }
 
-    /// Whether this is the hash of `password`. It takes about 100 ms, more in a component.
+    /// Whether this is the hash of `password`. It takes about 25 ms natively, more in a component. Hashes are computed one
+    /// at a time; this call blocks the thread meanwhile.
     pub fn verify(&self, password: &Secret) -> bool {
         let password = password.expose().as_bytes();
         if password.len() > PASSWORD_BYTES_MAX {
             return false;
         }
         match self.0.starts_with("$argon2id$") {
-            true => Argon2::default().verify_password(password, self.0.as_str()).is_ok(),
-            false => Bcrypt::parse(&self.0).is_some_and(|hash| hash.verify(password)),
+            true => verify_argon2id(&self.0, password).unwrap_or(false),
+            false => {
+                let _turn = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
+                Bcrypt::parse(&self.0).is_some_and(|hash| hash.verify(password))
+            }
         }
     }
 
     /// The hash's text, to be stored.
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// The memory of argon2, which is used again for each hash: blocks of this size that come and go would stay with the
+/// process. Whoever holds the lock has the turn to hash, with bcrypt too.
+static MEMORY: Mutex<Vec<Block>> = Mutex::new(Vec::new());
+
+fn argon2id(params: &Params, version: Version, password: &[u8], salt: &[u8], out: &mut [u8]) -> argon2::Result<()> {
+    let mut memory = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
+    let blocks = params.block_count();
+    if memory.len() < blocks {
+        // Of the old blocks nothing is wanted: to copy them would need both at once.
+        *memory = Vec::new();
+        memory.resize(blocks, Block::new());
+    }
+    let hasher = Argon2::new(Algorithm::Argon2id, version, params.clone());
+    hasher.hash_password_into_with_memory(password, salt, out, &mut memory[..blocks])
+}
+
+fn verify_argon2id(text: &str, password: &[u8]) -> Option<bool> {
+    let hash = argon2::PasswordHash::new(text).ok()?;
+    let params = Params::try_from(&hash).ok()?;
+    let version = hash.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
+    let (salt, known) = (hash.salt?, hash.hash?);
+    let mut out = vec![0; known.len()];
+    argon2id(&params, version, password, &salt, &mut out).ok()?;
+    Some(out.ct_eq(known.as_ref()).into())
 }
 
 /// The parts of a bcrypt hash: `$2y$<cost>$<salt><hash>`.
@@ -165,6 +206,20 @@ mod tests {
             }
             assert_eq!(format!("{hash:?}"), "PasswordHash");
         }
+    }
+
+    #[test]
+    fn the_memory_of_hashes_is_used_again() {
+        let hash = PasswordHash::new(&Secret::new("secret"), [1; 16]);
+        let held = || {
+            let memory = MEMORY.lock().unwrap();
+            (memory.as_ptr() as usize, memory.capacity())
+        };
+        let before = held();
+        for password in ["secret", "other"].repeat(3) {
+            assert_eq!(hash.verify(&Secret::new(password)), password == "secret");
+        }
+        assert_eq!((held(), before.1), (before, Params::DEFAULT_M_COST as usize), "one block of 19 MiB");
     }
 
     #[test]

@@ -83,13 +83,13 @@ impl Policy {
     pub fn caller(&self, user: Option<&str>) -> Caller {
         match user {
             Some(user) => self.granted(user, &[ANONYMOUS, AUTHENTICATED, user]),
-            None => Caller { user: None, grants: self.grants(&[ANONYMOUS]) },
+            None => Caller { grants: self.grants(&[ANONYMOUS]), ..Caller::default() },
         }
     }
 
     /// What somebody called `user` may do to whom the rules for any of `names` apply.
     pub(super) fn granted(&self, user: &str, names: &[&str]) -> Caller {
-        Caller { user: Some(user.to_owned()), grants: self.grants(names) }
+        Caller { user: Some(user.to_owned()), grants: self.grants(names), ..Caller::default() }
     }
 
     fn grants(&self, names: &[&str]) -> Vec<Grant> {

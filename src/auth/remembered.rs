@@ -1,5 +1,6 @@
 //! Passwords that were right a moment ago, so that a client that sends one with every request does not have it hashed each
-//! time. Kept in the memory of one instance, as a digest under a key that nobody has.
+//! time. Kept in the memory of one instance, as a digest under a key that nobody has. A password counts only as long as its
+//! user has the same hash: whoever asks names the hash of now.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -28,14 +29,12 @@ impl Remembered {
         Self { key, until_ms: Mutex::default() }
     }
 
-    pub(super) fn holds(&self, user: &str, password: &Secret, now_ms: u64) -> bool {
-        let digest = self.digest(user, password);
+    pub(super) fn holds(&self, digest: &[u8; 32], now_ms: u64) -> bool {
         let until_ms = self.until_ms.lock().unwrap_or_else(PoisonError::into_inner);
-        until_ms.get(&digest).is_some_and(|until_ms| now_ms < *until_ms)
+        until_ms.get(digest).is_some_and(|until_ms| now_ms < *until_ms)
     }
 
-    pub(super) fn keep(&self, user: &str, password: &Secret, now_ms: u64) {
-        let digest = self.digest(user, password);
+    pub(super) fn keep(&self, digest: [u8; 32], now_ms: u64) {
         let mut until_ms = self.until_ms.lock().unwrap_or_else(PoisonError::into_inner);
         if until_ms.len() >= PASSWORDS_MAX {
             until_ms.clear();
@@ -43,9 +42,13 @@ impl Remembered {
         until_ms.insert(digest, now_ms + LIFETIME_MS);
     }
 
-    fn digest(&self, user: &str, password: &Secret) -> [u8; 32] {
-        let mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
-        // No name holds a zero byte that matters: one with it is no user's.
-        mac.chain_update(user).chain_update([0]).chain_update(password.expose()).finalize().into_bytes().into()
+    /// Names a user, a password, and something else that belongs to them: their hash, or where they come from.
+    pub(super) fn digest(&self, user: &str, password: &Secret, more: &str) -> [u8; 32] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
+        for part in [user, password.expose(), more] {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part.as_bytes());
+        }
+        mac.finalize().into_bytes().into()
     }
 }

@@ -8,7 +8,8 @@ use crate::oci::RepositoryName;
 /// One thing that a token is wanted for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// `repository:<name>:<actions>`; `*` is every action.
+    /// `repository:<name>:<actions>`; `*` is every action. The actions are in the order of [`Action::ALL`],
+    /// each at most once.
     Repository(RepositoryName, Vec<Action>),
     /// `registry:catalog:*`
     Catalog,
@@ -17,9 +18,12 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Reads one scope. `None` for what there is nothing of here: another type, a name that no repository has.
-    /// Actions that are not known are left out.
+    /// Reads one scope. `None` for a scope of another type, with a name that no repository has, or of more than
+    /// [`SCOPE_BYTES_MAX`]. Unknown actions are left out.
     pub fn parse(text: &str) -> Option<Self> {
+        if text.len() > SCOPE_BYTES_MAX {
+            return None;
+        }
         let (kind, rest) = text.split_once(':')?;
         let (name, actions) = rest.rsplit_once(':')?;
         // A type may have a class, as in `repository(plugin)`.
@@ -32,14 +36,39 @@ impl Scope {
     }
 }
 
-fn parse_actions(text: &str) -> Vec<Action> {
-    let mut actions = Vec::new();
-    for word in text.split(',').map(str::trim) {
-        let named = if word == "*" { Action::ALL.to_vec() } else { Action::named(word).into_iter().collect() };
-        actions.extend(named);
+/// The most bytes of one scope: a name of 255 bytes and each action some times over. A longer scope means nothing.
+pub const SCOPE_BYTES_MAX: usize = 1024;
+
+impl Scope {
+    /// Adds this scope to a list that names each repository once: the actions of both are wanted.
+    pub fn add_to(self, scopes: &mut Vec<Self>) {
+        match (scopes.iter_mut().find(|known| known.is_for_same(&self)), self) {
+            (Some(Self::Repository(_, known)), Self::Repository(_, more)) => {
+                *known = in_order(&[&known[..], &more].concat())
+            }
+            (Some(_), _) => {}
+            (None, scope) => scopes.push(scope),
+        }
     }
-    actions.dedup();
-    actions
+
+    fn is_for_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Repository(one, _), Self::Repository(other, _)) => one == other,
+            (one, other) => one == other,
+        }
+    }
+}
+
+fn parse_actions(text: &str) -> Vec<Action> {
+    let named = |word: &str| text.split(',').any(|found| found.trim() == word);
+    match named("*") {
+        true => Action::ALL.to_vec(),
+        false => Action::ALL.into_iter().filter(|action| named(action.as_str())).collect(),
+    }
+}
+
+fn in_order(actions: &[Action]) -> Vec<Action> {
+    Action::ALL.into_iter().filter(|action| actions.contains(action)).collect()
 }
 
 impl fmt::Display for Scope {
@@ -64,7 +93,12 @@ mod tests {
         let app = || "team/app".parse().unwrap();
         for (text, expected) in [
             ("repository:team/app:pull", Some(Scope::Repository(app(), vec![Action::Pull]))),
-            ("repository:team/app:push,pull", Some(Scope::Repository(app(), vec![Action::Push, Action::Pull]))),
+            ("repository:team/app:push,pull", Some(Scope::Repository(app(), vec![Action::Pull, Action::Push]))),
+            ("repository:team/app:pull,*,pull", Some(Scope::Repository(app(), Action::ALL.to_vec()))),
+            (
+                "repository:team/app:pull,push,pull,push",
+                Some(Scope::Repository(app(), vec![Action::Pull, Action::Push])),
+            ),
             ("repository:team/app:*", Some(Scope::Repository(app(), Action::ALL.to_vec()))),
             ("repository(plugin):team/app:pull", Some(Scope::Repository(app(), vec![Action::Pull]))),
             ("repository:team/app:fly,pull", Some(Scope::Repository(app(), vec![Action::Pull]))),
@@ -80,5 +114,19 @@ mod tests {
         ] {
             assert_eq!(Scope::parse(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_scope_has_few_actions_however_many_it_names() {
+        let many = format!("repository:team/app:{}", "*,".repeat(32_000));
+        assert_eq!(Scope::parse(&many), None, "longer than a scope can be");
+        let mut scopes = Vec::new();
+        for text in
+            ["repository:team/app:push", "registry:catalog:*", "repository:team/app:pull,delete", "registry:catalog:*"]
+        {
+            Scope::parse(text).unwrap().add_to(&mut scopes);
+        }
+        let app = Scope::Repository("team/app".parse().unwrap(), vec![Action::Pull, Action::Push, Action::Delete]);
+        assert_eq!(scopes, [app, Scope::Catalog]);
     }
 }

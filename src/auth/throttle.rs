@@ -1,101 +1,241 @@
-//! Slowing down who guesses: failed logins are counted per user and per address, and after some each new attempt has to wait.
+//! Slowing down who guesses: an attempt to log in is counted before its password is looked at, and the count is taken back
+//! when the password is right. So attempts at the same moment are counted one by one, exactly where the store has
+//! conditions.
 //!
-//! The counts lie in the key-value store, as an instance may live for one request only. Names and addresses are hashed into a
-//! fixed number of counts, so that nobody can fill the store with names. Attempts at the same moment may be counted as one.
+//! | count | free | longest wait |
+//! | --- | --- | --- |
+//! | of a user from one network | 10 | 60 s |
+//! | of a user from anywhere | 100 | 10 s |
+//! | of a user, where the host knows no addresses | 10 | 10 s |
+//! | of an address, for any user | 100 | 60 s |
+//!
+//! Only somebody in the same network can keep a user waiting for long. The count of the user from anywhere does not hold up a
+//! user who logged in well from that network within a day.
+//!
+//! The counts lie in the key-value store, as an instance may live for one request only. Names and networks are hashed into a
+//! fixed number of counts, so that nobody can fill the store. The hash has a secret key, so that nobody can choose a name whose
+//! failures hold up somebody else.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+use sha2::Sha256;
 
 use super::Refusal;
-use crate::store::{KeyValue, Platform, When};
+use crate::store::{self, KeyValue, Platform, Version, When};
 
-/// How many failures of a user go without a wait.
-const USER_FREE_FAILURES: u32 = 10;
-/// How many of an address: a whole office may share one, and one bot in it must not lock the others out.
-const ADDRESS_FREE_FAILURES: u32 = 100;
 /// The wait after the first failure that is not free; it doubles with each.
 const WAIT_MS: u64 = 1000;
-/// The longest wait: somebody else's guessing must not lock a user out for long.
-const WAIT_MS_MAX: u64 = 60 * 1000;
 /// How long failures are remembered after the last one.
 const FORGOTTEN_AFTER_MS: u64 = 15 * 60 * 1000;
+/// How long a user who has logged in from a network is known there.
+const KNOWN_FOR_MS: u64 = 24 * 60 * 60 * 1000;
+/// How often a count is tried that other attempts change at the same moment.
+const TRIES_MAX: usize = 100;
+/// When to come back after that many.
+const CONTENDED_RETRY_MS: u64 = 1000;
+/// Where the secret of the hash lies.
+const SECRET: &str = "auth/failures-secret";
+
+/// How many failures go without a wait, and how long waits become.
+#[derive(Clone, Copy)]
+struct Rule {
+    kind: &'static str,
+    free: u32,
+    wait_ms_max: u64,
+}
+
+const USER_IN_NETWORK: Rule = Rule { kind: "user-network", free: 10, wait_ms_max: 60_000 };
+const USER_ANYWHERE: Rule = Rule { kind: "user", free: 100, wait_ms_max: 10_000 };
+const USER_WITHOUT_NETWORK: Rule = Rule { kind: "user-only", free: 10, wait_ms_max: 10_000 };
+/// A whole office may share an address, and one bot in it must not lock the others out.
+const ADDRESS: Rule = Rule { kind: "address", free: 100, wait_ms_max: 60_000 };
 
 pub(super) struct Throttle {
     keys: Arc<dyn KeyValue>,
     platform: Arc<dyn Platform>,
+    secret: Mutex<Option<Vec<u8>>>,
 }
 
 /// Failures of late.
-#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Failures {
     count: u32,
     last_ms: u64,
+    /// When the last login succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    good_ms: Option<u64>,
 }
 
-/// Whose failures they are: a user's and an address's.
-pub(super) struct Suspects {
-    counts: Vec<(String, Failures)>,
+/// One count that an attempt has raised.
+struct Raised {
+    rule: Rule,
+    key: String,
+    before: Failures,
+    after: Failures,
+    version: Option<Version>,
+}
+
+/// An attempt that is counted.
+pub(super) struct Counted {
+    raised: Vec<Raised>,
 }
 
 impl Throttle {
     pub(super) fn new(keys: Arc<dyn KeyValue>, platform: Arc<dyn Platform>) -> Self {
-        Self { keys, platform }
+        Self { keys, platform, secret: Mutex::default() }
     }
 
-    /// Lets an attempt pass, or says how long to wait: one key read for each of user and address.
-    pub(super) async fn check(&self, user: &str, address: Option<IpAddr>) -> Result<Suspects, Refusal> {
-        let user = (key("user", user.as_bytes()), USER_FREE_FAILURES);
-        let address = address.map(|address| (of_address(address), ADDRESS_FREE_FAILURES));
-        let now_ms = self.platform.now_ms();
-        let mut counts = Vec::new();
-        for (key, free) in std::iter::once(user).chain(address) {
-            let entry = self.keys.get(&key).await?;
-            // A count that cannot be read is none: it must not lock anybody out.
-            let counted: Failures =
-                entry.and_then(|entry| serde_json::from_slice(&entry.value).ok()).unwrap_or_default();
-            let wait_ms = counted.wait_until_ms(free).saturating_sub(now_ms);
-            if wait_ms > 0 {
-                return Err(Refusal::TooManyAttempts { retry_after_ms: wait_ms.min(WAIT_MS_MAX) });
-            }
-            let forgotten = now_ms.saturating_sub(counted.last_ms) > FORGOTTEN_AFTER_MS;
-            counts.push((key, if forgotten { Failures::default() } else { counted }));
+    /// Counts an attempt as failed, or says how long to wait. An attempt that must wait is not counted.
+    pub(super) async fn begin(&self, user: &str, address: Option<IpAddr>) -> Result<Counted, Refusal> {
+        let secret = self.secret().await?;
+        let key = |rule: Rule, who: &[&[u8]]| (rule, key(&secret, rule.kind, who));
+        let mut rules = vec![match address.map(network) {
+            None => key(USER_WITHOUT_NETWORK, &[user.as_bytes()]),
+            Some(network) => key(USER_IN_NETWORK, &[&network, user.as_bytes()]),
+        }];
+        if let Some(network) = address.map(network) {
+            rules.push(key(USER_ANYWHERE, &[user.as_bytes()]));
+            rules.push(key(ADDRESS, &[&network]));
         }
-        Ok(Suspects { counts })
+        let mut counted = Counted { raised: Vec::new() };
+        for (rule, key) in rules {
+            if rule.kind == USER_ANYWHERE.kind && counted.is_of_known_user(self.platform.now_ms()) {
+                continue;
+            }
+            match self.raise(rule, key).await {
+                Ok(raised) => counted.raised.push(raised),
+                Err(refusal) => {
+                    self.take_back(counted, None).await?;
+                    return Err(refusal);
+                }
+            }
+        }
+        Ok(counted)
     }
 
-    /// The attempt failed: one key write each.
-    pub(super) async fn failed(&self, suspects: Suspects) -> Result<(), Refusal> {
-        let last_ms = self.platform.now_ms();
-        for (key, failures) in suspects.counts {
-            let failures = Failures { count: failures.count.saturating_add(1), last_ms };
-            let value = serde_json::json!(failures).to_string();
-            self.keys.put(&key, value.into(), When::Always).await?;
+    /// The attempt succeeded: its counts are taken back, and the user is known in that network.
+    pub(super) async fn succeeded(&self, counted: Counted) -> Result<(), Refusal> {
+        let now_ms = self.platform.now_ms();
+        self.take_back(counted, Some(now_ms)).await
+    }
+
+    async fn raise(&self, rule: Rule, key: String) -> Result<Raised, Refusal> {
+        for _ in 0..TRIES_MAX {
+            let (before, when) = self.read(&key).await?;
+            let now_ms = self.platform.now_ms();
+            let wait_ms = before.wait_until_ms(rule).saturating_sub(now_ms);
+            if wait_ms > 0 {
+                return Err(Refusal::TooManyAttempts { retry_after_ms: wait_ms.min(rule.wait_ms_max) });
+            }
+            let is_forgotten = now_ms.saturating_sub(before.last_ms) > FORGOTTEN_AFTER_MS;
+            let before = if is_forgotten { Failures { count: 0, ..before } } else { before };
+            let after = Failures { count: before.count.saturating_add(1), last_ms: now_ms, ..before };
+            if let Some(version) = self.write(&key, after, when).await? {
+                return Ok(Raised { rule, key, before, after, version });
+            }
+        }
+        Err(Refusal::Busy { retry_after_ms: CONTENDED_RETRY_MS })
+    }
+
+    async fn take_back(&self, counted: Counted, good_ms: Option<u64>) -> Result<(), Refusal> {
+        for raised in counted.raised {
+            let good_ms = good_ms.filter(|_| raised.rule.kind == USER_IN_NETWORK.kind);
+            // Nobody has changed the count since, most likely.
+            let lowered = Failures { good_ms: good_ms.or(raised.before.good_ms), ..raised.before };
+            if let Some(version) = raised.version
+                && self.write(&raised.key, lowered, When::Unchanged(version)).await?.is_some()
+            {
+                continue;
+            }
+            for _ in 0..TRIES_MAX {
+                let (now, when) = self.read(&raised.key).await?;
+                let is_last = now.last_ms == raised.after.last_ms;
+                let lowered = Failures {
+                    count: now.count.saturating_sub(1),
+                    last_ms: if is_last { raised.before.last_ms } else { now.last_ms },
+                    good_ms: good_ms.or(now.good_ms),
+                };
+                if self.write(&raised.key, lowered, when).await?.is_some() {
+                    break;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// A count, and the condition under which it is still the same.
+    async fn read(&self, key: &str) -> Result<(Failures, When), Refusal> {
+        Ok(match self.keys.get(key).await? {
+            None => (Failures::default(), When::Absent),
+            // A count that cannot be read is none: it must not lock anybody out.
+            Some(entry) => (serde_json::from_slice(&entry.value).unwrap_or_default(), When::Unchanged(entry.version)),
+        })
+    }
+
+    /// `None`: another attempt was faster.
+    async fn write(&self, key: &str, failures: Failures, when: When) -> Result<Option<Option<Version>>, Refusal> {
+        let value = serde_json::json!(failures).to_string();
+        match self.keys.put_sharpened(key, value.into(), when).await {
+            Ok(version) => Ok(Some(version)),
+            Err(store::Error::Conflict(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The secret of the hash, which the first instance to need it makes.
+    async fn secret(&self) -> Result<Vec<u8>, Refusal> {
+        let lock = || self.secret.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(secret) = lock().clone() {
+            return Ok(secret);
+        }
+        if self.keys.get(SECRET).await?.is_none() {
+            let bytes = [self.platform.random(), self.platform.random()].concat();
+            match self.keys.put_sharpened(SECRET, hex::encode(bytes).into(), When::Absent).await {
+                Ok(_) | Err(store::Error::Conflict(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // The last writer counts, where two instances have made one at the same time.
+        let lost = || store::Error::Corrupt(format!("{SECRET} was written and is not there"));
+        let secret = self.keys.get(SECRET).await?.ok_or_else(lost)?.value.to_vec();
+        *lock() = Some(secret.clone());
+        Ok(secret)
+    }
+}
+
+impl Counted {
+    fn is_of_known_user(&self, now_ms: u64) -> bool {
+        let good_ms = self.raised.first().and_then(|raised| raised.before.good_ms);
+        good_ms.is_some_and(|good_ms| now_ms.saturating_sub(good_ms) < KNOWN_FOR_MS)
     }
 }
 
 impl Failures {
-    fn wait_until_ms(self, free: u32) -> u64 {
-        match self.count.checked_sub(free) {
+    fn wait_until_ms(self, rule: Rule) -> u64 {
+        match self.count.checked_sub(rule.free) {
             None | Some(0) => 0,
-            Some(over) => self.last_ms + (WAIT_MS << (over - 1).min(16)).min(WAIT_MS_MAX),
+            Some(over) => self.last_ms + (WAIT_MS << (over - 1).min(16)).min(rule.wait_ms_max),
         }
     }
 }
 
-/// Whoever has an IPv6 address has a whole network of them.
-fn of_address(address: IpAddr) -> String {
+/// The network of an address: whoever has an IPv6 address has a whole network of them.
+fn network(address: IpAddr) -> Vec<u8> {
     match address.to_canonical() {
-        IpAddr::V4(address) => key("address", &address.octets()),
-        IpAddr::V6(address) => key("address", &address.octets()[..8]),
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets()[..8].to_vec(),
     }
 }
 
 /// One of 65,536 counts for each kind.
-fn key(kind: &str, who: &[u8]) -> String {
-    format!("auth/failures/{kind}/{}", hex::encode(&Sha256::digest(who)[..2]))
+fn key(secret: &[u8], kind: &str, who: &[&[u8]]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes keys of any length");
+    for part in who {
+        mac.update(&(part.len() as u64).to_be_bytes());
+        mac.update(part);
+    }
+    format!("auth/failures/{kind}/{}", hex::encode(&mac.finalize().into_bytes()[..2]))
 }

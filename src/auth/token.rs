@@ -11,17 +11,16 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::caller::{Action, Caller, Grant};
-use super::{Refusal, Secret};
+use super::caller::{Action, Caller, Grant, Narrowed};
+use super::{Refusal, Seal, Secret};
+use crate::oci::RepositoryName;
 use crate::store::{self, KeyValue, Platform, When};
 
-/// How long a token is good for. What a user loses they have for so long.
+/// How long a token is good for. A user who loses a right keeps it for so long.
 const LIFETIME_MS: u64 = 5 * 60 * 1000;
 /// How far the clocks of two instances may differ.
 const SKEW_MS: u64 = 10 * 1000;
-/// How many grants a token holds at most: it must fit into a header.
-const GRANTS_MAX: usize = 100;
-/// The longest token that is looked at, in bytes.
+/// The longest token that is signed or looked at, in bytes: a token goes into a header.
 const TOKEN_BYTES_MAX: usize = 24 * 1024;
 /// How long a key is used for signing before it is read again.
 const KEY_AGE_MAX_MS: u64 = 10 * 60 * 1000;
@@ -91,9 +90,12 @@ struct Claims {
     nbf: u64,
     exp: u64,
     access: Vec<Access>,
+    /// [`Narrowed::pulls_everything`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pulls_everything: bool,
 }
 
-/// A grant, in the form of Docker's tokens.
+/// A grant, in the form of Docker's tokens. Without actions: [`Narrowed::refused`].
 #[derive(Serialize, Deserialize)]
 struct Access {
     #[serde(rename = "type")]
@@ -121,26 +123,46 @@ impl Tokens {
         &self.service
     }
 
-    /// Writes a caller down.
+    /// Writes a caller down. The token ends when the caller's credentials end, and after five minutes at the latest.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthorized`] when the credentials end within a second, [`Refusal::TokenTooLarge`] when the token
+    /// would not fit into a header.
     pub async fn sign(&self, caller: &Caller) -> Result<Token, Refusal> {
         let key = self.signing_key().await?;
         let issued_ms = self.platform.now_ms();
         let seconds = issued_ms / 1000;
+        let ends = caller.ends_ms.map_or(u64::MAX, |ends_ms| ends_ms / 1000).min(seconds + LIFETIME_MS / 1000);
+        if ends <= seconds {
+            return Err(Refusal::Unauthorized);
+        }
+        let narrowed = caller.narrowed.clone().unwrap_or_default();
         let claims = Claims {
             iss: ISSUER.into(),
             aud: self.service.clone(),
             sub: caller.user.clone(),
             iat: seconds,
             nbf: seconds,
-            exp: seconds + LIFETIME_MS / 1000,
-            access: caller.grants.iter().take(GRANTS_MAX).map(Access::of).collect(),
+            exp: ends,
+            access: caller.grants.iter().map(Access::of).chain(narrowed.refused.iter().map(Access::refused)).collect(),
+            pulls_everything: caller.pulls_everything(),
         };
         let header = Header { alg: ALGORITHM.into(), typ: "JWT".into(), kid: key.id.clone() };
         let signed = format!("{}.{}", encode(&header)?, encode(&claims)?);
         let signature = Base64UrlUnpadded::encode_string(&key.mac(&signed).finalize().into_bytes());
-        let text = Secret::new(format!("{signed}.{signature}"));
-        let scopes: Vec<_> = claims.access.iter().map(Access::scope).collect();
-        Ok(Token { text, issued_ms, lifetime_seconds: LIFETIME_MS / 1000, scope: scopes.join(" ") })
+        let text = format!("{signed}.{signature}");
+        if text.len() > TOKEN_BYTES_MAX {
+            return Err(Refusal::TokenTooLarge);
+        }
+        let granted = claims.access.iter().filter(|access| !access.actions.is_empty());
+        let scope = granted.map(Access::scope).collect::<Vec<_>>().join(" ");
+        Ok(Token { text: Secret::new(text), issued_ms, lifetime_seconds: ends - seconds, scope })
+    }
+
+    /// A key for names in cursors, made of the key that signs tokens.
+    pub(super) async fn seal(&self) -> Result<Seal, Refusal> {
+        let key = self.signing_key().await?;
+        Ok(Seal::new(key.mac("eyot cursors").finalize().into_bytes().into()))
     }
 
     /// The caller that a token speaks of. `None` for whatever is not a token of ours for this service, now.
@@ -171,8 +193,15 @@ impl Tokens {
         if claims.iss != ISSUER || claims.aud != self.service || !is_now {
             return None;
         }
-        let grants = claims.access.into_iter().map(Access::grant).collect::<Option<Vec<_>>>()?;
-        Some(Caller { user: claims.sub, grants })
+        let mut narrowed = Narrowed { pulls_everything: claims.pulls_everything, refused: Vec::new() };
+        let mut grants = Vec::new();
+        for access in claims.access {
+            match access.actions.is_empty() {
+                true => narrowed.refused.push(access.name.parse().ok()?),
+                false => grants.push(access.grant()?),
+            }
+        }
+        Some(Caller { user: claims.sub, grants, ends_ms: None, narrowed: Some(narrowed) })
     }
 
     /// The key to sign with: read again after a while, as two instances may have made one at the same time.
@@ -255,6 +284,10 @@ impl Access {
     fn of(grant: &Grant) -> Self {
         let name = grant.repositories.as_str().to_owned();
         Self { kind: "repository".into(), name, actions: grant.actions.clone() }
+    }
+
+    fn refused(repository: &RepositoryName) -> Self {
+        Self { kind: "repository".into(), name: repository.as_str().to_owned(), actions: Vec::new() }
     }
 
     fn scope(&self) -> String {

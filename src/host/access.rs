@@ -1,12 +1,13 @@
 //! The settings that say who may do what.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::auth::{
     Access, Accounts, Directory, IssuerRules, Issuers, KEY_ENTROPY_BITS_MIN, Outbound, PasswordHash, Policy, Secret,
-    Tokens, parse_htpasswd,
+    Tokens, check_password, parse_htpasswd,
 };
 use crate::http::{Handler, Proxies};
 use crate::store::{KeyValue, Platform};
@@ -15,6 +16,8 @@ use crate::store::{KeyValue, Platform};
 #[derive(Clone, Debug)]
 pub struct AccessConfig {
     users: Users,
+    /// Whether the host listens on a loopback address, so that only this machine reaches the registry.
+    loopback: bool,
     token_key: Option<Secret>,
     public_url: Option<String>,
     proxies: Proxies,
@@ -23,7 +26,12 @@ pub struct AccessConfig {
 #[derive(Clone, Debug)]
 enum Users {
     /// Nobody can log in: what anyone may do, and what the start says of that.
-    None(Policy, &'static str),
+    None {
+        policy: Policy,
+        notice: Option<&'static str>,
+        /// Whether only names of this machine count.
+        local: bool,
+    },
     Some {
         policy: Policy,
         plain: Option<(String, Secret)>,
@@ -50,6 +58,14 @@ impl AccessConfig {
         }
         Ok(Self {
             users: Users::read(&get)?,
+            loopback: match get("listen_address").as_deref() {
+                None => false,
+                Some("localhost") => true,
+                Some(text) => {
+                    let address: IpAddr = text.parse().context("setting listen_address: not an address")?;
+                    address.to_canonical().is_loopback()
+                }
+            },
             token_key,
             public_url: get("public_url"),
             proxies: get("trusted_proxies").unwrap_or_default().parse().context("setting trusted_proxies")?,
@@ -58,8 +74,14 @@ impl AccessConfig {
 
     /// Tells the log what one should know when a server starts.
     pub fn tell(&self) {
+        if let Users::Some { plain: Some((_, password)), .. } = &self.users
+            && let Err(why) = check_password(password)
+        {
+            log::warn!("setting auth_password: {why}; it is allowed as only this machine reaches the registry");
+        }
         match &self.users {
-            Users::None(_, notice) => log::warn!("{notice}"),
+            Users::None { notice: Some(notice), .. } => log::warn!("{notice}"),
+            Users::None { .. } => {}
             Users::Some { plain: None, hashes, issuers: None, .. } if hashes.is_empty() => {
                 log::warn!("no setting names a user: only those of `eyot user add` can log in");
             }
@@ -73,16 +95,18 @@ impl AccessConfig {
     /// When a setting has a value that it does not take.
     pub fn access(&self, keys: &Arc<dyn KeyValue>, platform: &Arc<dyn Platform>) -> Result<Access> {
         let (policy, plain, hashes, issuers) = match &self.users {
-            Users::None(policy, _) => return Ok(Access::without_login(policy.clone())),
+            Users::None { policy, .. } => return Ok(Access::without_login(policy.clone())),
             Users::Some { policy, plain, hashes, issuers } => {
                 (policy.clone(), plain.clone(), hashes.clone(), issuers.clone())
             }
         };
         let mut accounts = Accounts::new(policy, keys.clone(), platform.clone()).with_hashes(hashes);
         if let Some((user, password)) = plain {
-            accounts = accounts
-                .with_user(user, password)
-                .map_err(|why| anyhow!("settings auth_user, auth_password: {why}"))?;
+            let added = match self.loopback {
+                true => accounts.with_local_user(user, password),
+                false => accounts.with_user(user, password),
+            };
+            accounts = added.map_err(|why| anyhow!("settings auth_user, auth_password: {why}"))?;
         }
         if let Some(rules) = issuers {
             let source = Arc::new(Outbound::new(platform.clone()));
@@ -104,6 +128,10 @@ impl AccessConfig {
     /// When a setting has a value that it does not take.
     pub fn apply(&self, handler: Handler) -> Result<Handler> {
         let handler = handler.with_proxies(self.proxies.clone());
+        let handler = match self.users {
+            Users::None { local: true, .. } => handler.with_local_names_only(),
+            _ => handler,
+        };
         match &self.public_url {
             Some(url) => handler.with_public_url(url).map_err(|why| anyhow!("setting public_url: {why}")),
             None => Ok(handler),
@@ -128,22 +156,31 @@ impl Users {
             .map(|rules| rules.parse())
             .transpose()
             .map_err(|why| anyhow!("setting oidc_issuers: {why}"))?;
+        let key_hosts = get("oidc_key_hosts").unwrap_or_default();
+        let issuers = issuers
+            .map(|rules| rules.with_key_hosts(&key_hosts))
+            .transpose()
+            .map_err(|why| anyhow!("setting oidc_key_hosts: {why}"))?;
         let has_users = plain.is_some() || !hashes.is_empty();
         if issuers.is_some() && get("auth_policy").is_none() {
             bail!("setting oidc_issuers: only an auth_policy says what their users, oidc:NAME, may do");
         }
         let policy = match (get("auth_mode").as_deref(), get("auth_policy")) {
             (Some(_), Some(_)) => bail!("settings auth_mode and auth_policy: only one of them can be"),
-            (Some("none"), _) if has_users => {
+            (Some("none" | "local"), _) if has_users => {
                 bail!("setting auth_mode: with none nobody logs in, so there are no users")
             }
-            (Some("none"), _) => return Ok(Self::None(Policy::open(), OPEN)),
+            (Some("none"), _) => return Ok(Self::None { policy: Policy::open(), notice: Some(OPEN), local: false }),
+            // A mode for this machine alone needs no warning.
+            (Some("local"), _) => return Ok(Self::None { policy: Policy::open(), notice: None, local: true }),
             (Some("write_only"), _) => Policy::write_only(),
             (Some("read_write"), _) => Policy::read_write(),
-            (Some(other), _) => bail!("setting auth_mode: {other:?} is not one of none, write_only, read_write"),
+            (Some(other), _) => bail!("setting auth_mode: {other:?} is not one of none, write_only, read_write, local"),
             (None, Some(policy)) => policy.parse().context("setting auth_policy")?,
             (None, None) if has_users => Policy::read_write(),
-            (None, None) => return Ok(Self::None(Policy::read_only(), READ_ONLY)),
+            (None, None) => {
+                return Ok(Self::None { policy: Policy::read_only(), notice: Some(READ_ONLY), local: false });
+            }
         };
         Ok(Self::Some { policy, plain, hashes, issuers })
     }
@@ -190,6 +227,7 @@ mod tests {
         for (settings, expected) in [
             (vec![], (pull.clone(), nothing.clone(), false)),
             (vec![("auth_mode", "none")], (all.clone(), nothing.clone(), false)),
+            (vec![("auth_mode", "local")], (all.clone(), nothing.clone(), false)),
             (with(&[("auth_mode", "write_only")]), (pull.clone(), all.clone(), true)),
             (with(&[("auth_mode", "read_write")]), (nothing.clone(), all.clone(), true)),
             (with(&[]), (nothing.clone(), all.clone(), true)),
@@ -222,7 +260,19 @@ mod tests {
         assert!(!shown.contains("passphrase") && !shown.contains("0123"), "{shown}");
         let weak = read(&[("auth_user", "me"), ("auth_password", "secret")]).unwrap();
         let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
-        let error = weak.access(&keys, &(Arc::new(SystemPlatform) as Arc<dyn Platform>)).err().unwrap().to_string();
+        let platform: Arc<dyn Platform> = Arc::new(SystemPlatform);
+        let error = weak.access(&keys, &platform).err().unwrap().to_string();
         assert!(error.contains("too short") && !error.contains("secret"), "{error}");
+        for (address, expected) in [
+            ("127.0.0.1", true),
+            ("::1", true),
+            ("localhost", true),
+            ("0.0.0.0", false),
+            ("::", false),
+            ("10.0.0.1", false),
+        ] {
+            let weak = [("auth_user", "me"), ("auth_password", "secret"), ("listen_address", address)];
+            assert_eq!(read(&weak).unwrap().access(&keys, &platform).is_ok(), expected, "{address}");
+        }
     }
 }

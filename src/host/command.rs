@@ -8,10 +8,13 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use lexopt::prelude::{Long, Short, Value, ValueExt as _};
 
-use super::config::{Config, SETTINGS, log_to_standard_error};
+use super::config::{Config, SETTINGS};
 use super::outbound::NativePlatform;
+use super::spelling::meant;
+use super::standard_error::{log_to_standard_error, visible};
 use super::tls::Certificate;
 use super::{native, prune, users};
+use crate::http::audit_own;
 use crate::registry::{CollectRequest, Report};
 use crate::store::check::Verdict;
 
@@ -72,7 +75,7 @@ pub fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("eyot: {error:#}");
+            eprintln!("eyot: {}", visible(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
@@ -82,9 +85,16 @@ fn run() -> Result<ExitCode> {
     let Some(command) = parse(lexopt::Parser::from_env())? else { return Ok(ExitCode::SUCCESS) };
     let config = Config::read(&native::OFFER, |name| match (name, &command.data) {
         ("data_dir", Some(folder)) => Some(folder.clone()),
+        ("listen_address", _) => Some(command.address.to_string()),
         _ => std::env::var(name.to_uppercase()).ok(),
     })?;
     log_to_standard_error(config.log);
+    for (name, _) in std::env::vars_os() {
+        // An environment serves other programs too, so this is no error.
+        if let Some(setting) = name.to_str().and_then(|name| meant(name, SETTINGS)) {
+            log::warn!("environment variable {} is no setting; {setting} may be meant", name.display());
+        }
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let words: Vec<&str> = command.words.iter().map(String::as_str).collect();
@@ -136,6 +146,9 @@ async fn collect(command: &Command, config: &Config) -> Result<ExitCode> {
         }),
         dry_run: command.dry_run,
     };
+    if !request.dry_run {
+        audit_own("collect", "eyot collect");
+    }
     for report in prune::collect(&registry, &request, tell).await? {
         println!("{}", serde_json::json!(report));
     }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -12,30 +13,38 @@ use wasip3::http_compat::http_from_wasi_request;
 use wasip3::wit_bindgen::{FutureWriter, StreamResult, StreamWriter, spawn};
 use wasip3::{wit_future, wit_stream};
 
-use super::config::Stores;
+use super::config::{Stores, names_a_setting};
+use super::standard_error::{tell_error, visible};
 use crate::http::Peer;
 use crate::store::{Body, BodyError};
 
 /// How many bytes of a request's body are taken from the host at a time.
 const READ_BYTES: usize = 128 * 1024;
 
-/// A host may give an instance more than one request, at the same time too: they share what was opened. Of the first ones
-/// each may open the stores: one request cannot wait for another.
-static STORES: OnceLock<Stores> = OnceLock::new();
+/// What an instance has opened. A host may give an instance more than one request, at the same time too: they share this. Of
+/// the first ones each may open the stores: one request cannot wait for another.
+static OPENED: OnceLock<Opened> = OnceLock::new();
 
-/// Answers a request; `open` opens the stores when this is the instance's first.
+/// Whether this instance has logged that a setting is wrong.
+static TOLD: AtomicBool = AtomicBool::new(false);
+
+/// The stores, and how the host's calls to them run.
+pub(super) struct Opened {
+    pub stores: Stores,
+    /// Calls to the store block the host's thread, see [`pause`].
+    pub blocking: bool,
+}
+
+/// Answers a request; `open` reads the settings and opens the stores when this is the instance's first.
 pub(super) async fn answer(
     request: WasiRequest,
-    open: impl AsyncFnOnce() -> Result<Stores>,
+    open: impl AsyncFnOnce() -> Result<Opened>,
 ) -> Result<WasiResponse, ErrorCode> {
-    let stores = match STORES.get() {
-        Some(stores) => stores,
+    let opened = match OPENED.get() {
+        Some(opened) => opened,
         None => match open().await {
-            Ok(opened) => STORES.get_or_init(|| opened),
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                return respond(unusable());
-            }
+            Ok(opened) => OPENED.get_or_init(|| opened),
+            Err(error) => return respond(unusable(&error)),
         },
     };
     let request = match receive(request) {
@@ -45,7 +54,21 @@ pub(super) async fn answer(
             return Err(error);
         }
     };
-    respond(handle(stores, request).await)
+    let response = handle(&opened.stores, request).await;
+    if opened.blocking {
+        pause().await;
+    }
+    respond(response)
+}
+
+/// Gives the host's thread back for a moment, after calls that have blocked it.
+///
+/// A host that has blocked runs its HTTP server on another thread meanwhile: the server would send an answer's head at once,
+/// the body a moment later, and without TCP_NODELAY the kernel holds the second segment back until the client has acknowledged
+/// the first, 40 ms later. After a pause both are on one thread again, and the server sends them together.
+async fn pause() {
+    // The least there is; hosts wait for about a millisecond.
+    wasip3::clocks::monotonic_clock::wait_for(1).await;
 }
 
 #[cfg(not(contract))]
@@ -75,19 +98,31 @@ async fn handle(stores: &Stores, _request: Request<Body>) -> Response<Body> {
     response
 }
 
-/// A handler could not be made. Why is for the log.
-fn unusable() -> Response<Body> {
-    let text = r#"{"errors":[{"code":"UNKNOWN","message":"the registry is not set up; its log says why"}]}"#;
-    let mut response = Response::new(Body::from(text));
+/// The stores could not be opened. A wrong setting is told to the client, as an operator sees the answer before the log; the text
+/// has no secret in it. The log gets it once for each instance, and every failure of a store.
+fn unusable(error: &anyhow::Error) -> Response<Body> {
+    let cause = format!("{error:#}");
+    let message = if names_a_setting(error) {
+        if !TOLD.swap(true, Relaxed) {
+            tell_error(&cause);
+        }
+        format!("the registry is not set up: {}", visible(&cause))
+    } else {
+        tell_error(&cause);
+        "the registry's stores cannot be opened; its log says why".into()
+    };
+    let text = serde_json::json!({"errors": [{"code": "UNKNOWN", "message": message}]}).to_string();
+    let length = text.len();
+    let mut response = Response::new(Body::from(text.into_bytes()));
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(http::header::CONTENT_LENGTH, text.len().into());
+    response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
     response
 }
 
 fn receive(request: WasiRequest) -> Result<Request<Body>, ErrorCode> {
     let (mut head, mut body) = http_from_wasi_request(request)?.into_parts();
-    head.extensions.insert(Peer { address: peer_address(&head), is_tls: false });
+    head.extensions.insert(Peer { address: peer_address(&head), ..Peer::default() });
     // RFC 9112, section 6.3: a transfer coding overrides a length.
     let coded = head.headers.contains_key(http::header::TRANSFER_ENCODING);
     let length = head.headers.get(http::header::CONTENT_LENGTH).filter(|_| !coded);

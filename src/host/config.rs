@@ -1,6 +1,5 @@
 //! Settings, the same on every host: environment variables in capitals, Spin variables in lower case.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::access::AccessConfig;
-use crate::http::{Handler, Redirects, current_request_id};
+use crate::http::{Handler, Redirects};
 use crate::registry::{Limits, Registry};
 use crate::store::file::{FileBlobStore, FileKeyValue};
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
@@ -68,18 +67,24 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("stop_timeout_seconds", "0 to 86400", "how long requests may go on when the process is told to stop (native)"),
     (
         "auth_mode",
-        "none | write_only | read_write",
-        "who must log in: nobody; who pushes; everybody. Without any user: read-only",
+        "none | write_only | read_write | local",
+        "who must log in: nobody; who pushes; everybody; local: nobody, under names of this machine. Without any user: read-only",
     ),
     ("auth_user", "a name", "a user who may do everything, with auth_password"),
     ("auth_password", "a password", "the password of auth_user"),
     ("htpasswd", "lines user:hash", "users with bcrypt (htpasswd -B) or argon2id hashes"),
     ("htpasswd_file", "a file", "the same in a file"),
+    (
+        "listen_address",
+        "an address",
+        "where a component's host listens (eyot serve: --address); on a loopback address a short auth_password is allowed",
+    ),
     ("auth_policy", "lines WHO REPOSITORIES ACTIONS", "who may do what, in place of auth_mode"),
     ("auth_token_key", "32 random bytes, as text", "signs tokens; by default one that is kept in the key-value store"),
     ("oidc_issuers", "lines NAME ISSUER AUDIENCE CLAIM=PATTERN…", "users oidc:NAME, by the tokens of others"),
+    ("oidc_key_hosts", "hosts, with commas", "hosts beside an issuer's own from which its keys may come"),
     ("public_url", "https://HOST", "how clients reach the registry; by default the host that they name"),
-    ("trusted_proxies", "addresses, networks, *", "whose X-Forwarded-For, -Proto and -Host are believed"),
+    ("trusted_proxies", "addresses, networks, *", "whose X-Forwarded-… and Forwarded headers are believed"),
     ("tls_certificate", "a PEM file", "natively: speak TLS with this chain of certificates"),
     ("tls_key", "a PEM file", "natively: the key of tls_certificate; both are read again when they change"),
     ("log", "off | error | warn | info | debug | trace", "what is written to the log; info: every request"),
@@ -351,33 +356,9 @@ fn choice(name: &str, value: Option<String>, offered: &'static [&'static str]) -
     found.copied().with_context(|| format!("setting {name}: {value:?} is not one of {}", offered.join(", ")))
 }
 
-/// Writes the log to standard error, a line each.
-struct StandardError;
-
-impl log::Log for StandardError {
-    fn enabled(&self, metadata: &log::Metadata) -> bool {
-        // Libraries below may log as well; theirs is worth a line only when it is a problem.
-        metadata.target().starts_with("eyot") || metadata.level() <= log::Level::Warn
-    }
-
-    fn log(&self, record: &log::Record) {
-        if self.enabled(record.metadata()) {
-            // A log that cannot be written must not take the request with it.
-            let id = current_request_id().map(|id| format!("[{id}] ")).unwrap_or_default();
-            let level = record.level().as_str().to_lowercase();
-            let _ = writeln!(std::io::stderr(), "{level}: {id}{}", record.args());
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-/// Lets the log be written to standard error, from `level` up. Only the first call in a process sets the place.
-pub fn log_to_standard_error(level: log::LevelFilter) {
-    // A program around us may have a logger of its own, which is then the one to use.
-    if log::set_logger(&StandardError).is_ok() {
-        log::set_max_level(level);
-    }
+/// Whether an error is about a setting: whoever set it can do something about it, and the text has no secret in it.
+pub fn names_a_setting(error: &anyhow::Error) -> bool {
+    error.to_string().starts_with("setting")
 }
 
 #[cfg(test)]

@@ -7,6 +7,12 @@ pub mod access;
 #[cfg(any(feature = "native", feature = "wasi", feature = "spin"))]
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
 pub mod config;
+#[cfg(any(feature = "native", feature = "wasi", feature = "spin"))]
+#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+pub mod spelling;
+#[cfg(any(feature = "native", feature = "wasi", feature = "spin"))]
+#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+pub mod standard_error;
 
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod command;

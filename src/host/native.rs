@@ -1,6 +1,5 @@
 //! A plain process: the handler over hyper.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
+use tokio::task::JoinError;
 use tokio_rustls::TlsAcceptor;
 
 use super::config::{Connections, Offer};
@@ -108,7 +108,8 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         log::warn!("cannot set TCP_NODELAY: {error}");
     }
-    let peer = Peer { address: stream.peer_addr().ok().map(|address| address.ip()), is_tls: acceptor.is_some() };
+    let address = stream.peer_addr().ok().map(|address| address.ip());
+    let peer = Peer { address, is_tls: acceptor.is_some(), shows_host: true };
     match acceptor {
         Some(acceptor) => {
             let encrypted = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
@@ -129,7 +130,10 @@ fn http_connection(
         let handler = handler.clone();
         request.extensions_mut().insert(peer);
         let request = request.map(|body| Body::new(PatientBody::new(body, limits.body_idle_timeout)));
-        async move { Ok::<_, Infallible>(handler.handle(request).await) }
+        // A task of its own: hyper drops the request when the client goes away, and what the client sent of an upload until
+        // then is still to be written down. The body ends with an error then, so the task ends too.
+        let answer = tokio::spawn(async move { handler.handle(request).await });
+        async move { Ok::<_, JoinError>(answer.await?) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())

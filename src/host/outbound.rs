@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::stream;
 use http::uri::Scheme;
 use http::{Request, Response};
@@ -84,6 +85,16 @@ impl Platform for NativePlatform {
 
     fn random(&self) -> [u8; 16] {
         SystemPlatform.random()
+    }
+
+    fn runs_tasks(&self) -> bool {
+        tokio::runtime::Handle::try_current().is_ok()
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(task);
+        }
     }
 
     async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>> {

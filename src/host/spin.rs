@@ -1,22 +1,23 @@
-//! The component for Spin (`wit/`, world `spin`): Spin's key-value or SQLite store, files in a mount, settings as Spin
+//! The component for Spin (`wit/`, world `spin`): Spin's SQLite or key-value store, files in a mount, settings as Spin
 //! variables.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use spin_sdk::variables;
 use wasip3::http::types::{ErrorCode, Request, Response};
 
-use super::component;
-use super::config::{Config, Offer, SETTINGS, Stores, log_to_standard_error};
+use super::component::{self, Opened};
+use super::config::{Config, Offer, SETTINGS};
+use super::standard_error::log_to_standard_error;
 use super::wasi_outbound::WasiPlatform;
 use crate::store::spin::{SpinKeyValue, SpinSqlite};
 use crate::store::unordered::Unordered;
-use crate::store::{KeyValue, SystemPlatform};
+use crate::store::{Error, KeyValue, SystemPlatform};
 
 const OFFER: Offer = Offer {
-    keys: &["spin-key-value", "spin-sqlite", "files", "s3"],
+    keys: &["spin-sqlite", "spin-key-value", "files", "s3"],
     blobs: &["packed", "files", "s3"],
     data_dir: "/data",
 };
@@ -45,7 +46,7 @@ impl exports::wasi::http::handler::Guest for Component {
     }
 }
 
-async fn open() -> Result<Stores> {
+async fn open() -> Result<Opened> {
     let mut settings = HashMap::new();
     for (name, _, _) in SETTINGS {
         // One that the manifest does not declare is one that is not set.
@@ -55,11 +56,25 @@ async fn open() -> Result<Stores> {
     }
     let config = Config::read(&OFFER, |name| settings.get(name).cloned())?;
     log_to_standard_error(config.log);
-    config.access.tell();
     let keys: Option<Arc<dyn KeyValue>> = match config.keys {
-        "spin-key-value" => Some(Arc::new(Unordered::new(SpinKeyValue::open().await?))),
-        "spin-sqlite" => Some(Arc::new(SpinSqlite::open(Arc::new(SystemPlatform)).await?)),
+        "spin-sqlite" => {
+            let opened = SpinSqlite::open(Arc::new(SystemPlatform)).await;
+            Some(Arc::new(opened.map_err(|error| missing(error, "spin-key-value"))?))
+        }
+        "spin-key-value" => {
+            let opened = SpinKeyValue::open().await;
+            Some(Arc::new(Unordered::new(opened.map_err(|error| missing(error, "spin-sqlite"))?)))
+        }
         _ => None,
     };
-    config.open(Arc::new(WasiPlatform), keys)
+    let stores = config.open(Arc::new(WasiPlatform), keys)?;
+    Ok(Opened { stores, blocking: config.keys == "spin-key-value" })
+}
+
+/// Names the setting, where the host does not give the component the store that it names.
+fn missing(error: Error, other: &str) -> anyhow::Error {
+    match error {
+        Error::Unsupported(what) => anyhow!("setting keys: {what}; {other} may be there"),
+        error => error.into(),
+    }
 }

@@ -3,10 +3,13 @@
 
 use std::sync::Arc;
 
+use anyhow::{Result, bail};
 use wasip3::http::types::{ErrorCode, Request, Response};
 
-use super::component;
-use super::config::{Config, Offer, log_to_standard_error};
+use super::component::{self, Opened};
+use super::config::{Config, Offer, SETTINGS};
+use super::spelling::meant;
+use super::standard_error::log_to_standard_error;
 use super::wasi_outbound::WasiPlatform;
 
 const OFFER: Offer = Offer { keys: &["files", "s3"], blobs: &["files", "s3", "packed"], data_dir: "/data" };
@@ -28,12 +31,19 @@ export!(Component);
 
 impl exports::wasi::http::handler::Guest for Component {
     async fn handle(request: Request) -> Result<Response, ErrorCode> {
-        component::answer(request, async || {
-            let config = Config::read(&OFFER, |name| std::env::var(name.to_uppercase()).ok())?;
-            log_to_standard_error(config.log);
-            config.access.tell();
-            config.open(Arc::new(WasiPlatform), None)
-        })
-        .await
+        component::answer(request, async || open()).await
     }
+}
+
+fn open() -> Result<Opened> {
+    // Whoever starts the component has chosen its environment, so a name that is nearly a setting's is an error.
+    for (name, _) in std::env::vars_os() {
+        if let Some(setting) = name.to_str().and_then(|name| meant(name, SETTINGS)) {
+            bail!("setting {}: not known; {setting} may be meant", name.display());
+        }
+    }
+    let config = Config::read(&OFFER, |name| std::env::var(name.to_uppercase()).ok())?;
+    log_to_standard_error(config.log);
+    let stores = config.open(Arc::new(WasiPlatform), None)?;
+    Ok(Opened { stores, blocking: false })
 }

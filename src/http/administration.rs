@@ -9,10 +9,10 @@ use serde_json::json;
 use super::Handler;
 use super::credentials::{credentials, form_credentials};
 use super::error::Error;
-use super::limits::{ADMINISTRATION_REQUEST_BYTES_MAX, SCOPES_PER_TOKEN_MAX};
+use super::limits::{ADMINISTRATION_REQUEST_BYTES_MAX, SCOPE_WORDS_MAX, SCOPES_PER_TOKEN_MAX};
 use super::operation::Operation;
 use super::reply::Reply;
-use crate::auth::{Attempt, Directory, MachineToken, Scope, Secret};
+use crate::auth::{Attempt, Directory, MachineToken, SCOPE_BYTES_MAX, Scope, Secret};
 use crate::registry;
 use crate::store::Body;
 
@@ -35,6 +35,9 @@ struct NewToken {
 impl Handler {
     /// Gives a token (Docker's token authentication, and its OAuth form with a body).
     pub(super) async fn token(&self, head: &Parts, query: &[u8], body: Option<Body>) -> Result<Reply, Error> {
+        if self.admission.access.service().is_none() {
+            return Err(Error::NotFound);
+        }
         let form = match body {
             Some(body) => body.collect_up_to(ADMINISTRATION_REQUEST_BYTES_MAX).await.map_err(Error::Body)?,
             None => query.to_vec().into(),
@@ -42,16 +45,13 @@ impl Handler {
         let scopes = scopes(&form)?;
         // Never from a query: those are logged on the way.
         let in_form = if head.method == http::Method::POST { form_credentials(&form)? } else { None };
-        let refuse = |why| self.admission.refuse(head, &[], why);
         let credentials = match in_form {
             Some(credentials) => credentials,
-            None => credentials(head).map_err(refuse)?,
+            None => credentials(head).map_err(|why| self.admission.refuse(head, None, &[], why))?,
         };
-        if self.admission.access.service().is_none() {
-            return Err(Error::NotFound);
-        }
         let attempt = Attempt { credentials: &credentials, address: self.admission.address(head) };
-        let token = self.admission.access.token(attempt, &scopes).await.map_err(refuse)?;
+        let token = self.admission.access.token(attempt, &scopes).await;
+        let token = token.map_err(|why| self.admission.refuse(head, Some(&credentials), &[], why))?;
         let text = token.text.expose();
         let reply = json!({
             "token": text, "access_token": text, "expires_in": token.lifetime_seconds, "scope": token.scope,
@@ -119,10 +119,22 @@ async fn read<T: for<'a> Deserialize<'a>>(body: Body, wanted: &'static str) -> R
 fn scopes(form: &[u8]) -> Result<Vec<Scope>, Error> {
     let fields = form_urlencoded::parse(form).filter(|(name, _)| name == "scope");
     let mut scopes = Vec::new();
+    let mut words = 0;
     for (_, value) in fields {
-        scopes.extend(value.split_whitespace().filter_map(Scope::parse));
-        if scopes.len() > SCOPES_PER_TOKEN_MAX {
-            return Err(Error::TokenRequest("too many scopes"));
+        for word in value.split_whitespace() {
+            words += 1;
+            if words > SCOPE_WORDS_MAX {
+                return Err(Error::TokenRequest("too many scopes"));
+            }
+            if word.len() > SCOPE_BYTES_MAX {
+                return Err(Error::TokenRequest("a scope is too long"));
+            }
+            if let Some(scope) = Scope::parse(word) {
+                scope.add_to(&mut scopes);
+            }
+            if scopes.len() > SCOPES_PER_TOKEN_MAX {
+                return Err(Error::TokenRequest("too many scopes"));
+            }
         }
     }
     Ok(scopes)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 
+use super::audit;
 use super::credentials::credentials;
 use super::error::Error;
 use super::operation::{Operation, TOKEN_PATH};
@@ -18,12 +19,14 @@ use crate::oci::RepositoryName;
 pub(super) struct Admission {
     pub(super) access: Arc<Access>,
     pub(super) proxies: Proxies,
-    public_url: Option<String>,
+    pub(super) public_url: Option<String>,
+    /// Whether requests count only under a name of this machine.
+    pub(super) is_local: bool,
 }
 
 impl Admission {
     pub(super) fn new(access: Access) -> Self {
-        Self { access: Arc::new(access), proxies: Proxies::default(), public_url: None }
+        Self { access: Arc::new(access), proxies: Proxies::default(), public_url: None, is_local: false }
     }
 
     pub(super) fn set_public_url(&mut self, url: &str) -> Result<(), &'static str> {
@@ -39,9 +42,14 @@ impl Admission {
             return Ok(Caller::default());
         }
         let scopes = permission.scopes();
-        let credentials = credentials(head).map_err(|why| self.refuse(head, &scopes, why))?;
+        let credentials = match self.access.service() {
+            Some(_) => credentials(head).map_err(|why| self.refuse(head, None, &scopes, why))?,
+            // Nobody can log in, so an Authorization header means nothing. Clients keep sending old credentials.
+            None => Credentials::Anonymous,
+        };
         let attempt = Attempt { credentials: &credentials, address: self.address(head) };
-        let caller = self.access.caller(attempt).await.map_err(|why| self.refuse(head, &scopes, why))?;
+        let caller = self.access.caller(attempt).await;
+        let caller = caller.map_err(|why| self.refuse(head, Some(&credentials), &scopes, why))?;
         let is_anonymous = matches!(credentials, Credentials::Anonymous);
         let must_log_in = permission == super::permission::Permission::Login && is_anonymous;
         if permission.is_given(&caller) && !(must_log_in && self.access.service().is_some()) {
@@ -58,11 +66,29 @@ impl Admission {
         })
     }
 
-    /// What to answer to credentials that are not right.
-    pub(super) fn refuse(&self, head: &Parts, scopes: &[Scope], why: Refusal) -> Error {
+    /// What to answer to credentials that are not right, which the log tells; `None`: they cannot be read.
+    pub(super) fn refuse(
+        &self,
+        head: &Parts,
+        credentials: Option<&Credentials>,
+        scopes: &[Scope],
+        why: Refusal,
+    ) -> Error {
+        audit::refused(credentials, self.address(head), &why);
         match why {
             Refusal::Unauthorized => self.unauthorized(head, scopes, Some("invalid_token")),
+            why => Self::failure(why),
+        }
+    }
+
+    /// What to answer where it is not the credentials that are wrong.
+    pub(super) fn failure(why: Refusal) -> Error {
+        match why {
+            Refusal::Unauthorized => Error::Denied { challenge: None },
             Refusal::TooManyAttempts { retry_after_ms } => Error::TooManyAttempts { retry_after_ms },
+            Refusal::Busy { retry_after_ms } => Error::LoginsBusy { retry_after_ms },
+            Refusal::Issuer(issuer) => Error::Issuer(issuer),
+            Refusal::TokenTooLarge => Error::TokenRequest("a token for all of this would not fit into a header"),
             Refusal::Store(error) => Error::Registry(error.into()),
         }
     }
@@ -98,11 +124,11 @@ impl Admission {
     }
 }
 
-/// Whether a caller may have content of `from` mounted; without `from` it may come from anywhere, so they must be able to read
-/// everything.
+/// Whether a caller may have content of `from` mounted. Without `from` the content may come from anywhere, so the
+/// user must be able to pull every repository; a token for one repository says so of its user.
 pub(super) fn may_mount(caller: &Caller, from: Option<&RepositoryName>) -> bool {
     match from {
         Some(from) => caller.may(Action::Pull, from),
-        None => caller.may_everywhere(Action::Pull),
+        None => caller.pulls_everything(),
     }
 }

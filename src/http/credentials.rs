@@ -10,7 +10,7 @@ use crate::auth::{Credentials, Refusal, Secret};
 /// Reads the `Authorization` header.
 ///
 /// # Errors
-/// What cannot be read is wrong; it is never taken for no credentials.
+/// [`Refusal::Unauthorized`] for a header that cannot be read. Only the few that say "no credentials" are taken so.
 pub(super) fn credentials(head: &Parts) -> Result<Credentials, Refusal> {
     let mut values = head.headers.get_all(AUTHORIZATION).iter();
     let (value, None) = (values.next(), values.next()) else { return Err(Refusal::Unauthorized) };
@@ -19,8 +19,12 @@ pub(super) fn credentials(head: &Parts) -> Result<Credentials, Refusal> {
 }
 
 fn parse(value: &[u8]) -> Option<Credentials> {
-    let (scheme, text) = std::str::from_utf8(value).ok()?.trim().split_once(' ')?;
+    let value = std::str::from_utf8(value).ok()?.trim();
+    let (scheme, text) = value.split_once(' ').unwrap_or((value, ""));
     let text = text.trim();
+    if is_placeholder(scheme, text) {
+        return Some(Credentials::Anonymous);
+    }
     if scheme.eq_ignore_ascii_case("bearer") {
         return Some(Credentials::Bearer(Secret::new(text)));
     }
@@ -30,6 +34,16 @@ fn parse(value: &[u8]) -> Option<Credentials> {
     let decoded = String::from_utf8(Base64::decode_vec(text).ok()?).ok()?;
     let (user, password) = decoded.split_once(':')?;
     Some(basic(user, password))
+}
+
+/// Whether credentials say that the client has none: a scheme alone, a name and a password that are empty, and the
+/// token of one letter that Homebrew sends to every registry.
+fn is_placeholder(scheme: &str, text: &str) -> bool {
+    match scheme.to_ascii_lowercase().as_str() {
+        "basic" => ["", "Og=="].contains(&text),
+        "bearer" => ["", "QQ=="].contains(&text),
+        _ => false,
+    }
 }
 
 fn basic(user: &str, password: &str) -> Credentials {
@@ -77,7 +91,14 @@ mod tests {
             ("Basic YWxpY2U", "wrong"),
             ("Basic YWxpY2U=", "wrong"),
             ("Basic ?", "wrong"),
-            ("Basic", "wrong"),
+            ("Basic", "anonymous"),
+            ("Basic  ", "anonymous"),
+            ("basic Og==", "anonymous"),
+            ("Bearer", "anonymous"),
+            ("bearer QQ==", "anonymous"),
+            ("Bearer QQ", "QQ"),
+            ("Basic OnM=", " s"),
+            ("Digest", "wrong"),
             ("Digest x", "wrong"),
             ("", "wrong"),
             ("Basic gICA", "wrong"),

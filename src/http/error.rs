@@ -5,7 +5,7 @@ use http::request::Parts;
 use http::{HeaderName, StatusCode};
 use serde_json::{Value, json};
 
-use super::limits::{BUSY_RETRY_AFTER_SECONDS, HEADER_BYTES_MAX, URI_BYTES_MAX};
+use super::limits::{BUSY_RETRY_AFTER_SECONDS, HEADER_BYTES_MAX, ISSUER_RETRY_AFTER_SECONDS, URI_BYTES_MAX};
 use super::reply::Reply;
 use super::request_id::current_request_id;
 use crate::auth::DirectoryError;
@@ -30,7 +30,13 @@ pub(super) enum Error {
     },
     HeadersTooLarge,
     BadHeader(HeaderName),
+    BadHost,
+    /// A browser sends this for a page of another site.
+    OtherSite,
+    /// The request names another host than this machine.
+    OtherName,
     BadCount,
+    BadCursor,
     BadDryRun,
     NameInvalid(NameError),
     RangeNotSatisfiable {
@@ -60,6 +66,12 @@ pub(super) enum Error {
     TooManyAttempts {
         retry_after_ms: u64,
     },
+    /// More logins are under way than can be looked at.
+    LoginsBusy {
+        retry_after_ms: u64,
+    },
+    /// The keys of this issuer cannot be had.
+    Issuer(String),
     TokenRequest(&'static str),
     Directory(DirectoryError),
     Registry(registry::Error),
@@ -72,6 +84,14 @@ impl From<registry::Error> for Error {
 }
 
 impl Error {
+    /// Whether a part of what was asked for may have been done.
+    pub(super) fn may_have_changed(&self) -> bool {
+        matches!(
+            self,
+            Self::Panicked | Self::Registry(registry::Error::Store(_)) | Self::Directory(DirectoryError::Store(_))
+        )
+    }
+
     pub(super) fn reply(self, head: &Parts) -> Reply {
         match self {
             Self::NotFound => error(StatusCode::NOT_FOUND, "UNSUPPORTED", "there is no such endpoint"),
@@ -93,8 +113,22 @@ impl Error {
             Self::BadHeader(name) => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", format!("the header {name} is not text"))
             }
+            Self::BadHost => {
+                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "a request names one host, in one Host header")
+            }
+            Self::OtherSite => {
+                denied(StatusCode::FORBIDDEN, "a page of another site may not change anything here", None)
+            }
+            Self::OtherName => {
+                let message = "this registry is open to this machine only and answers to its names: an address such as \
+                               127.0.0.1, localhost, or the host of the setting public_url";
+                denied(StatusCode::FORBIDDEN, message, None)
+            }
             Self::BadCount => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter n is not a number of entries")
+            }
+            Self::BadCursor => {
+                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter last is not one that this registry gave")
             }
             Self::BadDryRun => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter dry_run is neither true nor false")
@@ -127,6 +161,14 @@ impl Error {
                 let message = "too many failed logins; wait before the next one";
                 error(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", message)
                     .with(RETRY_AFTER, retry_after_ms.div_ceil(1000).to_string())
+            }
+            Self::LoginsBusy { retry_after_ms } => {
+                error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", "too many logins at once; try again")
+                    .with(RETRY_AFTER, retry_after_ms.div_ceil(1000).to_string())
+            }
+            Self::Issuer(issuer) => {
+                let message = format!("the keys of issuer {issuer} cannot be fetched just now{}", see_log());
+                error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", message).with(RETRY_AFTER, ISSUER_RETRY_AFTER_SECONDS)
             }
             Self::TokenRequest(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why),
             Self::Body(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why.to_string()),
@@ -169,7 +211,7 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
         Outcome::WarningInvalid(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
         Outcome::BodyIdle { .. } => (StatusCode::REQUEST_TIMEOUT, "UNSUPPORTED"),
         Outcome::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
-        Outcome::Busy => {
+        Outcome::Busy | Outcome::Crowded => {
             let reply = error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", outcome.to_string());
             return reply.with(RETRY_AFTER, BUSY_RETRY_AFTER_SECONDS);
         }
@@ -206,9 +248,13 @@ fn of_store(why: &store::Error) -> Reply {
             (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "the registry's store failed")
         }
     };
-    let id = current_request_id().map(|id| format!(" at {id}")).unwrap_or_default();
-    let reply = error(status, code, format!("{kind}; the registry's log says more{id}"));
+    let reply = error(status, code, format!("{kind}{}", see_log()));
     if status == StatusCode::METHOD_NOT_ALLOWED { reply.with(ALLOW, READ_METHODS) } else { reply }
+}
+
+fn see_log() -> String {
+    let id = current_request_id().map(|id| format!(" at {id}")).unwrap_or_default();
+    format!("; the registry's log says more{id}")
 }
 
 fn denied(status: StatusCode, message: &str, challenge: Option<String>) -> Reply {

@@ -12,7 +12,11 @@ pub(super) const LEFTOVER_BYTES_MAX: u64 = 256 * 1024 * 1024;
 pub(super) const REQUEST_ID_BYTES_MAX: usize = 64;
 /// When a client is to come back whose request met the collection.
 pub(super) const BUSY_RETRY_AFTER_SECONDS: &str = "1";
+/// When a client is to come back whose token's issuer did not answer.
+pub(super) const ISSUER_RETRY_AFTER_SECONDS: &str = "30";
 /// The most bytes of a request for a token, or about users and tokens.
 pub(super) const ADMINISTRATION_REQUEST_BYTES_MAX: u64 = 64 * 1024;
 /// How many scopes a token can be asked for at once.
 pub(super) const SCOPES_PER_TOKEN_MAX: usize = 64;
+/// How many words a request for a token may have as scopes, with those that name nothing here.
+pub(super) const SCOPE_WORDS_MAX: usize = 256;

@@ -3,6 +3,8 @@
 
 mod administration;
 mod admission;
+mod audit;
+mod catalog;
 mod conditional;
 mod credentials;
 mod error;
@@ -15,6 +17,7 @@ mod permission;
 mod redirects;
 mod reply;
 mod request_id;
+mod site;
 #[cfg(test)]
 mod tests;
 
@@ -22,15 +25,16 @@ use std::sync::Arc;
 
 use http::{Method, Request, Response};
 
-use crate::auth::{Access, Action, Caller};
+use crate::auth::{Access, Caller, Seal};
 use crate::oci::range::{RangeRequest, parse_chunk_range};
-use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
+use crate::oci::{Digest, Reference, RepositoryName, Tag};
 use crate::registry::{self, Chunk, CollectRequest, Mounted, PageRequest, Registry, SessionId};
 use crate::store::Body;
 
 pub use origin::{Peer, Proxies, ProxiesError};
 
 use admission::{Admission, may_mount};
+use audit::Change;
 use error::Error;
 use leftover::Leftover;
 use limits::WARNING_REQUEST_BYTES_MAX;
@@ -39,6 +43,9 @@ use panics::Guarded;
 use reply::{Freshness, Reply};
 use request_id::RequestId;
 
+pub use audit::TARGET as AUDIT_TARGET;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+pub(crate) use audit::tell_own as audit_own;
 pub use request_id::current_request_id;
 
 pub use redirects::Redirects;
@@ -59,13 +66,23 @@ pub struct Handler {
     admission: Admission,
     tag_max_age_seconds: u32,
     redirects: Redirects,
+    /// Seals names in cursors where there are no tokens.
+    own_seal: Seal,
 }
 
 impl Handler {
     /// Serves `registry` to those whom `access` lets in.
     pub fn new(registry: Registry, access: Access) -> Self {
-        let (registry, admission) = (Arc::new(registry), Admission::new(access));
-        Self { registry, admission, tag_max_age_seconds: 0, redirects: Redirects::all_but("") }
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(&registry.platform().random());
+        key[16..].copy_from_slice(&registry.platform().random());
+        Self {
+            registry: Arc::new(registry),
+            admission: Admission::new(access),
+            tag_max_age_seconds: 0,
+            redirects: Redirects::all_but(""),
+            own_seal: Seal::new(key),
+        }
     }
 
     /// How long caches may answer for a tag without asking, in seconds. Content by digest never changes and may be cached for
@@ -96,6 +113,13 @@ impl Handler {
         self
     }
 
+    /// Answers requests only under a name of this machine: a loopback address, `localhost`, or the host of the public URL. For
+    /// a registry on a loopback address without a login, which a page in a browser could reach by a name of its own.
+    pub fn with_local_names_only(mut self) -> Self {
+        self.admission.is_local = true;
+        self
+    }
+
     /// Serves a registry to anyone, for tests: it forgets everything when it is dropped.
     #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
     pub fn in_memory() -> Self {
@@ -114,9 +138,16 @@ impl Handler {
         let (head, body) = request.into_parts();
         let (leftover, body) = Leftover::watch(body);
         let performed = panics::caught(async {
+            origin::check_host(&head)?;
             let operation = Operation::parse(&head)?;
+            self.admission.check_site(&head)?;
             let caller = self.admission.admit(&head, &operation).await?;
-            self.perform(&head, &caller, operation, body).await
+            let change = Change::of(&operation, &caller, self.admission.address(&head));
+            let outcome = self.perform(&head, &caller, operation, body).await;
+            if let Some(change) = change {
+                change.tell(&outcome);
+            }
+            outcome
         });
         let result = performed.await.unwrap_or(Err(Error::Panicked));
         let reply = result.unwrap_or_else(|error| error.reply(&head));
@@ -154,7 +185,7 @@ impl Handler {
             }
             Operation::Referrers(repository, subject, request) => {
                 let page = registry.referrers(&repository, &subject, &request).await?;
-                Ok(Reply::referrers(&repository, &subject, &request, &page))
+                Ok(Reply::referrers(&repository, &subject, &request, page))
             }
             // Where nobody would see a warning nobody can set one.
             Operation::GetWarnings(..) | Operation::SetWarning(..) | Operation::DeleteWarning(..)
@@ -184,7 +215,7 @@ impl Handler {
             }
             Operation::BeginUpload(repository, algorithm) => {
                 let status = registry.begin_upload(&repository, algorithm).await?;
-                Ok(Reply::upload(http::StatusCode::ACCEPTED, &repository, &status))
+                Ok(Reply::upload_begun(&repository, &status))
             }
             Operation::PushBlob(repository, digest) => {
                 registry.push_blob(&repository, &digest, body).await?;
@@ -196,7 +227,7 @@ impl Handler {
             // As if it was nowhere: so nobody learns where it is.
             Operation::MountBlob { repository, digest, .. } => {
                 let status = registry.begin_upload(&repository, digest.algorithm()).await?;
-                Ok(Reply::upload(http::StatusCode::ACCEPTED, &repository, &status))
+                Ok(Reply::upload_begun(&repository, &status))
             }
             Operation::UploadStatus(repository, session) => {
                 let status = registry.upload_status(&repository, &session).await?;
@@ -224,12 +255,6 @@ impl Handler {
             | Operation::PutToken(_)
             | Operation::DeleteToken(_) => self.administer(operation, body).await,
         }
-    }
-
-    async fn catalog(&self, caller: &Caller, request: &PageRequest) -> Result<Reply, Error> {
-        let page = self.registry.repositories(request, |name| caller.may(Action::List, name)).await?;
-        let body = serde_json::json!({ "repositories": page.entries });
-        Ok(Reply::json(&body).with_next_page("/v2/_catalog", &page))
     }
 
     async fn tags(&self, repository: &RepositoryName, request: &PageRequest) -> Result<Reply, Error> {
@@ -280,7 +305,7 @@ impl Handler {
         }
         let content_type = operation::header(head, &http::header::CONTENT_TYPE)?;
         let pushed = self.registry.push_manifest(repository, reference, tags, content_type, body).await?;
-        Ok(Reply::manifest_created(repository, reference, &pushed))
+        Ok(Reply::manifest_created(repository, &pushed))
     }
 
     async fn blob(
@@ -329,7 +354,7 @@ impl Handler {
     ) -> Result<Reply, Error> {
         match self.registry.mount_or_begin(repository, digest, from).await? {
             Mounted::Blob(digest) => Ok(Reply::blob_created(repository, &digest)),
-            Mounted::Upload(status) => Ok(Reply::upload(http::StatusCode::ACCEPTED, repository, &status)),
+            Mounted::Upload(status) => Ok(Reply::upload_begun(repository, &status)),
         }
     }
 
@@ -364,10 +389,4 @@ fn in_upload(repository: &RepositoryName) -> impl FnOnce(registry::Error) -> Err
         }
         error => error.into(),
     }
-}
-
-/// The algorithm of a new upload, when the client names one (`digest-algorithm`).
-fn algorithm(name: Option<&str>) -> Result<Algorithm, Error> {
-    let Some(name) = name else { return Ok(Algorithm::default()) };
-    Ok(name.parse::<Algorithm>().map_err(registry::Error::from)?)
 }

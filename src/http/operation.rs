@@ -1,5 +1,7 @@
 //! What a request asks for: the routes of the distribution API.
 
+use std::borrow::Cow;
+
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderName, Method};
@@ -55,16 +57,16 @@ pub(super) enum Operation {
     CancelUpload(RepositoryName, SessionId),
 }
 
-/// What a path names, before the method is looked at.
-enum Route<'a> {
+/// What a path names, before the method is looked at. All texts are decoded and not yet checked.
+enum Route {
     Version,
     Catalog,
-    Tags(&'a str),
-    Manifest(&'a str, &'a str),
-    Blob(&'a str, &'a str),
-    Referrers(&'a str, &'a str),
+    Tags(String),
+    Manifest(String, String),
+    Blob(String, String),
+    Referrers(String, String),
     /// An extension of our own (extensions/README of the specification): what a text is attached to.
-    Warnings(&'a str),
+    Warnings(String),
     /// Another one: a step of the collection.
     Collect,
     /// Another one: the self-check of the stores.
@@ -72,51 +74,45 @@ enum Route<'a> {
     /// More of these: who may come in.
     Token,
     Users,
-    User(&'a str),
+    User(String),
     Tokens,
-    MachineToken(&'a str),
-    Uploads(&'a str),
-    Upload(&'a str, &'a str),
+    MachineToken(String),
+    Uploads(String),
+    Upload(String, String),
 }
 
-impl<'a> Route<'a> {
-    fn parse(path: &'a str) -> Option<Self> {
-        match path.strip_prefix("/v2")? {
-            "" | "/" => return Some(Self::Version),
-            "/_catalog" => return Some(Self::Catalog),
-            "/_eyot/check" => return Some(Self::Check),
-            "/_eyot/collect" => return Some(Self::Collect),
-            "/_eyot/token" => return Some(Self::Token),
-            "/_eyot/users" => return Some(Self::Users),
-            "/_eyot/tokens" => return Some(Self::Tokens),
-            _ => {}
-        }
-        let path = path.strip_prefix("/v2/")?;
-        if let Some(target) = path.strip_prefix("_eyot/warnings/") {
-            return Some(Self::Warnings(target));
-        }
-        if let Some(name) = path.strip_prefix("_eyot/users/") {
-            return Some(Self::User(name));
-        }
-        if let Some(name) = path.strip_prefix("_eyot/tokens/") {
-            return Some(Self::MachineToken(name));
-        }
-        if let Some(name) = path.strip_suffix("/blobs/uploads").or_else(|| path.strip_suffix("/blobs/uploads/")) {
-            return Some(Self::Uploads(name));
-        }
-        if let Some(name) = path.strip_suffix("/tags/list") {
-            return Some(Self::Tags(name));
-        }
-        let (rest, last) = path.rsplit_once('/')?;
-        if let Some(name) = rest.strip_suffix("/manifests") {
-            Some(Self::Manifest(name, last))
-        } else if let Some(name) = rest.strip_suffix("/referrers") {
-            Some(Self::Referrers(name, last))
-        } else if let Some(name) = rest.strip_suffix("/blobs/uploads") {
-            Some(Self::Upload(name, last))
-        } else {
-            rest.strip_suffix("/blobs").map(|name| Self::Blob(name, last))
-        }
+impl Route {
+    /// Reads a path. Each segment between two slashes is decoded on its own (RFC 3986, section 2.4), so `team%2Fapp` is
+    /// the same repository as `team/app`. One slash at the end of the path is ignored.
+    fn parse(path: &str) -> Option<Self> {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let decoded: Vec<Cow<'_, str>> = path.split('/').map(decode).collect();
+        let segments: Vec<&str> = decoded.iter().map(AsRef::as_ref).collect();
+        let joined = |segments: &[&str]| segments.join("/");
+        let ["", "v2", rest @ ..] = segments.as_slice() else { return None };
+        Some(match rest {
+            [] => Self::Version,
+            ["_catalog"] => Self::Catalog,
+            ["_eyot", "check"] => Self::Check,
+            ["_eyot", "collect"] => Self::Collect,
+            ["_eyot", "token"] => Self::Token,
+            ["_eyot", "users"] => Self::Users,
+            ["_eyot", "tokens"] => Self::Tokens,
+            ["_eyot", "warnings", target @ ..] => Self::Warnings(joined(target)),
+            ["_eyot", "users", name @ ..] => Self::User(joined(name)),
+            ["_eyot", "tokens", name @ ..] => Self::MachineToken(joined(name)),
+            [name @ .., "blobs", "uploads"] if !name.is_empty() => Self::Uploads(joined(name)),
+            [name @ .., "tags", "list"] if !name.is_empty() => Self::Tags(joined(name)),
+            [name @ .., "manifests", reference] if !name.is_empty() => {
+                Self::Manifest(joined(name), (*reference).to_owned())
+            }
+            [name @ .., "referrers", digest] if !name.is_empty() => Self::Referrers(joined(name), (*digest).to_owned()),
+            [name @ .., "blobs", "uploads", session] if !name.is_empty() => {
+                Self::Upload(joined(name), (*session).to_owned())
+            }
+            [name @ .., "blobs", digest] if !name.is_empty() => Self::Blob(joined(name), (*digest).to_owned()),
+            _ => return None,
+        })
     }
 
     fn methods(&self) -> &'static str {
@@ -138,8 +134,7 @@ impl Operation {
     pub(super) fn parse(head: &Parts) -> Result<Self, Error> {
         check_size(head)?;
         check_framing(head)?;
-        let path = head.uri.path();
-        let route = Route::parse(path).ok_or(Error::NotFound)?;
+        let route = Route::parse(head.uri.path()).ok_or(Error::NotFound)?;
         let query = Query(head.uri.query().unwrap_or_default());
         // HEAD is GET without the body.
         let method = if head.method == Method::HEAD { &Method::GET } else { &head.method };
@@ -156,13 +151,12 @@ impl Operation {
             (Route::Manifest(repository, text), "DELETE") => {
                 Ok(Self::DeleteManifest(name(repository)?, reference(text, &head.method)?))
             }
-            (Route::Blob(repository, text), "GET") => Ok(Self::GetBlob(name(repository)?, digest(&decode(text))?)),
-            (Route::Blob(repository, text), "DELETE") => {
-                Ok(Self::DeleteBlob(name(repository)?, digest(&decode(text))?))
-            }
+            (Route::Blob(repository, text), "GET") => Ok(Self::GetBlob(name(repository)?, digest(text)?)),
+            (Route::Blob(repository, text), "DELETE") => Ok(Self::DeleteBlob(name(repository)?, digest(text)?)),
             (Route::Referrers(repository, text), "GET") => {
-                let request = ReferrersRequest { artifact_type: query.text("artifactType"), last: query.text("last") };
-                Ok(Self::Referrers(name(repository)?, digest(&decode(text))?, request))
+                let request =
+                    ReferrersRequest { artifact_type: query.media_type("artifactType"), last: query.text("last") };
+                Ok(Self::Referrers(name(repository)?, digest(text)?, request))
             }
             (Route::Warnings(text), method @ ("GET" | "PUT" | "DELETE")) => {
                 let (repository, tag) = warning_target(text)?;
@@ -181,11 +175,11 @@ impl Operation {
             (Route::Token, "GET") => Ok(Self::Token(query.0.as_bytes().to_vec())),
             (Route::Token, "POST") => Ok(Self::PostToken),
             (Route::Users, "GET") => Ok(Self::ListUsers(query.text("last"))),
-            (Route::User(name), "PUT") => Ok(Self::PutUser(decode(name))),
-            (Route::User(name), "DELETE") => Ok(Self::DeleteUser(decode(name))),
+            (Route::User(name), "PUT") => Ok(Self::PutUser(name.clone())),
+            (Route::User(name), "DELETE") => Ok(Self::DeleteUser(name.clone())),
             (Route::Tokens, "GET") => Ok(Self::ListTokens(query.text("last"))),
-            (Route::MachineToken(name), "PUT") => Ok(Self::PutToken(decode(name))),
-            (Route::MachineToken(name), "DELETE") => Ok(Self::DeleteToken(decode(name))),
+            (Route::MachineToken(name), "PUT") => Ok(Self::PutToken(name.clone())),
+            (Route::MachineToken(name), "DELETE") => Ok(Self::DeleteToken(name.clone())),
             (Route::Uploads(repository), "POST") => Self::begin(name(repository)?, &query),
             (Route::Upload(repository, session), method @ ("GET" | "PATCH" | "PUT" | "DELETE")) => {
                 Self::upload(name(repository)?, session.parse::<SessionId>()?, method, &query)
@@ -196,13 +190,25 @@ impl Operation {
 
     fn begin(repository: RepositoryName, query: &Query<'_>) -> Result<Self, Error> {
         if let Some(mount) = query.get("mount") {
-            let from = query.text("from").map(|from| name(&from)).transpose()?;
-            return Ok(Self::MountBlob { repository, digest: digest(&mount)?, from });
+            return Self::mount(repository, &mount, query);
         }
         match query.get("digest") {
             Some(text) => Ok(Self::PushBlob(repository, digest(&text)?)),
-            None => Ok(Self::BeginUpload(repository, super::algorithm(query.get("digest-algorithm").as_deref())?)),
+            None => Ok(Self::BeginUpload(repository, query.algorithm()?)),
         }
+    }
+
+    /// A mount from a text that is no name, or of a text that is no digest, cannot be honoured: the answer is an upload, as
+    /// for content that is not found.
+    fn mount(repository: RepositoryName, mount: &str, query: &Query<'_>) -> Result<Self, Error> {
+        let Ok(digest) = mount.parse::<Digest>() else {
+            return Ok(Self::BeginUpload(repository, query.algorithm()?));
+        };
+        Ok(match query.get("from").map(|from| from.parse::<RepositoryName>()) {
+            None => Self::MountBlob { repository, digest, from: None },
+            Some(Ok(from)) => Self::MountBlob { repository, digest, from: Some(from) },
+            Some(Err(_)) => Self::BeginUpload(repository, digest.algorithm()),
+        })
     }
 
     fn upload(repository: RepositoryName, id: SessionId, method: &str, query: &Query<'_>) -> Result<Self, Error> {
@@ -258,9 +264,8 @@ fn digest(text: &str) -> Result<Digest, Error> {
 
 /// `<name>` or `<name>:<tag>`.
 fn warning_target(text: &str) -> Result<(RepositoryName, Option<Tag>), Error> {
-    let text = decode(text);
     match text.split_once(':') {
-        None => Ok((name(&text)?, None)),
+        None => Ok((name(text)?, None)),
         Some((repository, tag)) => {
             let tag = tag.parse::<Tag>().map_err(|error| registry::Error::WarningInvalid(error.to_string()))?;
             Ok((name(repository)?, Some(tag)))
@@ -268,13 +273,13 @@ fn warning_target(text: &str) -> Result<(RepositoryName, Option<Tag>), Error> {
     }
 }
 
-/// Clients may write the colon of a digest as `%3A`.
-fn decode(segment: &str) -> String {
-    percent_decode_str(segment).decode_utf8_lossy().into_owned()
+/// A segment of a path as its sender meant it: clients may write the colon of a digest as `%3A`. Bytes that are no UTF-8
+/// become U+FFFD, which the grammar of no name allows.
+fn decode(segment: &str) -> Cow<'_, str> {
+    percent_decode_str(segment).decode_utf8_lossy()
 }
 
-fn reference(segment: &str, method: &Method) -> Result<Reference, Error> {
-    let text = decode(segment);
+fn reference(text: &str, method: &Method) -> Result<Reference, Error> {
     text.parse::<Reference>().map_err(|error| match error {
         ReferenceError::Digest(error) => registry::Error::from(error).into(),
         // No manifest can have such a tag; only a push can get it wrong.
@@ -299,6 +304,20 @@ impl Query<'_> {
         self.get(name).filter(|value| !value.is_empty())
     }
 
+    /// The first value of a parameter that is a media type. A bare `+` stands for itself: media types have no spaces, and
+    /// clients send `application/vnd.x+json` without encoding it.
+    fn media_type(&self, name: &str) -> Option<String> {
+        let pairs = self.0.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let value = pairs.filter(|(key, _)| decode(key) == name).map(|(_, value)| decode(value)).next()?;
+        (!value.is_empty()).then(|| value.into_owned())
+    }
+
+    /// The algorithm that a new upload is to be hashed with (`digest-algorithm`).
+    fn algorithm(&self) -> Result<Algorithm, Error> {
+        let Some(name) = self.text("digest-algorithm") else { return Ok(Algorithm::default()) };
+        Ok(name.parse::<Algorithm>().map_err(registry::Error::from)?)
+    }
+
     /// The tags that a push names.
     fn tags(&self) -> Result<Vec<Tag>, Error> {
         let named = form_urlencoded::parse(self.0.as_bytes()).filter(|(key, _)| key == "tag");
@@ -307,9 +326,9 @@ impl Query<'_> {
     }
 
     fn page(&self) -> Result<PageRequest, Error> {
-        let count = match self.get("n") {
+        let count = match self.text("n") {
             // One too large for us is over the limit in any case.
-            Some(n) if !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) => Some(n.parse().unwrap_or(usize::MAX)),
+            Some(n) if n.bytes().all(|b| b.is_ascii_digit()) => Some(n.parse().unwrap_or(usize::MAX)),
             Some(_) => return Err(Error::BadCount),
             None => None,
         };

@@ -4,8 +4,11 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use http::request::Parts;
+use http::uri::Authority;
 use http::{HeaderName, Uri};
 use ipnet::IpNet;
+
+use super::error::Error;
 
 /// What a host knows of a connection. It goes into the extensions of the connection's requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,9 +17,13 @@ pub struct Peer {
     pub address: Option<IpAddr>,
     /// Whether it is encrypted.
     pub is_tls: bool,
+    /// Whether the host hands on `Host` as the client sent it, and its absence. A request of HTTP/1.1 that does not
+    /// name one host is refused then. WASI hosts keep the header to themselves.
+    pub shows_host: bool,
 }
 
-/// The proxies whose `X-Forwarded-For`, `-Proto` and `-Host` are believed; nobody else's are.
+/// The proxies whose `X-Forwarded-For`, `-Proto`, `-Host` and `-Port` are believed, and their `Forwarded` (RFC 7239) for
+/// what these do not say; nobody else's are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proxies {
     networks: Vec<IpNet>,
@@ -56,21 +63,27 @@ impl Proxies {
         self.networks.iter().any(|network| network.contains(&address.to_canonical()))
     }
 
-    /// The client's address: the last one on the way that is no proxy of ours.
+    /// The client's address: the last one on the way that is no proxy of ours. Where a proxy does not know who is
+    /// before it (`unknown`), that proxy's own address stands for all its clients.
     pub(super) fn client(&self, head: &Parts) -> Option<IpAddr> {
         let peer = peer(head);
         if !self.trusts(peer.address) {
             return peer.address;
         }
         let lines = head.headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-        let mut way: Vec<_> = lines.flat_map(|line| line.split(',')).map(|word| word.trim().parse().ok()).collect();
+        let mut way: Vec<_> = lines.flat_map(|line| line.split(',')).map(node_address).collect();
+        if way.is_empty() {
+            way = Forwarded::all(head).iter().map(|hop| hop.node.as_deref().and_then(node_address)).collect();
+        }
+        let mut known = peer.address;
         while let Some(hop) = way.pop() {
             match hop {
-                Some(address) if self.holds(address) => {}
-                other => return other,
+                Some(address) if self.holds(address) => known = Some(address),
+                Some(address) => return Some(address),
+                None => return known,
             }
         }
-        peer.address
+        known
     }
 
     /// Scheme and authority by which the client knows us, where the host lets us know: wasmtime keeps it to itself.
@@ -78,19 +91,114 @@ impl Proxies {
         let peer = peer(head);
         let trusted = self.trusts(peer.address);
         let forwarded = |name| trusted.then(|| first(head, &HeaderName::from_static(name))).flatten();
+        // The first hop is the one that the client reached.
+        let hop =
+            if trusted { Forwarded::all(head).into_iter().next().unwrap_or_default() } else { Forwarded::default() };
         let is_tls = peer.is_tls || head.uri.scheme_str() == Some("https");
-        let scheme = match forwarded("x-forwarded-proto") {
-            Some("https") => "https",
-            Some("http") => "http",
-            _ if is_tls => "https",
-            _ => "http",
-        };
+        let scheme =
+            match forwarded("x-forwarded-proto").or(hop.proto.as_deref()).map(str::to_ascii_lowercase).as_deref() {
+                Some("https") => "https",
+                Some("http") => "http",
+                _ if is_tls => "https",
+                _ => "http",
+            };
         let host = forwarded("x-forwarded-host")
+            .or(hop.host.as_deref())
             .or_else(|| first(head, &http::header::HOST))
             .or_else(|| head.uri.authority().map(|authority| authority.as_str()))
-            .filter(|host| is_host(host));
-        Some(format!("{scheme}://{}", host?))
+            .filter(|host| is_host(host))?;
+        let port = forwarded("x-forwarded-port").filter(|_| !has_port(host)).and_then(|port| port.parse::<u16>().ok());
+        Some(match (scheme, port) {
+            (_, None) | ("https", Some(443)) | ("http", Some(80)) => format!("{scheme}://{host}"),
+            (_, Some(port)) => format!("{scheme}://{host}:{port}"),
+        })
     }
+}
+
+/// What one proxy says in `Forwarded`.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Forwarded {
+    node: Option<String>,
+    proto: Option<String>,
+    host: Option<String>,
+}
+
+impl Forwarded {
+    /// The proxies on the way, the one next to the client first. What cannot be read is left out.
+    fn all(head: &Parts) -> Vec<Self> {
+        let lines = head.headers.get_all("forwarded").iter().filter_map(|value| value.to_str().ok());
+        lines.flat_map(|line| split(line, ',')).map(Self::parse).collect()
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut hop = Self::default();
+        for (name, value) in split(text, ';').into_iter().filter_map(|pair| pair.split_once('=')) {
+            let value = value.trim();
+            let value = match value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+                Some(quoted) => unescape(quoted),
+                None => value.to_owned(),
+            };
+            match name.trim().to_ascii_lowercase().as_str() {
+                "for" => hop.node = Some(value),
+                "proto" => hop.proto = Some(value),
+                "host" => hop.host = Some(value),
+                _ => {}
+            }
+        }
+        hop
+    }
+}
+
+/// Splits at a separator that stands in no quoted text.
+fn split(text: &str, separator: char) -> Vec<&str> {
+    let (mut quoted, mut escaped) = (false, false);
+    let is_end = |c: char| {
+        let ends = c == separator && !quoted;
+        (quoted, escaped) = match c {
+            _ if escaped => (quoted, false),
+            '"' => (!quoted, false),
+            '\\' => (quoted, quoted),
+            _ => (quoted, false),
+        };
+        ends
+    };
+    text.split(is_end).collect()
+}
+
+fn unescape(quoted: &str) -> String {
+    let mut text = String::new();
+    let mut chars = quoted.chars();
+    while let Some(c) = chars.next() {
+        text.extend(if c == '\\' { chars.next() } else { Some(c) });
+    }
+    text
+}
+
+/// The address of a hop, which may have a port and brackets. `None` for `unknown` and for names.
+fn node_address(text: &str) -> Option<IpAddr> {
+    let text = text.trim().trim_matches('"');
+    let bare = match text.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?.0,
+        // One colon separates an IPv4 address from a port; an IPv6 address has more.
+        None if text.matches(':').count() == 1 => text.split_once(':')?.0,
+        None => text,
+    };
+    bare.split('%').next()?.parse().ok()
+}
+
+/// Refuses a request that does not say which host it is for (RFC 9112, section 3.2), or says so twice: a proxy before us may
+/// have understood the other one.
+pub(super) fn check_host(head: &Parts) -> Result<(), Error> {
+    let mut hosts = head.headers.get_all(http::header::HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    let shows_host = peer(head).shows_host;
+    let is_missing = first.is_none() && shows_host && head.version >= http::Version::HTTP_11;
+    let is_host = |host: &http::HeaderValue| {
+        let authority = Authority::try_from(host.as_bytes());
+        host.is_empty() || authority.is_ok_and(|authority| !authority.as_str().contains('@'))
+    };
+    let is_wrong = shows_host && !first.is_none_or(is_host);
+    if second.is_some() || is_missing || is_wrong { Err(Error::BadHost) } else { Ok(()) }
 }
 
 fn peer(head: &Parts) -> Peer {
@@ -106,6 +214,10 @@ fn first<'a>(head: &'a Parts, name: &HeaderName) -> Option<&'a str> {
 /// A name or an address with or without a port, and nothing that could end a quoted text.
 fn is_host(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b))
+}
+
+fn has_port(host: &str) -> bool {
+    host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'))
 }
 
 /// Checks the URL by which clients reach us, and takes off what follows the authority.
@@ -134,7 +246,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         if let Some(address) = peer {
-            request = request.extension(Peer { address: Some(address.parse().unwrap()), is_tls: false });
+            request = request.extension(Peer { address: Some(address.parse().unwrap()), ..Peer::default() });
         }
         request.body(()).unwrap().into_parts().0
     }
@@ -163,6 +275,94 @@ mod tests {
                 (Some(base.to_owned()), client),
                 "{proxies:?} {peer:?}"
             );
+        }
+    }
+
+    #[test]
+    fn proxies_say_it_in_many_ways() {
+        for (headers, base, client) in [
+            (vec![("x-forwarded-proto", "HTTPS")], "https://inside:5000", "10.0.0.1"),
+            (vec![("x-forwarded-proto", "Https, http")], "https://inside:5000", "10.0.0.1"),
+            (
+                vec![("x-forwarded-host", "r.example"), ("x-forwarded-port", "8443"), ("x-forwarded-proto", "https")],
+                "https://r.example:8443",
+                "10.0.0.1",
+            ),
+            (
+                vec![("x-forwarded-host", "r.example"), ("x-forwarded-port", "443"), ("x-forwarded-proto", "https")],
+                "https://r.example",
+                "10.0.0.1",
+            ),
+            (vec![("x-forwarded-host", "r.example:1"), ("x-forwarded-port", "443")], "http://r.example:1", "10.0.0.1"),
+            (
+                vec![("x-forwarded-host", "[2001:db8::1]"), ("x-forwarded-port", "5000")],
+                "http://[2001:db8::1]:5000",
+                "10.0.0.1",
+            ),
+            (vec![("x-forwarded-port", "5001\"")], "http://inside:5000", "10.0.0.1"),
+            (vec![("forwarded", "for=192.0.2.60;proto=https;host=r.example")], "https://r.example", "192.0.2.60"),
+            (
+                vec![("forwarded", "For=\"[2001:db8::9]:4711\"; Proto=HTTPS, for=10.0.0.9")],
+                "https://inside:5000",
+                "2001:db8::9",
+            ),
+            (
+                vec![("forwarded", "host=\"r.example:8443\";for=\"192.0.2.60:1\\2\""), ("forwarded", "for=10.0.0.2")],
+                "http://r.example:8443",
+                "192.0.2.60",
+            ),
+            (vec![("forwarded", "for=\"a,b;c\", for=192.0.2.61;by=x")], "http://inside:5000", "192.0.2.61"),
+            // The usual headers come first: a proxy that knows no `Forwarded` hands on what the client says there.
+            (
+                vec![
+                    ("forwarded", "for=192.0.2.60;proto=https"),
+                    ("x-forwarded-for", "192.0.2.7"),
+                    ("x-forwarded-proto", "http"),
+                ],
+                "http://inside:5000",
+                "192.0.2.7",
+            ),
+            (vec![("x-forwarded-for", "192.0.2.7:4711")], "http://inside:5000", "192.0.2.7"),
+            (vec![("x-forwarded-for", "[2001:db8::9]:4711, 10.0.0.2")], "http://inside:5000", "2001:db8::9"),
+            (vec![("x-forwarded-for", "2001:db8::9")], "http://inside:5000", "2001:db8::9"),
+            (vec![("x-forwarded-for", "[2001:db8::9]")], "http://inside:5000", "2001:db8::9"),
+            (vec![("x-forwarded-for", "\"[2001:db8::9]:1\"")], "http://inside:5000", "2001:db8::9"),
+            // Nobody knows who is before this proxy: all its clients are one.
+            (vec![("x-forwarded-for", "192.0.2.7, unknown, 10.0.0.2")], "http://inside:5000", "10.0.0.2"),
+            (vec![("x-forwarded-for", "unknown")], "http://inside:5000", "10.0.0.1"),
+            (vec![("forwarded", "for=_hidden;proto=http")], "http://inside:5000", "10.0.0.1"),
+        ] {
+            let all = [vec![("host", "inside:5000")], headers].concat();
+            let head = head(Some("10.0.0.1"), &all);
+            let proxies: Proxies = "10.0.0.0/8".parse().unwrap();
+            let client: IpAddr = client.parse().unwrap();
+            assert_eq!((proxies.base(&head).as_deref(), proxies.client(&head)), (Some(base), Some(client)), "{all:?}");
+            let nobody = Proxies::default();
+            let expected = (Some("http://inside:5000".to_owned()), "10.0.0.1".parse().ok());
+            assert_eq!((nobody.base(&head), nobody.client(&head)), expected, "{all:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        for (version, hosts, shown, expected) in [
+            (http::Version::HTTP_11, vec![], true, false),
+            (http::Version::HTTP_11, vec![], false, true),
+            (http::Version::HTTP_10, vec![], true, true),
+            (http::Version::HTTP_11, vec!["a.example:5000"], true, true),
+            (http::Version::HTTP_11, vec!["[::1]:5000"], true, true),
+            (http::Version::HTTP_11, vec![""], true, true),
+            (http::Version::HTTP_11, vec!["a", "a"], true, false),
+            (http::Version::HTTP_10, vec!["a", "b"], false, false),
+            (http::Version::HTTP_11, vec!["a b"], true, false),
+            (http::Version::HTTP_11, vec!["a/b"], true, false),
+            (http::Version::HTTP_11, vec!["me@a"], true, false),
+        ] {
+            let headers: Vec<_> = hosts.iter().map(|host| ("host", *host)).collect();
+            let mut head = head(None, &headers);
+            head.version = version;
+            head.extensions.insert(Peer { shows_host: shown, ..Peer::default() });
+            assert_eq!(check_host(&head).is_ok(), expected, "{version:?} {hosts:?} {shown}");
         }
     }
 

@@ -15,7 +15,8 @@ pub(super) enum Permission<'a> {
     Catalog,
     /// Something with a repository.
     Repository(Action, &'a RepositoryName),
-    /// A push that would like to take content from another repository. Without leave to read there it is just a push.
+    /// A push that would like to take content from another repository. A user who may not pull there just begins an
+    /// upload; a token that was not asked for it is refused, so that the client asks for another token.
     Mount { repository: &'a RepositoryName, from: Option<&'a RepositoryName> },
     /// The registry itself.
     Administration,
@@ -66,7 +67,9 @@ impl Permission<'_> {
             Self::None | Self::Login => true,
             Self::Catalog => caller.may_somewhere(Action::List),
             Self::Repository(action, repository) => caller.may(*action, repository),
-            Self::Mount { repository, .. } => caller.may(Action::Push, repository),
+            Self::Mount { repository, from } => {
+                caller.may(Action::Push, repository) && !from.is_some_and(|from| caller.might_pull(from))
+            }
             Self::Administration => caller.may_everywhere(Action::Admin),
         }
     }

@@ -2,17 +2,19 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK, LOCATION, RANGE, WARNING,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use super::conditional::entity_tag;
 use crate::oci::manifest::OCI_INDEX;
-use crate::oci::{Digest, Reference, RepositoryName, Tag};
-use crate::registry::{Page, Pushed, Referrers, ReferrersRequest, Status};
+use crate::oci::{Descriptor, Digest, RepositoryName, Tag};
+use crate::registry::{Page, Pushed, Referrers, ReferrersRequest, Share, Status};
 use crate::store::Body;
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -41,6 +43,27 @@ impl Freshness {
     }
 }
 
+/// An image index as a page of referrers is one.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Index<'a> {
+    schema_version: u32,
+    media_type: &'a str,
+    manifests: &'a [Descriptor],
+}
+
+/// A body that counts as used memory until the client has taken it.
+struct Counted {
+    json: Vec<u8>,
+    _memory: Share,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.json
+    }
+}
+
 /// An answer on its way to being rendered.
 pub(super) struct Reply {
     status: StatusCode,
@@ -61,16 +84,21 @@ impl Reply {
         repository: &RepositoryName,
         subject: &Digest,
         request: &ReferrersRequest,
-        page: &Referrers,
+        page: Referrers,
     ) -> Self {
-        let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": page.descriptors });
-        let mut reply = Self::json(&index).with(CONTENT_TYPE, OCI_INDEX);
+        let Referrers { descriptors, next, mut memory } = page;
+        // Written without a tree of JSON values in between, which would cost several times the page.
+        let index = Index { schema_version: 2, media_type: OCI_INDEX, manifests: &descriptors };
+        let json = serde_json::to_vec(&index).unwrap_or_default();
+        memory.shrink_to(json.len() as u64);
+        let body = Bytes::from_owner(Counted { json, _memory: memory });
+        let mut reply = Self::new(StatusCode::OK, body.into()).with(CONTENT_TYPE, OCI_INDEX);
         let mut filter = String::new();
         if let Some(wanted) = &request.artifact_type {
             reply = reply.with(FILTERS_APPLIED, "artifactType");
             filter = format!("artifactType={}&", utf8_percent_encode(wanted, NON_ALPHANUMERIC));
         }
-        match &page.next {
+        match next {
             Some(next) => {
                 let path = format!("/v2/{repository}/referrers/{subject}");
                 reply.with(LINK, format!("<{path}?{filter}last={next}>; rel=\"next\""))
@@ -117,9 +145,10 @@ impl Reply {
             .with(CONTENT_DIGEST, digest.as_str())
     }
 
-    pub(super) fn manifest_created(repository: &RepositoryName, reference: &Reference, pushed: &Pushed) -> Self {
+    /// Its location names the digest, which stays when the tag moves.
+    pub(super) fn manifest_created(repository: &RepositoryName, pushed: &Pushed) -> Self {
         let reply = Self::new(StatusCode::CREATED, Body::empty())
-            .with(LOCATION, format!("/v2/{repository}/manifests/{reference}"))
+            .with(LOCATION, format!("/v2/{repository}/manifests/{}", pushed.digest))
             .with(CONTENT_DIGEST, pushed.digest.as_str());
         let reply = match &pushed.subject {
             Some(subject) => reply.with(SUBJECT, subject.as_str()),
@@ -129,15 +158,26 @@ impl Reply {
         if tags.is_empty() { reply } else { reply.with(TAG, tags.join(", ")) }
     }
 
-    pub(super) fn upload(code: StatusCode, repository: &RepositoryName, status: &Status) -> Self {
-        Self::new(code, Body::empty()).with_upload(repository, status)
+    /// An upload that has begun. There is no `Range`, as no byte has come.
+    pub(super) fn upload_begun(repository: &RepositoryName, status: &Status) -> Self {
+        Self::new(StatusCode::ACCEPTED, Body::empty()).with_upload(repository, status)
     }
 
-    /// Where an upload stands. A range cannot say "nothing yet", so it is `0-0` then as after one byte.
+    /// Where an upload stands. The specification asks for a `Range` here, and a range cannot say "nothing yet", so the range is
+    /// `0-0` then as after one byte. The official conformance program reads it.
+    pub(super) fn upload(code: StatusCode, repository: &RepositoryName, status: &Status) -> Self {
+        Self::new(code, Body::empty()).with(RANGE, "0-0").with_upload(repository, status)
+    }
+
+    /// Where an upload is, and how far, if any byte has come.
     pub(super) fn with_upload(self, repository: &RepositoryName, status: &Status) -> Self {
-        self.with(LOCATION, format!("/v2/{repository}/blobs/uploads/{}", status.session))
-            .with(RANGE, format!("0-{}", status.offset.saturating_sub(1)))
-            .with(UPLOAD_UUID, status.session.to_string())
+        let reply = self
+            .with(LOCATION, format!("/v2/{repository}/blobs/uploads/{}", status.session))
+            .with(UPLOAD_UUID, status.session.to_string());
+        match status.offset {
+            0 => reply,
+            offset => reply.with(RANGE, format!("0-{}", offset - 1)),
+        }
     }
 
     /// Code 299, no agent, no date; the text is quoted.
@@ -169,6 +209,11 @@ impl Reply {
             }
             None => self,
         }
+    }
+
+    /// The digest that the answer names.
+    pub(super) fn digest(&self) -> Option<&str> {
+        self.headers.get(CONTENT_DIGEST)?.to_str().ok()
     }
 
     pub(super) fn status(&self) -> StatusCode {

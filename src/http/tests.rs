@@ -69,7 +69,7 @@ const ROUTES: &[(&str, &str, &str, u16)] = &[
     ("GET", "/v2/{repo}/blobs/uploads/{session}", "push", 404),
     ("PATCH", "/v2/{repo}/blobs/uploads/{session}", "push", 404),
     ("PUT", "/v2/{repo}/blobs/uploads/{session}?digest={absent}", "push", 404),
-    ("DELETE", "/v2/{repo}/blobs/uploads/{session}", "push", 404),
+    ("DELETE", "/v2/{repo}/blobs/uploads/{session}", "push", 204),
     ("DELETE", "/v2/{repo}/manifests/absent", "delete", 404),
     ("DELETE", "/v2/{repo}/blobs/{absent}", "delete", 404),
     ("GET", "/v2/_eyot/warnings/{repo}", "pull", 404),
@@ -281,7 +281,13 @@ fn every_endpoint_for_every_caller() {
                 let response = registered.send(method, &uri, &registered.token(user, ""), body);
                 assert_eq!(response.status(), expected, "{what} with a token for nothing");
             }
-            for wrong in ["Basic ", "Bearer ", "Digest x", "Bearer a.b.c", "x"] {
+            // Clients without credentials send these: the answer is that for anonymous callers.
+            for empty in ["Basic", "Basic Og==", "Bearer", "Bearer QQ=="] {
+                let response = registered.send(method, &uri, empty, body);
+                let expected = if is_allowed("anonymous", repository, need) { *success } else { 401 };
+                assert_eq!(response.status(), expected, "{method} {uri} with {empty:?}");
+            }
+            for wrong in ["Digest x", "Bearer x", "Bearer a.b.c", "Basic eA==", "x"] {
                 let response = registered.send(method, &uri, wrong, body);
                 assert_eq!(response.status(), 401, "{method} {uri} with {wrong:?}");
                 assert!(challenge(&response).is_some(), "{method} {uri} with {wrong:?}");
@@ -319,8 +325,8 @@ fn what_a_request_costs() {
     println!(
         "password checks and storage calls of a request: first with a password {first:?}, then {again:?}, with a token {with_token:?}"
     );
-    // The user's failures, and whether the directory has them.
-    assert_eq!((first, again, with_token), ((1, 2), (0, 0), (0, 0)));
+    // The directory is asked, and the attempt is counted before the password is looked at: read, written, taken back.
+    assert_eq!((first, again, with_token), ((1, 4), (0, 0), (0, 0)));
 }
 
 #[test]
@@ -341,10 +347,19 @@ fn everybody_sees_their_part_of_the_catalog() {
                 let page: Value = serde_json::from_slice(&body).unwrap();
                 seen.extend(page["repositories"].as_array().unwrap().clone());
                 let Some(next) = next else { break };
+                for name in REPOSITORIES {
+                    let shown = name.replace('/', "%2F");
+                    let is_shown = next.contains(name) || next.contains(&shown);
+                    assert!(expected.contains(&name) || !is_shown, "{user}: {next} names {name}");
+                }
                 uri = next[1..next.find('>').unwrap()].to_owned();
             }
             assert_eq!(seen, expected, "{user}");
         }
+    }
+    for wrong in ["~", "~AAAA", "~other/app"] {
+        let uri = format!("/v2/_catalog?last={wrong}");
+        assert_eq!(registered.send("GET", &uri, &basic("reader"), "").status(), StatusCode::BAD_REQUEST, "{uri}");
     }
     // A token for one repository is not for the catalog, which would look empty.
     let token = registered.token("reader", "scope=\"repository:team/app:pull\"");
@@ -376,6 +391,43 @@ fn nothing_is_mounted_from_where_the_caller_may_not_read() {
                 .is_success(),
             expected == 201
         );
+    }
+}
+
+#[test]
+fn a_mount_under_a_token_that_lacks_its_source_asks_for_another_token() {
+    let registered = Registered::new(&format!("{POLICY}; pusher team/** pull,push; pusher shared/** pull"));
+    let hashed = hash_of(&password("pusher"));
+    let directory = registered.handler.admission.access.directory().unwrap();
+    block_on(directory.add_user_with_hash("pusher", hashed.as_str())).unwrap();
+    let digest = "sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
+    for source in ["shared/app", "other/app"] {
+        let push = format!("/v2/{source}/blobs/uploads/?digest={digest}");
+        assert_eq!(registered.send("POST", &push, &basic("root"), "foo").status(), StatusCode::CREATED);
+    }
+    let to_target = "scope=\"repository:team/target:pull,push\"";
+    for (user, source, expected) in [
+        ("pusher", "shared/app", 201),
+        ("root", "shared/app", 201),
+        // Who may not pull there begins an upload; whether the content is there does not show.
+        ("pusher", "other/app", 202),
+        ("pusher", "nowhere/app", 202),
+    ] {
+        let uri = format!("/v2/team/target/blobs/uploads/?mount={digest}&from={source}");
+        let refused = registered.send("POST", &uri, &registered.token(user, to_target), "");
+        assert_eq!(refused.status(), StatusCode::UNAUTHORIZED, "{user} {source}");
+        let challenge = challenge(&refused).unwrap();
+        let scope = format!("scope=\"repository:team/target:pull,push repository:{source}:pull\"");
+        assert!(challenge.contains(&scope) && challenge.contains("error=\"insufficient_scope\""), "{challenge}");
+        let token = registered.token(user, challenge);
+        assert_eq!(registered.send("POST", &uri, &token, "").status(), expected, "{user} {source}");
+    }
+    // Without a source the user's right to pull everything counts, which the token tells.
+    let anywhere = format!("/v2/team/target/blobs/uploads/?mount={digest}");
+    registered.send("DELETE", &format!("/v2/team/target/blobs/{digest}"), &basic("root"), "");
+    for (user, expected) in [("pusher", 202), ("root", 201)] {
+        let token = registered.token(user, to_target);
+        assert_eq!(registered.send("POST", &anywhere, &token, "").status(), expected, "{user}");
     }
 }
 
@@ -439,10 +491,12 @@ fn no_header_makes_it_panic() {
         for name in ["authorization", "host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"] {
             request = request.header(name, value.clone());
         }
-        let request = request.extension(Peer { address: None, is_tls: false }).body(Body::empty()).unwrap();
+        let request = request.extension(Peer::default()).body(Body::empty()).unwrap();
         let handler = registered.handler.clone().with_proxies("*".parse().unwrap());
         let status = block_on(handler.handle(request)).status();
-        assert!(status == 401 || status == 429, "{value:?}: {status}");
+        // The token endpoint gives anonymous callers a token.
+        let is_known = [401, 429].contains(&status.as_u16()) || (round % 2 == 1 && status == 200);
+        assert!(is_known, "{value:?}: {status}");
     }
 }
 
@@ -483,6 +537,203 @@ fn machine_tokens_and_users_come_and_go() {
 }
 
 #[test]
+fn a_page_of_another_site_changes_nothing_with_a_password_that_the_browser_remembers() {
+    let registered = Registered::new(POLICY);
+    let send = |method: &str, uri: &str, authorization: &str| {
+        let request = Request::builder().method(method).uri(uri).header("host", "registry.example");
+        let request = request.header("origin", "https://evil.example").header(AUTHORIZATION, authorization);
+        block_on(registered.handler.handle(request.body(Body::empty()).unwrap())).status().as_u16()
+    };
+    for (method, target, need, success) in ROUTES {
+        let uri = filled(target, "team/app");
+        let expected = if method == &"GET" || method == &"HEAD" { *success } else { 403 };
+        assert_eq!(send(method, &uri, &basic("root")), expected, "{method} {uri} ({need})");
+    }
+    // No browser adds a token by itself: whoever sends one has it.
+    let token = registered.token("root", "scope=\"repository:team/app:*\"");
+    assert_eq!(send("DELETE", "/v2/team/app/manifests/old", &token), 202);
+}
+
+/// Keeps the audit's lines of each thread.
+struct Lines;
+
+thread_local! {
+    static LINES: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.target() == AUDIT_TARGET && record.level() == log::Level::Warn {
+            LINES.with_borrow_mut(|lines| lines.push(record.args().to_string()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn the_log_tells_each_change_and_each_refused_login() {
+    let _ = log::set_logger(&Lines);
+    log::set_max_level(log::LevelFilter::Warn);
+    let registered = Registered::new(POLICY);
+    let digest = "sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
+    let index = crate::oci::Algorithm::default().digest(INDEX.as_bytes());
+    let pushed = format!("/v2/team/app/blobs/uploads/?digest={digest}");
+    let guess = format!("Basic {}", Base64::encode_string("no\u{202e}body\n\u{1b}[2J:guess".as_bytes()));
+    for (method, uri, authorization, body, expected) in [
+        (
+            "PUT",
+            "/v2/team/app/manifests/v9?tag=v8",
+            basic("writer"),
+            INDEX,
+            format!("push-manifest user=\"writer\" address=192.0.2.7 repository=team/app tag=v9 tag=v8 digest={index}"),
+        ),
+        (
+            "POST",
+            &pushed,
+            basic("writer"),
+            "foo",
+            format!("push-blob user=\"writer\" address=192.0.2.7 repository=team/app digest={digest}"),
+        ),
+        (
+            "POST",
+            &format!("/v2/other/app/blobs/uploads/?mount={digest}&from=team/app"),
+            basic("root"),
+            "",
+            format!("mount-blob user=\"root\" address=192.0.2.7 repository=other/app from=team/app digest={digest}"),
+        ),
+        (
+            "DELETE",
+            "/v2/team/app/manifests/v9",
+            basic("cleaner"),
+            "",
+            "delete-tag user=\"cleaner\" address=192.0.2.7 repository=team/app tag=v9".into(),
+        ),
+        (
+            "DELETE",
+            &format!("/v2/team/app/blobs/{digest}"),
+            basic("cleaner"),
+            "",
+            format!("delete-blob user=\"cleaner\" address=192.0.2.7 repository=team/app digest={digest}"),
+        ),
+        (
+            "DELETE",
+            &format!("/v2/team/app/manifests/{index}"),
+            basic("cleaner"),
+            "",
+            format!("delete-manifest user=\"cleaner\" address=192.0.2.7 repository=team/app digest={index}"),
+        ),
+        (
+            "PUT",
+            "/v2/_eyot/users/eve",
+            basic("root"),
+            r#"{"password":"eve's password"}"#,
+            "put-user user=\"root\" address=192.0.2.7 name=\"eve\"".into(),
+        ),
+        (
+            "DELETE",
+            "/v2/_eyot/users/eve",
+            basic("root"),
+            "",
+            "delete-user user=\"root\" address=192.0.2.7 name=\"eve\"".into(),
+        ),
+        (
+            "PUT",
+            "/v2/_eyot/tokens/ci",
+            basic("root"),
+            r#"{"rules":["a pull"]}"#,
+            "put-token user=\"root\" address=192.0.2.7 name=\"ci\"".into(),
+        ),
+        (
+            "DELETE",
+            "/v2/_eyot/tokens/ci",
+            basic("root"),
+            "",
+            "delete-token user=\"root\" address=192.0.2.7 name=\"ci\"".into(),
+        ),
+        ("POST", "/v2/_eyot/collect", basic("root"), "", "collect user=\"root\" address=192.0.2.7".into()),
+        (
+            "GET",
+            "/v2/team/app/tags/list",
+            guess.clone(),
+            "",
+            "login-refused user=\"no\\u{202e}body\\n\\u{1b}[2J\" address=192.0.2.7 with=password why=wrong".into(),
+        ),
+        (
+            "GET",
+            "/v2/_eyot/token",
+            guess,
+            "",
+            "login-refused user=\"no\\u{202e}body\\n\\u{1b}[2J\" address=192.0.2.7 with=password why=wrong".into(),
+        ),
+        ("GET", "/v2/", "Bearer x".into(), "", "login-refused user=- address=192.0.2.7 with=token why=wrong".into()),
+        (
+            "GET",
+            "/v2/",
+            "Digest x".into(),
+            "",
+            "login-refused user=- address=192.0.2.7 with=unreadable why=wrong".into(),
+        ),
+        (
+            "POST",
+            "/v2/_eyot/token",
+            String::new(),
+            "grant_type=password&username=writer&password=guess",
+            "login-refused user=\"writer\" address=192.0.2.7 with=password why=wrong".into(),
+        ),
+        // Reading, beginning an upload, what is refused, and callers without credentials leave no line.
+        ("GET", "/v2/team/app/tags/list", basic("reader"), "", String::new()),
+        ("GET", "/v2/team/app/tags/list", String::new(), "", String::new()),
+        ("POST", "/v2/team/app/blobs/uploads/", basic("writer"), "", String::new()),
+        ("POST", &pushed, basic("reader"), "foo", String::new()),
+        ("POST", "/v2/_eyot/collect?dry_run=true", basic("root"), "", String::new()),
+        ("DELETE", "/v2/team/app/manifests/absent", basic("cleaner"), "", String::new()),
+    ] {
+        LINES.with_borrow_mut(Vec::clear);
+        let peer = Peer { address: "192.0.2.7".parse().ok(), ..Peer::default() };
+        let request = Request::builder().method(method).uri(uri).header("host", "registry.example").extension(peer);
+        let request = request.header(AUTHORIZATION, authorization).body(body.into()).unwrap();
+        if request.headers()[AUTHORIZATION].is_empty() {
+            let (mut head, body) = request.into_parts();
+            head.headers.remove(AUTHORIZATION);
+            block_on(registered.handler.handle(Request::from_parts(head, body)));
+        } else {
+            block_on(registered.handler.handle(request));
+        }
+        assert_eq!(LINES.with_borrow(|lines| lines.join("|")), expected, "{method} {uri}");
+    }
+    // A client that is gone before the answer does not hide the change.
+    LINES.with_borrow_mut(Vec::clear);
+    let body = Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, crate::store::BodyError>>());
+    let request = Request::post(&pushed).header("host", "registry.example").header(AUTHORIZATION, basic("writer"));
+    let mut answer = Box::pin(registered.handler.handle(request.body(body).unwrap()));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(answer.as_mut().poll(&mut context).is_pending());
+    drop(answer);
+    let line = "push-blob user=\"writer\" address=- repository=team/app outcome=unknown";
+    assert_eq!(LINES.with_borrow(|lines| lines.join("|")), line);
+}
+
+#[test]
+fn tokens_end_with_what_they_were_made_from() {
+    let registered = Registered::new(POLICY);
+    for (seconds, expected) in [("3", 3), ("299", 299), ("100000", 300)] {
+        let new = format!(r#"{{"rules":["team/app pull"],"expires_in_seconds":{seconds}}}"#);
+        let made = registered.json("PUT", "/v2/_eyot/tokens/ci", &basic("root"), new.leak());
+        let machine = format!("Bearer {}", made["token"].as_str().unwrap());
+        let token = registered.json("GET", "/v2/_eyot/token?scope=repository:team/app:pull", &machine, "");
+        assert_eq!(token["expires_in"], expected, "a machine token of {seconds} s");
+        let payload = token["token"].as_str().unwrap().split('.').nth(1).unwrap().to_owned();
+        let claims: Value = serde_json::from_slice(&Base64UrlUnpadded::decode_vec(&payload).unwrap()).unwrap();
+        assert_eq!(claims["exp"].as_u64().unwrap(), Still::default().now_ms() / 1000 + expected, "{claims}");
+    }
+}
+
+#[test]
 fn a_pipeline_logs_in_with_its_own_token() {
     let registered = Registered::new(POLICY);
     let signed = |repository: &str| {
@@ -502,6 +753,7 @@ fn a_pipeline_logs_in_with_its_own_token() {
     for authorization in [basic(&right), format!("Bearer {right}")] {
         let token = registered.json("GET", uri, &authorization, "");
         assert_eq!(token["scope"], "repository:acme/app:pull,push");
+        assert_eq!(token["expires_in"], 60, "as long as the pipeline's own token");
         let bearer = format!("Bearer {}", token["token"].as_str().unwrap());
         assert_eq!(registered.send("PUT", "/v2/acme/app/manifests/v1", &bearer, INDEX).status(), StatusCode::CREATED);
     }
@@ -529,6 +781,46 @@ fn a_token_by_a_form() {
     // skopeo deletes with every action.
     let token = registered.token("cleaner", "scope=\"repository:team/app:*\"");
     assert_eq!(registered.send("DELETE", "/v2/team/app/manifests/old", &token, "").status(), StatusCode::ACCEPTED);
+}
+
+#[test]
+fn a_token_request_costs_bounded_work_and_yields_a_token_that_fits() {
+    let rules: Vec<_> =
+        (0..30).map(|n| format!("anonymous a{n}*/x*z pull; anonymous {}/** pull", "n".repeat(n + 1))).collect();
+    let registered = Registered::new(&format!("{POLICY}; {}", rules.join("; ")));
+    let rules = 2 * rules.len() as u64 + 7;
+    let long_name = |n: usize| format!("n/{n:03}{}", "x".repeat(150));
+    let many =
+        |count: usize| (0..count).map(|n| format!("repository:{}:pull", long_name(n))).collect::<Vec<_>>().join("+");
+    for (what, form, expected) in [
+        ("every action, often", format!("scope=repository:a0/xz:{}", "*,".repeat(32_000)), 400),
+        ("one action, often", format!("scope=repository:n/app:{}", "pull,".repeat(200)), 200),
+        ("the same scope, often", format!("scope={}", "repository:n/app:pull,push+".repeat(250)), 200),
+        ("the same scope, too often", format!("scope={}", "repository:n/app:pull+".repeat(2_900)), 400),
+        ("scopes of nothing", format!("scope={}", "planet:x:y+".repeat(5_900)), 400),
+        ("as many scopes as there can be", format!("scope={}", many(64)), 200),
+        ("more", format!("scope={}", many(65)), 400),
+        ("long scopes, too long for a header", format!("scope={}", many(64).replace("xxx", "xxxxx")), 400),
+        ("the catalog, often", format!("scope={}", "registry:catalog:*+".repeat(250)), 200),
+    ] {
+        crate::auth::MATCHES.set(0);
+        let request = Request::post("/v2/_eyot/token")
+            .header("host", "registry.example")
+            .body(Body::from(form.into_bytes()))
+            .unwrap();
+        let response = block_on(registered.handler.handle(request));
+        assert_eq!(response.status(), expected, "{what}");
+        let matches = crate::auth::MATCHES.get();
+        assert!(matches <= 64 * rules, "{what}: {matches} matches");
+        let reply = block_on(response.into_body().collect_up_to(1 << 20)).unwrap();
+        let token = serde_json::from_slice::<Value>(&reply).unwrap()["token"].as_str().map_or(0, str::len);
+        assert!(token <= 24 * 1024, "{what}: a token of {token} bytes");
+    }
+    // A catalog of more rules than a header can name has no token.
+    let rules: Vec<_> = (0..900).map(|n| format!("root {}/** pull", long_name(n))).collect();
+    let registered = Registered::new(&format!("{POLICY}; {}", rules.join("; ")));
+    let refused = registered.send("GET", "/v2/_eyot/token?scope=registry:catalog:*", &basic("root"), "");
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
 }
 
 #[test]
@@ -565,9 +857,12 @@ fn without_login_what_is_refused_is_refused_for_good() {
         ("GET", "/v2/a/tags/list", 404),
         ("GET", "/v2/_eyot/token", 404),
     ] {
-        let request = Request::builder().method(method).uri(uri).body(Body::empty()).unwrap();
-        let response = block_on(handler.handle(request));
-        assert_eq!(response.status(), expected, "{method} {uri}");
-        assert!(challenge(&response).is_none());
+        // Credentials mean nothing here, also those that cannot be read.
+        for authorization in ["", "Bearer QQ==", "Bearer x", "Basic Og==", "Basic eDp5", "Digest x", "x"] {
+            let request = Request::builder().method(method).uri(uri).header(AUTHORIZATION, authorization);
+            let response = block_on(handler.handle(request.body(Body::empty()).unwrap()));
+            assert_eq!(response.status(), expected, "{method} {uri} {authorization}");
+            assert!(challenge(&response).is_none());
+        }
     }
 }

@@ -98,6 +98,19 @@ impl Digest {
         &self.text
     }
 
+    /// Every digest that occurs in `text`, also within a longer text such as `repository@sha256:<hex>`.
+    pub fn all_in(text: &[u8]) -> impl Iterator<Item = Self> {
+        let colons = text.iter().enumerate().filter(|(_, byte)| **byte == b':');
+        colons.filter_map(|(colon, _)| {
+            let algorithm = [Algorithm::Sha256, Algorithm::Sha512]
+                .into_iter()
+                .find(|algorithm| text[..colon].ends_with(algorithm.as_str().as_bytes()))?;
+            let start = colon - algorithm.as_str().len();
+            let end = colon + 1 + algorithm.hex_length();
+            std::str::from_utf8(text.get(start..end)?).ok()?.parse().ok()
+        })
+    }
+
     /// True when `bytes` hash to this digest.
     pub fn matches(&self, bytes: &[u8]) -> bool {
         self.algorithm.digest(bytes) == *self

@@ -1,8 +1,11 @@
 //! Manifests and descriptors (image-spec, "Image Manifest", "Image Index", "Content Descriptors"), as far as a registry
 //! must read them. The bytes themselves are stored and served as they were received.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::digest::Digest;
@@ -15,6 +18,16 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const DOCKER_IMAGE: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// Media type of a Docker schema 2 manifest list.
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// Media type of an OCI artifact manifest, of drafts of image-spec 1.1.
+pub const OCI_ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
+/// Media type of an ORAS artifact manifest.
+pub const ORAS_ARTIFACT: &str = "application/vnd.cncf.oras.artifact.manifest.v1+json";
+
+/// The media types of manifests that this registry reads.
+const KNOWN: [&str; 6] = [OCI_IMAGE, OCI_INDEX, DOCKER_IMAGE, DOCKER_LIST, OCI_ARTIFACT, ORAS_ARTIFACT];
+/// The Content-Type of clients that do not know what they push.
+const ANY_JSON: &str = "application/json";
 
 /// A reference to content: what it is, how it is called, how large it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,16 +46,20 @@ pub struct Descriptor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
     /// Free annotations.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "annotations", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
 impl Descriptor {
+    /// Whether the content is a manifest of a type that this registry knows, rather than a blob.
+    pub fn is_manifest(&self) -> bool {
+        KNOWN.iter().any(|known| known.eq_ignore_ascii_case(&self.media_type))
+    }
+
     /// True for content that a registry need not hold: foreign layers, which name where else they are.
     fn is_elsewhere(&self) -> bool {
-        !self.urls.is_empty()
-            || self.media_type.contains(".nondistributable.")
-            || self.media_type.contains(".rootfs.foreign.")
+        let media_type = self.media_type.to_ascii_lowercase();
+        !self.urls.is_empty() || media_type.contains(".nondistributable.") || media_type.contains(".rootfs.foreign.")
     }
 }
 
@@ -66,8 +83,20 @@ pub struct Manifest {
     /// The manifest that this one refers to.
     pub subject: Option<Descriptor>,
     /// Free annotations.
-    #[serde(default)]
-    pub annotations: Option<BTreeMap<String, String>>,
+    #[serde(default, deserialize_with = "annotations")]
+    pub annotations: BTreeMap<String, String>,
+    /// The `blobs` of an artifact manifest.
+    #[serde(skip)]
+    artifact_blobs: Vec<Descriptor>,
+    #[serde(skip)]
+    digests: BTreeSet<Digest>,
+}
+
+/// The member that only artifact manifests have.
+#[derive(Deserialize)]
+struct Artifact {
+    #[serde(default, deserialize_with = "null_is_default")]
+    blobs: Vec<Descriptor>,
 }
 
 /// Why bytes are not a manifest; the text is for the client.
@@ -86,28 +115,46 @@ impl Manifest {
         if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
             return Err(ManifestError("a manifest is a JSON object".into()));
         }
-        let manifest: Self =
-            serde_json::from_slice(bytes).map_err(|e| ManifestError(format!("not a manifest: {e}")))?;
+        let not_a_manifest = |e: serde_json::Error| ManifestError(format!("not a manifest: {e}"));
+        let mut manifest: Self = serde_json::from_slice(bytes).map_err(not_a_manifest)?;
         let media_type = manifest.resolve_media_type(content_type)?;
+        if matches!(media_type.as_str(), OCI_ARTIFACT | ORAS_ARTIFACT) {
+            let artifact: Artifact = serde_json::from_slice(bytes).map_err(not_a_manifest)?;
+            manifest.artifact_blobs = artifact.blobs;
+        }
         manifest.check_members(&media_type)?;
+        manifest.digests = digests_in(bytes).map_err(not_a_manifest)?;
         Ok((manifest, media_type))
     }
 
     fn resolve_media_type(&self, content_type: Option<&str>) -> Result<String, ManifestError> {
         let pushed = content_type.map(without_parameters).filter(|text| !text.is_empty());
         let own = self.media_type.as_deref().filter(|text| !text.is_empty());
+        let is_any_json = pushed.is_some_and(|pushed| pushed.eq_ignore_ascii_case(ANY_JSON));
         match (pushed, own) {
-            (Some(pushed), Some(own)) if pushed != own => {
+            (None, None) => {
+                let guessed = self.media_type_of_members();
+                guessed.ok_or_else(|| ManifestError("neither Content-Type nor mediaType says what this is".into()))
+            }
+            // Other kinds of manifests, such as Docker's first, are pushed as plain JSON as well.
+            (Some(_), None) if is_any_json => {
+                let guessed = self.media_type_of_members().filter(|guessed| self.check_members(guessed).is_ok());
+                Ok(guessed.unwrap_or_else(|| ANY_JSON.to_owned()))
+            }
+            (Some(pushed), Some(own)) if !is_any_json && !pushed.eq_ignore_ascii_case(own) => {
                 Err(ManifestError(format!("Content-Type {pushed} and the manifest's mediaType {own} disagree")))
             }
-            (Some(media_type), _) | (None, Some(media_type)) if is_media_type(media_type) => Ok(media_type.to_owned()),
-            (Some(media_type), _) | (None, Some(media_type)) => {
-                Err(ManifestError(format!("{media_type} is not a media type")))
-            }
-            (None, None) if self.manifests.is_some() => Ok(OCI_INDEX.to_owned()),
-            (None, None) if self.config.is_some() && self.layers.is_some() => Ok(OCI_IMAGE.to_owned()),
-            (None, None) => Err(ManifestError("neither Content-Type nor mediaType says what this is".into())),
+            (_, Some(media_type)) | (Some(media_type), _) => canonical(media_type),
         }
+    }
+
+    /// What a manifest is that does not say it.
+    fn media_type_of_members(&self) -> Option<String> {
+        let is_image = self.config.is_some() && self.layers.is_some();
+        // Clients write `null` for members that are absent.
+        let is_index = self.manifests.as_ref().is_some_and(|listed| !listed.is_empty() || !is_image);
+        let media_type = if is_index { Some(OCI_INDEX) } else { is_image.then_some(OCI_IMAGE) };
+        media_type.map(str::to_owned)
     }
 
     fn check_members(&self, media_type: &str) -> Result<(), ManifestError> {
@@ -134,7 +181,7 @@ impl Manifest {
 
     /// The blobs that the manifest needs the registry to hold.
     pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
-        let layers = self.layers.iter().flatten();
+        let layers = self.layers.iter().flatten().chain(&self.artifact_blobs);
         self.config.iter().chain(layers).filter(|descriptor| !descriptor.is_elsewhere())
     }
 
@@ -142,21 +189,69 @@ impl Manifest {
     /// image, its config's media type.
     pub fn descriptor(&self, media_type: &str, digest: &Digest, size: u64) -> Descriptor {
         let own = self.artifact_type.clone().filter(|own| !own.is_empty());
-        let of_config = self.config.as_ref().filter(|_| self.manifests.is_none());
+        let of_config = self.config.as_ref().filter(|_| self.manifests.as_ref().is_none_or(Vec::is_empty));
         Descriptor {
             media_type: media_type.to_owned(),
             digest: digest.clone(),
             size,
             urls: Vec::new(),
             artifact_type: own.or_else(|| of_config.map(|config| config.media_type.clone())),
-            annotations: self.annotations.clone().unwrap_or_default(),
+            annotations: self.annotations.clone(),
         }
     }
 
-    /// The manifests that an index lists.
+    /// What an index lists and needs the registry to hold: manifests, or blobs as in BuildKit's cache.
     pub fn children(&self) -> impl Iterator<Item = &Descriptor> {
         self.manifests.iter().flatten().filter(|descriptor| !descriptor.is_elsewhere())
     }
+
+    /// Every digest that occurs in the manifest's JSON, whatever the member. Content with one of these digests must stay as
+    /// long as the manifest does: the manifest may be of a type that this registry cannot read.
+    pub fn digests(&self) -> &BTreeSet<Digest> {
+        &self.digests
+    }
+}
+
+/// The decoded text of a JSON string.
+struct Text<'a>(Cow<'a, [u8]>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Decode;
+        impl<'de> Visitor<'de> for Decode {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_bytes<E>(self, text: &'de [u8]) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_bytes<E>(self, text: &[u8]) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text.to_vec())))
+            }
+        }
+        // Strings in members that nobody reads were not checked to be UTF-8.
+        from.deserialize_bytes(Decode)
+    }
+}
+
+/// Every digest in the strings of valid JSON, names of members included. The walk goes from string to string, so the depth
+/// of the JSON does not matter.
+fn digests_in(json: &[u8]) -> serde_json::Result<BTreeSet<Digest>> {
+    let mut found = BTreeSet::new();
+    let mut rest = json;
+    while let Some(start) = rest.iter().position(|byte| *byte == b'"') {
+        rest = &rest[start..];
+        let mut strings = serde_json::Deserializer::from_slice(rest).into_iter::<Text<'_>>();
+        if let Some(text) = strings.next() {
+            found.extend(Digest::all_in(&text?.0));
+        }
+        rest = &rest[strings.byte_offset()..];
+    }
+    Ok(found)
 }
 
 /// Some clients write `null` for an empty list.
@@ -166,6 +261,22 @@ fn null_is_empty<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Descri
 
 fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// Annotations; those whose value is `null` are left out.
+fn annotations<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let all: BTreeMap<String, Option<String>> = null_is_default(from)?;
+    Ok(all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
+}
+
+/// A media type in the form in which it is stored and served: that of its definition where it is known, as letter case does
+/// not count (RFC 6838, 4.2).
+fn canonical(media_type: &str) -> Result<String, ManifestError> {
+    if !is_media_type(media_type) {
+        return Err(ManifestError(format!("{media_type} is not a media type")));
+    }
+    let known = KNOWN.iter().find(|known| known.eq_ignore_ascii_case(media_type));
+    Ok((*known.unwrap_or(&media_type)).to_owned())
 }
 
 fn without_parameters(media_type: &str) -> &str {
@@ -185,6 +296,7 @@ fn is_media_type(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::Algorithm;
 
     const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -240,6 +352,58 @@ mod tests {
     }
 
     #[test]
+    fn letter_case_of_media_types_does_not_count() {
+        let own = format!(r#""mediaType":"{}","#, OCI_IMAGE.to_ascii_uppercase());
+        assert_eq!(media_type(&image(&own), Some(OCI_IMAGE)).unwrap(), OCI_IMAGE);
+        assert_eq!(media_type(&image(&own), None).unwrap(), OCI_IMAGE);
+        assert_eq!(media_type(&image(""), Some("Application/VND.oci.image.manifest.v1+JSON")).unwrap(), OCI_IMAGE);
+        // As the type it is, it needs its members.
+        assert!(media_type("{}", Some(&OCI_INDEX.to_ascii_uppercase())).is_err());
+        let thing = r#"{"mediaType":"application/vnd.Acme.thing"}"#;
+        assert_eq!(media_type(thing, Some("application/vnd.acme.Thing")).unwrap(), "application/vnd.Acme.thing");
+        let foreign = image("").replacen("}]}", r#","urls":null}]}"#, 1);
+        let foreign = foreign.replace("oci.image.config.v1+json", "Docker.Image.RootFS.Foreign.diff.tar");
+        let (manifest, _) = Manifest::parse(foreign.as_bytes(), Some(OCI_IMAGE)).unwrap();
+        assert_eq!(manifest.blobs().count(), 0);
+    }
+
+    #[test]
+    fn plain_json_is_what_its_body_says() {
+        for content_type in ["application/json", "Application/JSON; charset=utf-8"] {
+            let own = format!(r#""mediaType":"{DOCKER_IMAGE}","#);
+            assert_eq!(media_type(&image(&own), Some(content_type)).unwrap(), DOCKER_IMAGE);
+            assert_eq!(media_type(&image(""), Some(content_type)).unwrap(), OCI_IMAGE);
+            assert_eq!(media_type(&index(""), Some(content_type)).unwrap(), OCI_INDEX);
+            let schema1 = r#"{"schemaVersion":1,"fsLayers":[]}"#;
+            assert_eq!(media_type(schema1, Some(content_type)).unwrap(), "application/json");
+            assert_eq!(media_type("{}", Some(content_type)).unwrap(), "application/json");
+            let third = image("").replace(r#""schemaVersion":2"#, r#""schemaVersion":3"#);
+            assert_eq!(media_type(&third, Some(content_type)).unwrap(), "application/json");
+            let broken = format!(r#"{{"mediaType":"{OCI_INDEX}"}}"#);
+            assert!(media_type(&broken, Some(content_type)).is_err());
+        }
+    }
+
+    /// Go clients write members that they do not set.
+    #[test]
+    fn null_members_are_as_absent() {
+        let nulls = r#""mediaType":null,"artifactType":null,"subject":null,"annotations":{"a":null,"b":"c"},"#;
+        let both = image(&format!(r#"{nulls}"manifests":null,"#));
+        assert_eq!(media_type(&both, None).unwrap(), OCI_IMAGE);
+        let (manifest, kind) = Manifest::parse(both.as_bytes(), Some("application/json")).unwrap();
+        let described = manifest.descriptor(&kind, &Algorithm::Sha256.digest(b""), 1);
+        assert_eq!(described.annotations, BTreeMap::from([("b".to_owned(), "c".to_owned())]));
+        assert_eq!(described.artifact_type.as_deref(), Some("application/vnd.oci.image.config.v1+json"));
+        let child = format!(
+            r#"{{"mediaType":"a/b","digest":"{DIGEST}","size":0,"artifactType":null,"annotations":{{"a":null}},"platform":null,"data":null}}"#
+        );
+        let index = format!(r#"{{"schemaVersion":2,{nulls}"config":null,"layers":null,"manifests":[{child}]}}"#);
+        assert_eq!(media_type(&index, None).unwrap(), OCI_INDEX);
+        let (manifest, _) = Manifest::parse(index.as_bytes(), Some(OCI_INDEX)).unwrap();
+        assert!(manifest.children().all(|child| child.annotations.is_empty()));
+    }
+
+    #[test]
     fn null_is_an_empty_list() {
         let config = format!(r#"{{"mediaType":"a/b","digest":"{DIGEST}","size":0,"urls":null,"annotations":null}}"#);
         let image = format!(r#"{{"schemaVersion":2,"config":{config},"layers":null,"annotations":null}}"#);
@@ -247,10 +411,46 @@ mod tests {
         assert_eq!(media_type(r#"{"schemaVersion":2,"manifests":null}"#, None).unwrap(), OCI_INDEX);
     }
 
+    /// However a digest is written, and wherever.
+    #[test]
+    fn every_digest_in_the_json_is_found() {
+        let digest = |n: u8| Algorithm::Sha256.digest(&[n]);
+        let long = Algorithm::Sha512.digest(b"");
+        let escaped = |text: String| text.bytes().map(|byte| format!("\\u{byte:04x}")).collect::<String>();
+        let manifest = format!(
+            r#"{{"a":"{}","b":[[{{"{}":1}}]],"c":"name@{}","d":"{}","e":"\ud800{}{} ","f":"{}","g":"sha256:12 {}:"}}"#,
+            digest(0),
+            digest(1),
+            digest(2),
+            escaped(digest(3).to_string()),
+            digest(4),
+            digest(5).to_string().replace(':', "\\u003a"),
+            long,
+            "sha256",
+        );
+        let (parsed, _) = Manifest::parse(manifest.as_bytes(), Some("a/b")).unwrap();
+        let all: BTreeSet<Digest> = (0..6).map(digest).chain([long]).collect();
+        assert_eq!(*parsed.digests(), all, "{manifest}");
+    }
+
+    #[test]
+    fn the_blobs_of_artifact_manifests_are_read() {
+        let blob = format!(r#"{{"mediaType":"a/b","digest":"{DIGEST}","size":0}}"#);
+        for kind in [OCI_ARTIFACT, ORAS_ARTIFACT] {
+            let of = |blobs: &str| Manifest::parse(format!(r#"{{"blobs":{blobs}}}"#).as_bytes(), Some(kind));
+            assert_eq!(of(&format!("[{blob}]")).unwrap().0.blobs().count(), 1);
+            assert_eq!(of("null").unwrap().0.blobs().count(), 0);
+            assert!(of("[1]").is_err());
+        }
+        // In a type of somebody else's, the member means what its owner says.
+        assert!(Manifest::parse(br#"{"blobs":[1]}"#, Some("a/b")).is_ok());
+    }
+
     #[test]
     fn foreign_layers_need_not_be_here() {
         let foreign = image("").replacen("}]}", r#","urls":["https://elsewhere.example/layer"]}]}"#, 1);
         let (manifest, _) = Manifest::parse(foreign.as_bytes(), Some(OCI_IMAGE)).unwrap();
         assert_eq!(manifest.blobs().count(), 1);
+        assert_eq!(manifest.digests().len(), 1, "where they are, they must stay");
     }
 }

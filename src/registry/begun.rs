@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::limits::{BEGUN_LIFETIME_MS, BEGUN_UPLOADS_MAX};
-use super::uploads::Session;
+use super::session::Session;
 
 #[derive(Default)]
 pub(super) struct Begun {

@@ -54,6 +54,14 @@ impl Registry {
         Ok(self.keys.delete(&layout::blob(repository, digest)).await?)
     }
 
+    /// Whether a repository holds a blob and its bytes are there.
+    pub(super) async fn holds(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
+        match self.load::<BlobFact>(&layout::blob(repository, digest)).await? {
+            Some(fact) => self.is_readable(&fact).await,
+            None => Ok(false),
+        }
+    }
+
     /// Puts a blob into a repository whose bytes are stored already. `from` names where to look; without it any repository
     /// will do.
     pub(super) async fn mount(
@@ -62,12 +70,10 @@ impl Registry {
         digest: &Digest,
         from: Option<&RepositoryName>,
     ) -> Result<bool> {
-        let target = layout::blob(repository, digest);
-        if let Some(fact) = self.load::<BlobFact>(&target).await?
-            && self.is_readable(&fact).await?
-        {
+        if self.holds(repository, digest).await? {
             return Ok(true);
         }
+        let target = layout::blob(repository, digest);
         let source = from.map_or_else(|| layout::content(digest), |from| layout::blob(from, digest));
         self.share(&target, &source, None).await
     }

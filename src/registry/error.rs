@@ -58,10 +58,14 @@ pub enum Error {
     /// The text cannot be a warning.
     #[error("{0}")]
     WarningInvalid(String),
-    /// What the request leans on is being collected just now, or another step of the collection is under way. Nothing was
-    /// acknowledged; a moment later it can be done.
-    #[error("the registry is collecting what this request needs; try again")]
+    /// What the request needs is being collected just now, another step of the collection is under way, or too many requests
+    /// add to the same upload at once. Nothing was acknowledged; a moment later it can be done.
+    #[error("the registry is busy with what this request needs; try again")]
     Busy,
+    /// Other requests use all of the memory that requests of this kind may use. Nothing was acknowledged; a moment later it
+    /// can be done.
+    #[error("the registry takes in too many large manifests just now; try again")]
+    Crowded,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),

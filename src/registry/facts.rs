@@ -46,12 +46,23 @@ pub(super) struct BlobFact {
     pub location: Location,
 }
 
+/// A state of an upload: the bytes that a stage holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Progress {
+    pub stage: Stage,
+    pub hasher: HasherState,
+    pub offset: u64,
+}
+
 /// Where an upload stands.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct UploadFact {
     pub stage: Stage,
     pub hasher: HasherState,
     pub offset: u64,
+    /// A state beyond that one, of which the client was not told (`session.rs`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrived: Option<Progress>,
     /// Makes two states of one upload differ even where their other members do not.
     pub revision: u64,
     pub begun_ms: u64,

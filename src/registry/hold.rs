@@ -7,6 +7,8 @@
 //! of them sees the other, and neither needs a condition of the store. Rescues are forgotten when their round ends, so a push that finds
 //! another round than the one it rescued in rescues again.
 
+use std::collections::HashSet;
+
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +30,14 @@ pub(super) struct CollectionFact {
     pub sweeping: Vec<String>,
     #[serde(default)]
     pub sweeping_ms: u64,
+}
+
+impl CollectionFact {
+    /// Whether one of `keys` is being removed just now.
+    fn is_sweeping(&self, keys: &[String]) -> bool {
+        let swept: HashSet<&String> = self.sweeping.iter().collect();
+        keys.iter().any(|key| swept.contains(key))
+    }
 }
 
 /// Keys that are held, as long as the collection stands where it stood.
@@ -66,7 +76,7 @@ impl Registry {
             if collection.active && collection.round == round {
                 // What a collector that was cut off was about to remove is let go after a while.
                 let is_late = self.platform.now_ms().saturating_sub(collection.sweeping_ms) > SWEEPING_MS_MAX;
-                if !is_late && collection.sweeping.iter().any(|swept| keys.contains(swept)) {
+                if !is_late && collection.is_sweeping(keys) {
                     return Err(Error::Busy);
                 }
                 return Ok(Hold { round, active: true });

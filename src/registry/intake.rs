@@ -16,78 +16,131 @@ pub(super) struct Intake {
     state: Arc<Mutex<State>>,
 }
 
+/// What a store has of a body.
+pub(super) struct Received<T> {
+    /// What the store made of it.
+    pub(super) stage: T,
+    /// With the body's bytes.
+    pub(super) hasher: Hasher,
+    /// How many bytes the body brought.
+    pub(super) bytes: u64,
+    /// Why the client broke the body off, if it did.
+    pub(super) cut: Option<Error>,
+}
+
 struct State {
     hasher: Hasher,
     received: u64,
     failure: Option<BodyError>,
+    /// The body has ended for the store, well or not.
+    ended: bool,
+    /// The store was told of a good end although the client broke the body off.
+    cut: bool,
 }
 
 struct Watched {
     body: Body,
-    declared: Option<u64>,
+    range_bytes: Option<u64>,
     limit_bytes: u64,
+    keeps_cut: bool,
     state: Arc<Mutex<State>>,
 }
 
 impl Intake {
-    /// Wraps `body`, which must have `declared` bytes, where that is known, and at most `limit_bytes`.
-    pub(super) fn new(body: Body, hasher: Hasher, declared: Option<u64>, limit_bytes: u64) -> (Self, Body) {
-        let state = Arc::new(Mutex::new(State { hasher, received: 0, failure: None }));
-        let watched = Watched { body, declared, limit_bytes, state: state.clone() };
+    /// Wraps `body`, which must have `range_bytes`, where the client names a range, and at most `limit_bytes`. With `keeps_cut`
+    /// a client that breaks off looks to the store like the end of the body, so that the store keeps what came.
+    pub(super) fn new(
+        body: Body,
+        hasher: Hasher,
+        range_bytes: Option<u64>,
+        limit_bytes: u64,
+        keeps_cut: bool,
+    ) -> (Self, Body) {
+        let state = State { hasher, received: 0, failure: None, ended: false, cut: false };
+        let state = Arc::new(Mutex::new(state));
+        let watched = Watched { body, range_bytes, limit_bytes, keeps_cut, state: state.clone() };
         (Self { state }, Body::new(watched))
     }
 
-    /// The hasher and the number of bytes that came, if all is well with the body and the store.
-    pub(super) fn finish<T>(self, appended: store::Result<T>) -> Result<(T, Hasher, u64)> {
+    /// What came, if all is well with the store, and with the body but for an end that came too early.
+    pub(super) fn finish<T>(self, appended: store::Result<T>) -> Result<Received<T>> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // A store reports a failing body as a failure of its own; whose it is only we know.
-        match (&state.failure, appended) {
-            (Some(BodyError::Length { declared }), _) => {
-                Err(Error::SizeInvalid(format!("the body has {} bytes of {declared} declared", state.received)))
-            }
-            (Some(BodyError::TooLarge { .. }), _) => Err(Error::TooLarge { limit_bytes: self.limit(&state) }),
-            (Some(BodyError::Idle { limit_seconds }), _) => Err(Error::BodyIdle { limit_seconds: *limit_seconds }),
-            (Some(BodyError::Interrupted(why)), _) => Err(Error::UploadInvalid(format!("the body broke off: {why}"))),
-            (Some(BodyError::Store(error)), _) => Err(error.clone().into()),
-            (None, Ok(value)) => Ok((value, state.hasher.clone(), state.received)),
+        let failure = state.failure.as_ref().map(|failure| error_of(failure, state.received));
+        match (failure, appended) {
+            (Some(failure), Ok(stage)) if state.cut => Ok(state.received_as(stage, Some(failure))),
+            (Some(failure), _) => Err(failure),
+            (None, Ok(stage)) => Ok(state.received_as(stage, None)),
             (None, Err(store::Error::Conflict(_))) => Err(Error::UploadUnknown),
             (None, Err(error)) => Err(error.into()),
         }
     }
+}
 
-    fn limit(&self, state: &State) -> u64 {
-        match state.failure {
-            Some(BodyError::TooLarge { limit_bytes }) => limit_bytes,
-            _ => 0,
+impl State {
+    fn received_as<T>(&self, stage: T, cut: Option<Error>) -> Received<T> {
+        Received { stage, hasher: self.hasher.clone(), bytes: self.received, cut }
+    }
+}
+
+fn error_of(failure: &BodyError, received: u64) -> Error {
+    match failure {
+        BodyError::Length { declared } => {
+            Error::SizeInvalid(format!("the body has {received} bytes of {declared} declared"))
         }
+        BodyError::TooLarge { limit_bytes } => Error::TooLarge { limit_bytes: *limit_bytes },
+        BodyError::Idle { limit_seconds } => Error::BodyIdle { limit_seconds: *limit_seconds },
+        BodyError::Interrupted(why) => Error::UploadInvalid(format!("the body broke off: {why}")),
+        BodyError::Store(error) => error.clone().into(),
     }
 }
 
 impl Watched {
+    /// How many bytes the body must have, by its range or by itself.
+    fn declared(&self) -> Option<u64> {
+        self.range_bytes.or(self.body.length())
+    }
+
     fn watch(&self, frame: Option<Result<Frame<Bytes>, BodyError>>) -> Option<Result<Frame<Bytes>, BodyError>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let failure = match frame {
+        let declared = self.declared();
+        // A body that is longer than it may be, or whole and not as long as its range, is wrong; a body that ends too early
+        // is right as far as it goes.
+        let (failure, is_cut) = match frame {
             Some(Ok(frame)) => {
                 let data = frame.data_ref().map_or(&[][..], |data| data);
                 let received = state.received + data.len() as u64;
-                if self.declared.is_some_and(|declared| received > declared) {
-                    BodyError::Length { declared: self.declared.unwrap_or_default() }
-                } else if received > self.limit_bytes {
-                    BodyError::TooLarge { limit_bytes: self.limit_bytes }
-                } else {
-                    state.received = received;
-                    state.hasher.update(data);
-                    return Some(Ok(frame));
+                match declared {
+                    Some(declared) if received > declared => (BodyError::Length { declared }, false),
+                    _ if received > self.limit_bytes => (BodyError::TooLarge { limit_bytes: self.limit_bytes }, false),
+                    _ => {
+                        state.received = received;
+                        state.hasher.update(data);
+                        return Some(Ok(frame));
+                    }
                 }
             }
-            Some(Err(error)) => error,
-            None => match self.declared {
-                Some(declared) if state.received < declared => BodyError::Length { declared },
-                _ => return None,
+            Some(Err(error @ (BodyError::Interrupted(_) | BodyError::Idle { .. }))) => (error, true),
+            Some(Err(error)) => (error, false),
+            None => match declared {
+                Some(declared) if state.received < declared => {
+                    (BodyError::Length { declared }, self.body.length().is_some())
+                }
+                _ => {
+                    state.ended = true;
+                    return None;
+                }
             },
         };
         state.failure = Some(failure.clone());
-        Some(Err(failure))
+        state.ended = true;
+        // Where nothing came the store had better undo what it did.
+        state.cut = is_cut && self.keeps_cut && state.received > 0;
+        if state.cut { None } else { Some(Err(failure)) }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).ended
     }
 }
 
@@ -96,6 +149,9 @@ impl http_body::Body for Watched {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.has_ended() {
+            return Poll::Ready(None);
+        }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         Poll::Ready(self.watch(frame))
     }

@@ -9,7 +9,7 @@
 //! | a blob is in a repository | `blob/<repo>!<digest>` |
 //! | a blob is somewhere | `content/<digest>` |
 //! | a manifest refers to a subject | `referrer/<repo>!<subject>!<digest>` |
-//! | a fallback list was taken in | `adopted/<repo>!<subject>` |
+//! | no longer written: a fallback list was taken in | `adopted/<repo>!<subject>` |
 //! | a warning about a repository | `warning/<repo>!` |
 //! | a warning about a tag | `warning/<repo>!<tag>` |
 //! | where the bytes of a large manifest are | `large/<repo>!<digest>` |
@@ -62,10 +62,6 @@ pub(super) fn referrers(repository: &RepositoryName, subject: &Digest) -> String
 
 pub(super) fn referrer(repository: &RepositoryName, subject: &Digest, digest: &str) -> String {
     format!("referrer/{repository}!{subject}!{digest}")
-}
-
-pub(super) fn adopted(repository: &RepositoryName, subject: &Digest) -> String {
-    format!("adopted/{repository}!{subject}")
 }
 
 pub(super) fn warning(repository: &RepositoryName, tag: Option<&Tag>) -> String {

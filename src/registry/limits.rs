@@ -60,8 +60,33 @@ impl Default for Limits {
     }
 }
 
-/// How many bytes of descriptors a page of referrers has, so that the whole page is a manifest that every client takes.
-pub(super) const REFERRERS_PAGE_BYTES_MAX: usize = 4 * 1024 * 1024 - 1024;
+/// How many bytes are read and listed for a page of referrers, so that the whole page is a manifest that every client takes.
+pub(super) const REFERRERS_PAGE_BYTES_MAX: u64 = 4 * 1024 * 1024 - 1024;
+
+/// The smallest such limit, for a page that is made while other pages use all of the memory for pages.
+pub(super) const REFERRERS_PAGE_BYTES_MIN: u64 = 128 * 1024;
+
+/// The memory that all pages of referrers share until clients have taken them, in bytes.
+pub(super) const PAGES_MEMORY_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The memory that all manifests on their way in share, in bytes.
+pub(super) const PUSHES_MEMORY_BYTES: u64 = 96 * 1024 * 1024;
+
+/// How much memory the push of a manifest needs at most, as a multiple of the manifest's size.
+pub(super) const PUSH_MEMORY_FACTOR: u64 = 8;
+
+/// The largest manifest, in bytes, whose push never waits for memory: larger ones cannot hold up ordinary images.
+pub(super) const PUSH_UNQUEUED_BYTES_MAX: u64 = 64 * 1024;
+
+/// How large the descriptor of a manifest with a subject may be, in bytes of JSON. Annotations and the artifact type are all
+/// that can make it large, and each page of referrers repeats them.
+pub(super) const REFERRER_BYTES_MAX: u64 = 64 * 1024;
+
+/// What an annotation costs in memory beside its bytes.
+pub(super) const ANNOTATION_BYTES: u64 = 128;
+
+/// How many of the manifests in a list under a fallback tag are looked at when the tag is pushed.
+pub(super) const FALLBACK_LISTED_MAX: usize = 1000;
 
 /// How long a warning may be: with two in an answer, quoted, all stay below the 4096 bytes of the specification.
 pub(super) const WARNING_BYTES_MAX: usize = 1000;
@@ -84,6 +109,9 @@ pub(super) const NAMED_IN_REPORT_MAX: usize = 100;
 /// How many indexes below its own a push reads beside a collection, one after the other. Clients nest one or two.
 pub(super) const NESTED_INDEXES_MAX: usize = 256;
 
+/// How many manifests below its own a push reads at once: fewer than other calls, as each may be as large as a manifest can be.
+pub(super) const NESTED_READS_AT_ONCE_MAX: usize = 4;
+
 /// How many storage calls one request has under way at once.
 pub(super) const CALLS_AT_ONCE_MAX: usize = 16;
 
@@ -95,3 +123,10 @@ pub(super) const BEGUN_UPLOADS_MAX: usize = 256;
 
 /// How long it remembers them, in milliseconds. Clients send the first chunk at once.
 pub(super) const BEGUN_LIFETIME_MS: u64 = 10_000;
+
+/// How often the state of an upload is written down anew because another request has changed it.
+pub(super) const SESSION_TRIES_MAX: usize = 4;
+
+/// How many requests add to one upload at once in an instance: one, and others that a client sends while the server has not
+/// yet noticed that the first one broke off. Each may keep a copy of what came before.
+pub(super) const APPENDS_AT_ONCE_MAX: usize = 3;

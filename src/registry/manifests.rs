@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use super::facts::{self, BlobFact, ManifestFact, RepositoryFact, TagFact};
 use super::hold::{HOLD_TRIES_MAX, Hold};
-use super::limits::{NESTED_INDEXES_MAX, PUSH_MS_MAX};
+use super::limits::{PUSH_MEMORY_FACTOR, PUSH_MS_MAX, PUSH_UNQUEUED_BYTES_MAX};
+use super::memory::Share;
+use super::references::Nested;
 use super::{Error, Registry, Result, layout};
-use crate::oci::manifest::{DOCKER_LIST, OCI_INDEX};
 use crate::oci::{self, Algorithm, Descriptor, Digest, Reference, RepositoryName, Tag};
 use crate::store::{self, Body, BodyError, When};
 use bytes::Bytes;
@@ -37,16 +38,17 @@ pub struct Pushed {
 }
 
 /// A manifest on its way in.
-struct Push<'a> {
-    repository: &'a RepositoryName,
-    manifest: &'a oci::Manifest,
+pub(super) struct Push<'a> {
+    pub(super) repository: &'a RepositoryName,
+    pub(super) manifest: &'a oci::Manifest,
     descriptor: &'a Descriptor,
     fact: &'a ManifestFact,
     bytes: &'a Bytes,
 }
 
 impl Push<'_> {
-    /// The keys that must stay from now on: the push's own and those of what the manifest names.
+    /// The keys that must stay from now on: the push's own and those of all content that the manifest names, which may be here
+    /// as a blob, as a manifest or as both.
     fn leans_on(&self, nested: &BTreeSet<Digest>, ways: &[String]) -> Vec<String> {
         let (repository, digest) = (self.repository, &self.descriptor.digest);
         let mut keys = vec![
@@ -55,13 +57,11 @@ impl Push<'_> {
             layout::repository(repository),
         ];
         keys.extend(self.fact.subject.iter().map(|subject| layout::referrer(repository, subject, digest.as_str())));
-        keys.extend(self.manifest.blobs().map(|blob| layout::blob(repository, &blob.digest)));
-        keys.extend(self.manifest.children().map(|child| layout::manifest(repository, &child.digest)));
-        keys.extend(nested.iter().map(|digest| layout::manifest(repository, digest)));
+        for named in self.manifest.digests().union(nested) {
+            keys.push(layout::blob(repository, named));
+            keys.push(layout::manifest(repository, named));
+        }
         keys.extend_from_slice(ways);
-        // A manifest may name one thing many times.
-        keys.sort_unstable();
-        keys.dedup();
         keys
     }
 }
@@ -116,6 +116,7 @@ impl Registry {
         content_type: Option<&str>,
         body: Body,
     ) -> Result<Pushed> {
+        let _memory = self.reserve_push(body.length()).await?;
         let bytes = self.receive(body).await?;
         let digest = match reference {
             Reference::Tag(_) => Algorithm::Sha256.digest(&bytes),
@@ -129,6 +130,7 @@ impl Registry {
         self.check_count(&manifest)?;
         let size = bytes.len() as u64;
         let descriptor = manifest.descriptor(&media_type, &digest, size);
+        self.check_referrer(&manifest, &descriptor)?;
         let subject = manifest.subject.as_ref().map(|subject| subject.digest.clone());
         let pushed_ms = self.platform.now_ms();
         let [nonce @ .., _, _, _, _, _, _, _, _] = self.platform.random();
@@ -141,6 +143,7 @@ impl Registry {
         });
         let all_tags: Vec<&Tag> = all_tags.collect();
         let until_ms = self.keep_manifest(&push, &all_tags).await?;
+        self.adopt_listed(repository, &manifest, &all_tags).await?;
         let tag_fact = TagFact { digest: digest.clone(), media_type, size, pushed_ms };
         if let Reference::Tag(tag) = reference {
             self.point_tag(repository, tag, &tag_fact, until_ms).await?;
@@ -194,6 +197,21 @@ impl Registry {
         }
     }
 
+    /// Memory for all that the push of a manifest holds. Requests that declare no length get what the largest manifest needs.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`]; [`Error::Crowded`] in a component when other pushes use the memory. Natively a push waits for it.
+    async fn reserve_push(&self, declared: Option<u64>) -> Result<Share> {
+        let limit_bytes = self.limits.manifest_bytes_max;
+        let size = declared.unwrap_or(limit_bytes);
+        let bytes = size.saturating_mul(PUSH_MEMORY_FACTOR);
+        match size {
+            _ if size > limit_bytes => Err(Error::TooLarge { limit_bytes }),
+            0..=PUSH_UNQUEUED_BYTES_MAX => Ok(self.pushes_memory.take(bytes, bytes)),
+            _ => self.pushes_memory.reserve(bytes).await.ok_or(Error::Crowded),
+        }
+    }
+
     async fn receive(&self, body: Body) -> Result<Bytes> {
         let limit_bytes = self.limits.manifest_bytes_max;
         let declared = body.length();
@@ -209,75 +227,6 @@ impl Registry {
             }
             _ => Ok(bytes),
         }
-    }
-
-    /// How much a manifest names is how many keys are read, and beside a collection written, for it.
-    fn check_count(&self, manifest: &oci::Manifest) -> Result<()> {
-        let blobs: BTreeSet<_> = manifest.blobs().map(|blob| &blob.digest).collect();
-        let children: BTreeSet<_> = manifest.children().map(|child| &child.digest).collect();
-        let most = self.limits.manifest_references_max;
-        if blobs.len() + children.len() <= most {
-            return Ok(());
-        }
-        Err(Error::ManifestInvalid(format!("the manifest names more than {most} descriptors")))
-    }
-
-    /// Everything that the manifest names must be here, so that what can be pulled can be pulled whole, unless a setting allows
-    /// otherwise.
-    async fn check_references(
-        &self,
-        repository: &RepositoryName,
-        manifest: &oci::Manifest,
-        nested: &BTreeSet<Digest>,
-    ) -> Result<()> {
-        if self.limits.sparse_manifests {
-            return Ok(());
-        }
-        let blobs: BTreeSet<_> = manifest.blobs().map(|blob| &blob.digest).collect();
-        let mut children: BTreeSet<_> = manifest.children().map(|child| &child.digest).collect();
-        children.extend(nested);
-        let blobs = blobs.into_iter().map(|digest| (layout::blob(repository, digest), digest.clone()));
-        let children = children.into_iter().map(|digest| (layout::manifest(repository, digest), digest.clone()));
-        let wanted: Vec<(String, Digest)> = blobs.chain(children).collect();
-        let (keys, digests): (Vec<String>, Vec<Digest>) = wanted.into_iter().unzip();
-        let there = self.are_there(keys).await?.into_iter();
-        let missing: Vec<Digest> = digests.into_iter().zip(there).filter(|(_, there)| !there).map(|(d, _)| d).collect();
-        if missing.is_empty() { Ok(()) } else { Err(Error::ManifestBlobUnknown(missing)) }
-    }
-
-    /// What the indexes among a manifest's children list, and so on: a collection that is under way may have found all of it
-    /// unused, and what the manifest itself names leans on it.
-    async fn nested(&self, push: &Push<'_>) -> Result<BTreeSet<Digest>> {
-        let indexes = |manifest: &oci::Manifest| -> Vec<Digest> {
-            let is_index = |child: &&Descriptor| matches!(child.media_type.as_str(), OCI_INDEX | DOCKER_LIST);
-            manifest.children().filter(is_index).map(|child| child.digest.clone()).collect()
-        };
-        let (mut nested, mut open) = (BTreeSet::new(), indexes(push.manifest));
-        let mut read = BTreeSet::new();
-        while let Some(digest) = open.pop() {
-            if !read.insert(digest.clone()) {
-                continue;
-            }
-            // When no collection is under way it can be done.
-            if read.len() > NESTED_INDEXES_MAX {
-                return Err(Error::Busy);
-            }
-            let index = match self.manifest(push.repository, &Reference::Digest(digest.clone())).await {
-                Err(Error::ManifestUnknown(_)) if self.limits.sparse_manifests => continue,
-                Err(Error::ManifestUnknown(_)) => return Err(Error::ManifestBlobUnknown(vec![digest])),
-                index => index?,
-            };
-            let bytes =
-                self.read_manifest(&index).await?.collect_up_to(index.size).await.map_err(store::Error::from)?;
-            let Ok((index, _)) = oci::Manifest::parse(&bytes, Some(&index.media_type)) else { continue };
-            nested.extend(index.children().map(|child| child.digest.clone()));
-            if nested.len() > self.limits.manifest_references_max {
-                let most = self.limits.manifest_references_max;
-                return Err(Error::ManifestInvalid(format!("the manifest leads to more than {most} manifests")));
-            }
-            open.extend(indexes(&index));
-        }
-        Ok(nested)
     }
 
     /// Stores a manifest, with the ways back from it to its tags-to-be, so that a collection takes away neither it nor what it
@@ -313,13 +262,15 @@ impl Registry {
 
     /// Holds everything that a push leans on, and sees to it that it is there.
     async fn hold_references(&self, push: &Push<'_>, ways: &[String]) -> Result<Hold> {
-        let mut nested = BTreeSet::new();
-        let mut hold = self.hold(&push.leans_on(&nested, ways)).await?;
+        let mut nested = Nested::default();
+        let mut hold = self.hold(&push.leans_on(&nested.digests, ways)).await?;
         if hold.is_active() {
             nested = self.nested(push).await?;
-            hold = self.hold(&push.leans_on(&nested, ways)).await?;
+            if !nested.digests.is_empty() {
+                hold = self.hold(&push.leans_on(&nested.digests, ways)).await?;
+            }
         }
-        self.check_references(push.repository, push.manifest, &nested).await?;
+        self.check_references(push.repository, push.manifest, &nested.children).await?;
         Ok(hold)
     }
 

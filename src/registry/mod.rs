@@ -4,6 +4,7 @@
 //! over the same stores. The order of writes is bytes, then membership, then the manifest, then its referrer, then its tag, so that a crash at
 //! any point leaves garbage and never a name that leads nowhere.
 
+mod appending;
 mod begun;
 mod blobs;
 mod collect;
@@ -14,7 +15,10 @@ mod intake;
 mod layout;
 mod limits;
 mod manifests;
+mod memory;
+mod references;
 mod referrers;
+mod session;
 mod tags;
 #[cfg(test)]
 mod tests;
@@ -28,14 +32,18 @@ pub use collect::{CollectRequest, Named, Report, Tally};
 pub use error::{Error, Result};
 pub use limits::Limits;
 pub use manifests::{Manifest, Pushed};
+pub(crate) use memory::Share;
 pub use referrers::{Referrers, ReferrersRequest};
+pub use session::{Chunk, SessionId, Status};
 pub use tags::{Page, PageRequest};
-pub use uploads::{Chunk, Mounted, SessionId, Status};
+pub use uploads::Mounted;
 
 use crate::store::check::Finding;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use crate::store::{self, BlobStore, KeyValue, Platform};
 use begun::Begun;
+use limits::{PAGES_MEMORY_BYTES, PUSHES_MEMORY_BYTES};
+use memory::Memory;
 
 /// An OCI registry over a pair of stores.
 #[derive(Clone)]
@@ -45,6 +53,11 @@ pub struct Registry {
     platform: Arc<dyn Platform>,
     limits: Limits,
     begun: Arc<Begun>,
+    appending: appending::Uploads,
+    /// What pages of referrers share.
+    pages_memory: Arc<Memory>,
+    /// What manifests on their way in share.
+    pushes_memory: Arc<Memory>,
 }
 
 impl Registry {
@@ -55,7 +68,16 @@ impl Registry {
         platform: Arc<dyn Platform>,
         limits: Limits,
     ) -> Self {
-        Self { keys, blobs, platform, limits, begun: Arc::default() }
+        Self {
+            keys,
+            blobs,
+            platform,
+            limits,
+            begun: Arc::default(),
+            appending: Arc::default(),
+            pages_memory: Memory::new(PAGES_MEMORY_BYTES),
+            pushes_memory: Memory::new(PUSHES_MEMORY_BYTES),
+        }
     }
 
     /// A registry that forgets everything when it is dropped.

@@ -1,15 +1,22 @@
 //! Referrers: the manifests that name another one as their subject (distribution-spec, "Listing referrers").
 //!
-//! Each is a key under its subject, written with the push, so the list is never a document that two pushes could fight
-//! over, and the subject need not be there yet.
+//! Each referrer is a key under its subject, written with the push, so the list is never a document that two pushes could
+//! fight over, and the subject need not be there yet. The value is the referrer's descriptor: a page reads no manifest.
+
+use std::collections::BTreeSet;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::facts::{ManifestFact, TagFact};
-use super::limits::{CALLS_AT_ONCE_MAX, REFERRERS_PAGE_BYTES_MAX};
-use super::{Registry, Result, layout};
+use super::facts::ManifestFact;
+use super::limits::{
+    ANNOTATION_BYTES, CALLS_AT_ONCE_MAX, FALLBACK_LISTED_MAX, REFERRER_BYTES_MAX, REFERRERS_PAGE_BYTES_MAX,
+    REFERRERS_PAGE_BYTES_MIN,
+};
+use super::manifests::Manifest;
+use super::memory::Share;
+use super::{Error, Registry, Result, layout};
 use crate::oci::{self, Descriptor, Digest, Reference, RepositoryName, Tag};
-use crate::store::{Error, When};
+use crate::store::{self, When};
 
 /// Which referrers are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,32 +28,35 @@ pub struct ReferrersRequest {
 }
 
 /// A page of referrers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Referrers {
     /// Their descriptors, in the order of their digests.
     pub descriptors: Vec<Descriptor>,
     /// Where the next page begins, if there is one: after this digest. A page may be empty and not the last one.
     pub next: Option<String>,
+    /// The memory that the page may use, which must be held as long as the page is.
+    pub(crate) memory: Share,
+}
+
+/// What lies under the key of a referrer.
+enum Found {
+    /// The manifest was deleted just now.
+    Nothing,
+    /// The descriptor, and how many bytes were read for it.
+    Descriptor(Descriptor, u64),
+    /// A descriptor too large for a value of the store: the manifest must be read.
+    Manifest(Manifest),
 }
 
 impl Registry {
-    /// The manifests of a repository that refer to `subject`, whether that is there or not. One listing and one read for each
-    /// manifest that is looked at; a page looks at as many as its limit says.
+    /// The manifests of a repository that refer to `subject`, whether that is there or not. Costs one listing and one read
+    /// for each manifest that is looked at. A page ends where its limit of manifests, or of bytes read, is reached.
     pub async fn referrers(
         &self,
         repository: &RepositoryName,
         subject: &Digest,
         request: &ReferrersRequest,
     ) -> Result<Referrers> {
-        if request.last.is_none() {
-            match self.adopt_fallback(repository, subject).await {
-                // A reader must not be refused because nothing can be written.
-                Err(super::Error::Store(why @ (Error::ReadOnly(_) | Error::Full(_)))) => {
-                    log::warn!("a fallback list of referrers is not taken in: {why}");
-                }
-                adopted => adopted?,
-            }
-        }
         let prefix = layout::referrers(repository, subject);
         let after = request.last.as_ref().map(|last| format!("{prefix}{last}"));
         let most = self.limits.referrers_per_page_max;
@@ -55,30 +65,54 @@ impl Registry {
         keys.truncate(most);
         let digests: Vec<String> = keys.iter().map(|key| key[prefix.len()..].to_owned()).collect();
 
+        // Twice, as a page is written as JSON while its descriptors are there.
+        let memory = self.pages_memory.take(REFERRERS_PAGE_BYTES_MIN * 2, REFERRERS_PAGE_BYTES_MAX * 2);
+        let bytes_max = memory.bytes() / 2;
+        // Whatever is read ahead is too much if the page ends before it.
+        let reads_at_once = (bytes_max / REFERRER_BYTES_MAX).clamp(1, CALLS_AT_ONCE_MAX as u64) as usize;
         let reads = digests.iter().cloned().map(|digest| self.referrer(repository, subject, digest));
         let reads: Vec<_> = reads.collect();
-        let mut found = stream::iter(reads).buffered(CALLS_AT_ONCE_MAX);
-        let mut page = Referrers { descriptors: Vec::new(), next: None };
+        let mut found = stream::iter(reads).buffered(reads_at_once);
+        let mut page = Referrers { descriptors: Vec::new(), next: None, memory };
         let (mut bytes, mut looked_at) = (0, 0);
-        while let Some(descriptor) = found.try_next().await? {
-            let wanted = descriptor.filter(|descriptor| {
-                request.artifact_type.is_none() || descriptor.artifact_type == request.artifact_type
-            });
-            if let Some(descriptor) = wanted {
-                bytes += serde_json::to_vec(&descriptor).map_or(0, |json| json.len() + 1);
-                // The first one is sent in any case, or the list would never end.
-                if bytes > REFERRERS_PAGE_BYTES_MAX && !page.descriptors.is_empty() {
-                    break;
-                }
-                page.descriptors.push(descriptor);
+        while let Some(found) = found.try_next().await? {
+            bytes += found.bytes();
+            // The first one is looked at in any case, or the list would never end.
+            if bytes > bytes_max && looked_at > 0 {
+                break;
             }
             looked_at += 1;
+            let descriptor = match found {
+                Found::Nothing => None,
+                Found::Descriptor(descriptor, _) => Some(descriptor),
+                Found::Manifest(manifest) => self.read_descriptor(&manifest).await?,
+            };
+            page.descriptors.extend(descriptor.filter(|descriptor| {
+                let wanted = request.artifact_type.as_deref();
+                // Letter case of media types does not count.
+                let is_of =
+                    |of: &str| descriptor.artifact_type.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(of));
+                wanted.is_none_or(is_of)
+            }));
         }
         drop(found);
         if more || looked_at < digests.len() {
             page.next = looked_at.checked_sub(1).map(|last| digests[last].clone());
         }
+        page.memory.shrink_to(bytes * 2);
         Ok(page)
+    }
+
+    /// Refuses a manifest with a subject whose descriptor is too large to be repeated in each list of referrers.
+    pub(super) fn check_referrer(&self, manifest: &oci::Manifest, descriptor: &Descriptor) -> Result<()> {
+        let bytes = if manifest.subject.is_some() { to_json(descriptor)?.len() as u64 } else { 0 };
+        if bytes <= REFERRER_BYTES_MAX {
+            return Ok(());
+        }
+        Err(Error::ManifestInvalid(format!(
+            "the descriptor of this manifest, with its annotations and artifactType, has {bytes} bytes; a manifest with a \
+             subject may have {REFERRER_BYTES_MAX}"
+        )))
     }
 
     /// Notes that a manifest refers to its subject.
@@ -89,8 +123,7 @@ impl Registry {
         descriptor: &Descriptor,
     ) -> Result<()> {
         let key = layout::referrer(repository, subject, descriptor.digest.as_str());
-        let unlikely = |e: serde_json::Error| Error::Corrupt(e.to_string());
-        let mut value = serde_json::to_vec(descriptor).map_err(unlikely)?;
+        let mut value = to_json(descriptor)?;
         // Annotations may be larger than the store's values; these are read from the manifest.
         if value.len() as u64 > self.limits.manifest_inline_bytes_max {
             value.clear();
@@ -98,76 +131,101 @@ impl Registry {
         Ok(self.keys.put(&key, value.into(), When::Always).await.map(drop)?)
     }
 
-    /// `None` when it was deleted just now.
-    async fn referrer(
-        &self,
-        repository: &RepositoryName,
-        subject: &Digest,
-        digest: String,
-    ) -> Result<Option<Descriptor>> {
+    async fn referrer(&self, repository: &RepositoryName, subject: &Digest, digest: String) -> Result<Found> {
         let key = layout::referrer(repository, subject, &digest);
         match self.keys.get(&key).await? {
-            None => Ok(None),
+            None => Ok(Found::Nothing),
             Some(entry) if entry.value.is_empty() => {
-                let corrupt = |_| Error::Corrupt(format!("the key {key}"));
-                let referrer = self.read_descriptor(repository, &digest.parse().map_err(corrupt)?).await?;
-                Ok(referrer.map(|(descriptor, _)| descriptor))
+                let corrupt = |_| store::Error::Corrupt(format!("the key {key}"));
+                let reference = Reference::Digest(digest.parse().map_err(corrupt)?);
+                match self.manifest(repository, &reference).await {
+                    Err(Error::ManifestUnknown(_)) => Ok(Found::Nothing),
+                    manifest => Ok(Found::Manifest(manifest?)),
+                }
             }
             Some(entry) => {
-                let corrupt = |e| Error::Corrupt(format!("the value of {key}: {e}"));
-                Ok(Some(serde_json::from_slice(&entry.value).map_err(corrupt)?))
+                let corrupt = |e| store::Error::Corrupt(format!("the value of {key}: {e}"));
+                let descriptor: Descriptor = serde_json::from_slice(&entry.value).map_err(corrupt)?;
+                Ok(Found::Descriptor(descriptor, entry.value.len() as u64))
             }
         }
     }
 
-    /// A manifest's descriptor and subject, from its bytes.
-    async fn read_descriptor(
-        &self,
-        repository: &RepositoryName,
-        digest: &Digest,
-    ) -> Result<Option<(Descriptor, Option<Digest>)>> {
-        let manifest = match self.manifest(repository, &Reference::Digest(digest.clone())).await {
-            Err(super::Error::ManifestUnknown(_)) => return Ok(None),
-            manifest => manifest?,
-        };
-        let body = self.read_manifest(&manifest).await?;
-        let bytes = body.collect_up_to(manifest.size).await.map_err(Error::from)?;
+    /// A manifest's descriptor, from its bytes.
+    async fn read_descriptor(&self, manifest: &Manifest) -> Result<Option<Descriptor>> {
+        let body = self.read_manifest(manifest).await?;
+        let bytes = body.collect_up_to(manifest.size).await.map_err(store::Error::from)?;
         let Ok((parsed, media_type)) = oci::Manifest::parse(&bytes, Some(&manifest.media_type)) else {
             return Ok(None);
         };
-        let descriptor = parsed.descriptor(&media_type, digest, manifest.size);
-        Ok(Some((descriptor, parsed.subject.map(|subject| subject.digest))))
+        Ok(Some(parsed.descriptor(&media_type, &manifest.digest, manifest.size)))
     }
 
-    /// Takes in what clients listed under the tag `<algorithm>-<hex>` before the registry kept referrers itself
-    /// ("Enabling the referrers API"). Which list was taken in is noted, so that it is done once.
-    async fn adopt_fallback(&self, repository: &RepositoryName, subject: &Digest) -> Result<()> {
-        let name = format!("{}-{}", subject.algorithm().as_str(), subject.hex());
-        // A sha512 digest makes no tag: it is too long.
-        let Ok(tag) = name.parse::<Tag>() else { return Ok(()) };
-        let Some(fallback) = self.load::<TagFact>(&layout::tag(repository, &tag)).await? else { return Ok(()) };
-        let adopted_key = layout::adopted(repository, subject);
-        if self.load::<Digest>(&adopted_key).await?.as_ref() == Some(&fallback.digest) {
+    /// Takes in what an index lists that is pushed under a fallback tag, `<algorithm>-<hex>` of a subject: there clients list
+    /// a subject's referrers at registries without a list of their own ("Enabling the referrers API"). Each referrer is in
+    /// the registry's list since its own push, so only lost ones are written, and a push that is cut off can be sent again.
+    pub(super) async fn adopt_listed(
+        &self,
+        repository: &RepositoryName,
+        manifest: &oci::Manifest,
+        tags: &[&Tag],
+    ) -> Result<()> {
+        let subjects: BTreeSet<Digest> = tags.iter().filter_map(|tag| subject_of(tag)).collect();
+        if subjects.is_empty() {
             return Ok(());
         }
-        let key = layout::manifest(repository, &fallback.digest);
-        let Some((fact, inline, _)) = self.load_version::<ManifestFact>(&key).await? else { return Ok(()) };
-        let bytes = match fact.large {
-            true => {
-                let body = self.read_large(&layout::large(repository, &fallback.digest)).await?;
-                body.collect_up_to(fact.size).await.map_err(Error::from)?
-            }
-            false => inline,
-        };
-        if let Ok((index, _)) = oci::Manifest::parse(&bytes, Some(&fact.media_type)) {
-            for listed in index.children() {
-                if let Some((descriptor, Some(of))) = self.read_descriptor(repository, &listed.digest).await?
-                    && of == *subject
-                {
-                    self.note_referrer(repository, subject, &descriptor).await?;
-                }
-            }
+        let listed: BTreeSet<&Digest> = manifest.children().map(|child| &child.digest).collect();
+        if listed.len() > FALLBACK_LISTED_MAX {
+            log::warn!(
+                "{repository}: the list of referrers under a tag is long; only {FALLBACK_LISTED_MAX} are looked at"
+            );
         }
-        self.store(&adopted_key, &fallback.digest, When::Always).await
+        let looks = listed.into_iter().take(FALLBACK_LISTED_MAX);
+        let looks: Vec<_> = looks.map(|digest| self.adopt(repository, digest, &subjects)).collect();
+        stream::iter(looks).buffer_unordered(CALLS_AT_ONCE_MAX).try_collect().await
     }
+
+    async fn adopt(&self, repository: &RepositoryName, digest: &Digest, subjects: &BTreeSet<Digest>) -> Result<()> {
+        let key = layout::manifest(repository, digest);
+        let fact: Option<ManifestFact> = self.load(&key).await?;
+        let Some(subject) = fact.and_then(|fact| fact.subject).filter(|subject| subjects.contains(subject)) else {
+            return Ok(());
+        };
+        let referrer = layout::referrer(repository, &subject, digest.as_str());
+        if self.keys.get(&referrer).await?.is_some() {
+            return Ok(());
+        }
+        let manifest = match self.manifest(repository, &Reference::Digest(digest.clone())).await {
+            Err(Error::ManifestUnknown(_)) => return Ok(()),
+            manifest => manifest?,
+        };
+        let Some(descriptor) = self.read_descriptor(&manifest).await? else { return Ok(()) };
+        self.note_referrer(repository, &subject, &descriptor).await?;
+        // A deletion may have come in between, and has not found the key.
+        if self.keys.get(&key).await?.is_none() {
+            self.keys.delete(&referrer).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Found {
+    /// How many bytes a page costs for this, in reads or in memory.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Nothing => 0,
+            Self::Descriptor(descriptor, read) => read + descriptor.annotations.len() as u64 * ANNOTATION_BYTES,
+            Self::Manifest(manifest) => manifest.size,
+        }
+    }
+}
+
+/// The subject whose referrers are listed under a tag. A sha512 digest makes no tag, as it is too long.
+fn subject_of(tag: &Tag) -> Option<Digest> {
+    tag.as_str().replacen('-', ":", 1).parse().ok()
+}
+
+fn to_json(descriptor: &Descriptor) -> Result<Vec<u8>> {
+    let unlikely = |e: serde_json::Error| store::Error::Corrupt(e.to_string());
+    Ok(serde_json::to_vec(descriptor).map_err(unlikely)?)
 }

@@ -15,8 +15,8 @@ use crate::store::{self, Body, When};
 
 /// A clock that the test moves, and randomness that counts.
 #[derive(Default)]
-struct TestPlatform {
-    now_ms: AtomicU64,
+pub(super) struct TestPlatform {
+    pub(super) now_ms: AtomicU64,
     drawn: AtomicU64,
 }
 
@@ -30,15 +30,15 @@ impl Platform for TestPlatform {
     }
 }
 
-fn name(text: &str) -> RepositoryName {
+pub(super) fn name(text: &str) -> RepositoryName {
     text.parse().unwrap()
 }
 
-fn digest(bytes: &[u8]) -> Digest {
+pub(super) fn digest(bytes: &[u8]) -> Digest {
     Algorithm::Sha256.digest(bytes)
 }
 
-fn chunk(bytes: &'static [u8]) -> Chunk {
+pub(super) fn chunk(bytes: &'static [u8]) -> Chunk {
     Chunk { range: None, body: Bytes::from_static(bytes).into() }
 }
 
@@ -47,7 +47,7 @@ fn in_memory() -> (Registry, Arc<TestPlatform>) {
     (Registry::in_memory(platform.clone()), platform)
 }
 
-async fn read(registry: &Registry, repository: &RepositoryName, digest: &Digest) -> Result<Bytes> {
+pub(super) async fn read(registry: &Registry, repository: &RepositoryName, digest: &Digest) -> Result<Bytes> {
     let blob = registry.blob(repository, digest).await?;
     Ok(registry.read_blob(&blob, 0..blob.size).await?.collect_up_to(1 << 20).await.unwrap())
 }
@@ -168,12 +168,12 @@ fn a_wrong_digest_leaves_the_upload_where_it_stands() {
         let repository = name("a");
         let session = registry.begin_upload(&repository, Algorithm::Sha256).await.unwrap().session;
         registry.append_upload(&repository, &session, chunk(b"begin")).await.unwrap();
-        for (end, offset) in [(b"".as_slice(), 5), (b" end", 9)] {
+        for end in [b"".as_slice(), b" end"] {
             let wrong = registry.complete_upload(&repository, &session, &digest(b"other"), chunk(end)).await;
             assert!(matches!(wrong, Err(Error::DigestInvalid(_))), "{wrong:?}");
-            assert_eq!(registry.upload_status(&repository, &session).await.unwrap().offset, offset);
+            assert_eq!(registry.upload_status(&repository, &session).await.unwrap().offset, 5);
         }
-        registry.complete_upload(&repository, &session, &digest(b"begin end"), chunk(b"")).await.unwrap();
+        registry.complete_upload(&repository, &session, &digest(b"begin end"), chunk(b" end")).await.unwrap();
         assert_eq!(read(&registry, &repository, &digest(b"begin end")).await.unwrap(), "begin end");
         assert_eq!(registry.upload_status(&repository, &session).await, Err(Error::UploadUnknown));
     });
@@ -414,7 +414,7 @@ fn warnings_cost_nothing_where_there_are_none() {
 }
 
 /// A store without conditions, as on Spin: everything that the registry promises holds there too.
-struct LastWriterWins(MemoryKeyValue);
+pub(super) struct LastWriterWins(pub(super) MemoryKeyValue);
 
 #[async_trait::async_trait]
 impl UnorderedStore for LastWriterWins {

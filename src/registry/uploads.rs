@@ -3,69 +3,16 @@
 //! A session is a key. It holds the stage that the blob store gave, the hasher's state, and how far the upload is, so that any
 //! server can take the next chunk and nothing is hashed or read twice.
 
-use std::fmt;
-use std::ops::Range;
-use std::str::FromStr;
+#[cfg(test)]
+mod tests;
 
-use super::facts::{BlobFact, UploadFact};
+use super::appending::Appending;
+use super::facts::{BlobFact, Progress, UploadFact};
 use super::intake::Intake;
+use super::session::{Chunk, Session, SessionId, Status, Told};
 use super::{Error, Registry, Result, facts, layout};
 use crate::oci::{Algorithm, Digest, Hasher, RepositoryName};
-use crate::store::{self, Body, Location, Stage, Version, When};
-
-/// The name of an upload session: a UUID.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionId(String);
-
-impl FromStr for SessionId {
-    type Err = Error;
-
-    /// # Errors
-    /// [`Error::UploadUnknown`] for what is no UUID: there can be no such session.
-    fn from_str(text: &str) -> Result<Self> {
-        let id = uuid::Uuid::try_parse(text).map_err(|_| Error::UploadUnknown)?;
-        Ok(Self(id.to_string()))
-    }
-}
-
-impl fmt::Display for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Where an upload stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// The session.
-    pub session: SessionId,
-    /// How many bytes of the blob have come.
-    pub offset: u64,
-}
-
-/// Bytes for an upload: a chunk, or a whole blob.
-#[derive(Debug)]
-pub struct Chunk {
-    /// Where in the blob the bytes belong, where the client says so.
-    pub range: Option<Range<u64>>,
-    /// The bytes.
-    pub body: Body,
-}
-
-impl Chunk {
-    /// Whether it neither brings bytes nor claims a place.
-    fn is_nothing(&self) -> bool {
-        self.range.is_none() && self.body.length() == Some(0)
-    }
-
-    /// Whether it is likely to be what its upload begins with: it says so, or it is a stream, as which clients send whole blobs.
-    fn is_first(&self) -> bool {
-        match &self.range {
-            Some(range) => range.start == 0,
-            None => self.body.length().is_none(),
-        }
-    }
-}
+use crate::store::{self, Body, Location, Stage, When};
 
 /// What came of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,20 +23,23 @@ pub enum Mounted {
     Upload(Status),
 }
 
-/// A session as it was written or read.
-pub(super) struct Session {
-    pub(super) id: SessionId,
-    pub(super) key: String,
-    pub(super) fact: UploadFact,
-    /// `None`: the store has no conditions.
-    pub(super) version: Option<Version>,
+/// What a store took in of a body.
+struct Taken {
+    /// The state that the session was in before.
+    start: Progress,
+    /// The state with the body's bytes.
+    progress: Progress,
+    /// Why the body ended before its end, if it did: the bytes before that are safe all the same.
+    cut: Option<Error>,
 }
 
-/// Content that a blob store has taken in.
-struct Staged {
-    stage: Stage,
-    hasher: Hasher,
-    size: u64,
+/// What becomes of the bytes of a body that its client breaks off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CutBody {
+    /// They stay in the upload, which goes on behind them.
+    Counts,
+    /// The client knows of no upload that could go on.
+    IsLost,
 }
 
 impl Registry {
@@ -102,13 +52,14 @@ impl Registry {
     }
 
     async fn begin(&self, repository: &RepositoryName, algorithm: Algorithm) -> Result<Session> {
-        let id = SessionId(self.platform.uuid());
-        let key = layout::upload(repository, &id.0);
+        let id = SessionId::new(self.platform.uuid());
+        let key = layout::upload(repository, id.as_str());
         let now = self.platform.now_ms();
         let fact = UploadFact {
             stage: self.blobs.stage().await?,
             hasher: Hasher::new(algorithm).state(),
             offset: 0,
+            arrived: None,
             revision: 0,
             begun_ms: now,
             changed_ms: now,
@@ -136,27 +87,32 @@ impl Registry {
     /// [`Error::UploadUnknown`] when it has ended, was cancelled or has expired.
     pub async fn upload_status(&self, repository: &RepositoryName, session: &SessionId) -> Result<Status> {
         let session = self.session(repository, session).await?;
-        Ok(session.status())
+        self.tell(repository, session).await
     }
 
     /// Adds a chunk to an upload.
     ///
     /// # Errors
     /// [`Error::ChunkOutOfOrder`] when the chunk's range does not begin where the upload stands, also because another request was
-    /// faster; [`Error::SizeInvalid`] and [`Error::UploadInvalid`] when the body is not what was declared or breaks off. The upload
-    /// stands where it stood then.
+    /// faster; [`Error::Busy`] when too many requests add to the upload at once. [`Error::UploadInvalid`],
+    /// [`Error::SizeInvalid`] and [`Error::BodyIdle`] when the client breaks the body off: the bytes that came count, and
+    /// [`Registry::upload_status`] tells how many. After any other error the upload stands where it stood.
     pub async fn append_upload(&self, repository: &RepositoryName, id: &SessionId, chunk: Chunk) -> Result<Status> {
+        let _place = self.place_at(repository, id)?;
         let session = self.session_for(repository, id, chunk.is_first()).await?;
-        let hasher = session.hasher()?;
-        let session = self.add_chunk(repository, session, hasher, chunk).await?;
+        let Some(start) = session.start_of(&chunk) else { return Err(self.out_of_order(repository, session).await) };
+        let hasher = start.hasher()?;
+        let taken = self.take_chunk(&session, start, hasher, chunk, CutBody::Counts).await?;
+        let session = self.note_chunk(repository, session, &taken, Told::Acknowledged).await?;
         Ok(session.status())
     }
 
-    /// Ends an upload with its last bytes, if `chunk` has any: the content must hash to `digest`.
+    /// Ends an upload with its last bytes, if `chunk` has any: the content must hash to `digest`. When the upload is not there
+    /// and the repository holds `digest`, the upload has ended well before: its answer was lost, and `chunk` is not looked at.
     ///
     /// # Errors
-    /// [`Error::DigestInvalid`] when it does not; the upload stands behind the last bytes then. Only when `digest` is of another
-    /// algorithm than the upload began with is it over. Otherwise as [`Registry::append_upload`].
+    /// [`Error::DigestInvalid`] when the content does not; the upload stands where it stood before this request then. Only when
+    /// `digest` is of another algorithm than the upload began with is it over. Otherwise as [`Registry::append_upload`].
     pub async fn complete_upload(
         &self,
         repository: &RepositoryName,
@@ -164,8 +120,15 @@ impl Registry {
         digest: &Digest,
         chunk: Chunk,
     ) -> Result<()> {
-        let session = self.session_for(repository, id, chunk.is_first()).await?;
-        self.complete(repository, session, digest, chunk).await
+        let completed = async {
+            let _place = self.place_at(repository, id)?;
+            let session = self.session_for(repository, id, chunk.is_first()).await?;
+            self.complete(repository, session, digest, chunk, CutBody::Counts).await
+        };
+        match completed.await {
+            Err(Error::UploadUnknown) if self.holds(repository, digest).await? => Ok(()),
+            completed => completed,
+        }
     }
 
     async fn complete(
@@ -174,17 +137,28 @@ impl Registry {
         mut session: Session,
         digest: &Digest,
         chunk: Chunk,
+        cut_body: CutBody,
     ) -> Result<()> {
-        // Before the first byte any algorithm will do.
-        let mut hasher = if session.fact.offset == 0 { Hasher::new(digest.algorithm()) } else { session.hasher()? };
-        if !chunk.is_nothing() {
-            // Written down before anything else: what follows may be cut off, and is then done again from here.
-            session = self.add_chunk(repository, session, hasher, chunk).await?;
-            hasher = session.hasher()?;
-        }
-        let is_other_algorithm = hasher.algorithm() != digest.algorithm();
-        let staged = Staged { stage: session.fact.stage.clone(), hasher, size: session.fact.offset };
-        match self.admit(repository, digest, staged).await {
+        let progress = if chunk.is_nothing() {
+            session.best_for(digest)?
+        } else {
+            let Some(start) = session.start_of(&chunk) else {
+                return Err(self.out_of_order(repository, session).await);
+            };
+            let hasher = start.hasher_for(digest.algorithm())?;
+            let taken = self.take_chunk(&session, start, hasher, chunk, cut_body).await?;
+            if taken.cut.is_none()
+                && let Err(error) = check_digest(&taken.progress, digest)
+            {
+                self.abandon(&taken.progress, Some(&taken.start)).await;
+                return Err(error);
+            }
+            // Only what is written down shows whether the session is still what it was.
+            session = self.note_chunk(repository, session, &taken, Told::Arrived).await?;
+            taken.progress
+        };
+        let is_other_algorithm = progress.hasher()?.algorithm() != digest.algorithm();
+        match self.admit(repository, digest, progress).await {
             // The content was committed to be read; there is nothing left to go on with.
             Err(error @ Error::DigestInvalid(_)) if is_other_algorithm => {
                 self.end(&session).await?;
@@ -203,12 +177,11 @@ impl Registry {
         // The session is what tells a collector that the content is coming.
         let session = self.begin(repository, digest.algorithm()).await?;
         let id = session.id.clone();
-        let completed = self.complete(repository, session, digest, Chunk { range: None, body }).await;
+        let completed = self.complete(repository, session, digest, Chunk { range: None, body }, CutBody::IsLost).await;
         if completed.is_err() {
             // The client does not know it, so nobody could go on with it.
-            match self.cancel_upload(repository, &id).await {
-                Ok(()) | Err(Error::UploadUnknown) => {}
-                Err(error) => log::warn!("an upload session of {repository} is left behind: {error}"),
+            if let Err(error) = self.cancel_upload(repository, &id).await {
+                log::warn!("an upload session of {repository} is left behind: {error}");
             }
         }
         match completed {
@@ -239,128 +212,106 @@ impl Registry {
         Ok(self.keys.delete(&session.key).await?)
     }
 
-    /// Ends an upload without a blob.
-    ///
-    /// # Errors
-    /// [`Error::UploadUnknown`] when there is no such upload.
+    /// Ends an upload without a blob. An upload that is not there has ended already: the answer to an earlier cancellation may
+    /// have been lost.
     pub async fn cancel_upload(&self, repository: &RepositoryName, session: &SessionId) -> Result<()> {
-        let session = self.session(repository, session).await?;
-        self.end(&session).await
-    }
-
-    /// The session to add a chunk to, which may be its first.
-    async fn session_for(&self, repository: &RepositoryName, id: &SessionId, is_first: bool) -> Result<Session> {
-        let begun = self.begun.take(&layout::upload(repository, &id.0), self.platform.now_ms());
-        match begun {
-            // Only what is written down afterwards shows whether the session is still what it was.
-            Some(session) if is_first => Ok(session),
-            _ => self.session(repository, id).await,
-        }
-    }
-
-    async fn session(&self, repository: &RepositoryName, id: &SessionId) -> Result<Session> {
-        let key = layout::upload(repository, &id.0);
-        let found = self.load_version::<UploadFact>(&key).await?;
-        let (fact, _, version) = found.ok_or(Error::UploadUnknown)?;
-        let session = Session { id: id.clone(), key, fact, version: Some(version) };
-        if self.is_expired(&session.fact, self.platform.now_ms()) {
-            self.end(&session).await?;
-            return Err(Error::UploadUnknown);
-        }
-        Ok(session)
-    }
-
-    fn is_expired(&self, fact: &UploadFact, now_ms: u64) -> bool {
-        now_ms.saturating_sub(fact.changed_ms) > self.limits.upload_lifetime_ms
-    }
-
-    /// Removes a session. The key goes first: what nobody can find is garbage and nothing more.
-    async fn end(&self, session: &Session) -> Result<()> {
-        self.begun.take(&session.key, self.platform.now_ms());
-        self.keys.delete(&session.key).await?;
-        Ok(self.blobs.discard(&session.fact.stage).await?)
-    }
-
-    /// Adds a chunk to a session and writes down where it stands then.
-    async fn add_chunk(
-        &self,
-        repository: &RepositoryName,
-        session: Session,
-        hasher: Hasher,
-        chunk: Chunk,
-    ) -> Result<Session> {
-        let offset = session.fact.offset;
-        let declared = match &chunk.range {
-            Some(range) if range.start != offset => return Err(session.out_of_order()),
-            Some(range) => Some(range.end - range.start),
-            None => None,
-        };
-        let staged = self.take_body(&session.fact.stage, hasher, offset, declared, chunk.body).await?;
-        let now_ms = self.platform.now_ms();
-        if self.is_expired(&session.fact, now_ms) {
-            // It may have been collected while the body came.
-            self.end(&session).await?;
-            return Err(Error::UploadUnknown);
-        }
-        let fact = UploadFact {
-            stage: staged.stage,
-            hasher: staged.hasher.state(),
-            offset: staged.size,
-            revision: session.fact.revision + 1,
-            begun_ms: session.fact.begun_ms,
-            changed_ms: now_ms,
-        };
-        if fact.offset == offset && fact.stage == session.fact.stage {
-            // Nothing came, nothing has changed; not by us.
-            return self.session(repository, &session.id).await;
-        }
-        let when = session.version.clone().map_or(When::Always, When::Unchanged);
-        match self.store(&session.key, &fact, when).await {
-            Ok(()) => Ok(Session { fact, ..session }),
-            // Another request was faster.
-            Err(Error::Store(store::Error::Conflict(_))) => {
-                Err(self.session(repository, &session.id).await?.out_of_order())
-            }
+        match self.session(repository, session).await {
+            Ok(session) => self.end(&session).await,
+            Err(Error::UploadUnknown) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    async fn take_body(
+    /// A place among the requests that add to an upload at once.
+    fn place_at(&self, repository: &RepositoryName, id: &SessionId) -> Result<Appending> {
+        Appending::begin(&self.appending, layout::upload(repository, id.as_str())).ok_or(Error::Busy)
+    }
+
+    /// Adds a chunk's bytes to what the store has at `start`.
+    async fn take_chunk(
         &self,
-        stage: &Stage,
+        session: &Session,
+        start: Progress,
         hasher: Hasher,
-        offset: u64,
-        declared: Option<u64>,
-        body: Body,
-    ) -> Result<Staged> {
-        let declared = match (declared, body.length()) {
-            (Some(range), Some(length)) if range != length => {
-                return Err(Error::SizeInvalid(format!("a body of {length} bytes does not fill a range of {range}")));
-            }
-            (declared, length) => declared.or(length),
-        };
-        let limit_bytes = self.limits.blob_bytes_max.saturating_sub(offset);
-        if declared.is_some_and(|declared| declared > limit_bytes) {
+        chunk: Chunk,
+        cut_body: CutBody,
+    ) -> Result<Taken> {
+        let Chunk { range, body } = chunk;
+        let range_bytes = range.map(|range| range.end - range.start);
+        if let (Some(range), Some(length)) = (range_bytes, body.length())
+            && range != length
+        {
+            return Err(Error::SizeInvalid(format!("a body of {length} bytes does not fill a range of {range}")));
+        }
+        let limit_bytes = self.limits.blob_bytes_max.saturating_sub(start.offset);
+        if range_bytes.or(body.length()).is_some_and(|declared| declared > limit_bytes) {
             return Err(Error::TooLarge { limit_bytes: self.limits.blob_bytes_max });
         }
-        let (intake, body) = Intake::new(body, hasher, declared, limit_bytes);
-        let appended = self.blobs.append(stage, body).await;
-        let (stage, hasher, received) = intake.finish(appended).map_err(|error| match error {
+        let (intake, body) = Intake::new(body, hasher, range_bytes, limit_bytes, cut_body == CutBody::Counts);
+        let appended = self.blobs.append(&start.stage, body).await;
+        let received = match intake.finish(appended) {
             // What is left of the limit is none that a client has heard of.
-            Error::TooLarge { .. } => Error::TooLarge { limit_bytes: self.limits.blob_bytes_max },
-            error => error,
-        })?;
-        Ok(Staged { stage, hasher, size: offset + received })
+            Err(Error::TooLarge { .. }) => return Err(Error::TooLarge { limit_bytes: self.limits.blob_bytes_max }),
+            // The store cannot find the stage, or has too many forks of it, and the session may still be there.
+            Err(Error::UploadUnknown) if self.keys.get(&session.key).await?.is_some() => return Err(Error::Busy),
+            received => received?,
+        };
+        let offset = start.offset + received.bytes;
+        let progress = Progress { stage: received.stage, hasher: received.hasher.state(), offset };
+        Ok(Taken { start, progress, cut: received.cut })
+    }
+
+    /// Writes down what a chunk brought. Bytes of a body that broke off have arrived and no more, and the error stays one.
+    async fn note_chunk(
+        &self,
+        repository: &RepositoryName,
+        session: Session,
+        taken: &Taken,
+        told: Told,
+    ) -> Result<Session> {
+        let Taken { start, progress, cut } = taken;
+        if progress.offset == start.offset && progress.stage == start.stage {
+            // Nothing came, nothing has changed; not by us.
+            return self.session(repository, &session.id).await;
+        }
+        let noted = match cut {
+            None => self.write_down(repository, session, start, progress, told).await,
+            // The session was read when the body began to come, maybe an hour ago. A client that has gone on since then must
+            // not lose that, also where the store has no conditions.
+            Some(_) => match self.session(repository, &session.id).await {
+                Ok(session) if session.has(start) => {
+                    self.write_down(repository, session, start, progress, Told::Arrived).await
+                }
+                Ok(session) => Err(session.overtaken()),
+                Err(error) => Err(error),
+            },
+        };
+        match (noted, cut) {
+            (Ok(_), Some(cut)) => Err(cut.clone()),
+            (Ok(session), None) => Ok(session),
+            (Err(error), cut) => {
+                // Another request has gone on, and nobody needs this fork.
+                if matches!(error, Error::ChunkOutOfOrder { .. } | Error::UploadUnknown) {
+                    self.abandon(progress, None).await;
+                }
+                Err(cut.clone().unwrap_or(error))
+            }
+        }
+    }
+
+    /// Gives up the bytes that an append brought. Best effort: what is left goes with the upload.
+    pub(super) async fn abandon(&self, progress: &Progress, before: Option<&Progress>) {
+        let before = before.map(|before| &before.stage);
+        if let Err(error) = self.blobs.abandon(&progress.stage, before).await {
+            log::warn!("the bytes of a request are left behind: {error}");
+        }
     }
 
     /// Makes staged content a blob of `repository`, if it is what `digest` says.
-    async fn admit(&self, repository: &RepositoryName, digest: &Digest, staged: Staged) -> Result<()> {
-        let Staged { stage, hasher, size } = staged;
-        let computed = hasher.finish();
-        if computed.algorithm() == digest.algorithm() && computed != *digest {
-            return Err(Error::DigestInvalid(format!("the content has the digest {computed}, not {digest}")));
-        }
-        let fact = self.commit(&stage, digest, &computed, size).await?;
+    async fn admit(&self, repository: &RepositoryName, digest: &Digest, progress: Progress) -> Result<()> {
+        check_digest(&progress, digest)?;
+        let size = progress.offset;
+        let fact = self.commit(&progress.stage, digest, &progress.hasher()?.finish(), size).await?;
         let (key, content) = (layout::blob(repository, digest), layout::content(digest));
         // Most content is new, so it is not looked up first.
         match self.keys.put(&content, facts::to_line(&content, &fact, &[])?, When::Absent).await {
@@ -373,7 +324,9 @@ impl Registry {
             return self.remove_twin(&key, &fact).await;
         }
         self.store(&content, &fact, When::Always).await?;
-        self.store(&key, &fact, When::Always).await
+        self.store(&key, &fact, When::Always).await?;
+        // Another request may have cancelled the session since the commit, and collections may have removed the content.
+        if self.share(&key, &key, Some(size)).await? { Ok(()) } else { Err(Error::Busy) }
     }
 
     /// Removes content of which the same is kept elsewhere, as the fact under `key` says.
@@ -435,17 +388,11 @@ impl Registry {
     }
 }
 
-impl Session {
-    fn status(&self) -> Status {
-        Status { session: self.id.clone(), offset: self.fact.offset }
+/// Compares a digest with one that was computed by the same algorithm; of another one nothing is known yet.
+fn check_digest(progress: &Progress, digest: &Digest) -> Result<()> {
+    let computed = progress.hasher()?.finish();
+    if computed.algorithm() == digest.algorithm() && computed != *digest {
+        return Err(Error::DigestInvalid(format!("the content has the digest {computed}, not {digest}")));
     }
-
-    fn out_of_order(&self) -> Error {
-        Error::ChunkOutOfOrder { session: self.id.clone(), offset: self.fact.offset }
-    }
-
-    fn hasher(&self) -> Result<Hasher> {
-        let foreign = || store::Error::Corrupt(format!("the hasher of upload {}", self.id));
-        Ok(Hasher::resume(&self.fact.hasher).ok_or_else(foreign)?)
-    }
+    Ok(())
 }

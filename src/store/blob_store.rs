@@ -53,6 +53,14 @@ pub trait BlobStore: Send + Sync {
     /// Gives up a stage with all its forks. Giving up one that is not there is no error.
     async fn discard(&self, stage: &Stage) -> Result<()>;
 
+    /// Gives up what one append made: `stage`, which nobody goes on with. `before` is the stage that the append was given, where
+    /// others may still go on with that one; the back end need not copy its bytes for them then. Best effort: a back end that
+    /// keeps forks without cost does nothing.
+    async fn abandon(&self, stage: &Stage, before: Option<&Stage>) -> Result<()> {
+        let _ = (stage, before);
+        Ok(())
+    }
+
     /// The bytes of `range`, which must lie within the content. The body's length is exact.
     ///
     /// # Errors

@@ -85,6 +85,7 @@ clauses! {
     missing_content_is_no_content
     a_content_can_be_removed_twice
     what_is_held_is_listed
+    content_is_listed_with_its_size
     what_is_removed_leaves_nothing_and_its_twin_whole
 }
 
@@ -587,6 +588,34 @@ pub(crate) async fn what_is_held_is_listed(store: Arc<dyn BlobStore>) {
     let committed = store.commit(&stage, &digest(&content(27, 100_000))).await.unwrap();
     for name in store.names_of(&committed).await.unwrap() {
         assert!(covers(&of_stage, &name), "{of_stage:?} {name}");
+    }
+}
+
+/// So that a collection can say how many bytes it freed.
+pub(crate) async fn content_is_listed_with_its_size(store: Arc<dyn BlobStore>) {
+    for (seed, sizes) in [(30, vec![0]), (31, vec![1]), (32, vec![100_000]), (33, vec![200_000, 7, 70_000, 20_000])] {
+        let parts: Vec<Bytes> = sizes.iter().map(|size| content(seed, *size)).collect();
+        let whole = Bytes::from(parts.concat());
+        let mut stage = store.stage().await.unwrap();
+        for part in parts {
+            stage = store.append(&stage, part.into()).await.unwrap();
+        }
+        let location = store.commit(&stage, &digest(&whole)).await.unwrap();
+        let own = store.names_of(&location).await.unwrap();
+        for limit in [1, 1000] {
+            let (mut bytes, mut after) = (0, None);
+            loop {
+                let page = store.list(after.as_deref(), limit).await.unwrap();
+                for stored in page.iter().filter(|stored| own.contains(&stored.name)) {
+                    bytes += stored.bytes.unwrap_or_else(|| panic!("{} has no size", stored.name));
+                }
+                if page.len() < limit {
+                    break;
+                }
+                after = page.last().map(|last| last.name.clone());
+            }
+            assert_eq!(bytes, whole.len() as u64, "{own:?} in pages of {limit}");
+        }
     }
 }
 

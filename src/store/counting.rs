@@ -1,4 +1,4 @@
-//! Decorators that count calls: storage calls a request do not vary from machine to machine, so tests can hold them to a
+//! Decorators that count calls, and bytes read: storage calls a request do not vary from machine to machine, so tests can hold them to a
 //! number.
 
 use std::ops::Range;
@@ -25,6 +25,7 @@ pub struct Counts {
     writes: AtomicU64,
     deletes: AtomicU64,
     lists: AtomicU64,
+    read_bytes: AtomicU64,
 }
 
 impl Counts {
@@ -35,6 +36,11 @@ impl Counts {
     /// Reads, writes, deletes and listings since the last call of this.
     pub fn take(&self) -> [u64; 4] {
         [&self.reads, &self.writes, &self.deletes, &self.lists].map(|counter| counter.swap(0, Ordering::Relaxed))
+    }
+
+    /// How many bytes were asked for in reads since the last call of this.
+    pub fn take_read_bytes(&self) -> u64 {
+        self.read_bytes.swap(0, Ordering::Relaxed)
     }
 }
 
@@ -49,7 +55,10 @@ impl<S: ?Sized> Counting<S> {
 impl<S: KeyValue + ?Sized> KeyValue for Counting<S> {
     async fn get(&self, key: &str) -> Result<Option<Entry>> {
         Counts::add(&self.counts.reads);
-        self.inner.get(key).await
+        let entry = self.inner.get(key).await?;
+        let bytes = entry.as_ref().map_or(0, |entry| entry.value.len() as u64);
+        self.counts.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(entry)
     }
 
     async fn put(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>> {
@@ -90,8 +99,14 @@ impl<S: BlobStore + ?Sized> BlobStore for Counting<S> {
         self.inner.discard(stage).await
     }
 
+    async fn abandon(&self, stage: &Stage, before: Option<&Stage>) -> Result<()> {
+        Counts::add(&self.counts.deletes);
+        self.inner.abandon(stage, before).await
+    }
+
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
         Counts::add(&self.counts.reads);
+        self.counts.read_bytes.fetch_add(range.end.saturating_sub(range.start), Ordering::Relaxed);
         self.inner.read(location, range).await
     }
 

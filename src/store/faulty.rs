@@ -198,6 +198,10 @@ impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
         faulty!(self, self.inner.discard(stage))
     }
 
+    async fn abandon(&self, stage: &Stage, before: Option<&Stage>) -> Result<()> {
+        faulty!(self, self.inner.abandon(stage, before))
+    }
+
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
         let length = range.end.saturating_sub(range.start);
         match self.faults.next() {

@@ -172,6 +172,14 @@ impl BlobStore for MemoryBlobStore {
         Ok(())
     }
 
+    async fn abandon(&self, stage: &Stage, _before: Option<&Stage>) -> Result<()> {
+        let [family, fork, _] = parts(stage);
+        if let Some(forks) = lock(&self.stages).get_mut(family) {
+            forks.remove(fork);
+        }
+        Ok(())
+    }
+
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
         let blob = lock(&self.blobs).get(&location.0).cloned();
         let pieces = blob.ok_or_else(|| Error::Corrupt(format!("no content at {}", location.0)))?;

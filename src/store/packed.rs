@@ -1,7 +1,7 @@
 //! Content cut into values of a key-value store, for hosts that have nothing else.
 //!
 //! Every append writes its chunks under a token of its own, so forks never meet:
-//! `pack/<family>!<token>!<number>`. A stage lists what the appends wrote as *extents*. When there are too many of them they
+//! `pack/<family>!<token>!<number>-<length>`. A stage lists what the appends wrote as *extents*. When there are too many of them they
 //! are put aside into a *page*, so that a stage stays small and an append costs the same however many came before. The few
 //! bytes after the last full chunk travel in the stage itself, so that small appends do not make small chunks.
 
@@ -56,6 +56,9 @@ struct Pack {
     extents: Vec<Extent>,
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "hex::serde")]
     tail: Vec<u8>,
+    /// Whether the keys of the chunks end in the chunks' lengths. Packs of earlier versions have keys without.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    sized: bool,
 }
 
 /// Extents put aside.
@@ -107,7 +110,7 @@ impl PackedBlobStore {
     }
 
     async fn write_chunk(&self, pack: &Pack, token: &str, chunk: Vec<u8>, written: &mut u64) -> Result<()> {
-        let key = pack.chunk_key(token, *written / u64::from(pack.chunk_bytes));
+        let key = pack.chunk_key(token, *written / u64::from(pack.chunk_bytes), chunk.len() as u64);
         *written += chunk.len() as u64;
         self.chunks.keys.put(&key, chunk.into(), When::Always).await.map(drop)
     }
@@ -115,7 +118,7 @@ impl PackedBlobStore {
     /// Best effort: nobody else knows the token.
     async fn remove_chunks(&self, pack: &Pack, token: &str, written: u64) {
         for number in 0..written.div_ceil(u64::from(pack.chunk_bytes)) {
-            if let Err(error) = self.chunks.keys.delete(&pack.chunk_key(token, number)).await {
+            if let Err(error) = self.chunks.keys.delete(&pack.chunk_key_within(token, number, written)).await {
                 log::warn!("chunks of {} are left behind: {error}", pack.family);
                 return;
             }
@@ -151,7 +154,8 @@ impl PackedBlobStore {
 impl BlobStore for PackedBlobStore {
     async fn stage(&self) -> Result<Stage> {
         let (family, chunk_bytes) = (self.platform.uuid(), self.chunk_bytes);
-        Ok(Stage(seal(&Pack { family, chunk_bytes, before: None, extents: Vec::new(), tail: Vec::new() })?))
+        let pack = Pack { family, chunk_bytes, before: None, extents: Vec::new(), tail: Vec::new(), sized: true };
+        Ok(Stage(seal(&pack)?))
     }
 
     async fn append(&self, stage: &Stage, body: Body) -> Result<Stage> {
@@ -234,24 +238,27 @@ impl BlobStore for PackedBlobStore {
         Ok(tokens.into_iter().map(|token| format!("{}!{token}", pack.family)).collect())
     }
 
-    /// What each append wrote has a name of its own, `<family>!<token>`.
+    /// What each append wrote has a name of its own, `<family>!<token>`. The sizes come from the keys of the chunks.
     async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
         let mut found: Vec<Stored> = Vec::new();
         // All keys of a name sort before this.
-        let beyond = |name: &str| format!("{PREFIX}{name}!{}", char::MAX);
-        let mut passed = after.map(beyond);
-        while found.len() < limit {
+        let mut passed = after.map(|name| format!("{PREFIX}{name}!{}", char::MAX));
+        // One name more than asked for tells that the chunks of the last one are complete.
+        while found.len() <= limit {
             let keys = self.chunks.keys.list(PREFIX, passed.as_deref(), KEYS_LISTED_MAX).await?;
             for key in &keys {
-                let name = key.rsplit_once('!').map_or(key.as_str(), |(name, _)| name).trim_start_matches(PREFIX);
+                let (name, chunk) = key[PREFIX.len()..].rsplit_once('!').unwrap_or((&key[PREFIX.len()..], ""));
                 if found.last().is_none_or(|last| last.name != name) {
-                    found.push(Stored { name: name.to_owned(), bytes: None });
+                    found.push(Stored { name: name.to_owned(), bytes: Some(0) });
+                }
+                if let Some(last) = found.last_mut() {
+                    last.bytes = last.bytes.zip(length_of(chunk)).map(|(sum, length)| sum + length);
                 }
             }
             if keys.len() < KEYS_LISTED_MAX {
                 break;
             }
-            passed = found.last().map(|last| beyond(&last.name));
+            passed = keys.last().cloned();
         }
         found.truncate(limit);
         Ok(found)
@@ -272,8 +279,15 @@ impl BlobStore for PackedBlobStore {
 }
 
 impl Pack {
-    fn chunk_key(&self, token: &str, number: u64) -> String {
-        format!("{PREFIX}{}!{token}!{number:08}", self.family)
+    fn chunk_key(&self, token: &str, number: u64, length: u64) -> String {
+        let key = format!("{PREFIX}{}!{token}!{number:08}", self.family);
+        if self.sized { format!("{key}-{length}") } else { key }
+    }
+
+    /// The key of a chunk of what one append wrote: all chunks but the last are full.
+    fn chunk_key_within(&self, token: &str, number: u64, written: u64) -> String {
+        let chunk_bytes = u64::from(self.chunk_bytes);
+        self.chunk_key(token, number, written.saturating_sub(number * chunk_bytes).min(chunk_bytes))
     }
 
     fn page_key(&self, token: &str) -> String {
@@ -320,7 +334,7 @@ impl Chunks {
     async fn read_part(&self, pack: &Pack, extent: &Extent, part: Range<u64>) -> Result<(Bytes, Range<u64>)> {
         let chunk_bytes = u64::from(pack.chunk_bytes);
         let number = part.start / chunk_bytes;
-        let key = pack.chunk_key(&extent.token, number);
+        let key = pack.chunk_key_within(&extent.token, number, extent.length);
         let chunk = self.get(&key).await?;
         let chunk_start = number * chunk_bytes;
         let end = part.end.min(chunk_start + chunk_bytes);
@@ -329,6 +343,14 @@ impl Chunks {
             return Err(Error::Corrupt(format!("the value of {key} is too short")));
         }
         Ok((chunk.slice(from..to), end..part.end))
+    }
+}
+
+/// How many bytes of content lie under a key that ends so; `None` where only the value can tell.
+fn length_of(end_of_key: &str) -> Option<u64> {
+    match end_of_key {
+        "page" => Some(0),
+        chunk => chunk.split_once('-')?.1.parse().ok(),
     }
 }
 
@@ -355,4 +377,35 @@ fn open(text: &str) -> Result<Pack> {
 
 fn seal(pack: &Pack) -> Result<String> {
     serde_json::to_string(pack).map_err(|e| Error::Corrupt(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_executor::block_on;
+
+    use super::*;
+    use crate::store::SystemPlatform;
+    use crate::store::memory::MemoryKeyValue;
+
+    /// Earlier versions wrote keys that do not tell lengths.
+    #[test]
+    fn what_earlier_versions_packed_is_read_and_listed() {
+        let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
+        let store = PackedBlobStore::new(keys.clone(), Arc::new(SystemPlatform), CHUNK_BYTES_MIN);
+        for (number, chunk) in [vec![b'a'; CHUNK_BYTES_MIN as usize], vec![b'b'; 10]].into_iter().enumerate() {
+            block_on(keys.put(&format!("pack/family!token!{number:08}"), chunk.into(), When::Always)).unwrap();
+        }
+        let extents = format!(r#"[{{"token":"token","length":{}}}]"#, CHUNK_BYTES_MIN + 10);
+        let pack = format!(r#"{{"family":"family","chunk_bytes":{CHUNK_BYTES_MIN},"extents":{extents}}}"#);
+        let from = u64::from(CHUNK_BYTES_MIN) - 1;
+        let body = block_on(store.read(&Location(pack.clone()), from..from + 3)).unwrap();
+        assert_eq!(block_on(body.collect_up_to(10)).unwrap(), "abb");
+        let listed = vec![Stored { name: "family!token".into(), bytes: None }];
+        assert_eq!(block_on(store.list(None, 10)), Ok(listed));
+        // An upload that such a version began goes on as it began.
+        let stage = block_on(store.append(&Stage(pack), vec![b'c'; 100_000].into())).unwrap();
+        let location = block_on(store.commit(&stage, &crate::oci::Algorithm::Sha256.digest(b""))).unwrap();
+        let body = block_on(store.read(&location, 0..from + 11 + 100_000)).unwrap();
+        assert_eq!(block_on(body.collect_up_to(u64::MAX)).unwrap().len() as u64, from + 11 + 100_000);
+    }
 }

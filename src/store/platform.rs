@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 
 use super::{Body, Error, Result};
@@ -33,6 +34,17 @@ pub trait Platform: Send + Sync {
     async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>> {
         let _ = (request, timeout);
         Err(Error::Unsupported("this platform sends no requests"))
+    }
+
+    /// Whether [`Platform::spawn`] runs tasks in the background.
+    fn runs_tasks(&self) -> bool {
+        false
+    }
+
+    /// Runs a task in the background, whether anybody waits for it or not. A platform without background tasks drops the
+    /// task; ask [`Platform::runs_tasks`] first.
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        drop(task);
     }
 
     /// Waits. A platform that cannot returns at once.

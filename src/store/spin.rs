@@ -18,6 +18,8 @@ use super::{Entry, Error, KeyValue, Platform, Result, Version, When};
 
 /// The label of the store or database in the application's manifest.
 const LABEL: &str = "default";
+/// What SQLite says of a statement in a database that has no table yet.
+const NO_TABLE: &str = "no such table";
 
 // A component has one thread; what the SDK gives is bound to it.
 type Bound<T> = SendWrapper<T>;
@@ -40,7 +42,7 @@ impl SpinKeyValue {
     /// Opens the default store.
     ///
     /// # Errors
-    /// When the application's manifest does not give it to the component.
+    /// [`Error::Unsupported`] when the application's manifest does not give it to the component.
     pub async fn open() -> Result<Self> {
         Ok(Self { store: SendWrapper::new(Store::open(LABEL).await?) })
     }
@@ -48,7 +50,11 @@ impl SpinKeyValue {
 
 impl From<key_value::Error> for Error {
     fn from(error: key_value::Error) -> Self {
-        Self::Unavailable(format!("Spin key-value: {error}"))
+        use key_value::Error::{AccessDenied, NoSuchStore};
+        match error {
+            AccessDenied | NoSuchStore => Self::Unsupported("Spin gives this component no key-value store"),
+            error => Self::Unavailable(format!("Spin key-value: {error}")),
+        }
     }
 }
 
@@ -88,39 +94,56 @@ pub struct SpinSqlite {
 
 impl From<sqlite::Error> for Error {
     fn from(error: sqlite::Error) -> Self {
-        Self::Unavailable(format!("Spin SQLite: {error}"))
+        use sqlite::Error::{AccessDenied, NoSuchDatabase};
+        match error {
+            AccessDenied | NoSuchDatabase => Self::Unsupported("Spin gives this component no SQLite database"),
+            error => Self::Unavailable(format!("Spin SQLite: {error}")),
+        }
     }
 }
 
 impl SpinSqlite {
-    /// Opens the default database and makes the table if it is missing.
+    /// Opens the default database. Every instance does, so this costs two statements; the first request of all makes the table.
     ///
     /// # Errors
-    /// When the application's manifest does not give the database to the component.
+    /// [`Error::Unsupported`] when the application's manifest does not give the database to the component.
     pub async fn open(platform: Arc<dyn Platform>) -> Result<Self> {
         let connection = SendWrapper::new(Connection::open(LABEL).await?);
         let this = Self { connection, platform };
-        for statement in [
-            // First of all: instances may open the database at the same time.
-            "PRAGMA busy_timeout = 10000",
-            // Makes a commit durable with write-ahead logging too.
-            "PRAGMA synchronous = FULL",
-            "CREATE TABLE IF NOT EXISTS eyot (key TEXT PRIMARY KEY, version TEXT NOT NULL, value BLOB NOT NULL)",
-        ] {
-            this.execute(statement, vec![])?;
-        }
-        // Lets readers go on beside a writer. SQLite does not wait for its turn here; the next instance tries again.
-        if let Err(error) = this.execute("PRAGMA journal_mode = WAL", vec![]) {
-            log::warn!("write-ahead logging is not switched on: {error}");
-        }
+        // First of all: instances may use the database at the same time.
+        this.run("PRAGMA busy_timeout = 10000", vec![])?;
+        // Makes a commit durable with write-ahead logging too.
+        this.run("PRAGMA synchronous = FULL", vec![])?;
         Ok(this)
     }
 
     fn execute(&self, statement: &str, parameters: Vec<Value>) -> Result<Vec<Vec<Value>>> {
-        Ok(at_once(async {
+        match self.run(statement, parameters.clone()) {
+            Err(sqlite::Error::Io(text)) if text.contains(NO_TABLE) => {
+                self.make_table()?;
+                Ok(self.run(statement, parameters)?)
+            }
+            result => Ok(result?),
+        }
+    }
+
+    fn make_table(&self) -> Result<()> {
+        // Write-ahead logging lets readers go on beside a writer, and stays switched on for the database. SQLite does not wait
+        // for its turn here, so this fails when another instance does the same just now.
+        if let Err(error) = self.run("PRAGMA journal_mode = WAL", vec![]) {
+            log::info!("write-ahead logging is left to another instance to switch on: {error}");
+        }
+        let create =
+            "CREATE TABLE IF NOT EXISTS eyot (key TEXT PRIMARY KEY, version TEXT NOT NULL, value BLOB NOT NULL)";
+        self.run(create, vec![])?;
+        Ok(())
+    }
+
+    fn run(&self, statement: &str, parameters: Vec<Value>) -> std::result::Result<Vec<Vec<Value>>, sqlite::Error> {
+        at_once(async {
             let rows = self.connection.execute(statement, parameters).await?.collect().await?;
-            Ok::<_, sqlite::Error>(rows.into_iter().map(|row| row.values).collect())
-        })?)
+            Ok(rows.into_iter().map(|row| row.values).collect())
+        })
     }
 }
 

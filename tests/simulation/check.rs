@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 
 use crate::contents::contents;
 use crate::executor::Step;
-use crate::model::ManifestId;
+use crate::model::{ManifestId, Model, Promise};
 use crate::world::World;
 
 type Outcome<T = ()> = Result<T, String>;
@@ -49,14 +49,18 @@ fn is_needed(world: &World, key: &str) -> bool {
             if world.setting.untagged_lifetime_ms.is_none() {
                 open.extend(model.certain_manifests().map(|(_, manifest)| manifest));
             }
+            let mut seen = BTreeSet::new();
             while let Some(manifest) = open.pop() {
                 let manifest = &contents().manifests[manifest];
+                if !seen.insert(&manifest.digest) {
+                    continue;
+                }
                 if manifest.digest.as_str() == last
-                    || manifest.blobs.iter().any(|blob| contents().blobs[*blob].digest.as_str() == last)
+                    || manifest.occurring_blobs.iter().any(|blob| contents().blobs[*blob].digest.as_str() == last)
                 {
                     return true;
                 }
-                open.extend(&manifest.children);
+                open.extend(&manifest.occurring_manifests);
             }
             false
         }
@@ -84,12 +88,71 @@ pub fn repository(world: &World, number: usize) -> Outcome {
         let since = model.pushed_at(manifest);
         whole(world, manifest, &|child| model.is_deleted_since(child, since))
             .map_err(|why| format!("{name}: {why}"))?;
+        // While another value is possible, this one may come from a push that is not acknowledged yet.
+        if values.len() == 1 {
+            promised(world, &model, manifest).map_err(|why| format!("{name}: {why}"))?;
+        }
     }
     if world.setting.untagged_lifetime_ms.is_none() {
         for manifest in model.certain_manifests().filter(|manifest| manifest.0 == number) {
             let since = model.pushed_at(manifest);
             whole(world, manifest, &|child| model.is_deleted_since(child, since))?;
+            promised(world, &model, manifest)?;
         }
+    }
+    Ok(())
+}
+
+/// Notes what occurs in the bytes of a manifest that was just acknowledged, at any depth, and is there.
+pub fn promise(world: &World, manifest: ManifestId) {
+    let mut model = world.model.lock().unwrap();
+    let name = world.repository(manifest.0);
+    let mut promise = Promise { step: model.step(), ..Promise::default() };
+    let (mut open, mut seen) = (vec![manifest.1], BTreeSet::new());
+    while let Some(this) = open.pop() {
+        if !seen.insert(this) {
+            continue;
+        }
+        for digest in &contents().manifests[this].occurring {
+            if now(world.bare.blob(&name, digest)).is_ok() {
+                promise.blobs.insert((this, digest.clone()));
+            }
+            // A push that is not acknowledged may take back its own manifest.
+            let named = contents().manifest_of(digest).filter(|named| model.is_certain((manifest.0, *named)));
+            if let Some(named) = named
+                && now(world.bare.manifest(&name, &Reference::Digest(digest.clone()))).is_ok()
+            {
+                promise.manifests.insert((this, named));
+                open.push(named);
+            }
+        }
+    }
+    model.promises.insert(manifest, promise);
+}
+
+/// Whatever digest occurs in the bytes of a kept manifest, and was in its repository, is still there.
+fn promised(world: &World, model: &Model, manifest: ManifestId) -> Outcome {
+    let name = world.repository(manifest.0);
+    let Some(promise) = model.promises.get(&manifest) else { return Ok(()) };
+    let (mut open, mut seen) = (vec![manifest.1], BTreeSet::new());
+    while let Some(this) = open.pop() {
+        // What only a deleted manifest led to may go with it.
+        if !seen.insert(this) || model.is_deleted_since((manifest.0, this), promise.step) {
+            continue;
+        }
+        let wrong = |error: Error| format!("what occurs in manifest {this} in {name} is lost: {error}");
+        now(world.bare.manifest(&name, &Reference::Digest(contents().manifests[this].digest.clone())))
+            .map_err(wrong)?;
+        for (_, digest) in promise.blobs.iter().filter(|(by, _)| *by == this) {
+            let blob = now(world.bare.blob(&name, digest)).map_err(wrong)?;
+            let bytes = now(world.bare.read_blob(&blob, 0..blob.size)).map_err(wrong)?;
+            let bytes =
+                now(bytes.collect_up_to(1 << 20)).map_err(|error| wrong(Error::ManifestInvalid(error.to_string())))?;
+            if !digest.matches(&bytes) {
+                return Err(format!("{digest}, which occurs in manifest {this} in {name}, has wrong bytes"));
+            }
+        }
+        open.extend(promise.manifests.iter().filter(|(by, _)| *by == this).map(|(_, named)| *named));
     }
     Ok(())
 }
@@ -215,12 +278,12 @@ fn in_use(world: &World) -> Outcome<BTreeSet<String>> {
                 continue;
             }
             let this = &contents().manifests[manifest];
-            open.extend(&this.children);
             open.extend((0..contents().manifests.len()).filter(|n| contents().manifests[*n].subject == Some(manifest)));
             // Children may have been deleted on purpose; what refers to them stays as long as they are listed.
             if !is_there(manifest) {
                 continue;
             }
+            open.extend(&this.occurring_manifests);
             let key = format!("manifest/{name}!{}", this.digest);
             if fact(world, &key)?["large"] == true {
                 let large = format!("large/{name}!{}", this.digest);
@@ -236,8 +299,12 @@ fn in_use(world: &World) -> Outcome<BTreeSet<String>> {
                     all.insert(referrer);
                 }
             }
-            for blob in &this.blobs {
+            for blob in &this.occurring_blobs {
                 let key = format!("blob/{name}!{}", contents().blobs[*blob].digest);
+                // What need not be there when the manifest is pushed may have been missing then.
+                if !this.blobs.contains(blob) && now(world.keys.get(&key)).unwrap().is_none() {
+                    continue;
+                }
                 let location = fact(world, &key)?["location"].as_str().unwrap_or_default().to_owned();
                 // Nobody looks where no bytes are.
                 let is_empty = contents().blobs[*blob].bytes.is_empty();

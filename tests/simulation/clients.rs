@@ -52,10 +52,12 @@ fn check_error(world: &World, what: &str, error: &Error) {
 async fn push_all(world: &World, repository: usize, manifest: usize, depth: usize) -> Outcome {
     let this = &contents().manifests[manifest];
     for _ in 0..3 {
-        for child in &this.children {
+        // What refers to a subject may come before it.
+        let named = this.occurring_manifests.iter().filter(|named| this.subject != Some(**named));
+        for child in named {
             Box::pin(push_all(world, repository, *child, depth + 1)).await?;
         }
-        for blob in &this.blobs {
+        for blob in &this.occurring_blobs {
             push_blob(world, repository, *blob).await?;
         }
         match push_manifest(world, repository, manifest, depth == 0).await {
@@ -159,6 +161,7 @@ async fn push_manifest(world: &World, repository: usize, manifest: usize, may_ta
             let done = if beside.is_empty() { writings.len() } else { pushed.tags.len() };
             writings.drain(..done).for_each(|(_, writing)| writing.acknowledged());
             world.model.lock().unwrap().acknowledge((repository, manifest), began);
+            crate::check::promise(world, (repository, manifest));
             check_now(world, repository);
             Some(true)
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use eyot::oci::manifest::{OCI_IMAGE, OCI_INDEX};
+use eyot::oci::manifest::{OCI_ARTIFACT, OCI_IMAGE, OCI_INDEX};
 use eyot::oci::{Algorithm, Digest};
 use serde_json::{Value, json};
 
@@ -20,10 +20,22 @@ pub struct Manifest {
     pub digest: Digest,
     pub bytes: Bytes,
     pub media_type: &'static str,
-    /// By their numbers.
+    /// What must be there when the manifest is pushed, by number.
     pub blobs: BTreeSet<usize>,
     pub children: Vec<usize>,
     pub subject: Option<usize>,
+    /// Every digest that occurs in the bytes.
+    pub occurring: BTreeSet<Digest>,
+    /// The same by number, where it is a blob or manifest of these. None of it need be there.
+    pub occurring_blobs: BTreeSet<usize>,
+    pub occurring_manifests: BTreeSet<usize>,
+}
+
+/// Every digest that occurs in these bytes. Does not share code with the parser of the registry.
+fn occurring(bytes: &[u8]) -> BTreeSet<Digest> {
+    const LENGTH: usize = "sha256:".len() + 64;
+    let texts = bytes.windows(LENGTH).filter(|text| text.starts_with(b"sha256:"));
+    texts.filter_map(|text| std::str::from_utf8(text).ok()?.parse().ok()).collect()
 }
 
 pub struct Contents {
@@ -54,7 +66,58 @@ impl Contents {
         all.index(&[], Some(4), true);
         all.index(&[4], None, false);
         all.image(&[3], Some(6), false);
+        all.unusual();
         all
+    }
+
+    /// Manifests whose content is named in other ways than that of an image or index.
+    fn unusual(&mut self) {
+        let image = json!({
+            "schemaVersion": 2, "mediaType": OCI_IMAGE, "config": self.layer(1, json!({})), "layers": [
+                self.layer(4, json!({ "urls": ["https://example.com/layer"] })),
+                self.layer(2, json!({ "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar" })),
+            ],
+        });
+        self.manifest(image, OCI_IMAGE, &[1], &[], None, false);
+        let artifact =
+            json!({ "mediaType": OCI_ARTIFACT, "blobs": [self.layer(2, json!({})), self.layer(3, json!({}))] });
+        self.manifest(artifact, OCI_ARTIFACT, &[2, 3], &[], None, false);
+        let layers: Vec<Value> = [1, 5].map(|blob: usize| json!({ "blobSum": self.blobs[blob].digest })).to_vec();
+        let schema1 = json!({ "schemaVersion": 1, "name": "a", "tag": "v1", "fsLayers": layers });
+        self.manifest(schema1, "application/vnd.docker.distribution.manifest.v1+prettyjws", &[], &[], None, false);
+        let (blob, manifest) = (self.blobs[3].digest.to_string(), format!("a@{}", self.manifests[0].digest));
+        let thing = json!({ "parts": [[{ blob: { "size": 3 } }]], "note": manifest });
+        self.manifest(thing, "application/vnd.example.thing+json", &[], &[], None, false);
+        // BuildKit's cache, an index around it, and one around that.
+        let config = json!({ "mediaType": "application/vnd.buildkit.cacheconfig.v0" });
+        let cache = json!({
+            "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [self.layer(1, json!({})), self.layer(2, config)],
+        });
+        self.manifest(cache, OCI_INDEX, &[1, 2], &[], None, false);
+        let annotations = json!({ "blob": self.blobs[4].digest });
+        let around = json!({
+            "schemaVersion": 2, "mediaType": OCI_INDEX, "annotations": annotations, "manifests": [self.descriptor(14)],
+        });
+        self.manifest(around, OCI_INDEX, &[], &[14], None, false);
+        self.index(&[15, 0], None, true);
+        let annotated = json!({
+            "schemaVersion": 2, "mediaType": OCI_IMAGE, "config": self.layer(2, json!({})), "layers": [],
+            "annotations": { "made of": format!("a/b:v1@{}", self.manifests[15].digest) },
+        });
+        self.manifest(annotated, OCI_IMAGE, &[2], &[], Some(12), false);
+        let mut elsewhere = self.descriptor(3);
+        elsewhere["urls"] = json!(["https://example.com/image"]);
+        let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [elsewhere] });
+        self.manifest(index, OCI_INDEX, &[], &[], None, false);
+    }
+
+    /// A blob's descriptor, with some members of other values.
+    fn layer(&self, blob: usize, with: Value) -> Value {
+        let blob = &self.blobs[blob];
+        let mut layer = json!({ "mediaType": "a/layer", "digest": blob.digest, "size": blob.bytes.len() });
+        let members = with.as_object().into_iter().flatten();
+        members.for_each(|(member, value)| layer[member] = value.clone());
+        layer
     }
 
     fn blob(&mut self, text: String) {
@@ -101,7 +164,22 @@ impl Contents {
         let bytes = Bytes::from(manifest.to_string());
         let digest = Algorithm::Sha256.digest(&bytes);
         let (blobs, children) = (blobs.iter().copied().collect(), children.to_vec());
-        self.manifests.push(Manifest { digest, bytes, media_type, blobs, children, subject });
+        let occurring = occurring(&bytes);
+        let named = |digest: &Digest| occurring.contains(digest);
+        let occurring_blobs = (0..self.blobs.len()).filter(|blob| named(&self.blobs[*blob].digest)).collect();
+        let manifests = (0..self.manifests.len()).filter(|manifest| named(&self.manifests[*manifest].digest));
+        let occurring_manifests = manifests.collect();
+        self.manifests.push(Manifest {
+            digest,
+            bytes,
+            media_type,
+            blobs,
+            children,
+            subject,
+            occurring,
+            occurring_blobs,
+            occurring_manifests,
+        });
     }
 
     pub fn manifest_of(&self, digest: &Digest) -> Option<usize> {

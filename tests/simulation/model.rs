@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
+use eyot::oci::Digest;
+
 /// A repository and a tag, by their numbers.
 pub type TagId = (usize, usize);
 /// A repository and a manifest, by their numbers.
@@ -19,8 +21,20 @@ pub struct Model {
     /// Since which step a manifest was acknowledged, and until which it was being deleted.
     pushed: BTreeMap<ManifestId, u64>,
     deleted: BTreeMap<ManifestId, u64>,
+    /// What must stay with a manifest whose push was acknowledged last at that time.
+    pub promises: BTreeMap<ManifestId, Promise>,
     /// Counts the changes, so that what follows from them is found out once.
     pub changes: u64,
+}
+
+/// What occurred in the bytes of a manifest, and of those that it led to, and was in their repository when the push of the first
+/// one was acknowledged.
+#[derive(Clone, Default)]
+pub struct Promise {
+    pub step: u64,
+    /// By the manifest that names it: digests that were there as a blob, and manifests.
+    pub blobs: BTreeSet<(usize, Digest)>,
+    pub manifests: BTreeSet<(usize, usize)>,
 }
 
 enum Write {
@@ -65,6 +79,15 @@ impl Model {
     /// Whether somebody deleted a manifest by its digest after a step.
     pub fn is_deleted_since(&self, manifest: ManifestId, step: u64) -> bool {
         self.deleted.get(&manifest).is_some_and(|until| *until >= step)
+    }
+
+    /// Whether a push of a manifest was acknowledged, and nobody has begun to delete the manifest since.
+    pub fn is_certain(&self, manifest: ManifestId) -> bool {
+        self.pushed.get(&manifest).is_some_and(|pushed| !self.is_deleted_since(manifest, *pushed))
+    }
+
+    pub fn step(&self) -> u64 {
+        self.step
     }
 
     /// When the push began that was acknowledged last.

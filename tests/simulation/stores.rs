@@ -65,6 +65,11 @@ impl BlobStore for Gated<dyn BlobStore> {
         self.inner.discard(stage).await
     }
 
+    async fn abandon(&self, stage: &Stage, before: Option<&Stage>) -> Result<()> {
+        self.scheduler.gate("abandon", &stage.0).await;
+        self.inner.abandon(stage, before).await
+    }
+
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
         self.scheduler.gate("read", &location.0).await;
         self.inner.read(location, range).await

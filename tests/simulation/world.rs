@@ -46,7 +46,8 @@ impl Setting {
             crashes_per_mille: [0, 0, 3, 15][dice.below(4)],
             repositories: 1 + dice.below(2),
             tags: 1 + dice.below(3),
-            manifests: [(0, 10), (0, 2), (0, 5), (2, 3), (6, 4), (0, 10)][dice.below(6)],
+            manifests: [(0, 10), (0, 2), (0, 5), (2, 3), (6, 4), (0, 19), (10, 9), (10, 4), (14, 4), (17, 2)]
+                [dice.below(10)],
             clients: 2 + dice.below(4),
             operations: 1 + dice.below(4),
             // Without conditions the lease is a best effort.

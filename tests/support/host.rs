@@ -31,6 +31,8 @@ pub enum Kind {
     Wasi,
     /// The Spin component under the project's own test host, with its keys in this store.
     SpinHost(&'static str),
+    /// The same with `--manners real`, for tests of what Spin is slow at. No name stands for the default store.
+    SlowSpinHost(&'static str),
     /// The Spin component under an installed `spin`.
     Spin,
     /// The components that answer every request by running the contract of their stores.
@@ -61,6 +63,12 @@ impl Kind {
             Kind::SpinHost(keys) => {
                 spin_host(data, settings, &built("EYOT_SPIN_COMPONENT", "target/eyot-spin.wasm"), keys)
             }
+            Kind::SlowSpinHost(keys) => {
+                let component = built("EYOT_SPIN_COMPONENT", "target/eyot-spin.wasm");
+                let mut command = spin_host(data, settings, &component, keys);
+                command.args(["--manners", "real"]);
+                command
+            }
             Kind::SpinHostContract(keys) => {
                 spin_host(data, settings, &built("EYOT_SPIN_CONTRACT", "target/eyot-contract-spin.wasm"), keys)
             }
@@ -82,8 +90,12 @@ type Setting = (&'static str, String);
 
 fn wasmtime(data: &Path, settings: &[Setting], component: &Path) -> Command {
     let mut command = Command::new(wasmtime_program());
-    command.args(["serve", "-Scli", "--addr", "127.0.0.1:0", "--env", "AUTH_MODE=none", "--dir"]);
+    command.args(["serve", "-Scli", "--addr", "127.0.0.1:0", "--dir"]);
     command.arg(format!("{}::/data", data.display()));
+    // The first of a name counts.
+    if settings.iter().all(|(name, _)| *name != "AUTH_MODE") {
+        command.args(["--env", "AUTH_MODE=none"]);
+    }
     for (name, value) in settings {
         command.args(["--env", &format!("{name}={value}")]);
     }
@@ -92,7 +104,7 @@ fn wasmtime(data: &Path, settings: &[Setting], component: &Path) -> Command {
 }
 
 /// The one that the scripts would take.
-fn wasmtime_program() -> PathBuf {
+pub fn wasmtime_program() -> PathBuf {
     if let Some(path) = std::env::var_os("EYOT_WASMTIME") {
         return path.into();
     }
@@ -123,13 +135,13 @@ fn spin_version() -> Option<(u32, u32)> {
 }
 
 /// Where the test host keeps this very component compiled, for the next start.
-fn compiled(component: &Path) -> PathBuf {
+pub fn compiled(component: &Path) -> PathBuf {
     let digest = sha256(&std::fs::read(component).expect("a readable component"));
     let name = format!("eyot-spin-{}.compiled", &digest["sha256:".len()..][..16]);
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
-fn built(variable: &str, default: &str) -> PathBuf {
+pub fn built(variable: &str, default: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let path = std::env::var_os(variable).map_or_else(|| root.join(default), PathBuf::from);
     assert!(
@@ -141,7 +153,7 @@ fn built(variable: &str, default: &str) -> PathBuf {
 }
 
 /// For a host that cannot say which port it took.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address").port()
 }
@@ -232,7 +244,11 @@ impl Host {
     }
 
     pub fn has_logged(&self, text: &str) -> bool {
-        self.log.lock().expect("the log").iter().any(|line| line.contains(text))
+        self.times_logged(text) > 0
+    }
+
+    pub fn times_logged(&self, text: &str) -> usize {
+        self.log.lock().expect("the log").iter().filter(|line| line.contains(text)).count()
     }
 
     /// Waits until the host has logged this: its lines come by a pipe, after the answer perhaps.
@@ -317,7 +333,7 @@ fn placed(command: &Command, place: &str, data: &Path) -> Command {
 }
 
 /// Ends with the tests also when they are killed, where the system has a way to say so.
-fn mortal(command: &Command) -> Command {
+pub fn mortal(command: &Command) -> Command {
     let program = command.get_program();
     let mut mortal;
     if Command::new("setpriv").arg("--version").output().is_ok() {

@@ -24,9 +24,11 @@ pub(super) enum Phase {
     Tags,
     /// Marks what is about to be tagged.
     Pushes,
+    /// Notes which manifests there are.
+    Present,
     /// Notes which manifest holds which.
     Graph,
-    /// Judges manifests, and marks the blobs of those that stay.
+    /// Judges manifests, and marks everything that those name that stay.
     Manifests,
     /// Judges blobs.
     Blobs,
@@ -74,6 +76,7 @@ pub(super) struct Cursor {
     /// How many values the marks fill.
     marks_values: usize,
     kept_bytes: usize,
+    present_bytes: usize,
     marks_bytes: usize,
     /// What is in use.
     #[serde(skip, default = "none")]
@@ -81,6 +84,9 @@ pub(super) struct Cursor {
     /// Which manifests of the repository, and which ways to them, are.
     #[serde(skip, default = "none")]
     pub kept: Marks,
+    /// Which manifests the repository has.
+    #[serde(skip, default = "none")]
+    pub present: Marks,
     /// Which manifest is in use if which other is.
     #[serde(skip)]
     pub edges: Vec<(u64, u64)>,
@@ -103,9 +109,11 @@ impl Cursor {
             saves: 0,
             marks_values: 0,
             kept_bytes: 0,
+            present_bytes: 0,
             marks_bytes: 0,
             marks: Marks::new(marks_max),
             kept: Marks::new(marks_max),
+            present: Marks::new(marks_max),
             edges: Vec::new(),
         }
     }
@@ -138,11 +146,12 @@ impl Registry {
             bytes.extend_from_slice(&self.keys.get(&cursor.marks_key(number)).await?.ok_or_else(corrupt)?.value);
         }
         let mut bytes = Bytes::from(bytes);
-        if bytes.len() < cursor.kept_bytes + cursor.marks_bytes {
+        if bytes.len() < cursor.kept_bytes + cursor.present_bytes + cursor.marks_bytes {
             return Err(corrupt().into());
         }
         let most = self.limits.marks_max;
         cursor.kept = Marks::from_bytes(bytes.split_to(cursor.kept_bytes), most).ok_or_else(corrupt)?;
+        cursor.present = Marks::from_bytes(bytes.split_to(cursor.present_bytes), most).ok_or_else(corrupt)?;
         cursor.marks = Marks::from_bytes(bytes.split_to(cursor.marks_bytes), most).ok_or_else(corrupt)?;
         cursor.edges = marks::edges_from_bytes(bytes).ok_or_else(corrupt)?;
         Ok(Some(cursor))
@@ -153,9 +162,9 @@ impl Collector<'_> {
     /// The marks first: a cursor never speaks of marks that are not there.
     pub(super) async fn save_cursor(&mut self) -> Result<()> {
         let cursor = &mut self.cursor;
-        let (kept, marks) = (cursor.kept.to_bytes(), cursor.marks.to_bytes());
-        (cursor.kept_bytes, cursor.marks_bytes) = (kept.len(), marks.len());
-        let all = [kept, marks, marks::edges_to_bytes(&cursor.edges)].concat();
+        let all = [&cursor.kept, &cursor.present, &cursor.marks].map(Marks::to_bytes);
+        [cursor.kept_bytes, cursor.present_bytes, cursor.marks_bytes] = all.each_ref().map(Vec::len);
+        let all = [all.concat(), marks::edges_to_bytes(&cursor.edges)].concat();
         cursor.saves += 1;
         cursor.marks_values = all.len().div_ceil(MARKS_VALUE_BYTES);
         let cursor = &self.cursor;

@@ -178,6 +178,7 @@ impl Collector<'_> {
             Phase::Uploads => self.uploads().await,
             Phase::Tags => self.tags().await,
             Phase::Pushes => self.pushes().await,
+            Phase::Present => self.present().await,
             Phase::Graph => self.graph().await,
             Phase::Manifests => self.manifests().await,
             Phase::Blobs => self.blobs().await,

@@ -9,7 +9,7 @@ use super::cursor::Phase;
 use super::judge::Thing;
 use super::marks::{self, Marks};
 use super::report::{Fate, Tally};
-use crate::oci::{self, Digest};
+use crate::oci::{self, Descriptor, Digest};
 use crate::registry::facts::{ManifestFact, TagFact, UploadFact};
 use crate::registry::limits::{CALLS_AT_ONCE_MAX, PUSH_MS_MAX};
 use crate::registry::{Error, Result, layout};
@@ -46,7 +46,8 @@ impl Collector<'_> {
         }
         let most = self.registry.limits.marks_max;
         let cursor = &mut self.cursor;
-        (cursor.marks, cursor.kept, cursor.unsure) = (Marks::new(most), Marks::new(most), false);
+        (cursor.marks, cursor.kept, cursor.present) = (Marks::new(most), Marks::new(most), Marks::new(most));
+        cursor.unsure = false;
         cursor.edges.clear();
         let Some(next) = next else {
             cursor.go_on(Phase::ContentOfUploads);
@@ -137,7 +138,18 @@ impl Collector<'_> {
         self.mark_tags(done).await?;
         if !more {
             let keeps_all = self.cursor.untagged_lifetime_ms.is_none();
-            self.cursor.go_on(if keeps_all { Phase::Manifests } else { Phase::Graph });
+            self.cursor.go_on(if keeps_all { Phase::Manifests } else { Phase::Present });
+        }
+        Ok(())
+    }
+
+    /// Notes which manifests there are, so that the graph has room for these and not for every layer that they name.
+    pub(super) async fn present(&mut self) -> Result<()> {
+        let prefix = self.prefix("manifest");
+        let (keys, more) = self.page(&prefix).await?;
+        keys.iter().for_each(|key| self.cursor.present.mark(&key[prefix.len()..]));
+        if !more {
+            self.cursor.go_on(Phase::Graph);
         }
         Ok(())
     }
@@ -151,10 +163,11 @@ impl Collector<'_> {
             if now_ms.saturating_sub(seen.fact.pushed_ms) < lifetime_ms {
                 cursor.kept.mark(&seen.digest);
             }
-            // An index holds what it lists, and a subject what refers to it.
+            // A manifest holds whatever it names, and a subject what refers to it.
             let digest = seen.digest.as_str();
-            let children = seen.manifest.iter().flat_map(|manifest| manifest.children());
-            let children = children.map(|child| (digest, child.digest.as_str()));
+            let named = seen.manifest.iter().flat_map(|manifest| manifest.digests());
+            let may_be_manifest = |name: &&Digest| !cursor.present.is_whole() || cursor.present.has(name.as_str());
+            let children = named.filter(may_be_manifest).map(|child| (digest, child.as_str()));
             let subject = seen.fact.subject.iter().map(|subject| (subject.as_str(), digest));
             let unknown = seen.manifest.is_none().then_some((digest, UNKNOWN));
             let edges = children.chain(subject).chain(unknown);
@@ -190,7 +203,7 @@ impl Collector<'_> {
         };
         for ((key, seen), _) in all.into_iter().zip(fates).filter(|(_, fate)| *fate != Fate::Removed) {
             match seen.and_then(|seen| seen.manifest) {
-                Some(manifest) => manifest.blobs().for_each(|blob| self.cursor.marks.mark(blob.digest.as_str())),
+                Some(manifest) => manifest.digests().iter().for_each(|named| self.cursor.marks.mark(named.as_str())),
                 None => self.tell_unknown(key),
             }
         }
@@ -247,12 +260,19 @@ impl Collector<'_> {
     pub(super) async fn holes(&mut self) -> Result<()> {
         let (keys, more) = self.page(&self.prefix("manifest")).await?;
         let repository = self.cursor.repository.clone().unwrap_or_default();
+        let (mut missing, mut names) = (Vec::new(), Vec::new());
         for seen in self.see(keys).await?.into_iter().filter_map(|(_, seen)| seen) {
-            let blobs = seen.manifest.iter().flat_map(|manifest| manifest.blobs());
-            for blob in blobs.filter(|blob| self.cursor.marks.has(blob.digest.as_str())) {
-                self.cursor.report.holes.add(format!("{repository}@{} names {}", seen.digest, blob.digest));
+            for blob in seen.manifest.iter().flat_map(needed_blobs) {
+                if self.cursor.marks.has(blob.digest.as_str()) {
+                    names.push(format!("{repository}@{} names {}", seen.digest, blob.digest));
+                    missing.push(format!("{}{}", self.prefix("manifest"), blob.digest));
+                }
             }
         }
+        // A child of a type that the registry does not know may be here as a manifest.
+        let there = self.registry.are_there(missing).await?;
+        let holes = names.into_iter().zip(there).filter(|(_, there)| !there);
+        holes.for_each(|(name, _)| self.cursor.report.holes.add(name));
         if !more {
             self.after_holes();
         }
@@ -403,6 +423,11 @@ impl Collector<'_> {
         }
         Ok(all)
     }
+}
+
+/// What a manifest needs its repository to hold as a blob.
+fn needed_blobs(manifest: &oci::Manifest) -> impl Iterator<Item = &Descriptor> {
+    manifest.blobs().chain(manifest.children().filter(|child| !child.is_manifest()))
 }
 
 /// How the way back from a digest to a tag is marked.

@@ -30,6 +30,8 @@ const BUFFER_BYTES: usize = 256 * 1024;
 const PIECES_MAX: usize = 1024;
 /// What the name of an upload's stages ends in.
 const STAGES: &str = "!stages";
+/// How many appends may have taken the same stage, living ones and those that a crash cut off; each may have a copy of its bytes.
+const FORKS_MAX: usize = 8;
 /// How often a stage's file is looked for under its own name and under that of who took it.
 const TAKE_TRIES_MAX: usize = 8;
 
@@ -130,6 +132,23 @@ impl BlobStore for FileBlobStore {
         let (folder, stage) = (self.folder.clone(), FileStage::open(stage)?);
         unblock(move || folder.leave_family(&stage.family)).await;
         Ok(())
+    }
+
+    async fn abandon(&self, stage: &Stage, before: Option<&Stage>) -> Result<()> {
+        let (folder, stage) = (self.folder.clone(), FileStage::open(stage)?);
+        let before = before.map(FileStage::open).transpose()?;
+        if stage.file.is_empty() {
+            return Ok(());
+        }
+        unblock(move || {
+            let path = folder.stages.join(&stage.family).join(&stage.file);
+            match before {
+                Some(before) => folder.give_back(&path, &before),
+                None => _ = disk::remove_file(&path)?,
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
@@ -300,20 +319,26 @@ impl Folder {
     /// The file of an append that took this stage's file before us.
     fn taken_over(&self, family: &Path, stage: &FileStage) -> Result<Option<File>> {
         let suffix = format!("~{}", stage.token());
+        let (mut forks, mut found) = (0, None);
         for item in disk::entries(family)? {
             // Another append renames the file just now; the caller looks again.
             let Some(item) = item? else { return Ok(None) };
             if !item.name.ends_with(&suffix) {
                 continue;
             }
+            forks += 1;
+            if forks >= FORKS_MAX {
+                return Err(Error::Conflict("too many appends have taken the stage".into()));
+            }
             // A shorter one is a copy that another fork is making just now.
-            if let Some(file) = disk::open(&family.join(item.name))?
+            if found.is_none()
+                && let Some(file) = disk::open(&family.join(item.name))?
                 && file.metadata()?.len() >= stage.length
             {
-                return Ok(Some(file));
+                found = Some(file);
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
     /// Undoes a take. Best effort: where it fails, the next take copies.
@@ -325,7 +350,7 @@ impl Folder {
             disk::rename(taken, &family.join(&stage.file))
         };
         if let Err(error) = result
-            && error.kind() != ErrorKind::DirectoryNotEmpty
+            && !matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound)
         {
             log::warn!("a stage of upload {} is left behind: {error}", stage.family);
         }

@@ -255,6 +255,16 @@ impl BlobStore for S3BlobStore {
         Ok(())
     }
 
+    /// Aborts the multipart upload, where the append has begun it.
+    async fn abandon(&self, stage: &Stage, before: Option<&Stage>) -> Result<()> {
+        let staging = Staging::open(stage)?;
+        let before = before.map(Staging::open).transpose()?;
+        if before.is_some_and(|before| before.upload != staging.upload) {
+            self.abort(&staging).await;
+        }
+        Ok(())
+    }
+
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
         if range.is_empty() {
             return Ok(Body::empty());

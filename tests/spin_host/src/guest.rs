@@ -32,12 +32,12 @@ impl Services {
         for Mount { host, .. } in &options.mounts {
             ensure!(host.is_dir(), "{} is not a directory", host.display());
         }
-        let key_value =
-            KeyValue::open(&options.state, options.value_bytes_max).context("cannot open the key-value store")?;
+        let key_value = KeyValue::open(&options.state, options.value_bytes_max, options.manners)
+            .context("cannot open the key-value store")?;
         Ok(Self {
             calls: Calls::default(),
             key_value: Arc::new(key_value),
-            sqlite: Sqlite::new(&options.state),
+            sqlite: Sqlite::new(&options.state, options.manners),
             variables: Variables::new(&options.variables),
             mounts: options.mounts.clone(),
         })

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
-use tokio::sync::{Mutex, OwnedMutexGuard};
-use tokio::task::block_in_place;
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, oneshot};
+use tokio::task::{block_in_place, spawn_blocking};
 use wasmtime::component::{
     Accessor, Destination, FutureReader, HasSelf, Resource, StreamProducer, StreamReader, StreamResult, VecBuffer,
 };
@@ -19,6 +19,8 @@ use crate::bindings::key_value::{Error, Host, HostStore, HostStoreWithStore};
 use crate::calls::Call;
 use crate::guest::Guest;
 use crate::lock;
+use crate::options::Manners;
+use crate::received::Received;
 
 /// Spin's own limit for one instance: a component that leaks stores is found out.
 const OPEN_STORES_MAX: u32 = 256;
@@ -31,18 +33,22 @@ const COMPLAINT: &str = "key-value call while get-keys was not drained";
 pub struct KeyValue {
     connection: Arc<Mutex<Connection>>,
     value_bytes_max: usize,
+    manners: Manners,
 }
 
 /// What a guest's `store` handle stands for. There is but one store.
 pub struct OpenStore;
 
 impl KeyValue {
-    pub fn open(directory: &Path, value_bytes_max: usize) -> rusqlite::Result<Self> {
+    pub fn open(directory: &Path, value_bytes_max: usize, manners: Manners) -> rusqlite::Result<Self> {
         let connection = Connection::open(directory.join("key_value.db"))?;
-        // A killed process loses nothing without fsync, only a machine that loses power does.
-        connection.pragma_update(None, "synchronous", "OFF")?;
+        if manners == Manners::Quick {
+            // A killed process loses nothing without fsync, only a machine that loses power does. Spin leaves SQLite's
+            // defaults: a rollback journal and several fsyncs for each write.
+            connection.pragma_update(None, "synchronous", "OFF")?;
+        }
         connection.execute_batch("CREATE TABLE IF NOT EXISTS entry (key TEXT PRIMARY KEY, value BLOB NOT NULL)")?;
-        Ok(Self { connection: Arc::new(Mutex::new(connection)), value_bytes_max })
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), value_bytes_max, manners })
     }
 
     /// Blocks the whole instance, its other requests too: that is what Spin does.
@@ -98,6 +104,22 @@ impl KeyValue {
             Ok(Keys { remaining, guard: Some(connection), rested: false })
         })
     }
+}
+
+/// Spin's listing: a thread that holds the store's lock until the guest has taken the last key, a few keys ahead of it.
+fn send_keys(connection: &Arc<Mutex<Connection>>, keys: &mpsc::Sender<String>) -> Result<(), Error> {
+    let connection = lock::acquire(connection, COMPLAINT).map_err(Error::Other)?;
+    let each = || {
+        let mut statement = connection.prepare_cached("SELECT key FROM entry")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            if keys.blocking_send(row.get(0)?).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    each().map_err(|error: rusqlite::Error| Error::Other(error.to_string()))
 }
 
 /// No two listings agree on the order, so that nothing can come to rely on one.
@@ -206,7 +228,18 @@ impl<T: 'static> HostStoreWithStore<T> for HasSelf<Guest> {
         store: &Accessor<T, Self>,
         _: Resource<OpenStore>,
     ) -> Result<(StreamReader<String>, FutureReader<Result<(), Error>>)> {
-        let (keys, result) = match counted(store, Call::GetKeys).keys() {
+        let key_value = counted(store, Call::GetKeys);
+        if key_value.manners == Manners::Real {
+            let (sender, items) = mpsc::channel(KEYS_AT_A_TIME);
+            let (ended, end) = oneshot::channel();
+            spawn_blocking(move || ended.send(send_keys(&key_value.connection, &sender)));
+            return store.with(|mut store| {
+                let stream = StreamReader::new(&mut store, Received { items, at_a_time: 1 })?;
+                let result = FutureReader::new(&mut store, async { Ok::<_, wasmtime::Error>(end.await?) })?;
+                Ok((stream, result))
+            });
+        }
+        let (keys, result) = match key_value.keys() {
             Ok(keys) => (keys, Ok(())),
             Err(error) => (Keys::default(), Err(error)),
         };

@@ -10,6 +10,7 @@ mod key_value;
 mod lock;
 mod options;
 mod outbound;
+mod received;
 mod server;
 mod sqlite;
 mod variables;
@@ -53,5 +54,5 @@ async fn run(options: Options) -> Result<()> {
     writeln!(stdout, "listening on http://{address}")?;
     stdout.flush()?;
 
-    server::serve(listener, component, services, options.idle).await
+    server::serve(listener, component, services, &options).await
 }

@@ -17,10 +17,12 @@ usage: spin-host --component FILE.wasm --state DIR --listen ADDRESS:PORT [option
   --component FILE           the component: exports wasi:http/handler@0.3
   --state DIR                where the key-value and SQLite data live; made when missing
   --listen ADDRESS:PORT      port 0 takes any free port; the line on stdout names it
-  --variable NAME=VALUE      a Spin variable; may be repeated
+  --variable NAME=VALUE      a Spin variable, or NAME=@FILE for what a file holds; may be repeated. Others come from the
+                             environment, where SPIN_VARIABLE_NAME names them in capitals
   --mount HOSTDIR::GUESTDIR  a read-write directory for the guest; may be repeated
   --value-bytes-max N        larger key-value values are refused (134217728)
   --idle-milliseconds N      an instance idle for so long is dropped (1000)
+  --manners quick|real       real: as slow as Spin where Spin is slow, see README.md (quick)
   --compiled FILE            keep the compiled component here, to start faster next time
 
 GET /__host/calls answers the storage calls so far, and what SQLite did for them, as JSON; GET /__host/calls/reset sets them to 0.
@@ -28,6 +30,28 @@ GET /__host/calls answers the storage calls so far, and what SQLite did for them
 
 const VALUE_BYTES_MAX: usize = 128 * 1024 * 1024;
 const IDLE: Duration = Duration::from_secs(1);
+
+/// How closely this host follows Spin where that only costs time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Manners {
+    /// TCP_NODELAY, no fsync, lists in batches and in random order: quick, and hard on the guest.
+    #[default]
+    Quick,
+    /// Spin 4.1's: Nagle's algorithm, SQLite's default fsyncs, lists through a channel of 4.
+    Real,
+}
+
+impl FromStr for Manners {
+    type Err = std::io::Error;
+
+    fn from_str(text: &str) -> std::io::Result<Self> {
+        match text {
+            "quick" => Ok(Self::Quick),
+            "real" => Ok(Self::Real),
+            _ => Err(std::io::Error::other(format!("{text:?} is neither quick nor real"))),
+        }
+    }
+}
 
 pub struct Options {
     pub component: PathBuf,
@@ -38,6 +62,7 @@ pub struct Options {
     pub value_bytes_max: usize,
     pub idle: Duration,
     pub compiled: Option<PathBuf>,
+    pub manners: Manners,
 }
 
 #[derive(Clone)]
@@ -58,6 +83,7 @@ impl Options {
         let mut value_bytes_max = VALUE_BYTES_MAX;
         let mut idle = IDLE;
         let mut compiled = None;
+        let mut manners = Manners::default();
 
         while let Some(name) = arguments.next() {
             let name = text(name)?;
@@ -69,7 +95,7 @@ impl Options {
                 "--component" => component = Some(PathBuf::from(value)),
                 "--state" => state = Some(PathBuf::from(value)),
                 "--listen" => listen = Some(parsed(&name, value)?),
-                "--variable" => variables.push(pair(&text(value)?, "=")?),
+                "--variable" => variables.push(variable(&text(value)?)?),
                 "--mount" => {
                     let (host, guest) = pair(&text(value)?, "::")?;
                     let host = host.into();
@@ -77,6 +103,7 @@ impl Options {
                 }
                 "--value-bytes-max" => value_bytes_max = parsed(&name, value)?,
                 "--idle-milliseconds" => idle = Duration::from_millis(parsed(&name, value)?),
+                "--manners" => manners = parsed(&name, value)?,
                 "--compiled" => compiled = Some(PathBuf::from(value)),
                 _ => bail!("unknown option {name}; see --help"),
             }
@@ -90,7 +117,17 @@ impl Options {
             value_bytes_max,
             idle,
             compiled,
+            manners,
         }))
+    }
+}
+
+/// As Spin's command line reads it.
+fn variable(argument: &str) -> Result<(String, String)> {
+    let (name, value) = pair(argument, "=")?;
+    match value.strip_prefix('@') {
+        Some(file) => Ok((name, std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?)),
+        None => Ok((name, value)),
     }
 }
 

@@ -24,6 +24,7 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
 
 use crate::guest::{self, Guest, Services};
+use crate::options::{Manners, Options};
 
 const REQUESTS_PER_INSTANCE_MAX: usize = 128;
 const REQUESTS_AT_ONCE_MAX: usize = 16;
@@ -32,14 +33,14 @@ pub async fn serve(
     listener: TcpListener,
     component: ServicePre<Guest>,
     services: Arc<Services>,
-    idle: Duration,
+    options: &Options,
 ) -> Result<()> {
-    let handler = ProxyHandler::new(Instances { component, services, idle });
+    let handler = ProxyHandler::new(Instances { component, services, idle: options.idle });
     loop {
         let (stream, _) = listener.accept().await?;
-        // Spin leaves Nagle's algorithm on, which costs a test 40 ms on many small answers and
-        // finds no bugs.
-        stream.set_nodelay(true)?;
+        // Spin leaves Nagle's algorithm on: an answer whose head and body are two writes takes
+        // 40 ms on a kept connection.
+        stream.set_nodelay(options.manners == Manners::Quick)?;
         tokio::spawn(serve_connection(stream, handler.clone()));
     }
 }

@@ -1,26 +1,26 @@
 //! `spin:sqlite`: every open is a connection of its own to one file, as in Spin.
 
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 use rusqlite::types::{Value as SqlValue, ValueRef};
 use rusqlite::{CachedStatement, Connection, Row, StatementStatus, params_from_iter};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::{block_in_place, spawn_blocking};
-use wasmtime::component::{
-    Accessor, Destination, FutureReader, HasSelf, Resource, StreamProducer, StreamReader, StreamResult, VecBuffer,
-};
-use wasmtime::{Result, StoreContextMut};
+use wasmtime::Result;
+use wasmtime::component::{Accessor, FutureReader, HasSelf, Resource, StreamReader};
 
 use crate::bindings::sqlite::{Error, Host, HostConnection, HostConnectionWithStore, QueryResult, RowResult, Value};
 use crate::calls::{Call, Calls};
 use crate::guest::{Guest, Services};
 use crate::lock;
+use crate::options::Manners;
+use crate::received::Received;
 
 /// Rows that wait for the guest, so that no result is ever whole in the host's memory.
 const ROWS_AHEAD: usize = 64;
+/// The same in Spin, which also hands over one row for each read.
+const ROWS_AHEAD_IN_SPIN: usize = 4;
 
 const COMPLAINT: &str = "sqlite call while the rows of the one before were not drained";
 
@@ -29,11 +29,12 @@ pub struct OpenConnection(Arc<Mutex<Connection>>);
 
 pub struct Sqlite {
     file: PathBuf,
+    manners: Manners,
 }
 
 impl Sqlite {
-    pub fn new(directory: &Path) -> Self {
-        Self { file: directory.join("sqlite.db") }
+    pub fn new(directory: &Path, manners: Manners) -> Self {
+        Self { file: directory.join("sqlite.db"), manners }
     }
 
     fn open(&self, database: &str) -> Result<OpenConnection, Error> {
@@ -157,34 +158,6 @@ fn from_sql(value: ValueRef<'_>) -> Result<Value, Error> {
     })
 }
 
-struct Rows(mpsc::Receiver<RowResult>);
-
-impl<T> StreamProducer<T> for Rows {
-    type Item = RowResult;
-    type Buffer = VecBuffer<RowResult>;
-
-    fn poll_produce<'a>(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        store: StoreContextMut<'a, T>,
-        mut destination: Destination<'a, RowResult, VecBuffer<RowResult>>,
-        finish: bool,
-    ) -> Poll<Result<StreamResult>> {
-        if finish {
-            return Poll::Ready(Ok(StreamResult::Cancelled));
-        }
-        if destination.remaining(store) == Some(0) {
-            return Poll::Ready(Ok(StreamResult::Completed));
-        }
-        let mut rows = Vec::new();
-        if ready!(self.0.poll_recv_many(context, &mut rows, ROWS_AHEAD)) == 0 {
-            return Poll::Ready(Ok(StreamResult::Dropped));
-        }
-        destination.set_buffer(rows.into());
-        Poll::Ready(Ok(StreamResult::Completed))
-    }
-}
-
 /// What `execute-async` returns: column names, rows, and how it ended.
 type Streamed = (Vec<String>, StreamReader<RowResult>, FutureReader<Result<(), Error>>);
 
@@ -208,7 +181,11 @@ impl<T: 'static> HostConnectionWithStore<T> for HasSelf<Guest> {
             Ok::<_, wasmtime::Error>((Arc::clone(&guest.services), guest.connection(&connection)?))
         })?;
         let (columns_sender, columns) = oneshot::channel();
-        let (rows_sender, rows) = mpsc::channel(ROWS_AHEAD);
+        let (rows_ahead, at_a_time) = match services.sqlite.manners {
+            Manners::Quick => (ROWS_AHEAD, ROWS_AHEAD),
+            Manners::Real => (ROWS_AHEAD_IN_SPIN, 1),
+        };
+        let (rows_sender, items) = mpsc::channel(rows_ahead);
         let work =
             spawn_blocking(move || stream(&connection, &services, &statement, parameters, columns_sender, rows_sender));
         let columns = match columns.await? {
@@ -216,7 +193,7 @@ impl<T: 'static> HostConnectionWithStore<T> for HasSelf<Guest> {
             Err(error) => return Ok(Err(error)),
         };
         store.with(|mut store| {
-            let rows = StreamReader::new(&mut store, Rows(rows))?;
+            let rows = StreamReader::new(&mut store, Received { items, at_a_time })?;
             let result = FutureReader::new(&mut store, work)?;
             Ok(Ok((columns, rows, result)))
         })

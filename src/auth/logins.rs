@@ -1,0 +1,183 @@
+//! Logging in with a name and a password.
+//!
+//! Whoever logs in takes a place, is counted, and only then has the password hashed. So passwords are never looked at without
+//! being counted, and a crowd of attempts takes neither the threads that serve requests nor the memory: hashes are computed one
+//! at a time (`password.rs`), natively on a thread for blocking work.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use sha2::{Digest as _, Sha256};
+
+use super::flight::Flights;
+use super::remembered::Remembered;
+use super::throttle::Throttle;
+use super::{Directory, PasswordHash, Refusal, Secret};
+use crate::store::{KeyValue, Platform};
+
+/// A hash whose password nobody knows, of the kind that [`PasswordHash::new`] makes: to be computed where there is no user.
+const DECOY: &str = "$argon2id$v=19$m=19456,t=2,p=1$ZXlvdCBkZWNveSBzYWx0IQ$jSBoi3uWlzbdtgDmSqAVNQQT7hVxyt7wvQUgrWsqBHM";
+/// How many logins one instance looks at at once. More are refused: each waits for the hashes of those before it.
+pub(super) const LOGINS_AT_ONCE_MAX: usize = 64;
+/// When to come back who found no place.
+const BUSY_RETRY_MS: u64 = 1000;
+
+/// The users and their passwords.
+pub(super) struct Logins {
+    plain: Option<(String, Secret)>,
+    users: HashMap<String, PasswordHash>,
+    decoys: Vec<PasswordHash>,
+    directory: Directory,
+    throttle: Throttle,
+    remembered: Remembered,
+    under_way: Flights<[u8; 32], Result<(), Refusal>>,
+    places: Arc<AtomicUsize>,
+    platform: Arc<dyn Platform>,
+    checks: AtomicU64,
+}
+
+impl Logins {
+    pub(super) fn new(keys: Arc<dyn KeyValue>, platform: Arc<dyn Platform>) -> Self {
+        Self {
+            plain: None,
+            users: HashMap::new(),
+            decoys: vec![PasswordHash::parse(DECOY).expect("a hash")],
+            directory: Directory::new(keys.clone(), platform.clone()),
+            throttle: Throttle::new(keys, platform.clone()),
+            remembered: Remembered::new(platform.as_ref()),
+            under_way: Flights::new(),
+            places: Arc::default(),
+            platform,
+            checks: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn set_plain(&mut self, name: String, password: Secret) {
+        self.plain = Some((name, password));
+    }
+
+    pub(super) fn set_hashes(&mut self, users: Vec<(String, PasswordHash)>) {
+        if !users.is_empty() {
+            self.decoys = users.iter().map(|(_, hash)| hash.clone()).collect();
+        }
+        self.users = users.into_iter().collect();
+    }
+
+    pub(super) fn checks(&self) -> u64 {
+        self.checks.load(Ordering::Relaxed)
+    }
+
+    /// Lets a user in whose password is right. A password that was right a moment ago is not hashed again, as long as the
+    /// user is still there with the same hash.
+    pub(super) async fn log_in(
+        self: &Arc<Self>,
+        user: &str,
+        password: &Secret,
+        address: Option<IpAddr>,
+    ) -> Result<(), Refusal> {
+        let now_ms = self.platform.now_ms();
+        let is_remembered = |hash: &str| self.remembered.holds(&self.remembered.digest(user, password, hash), now_ms);
+        if let Some(hash) = self.set_hash_of(user)
+            && is_remembered(hash)
+        {
+            return Ok(());
+        }
+        // One read for every user, so that nobody can tell by the time it takes where a user is kept.
+        let stored = self.directory.hash_of(user).await?;
+        if self.set_hash_of(user).is_none() && stored.as_ref().is_some_and(|hash| is_remembered(hash.as_str())) {
+            return Ok(());
+        }
+        // Logins with one password from one place at the same moment are one attempt if the password is right. Wrong
+        // passwords are counted one by one.
+        let key = self.remembered.digest(user, password, &format!("{address:?}"));
+        let (this, name, secret, hash) = (self.clone(), user.to_owned(), password.clone(), stored.clone());
+        let attempt = async move { this.attempt(&name, &secret, hash, address).await };
+        match self.under_way.join(self.platform.as_ref(), key, attempt).await {
+            (Err(_), false) => self.attempt(user, password, stored, address).await,
+            (outcome, _) => outcome,
+        }
+    }
+
+    async fn attempt(
+        &self,
+        user: &str,
+        password: &Secret,
+        stored: Option<PasswordHash>,
+        address: Option<IpAddr>,
+    ) -> Result<(), Refusal> {
+        let hash = self.set_hash_of(user).or(stored.as_ref().map(PasswordHash::as_str)).unwrap_or_default();
+        let digest = self.remembered.digest(user, password, hash);
+        // Another attempt with the same password may have ended since this one began.
+        if self.remembered.holds(&digest, self.platform.now_ms()) {
+            return Ok(());
+        }
+        let _place = Place::take(&self.places)?;
+        let counted = self.throttle.begin(user, address).await?;
+        if !self.is_right(user, password, stored.as_ref()).await {
+            return Err(Refusal::Unauthorized);
+        }
+        self.throttle.succeeded(counted).await?;
+        self.remembered.keep(digest, self.platform.now_ms());
+        Ok(())
+    }
+
+    /// The hash of a user that the settings name; a text in its place where they hold the password itself.
+    fn set_hash_of(&self, user: &str) -> Option<&str> {
+        match &self.plain {
+            Some((name, _)) if name == user => Some("the settings"),
+            _ => self.users.get(user).map(PasswordHash::as_str),
+        }
+    }
+
+    /// One hash is computed whether there is such a user or not, so that nobody can tell by the time it takes. Only a right
+    /// password that is not hashed is quicker.
+    async fn is_right(&self, user: &str, password: &Secret, stored: Option<&PasswordHash>) -> bool {
+        self.checks.fetch_add(1, Ordering::Relaxed);
+        let plain = self.plain.as_ref().filter(|(name, _)| name == user);
+        if plain.is_some_and(|(_, known)| known.matches(password)) {
+            return true;
+        }
+        let known = self.users.get(user).or(stored).filter(|_| plain.is_none());
+        let (hash, password) = (known.unwrap_or_else(|| self.decoy(user)).clone(), password.clone());
+        let matches = unblock(move || hash.verify(&password)).await;
+        matches && known.is_some()
+    }
+
+    /// The same one each time for one name.
+    fn decoy(&self, user: &str) -> &PasswordHash {
+        let number = Sha256::digest(user)[..4].iter().fold(0, |number, byte| number << 8 | usize::from(*byte));
+        &self.decoys[number % self.decoys.len()]
+    }
+}
+
+/// One of [`LOGINS_AT_ONCE_MAX`].
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(places: &Arc<AtomicUsize>) -> Result<Self, Refusal> {
+        let place = Self(places.clone());
+        match places.fetch_add(1, Ordering::Relaxed) < LOGINS_AT_ONCE_MAX {
+            true => Ok(place),
+            false => Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS }),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs a hash where it does not hold up other requests: on a thread for blocking work natively; a component has none.
+pub(super) async fn unblock<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    #[cfg(not(target_family = "wasm"))]
+    return blocking::unblock(work).await;
+    #[cfg(target_family = "wasm")]
+    return work();
+}
+
+#[cfg(test)]
+mod tests;

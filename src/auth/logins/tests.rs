@@ -1,0 +1,264 @@
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use base64ct::{Base64Bcrypt, Encoding as _};
+use bytes::Bytes;
+use futures_executor::block_on;
+use futures_util::future::{BoxFuture, join_all};
+
+use super::*;
+use crate::store::memory::MemoryKeyValue;
+use crate::store::{self, Entry, Version, When};
+
+const MINUTE_MS: u64 = 60 * 1000;
+
+/// A clock that tests set, and background tasks on threads where a test wants them.
+struct World {
+    now_ms: AtomicU64,
+    drawn: AtomicU64,
+    runs_tasks: bool,
+}
+
+impl World {
+    fn new(runs_tasks: bool) -> Arc<Self> {
+        Arc::new(Self { now_ms: AtomicU64::new(1_700_000_000_000), drawn: AtomicU64::new(0), runs_tasks })
+    }
+
+    fn pass(&self, ms: u64) {
+        self.now_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+}
+
+impl Platform for World {
+    fn now_ms(&self) -> u64 {
+        self.now_ms.load(Ordering::Relaxed)
+    }
+
+    fn random(&self) -> [u8; 16] {
+        u128::from(self.drawn.fetch_add(1, Ordering::Relaxed)).to_le_bytes()
+    }
+
+    fn runs_tasks(&self) -> bool {
+        self.runs_tasks
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        std::thread::spawn(|| block_on(task));
+    }
+}
+
+/// Lets every other request have a turn before each call: the order that is worst for counts.
+struct Yielding(MemoryKeyValue);
+
+struct Turn(bool);
+
+impl Future for Turn {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.0, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+#[async_trait]
+impl KeyValue for Yielding {
+    async fn get(&self, key: &str) -> store::Result<Option<Entry>> {
+        Turn(false).await;
+        self.0.get(key).await
+    }
+
+    async fn put(&self, key: &str, value: Bytes, when: When) -> store::Result<Option<Version>> {
+        Turn(false).await;
+        self.0.put(key, value, when).await
+    }
+
+    async fn delete(&self, key: &str) -> store::Result<()> {
+        self.0.delete(key).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> store::Result<Vec<String>> {
+        self.0.list(prefix, after, limit).await
+    }
+}
+
+/// The cheapest hash that there is.
+fn hash_of(password: &str) -> PasswordHash {
+    let hash = bcrypt::bcrypt(4, [7; 16], format!("{password}\0").as_bytes());
+    let (salt, hash) = (Base64Bcrypt::encode_string(&[7; 16]), Base64Bcrypt::encode_string(&hash[..23]));
+    PasswordHash::parse(&format!("$2y$04${salt}{hash}")).unwrap()
+}
+
+struct Site {
+    logins: Arc<Logins>,
+    keys: Arc<dyn KeyValue>,
+    world: Arc<World>,
+}
+
+impl Site {
+    fn new(runs_tasks: bool) -> Self {
+        Self::over(Arc::new(Yielding(MemoryKeyValue::default())), World::new(runs_tasks))
+    }
+
+    /// Another instance over the same store: it remembers nothing.
+    fn over(keys: Arc<dyn KeyValue>, world: Arc<World>) -> Self {
+        let mut logins = Logins::new(keys.clone(), world.clone());
+        logins.set_hashes(vec![("alice".into(), hash_of("right"))]);
+        Self { logins: Arc::new(logins), keys, world }
+    }
+
+    fn again(&self) -> Self {
+        Self::over(self.keys.clone(), self.world.clone())
+    }
+
+    fn try_once(&self, password: &str, address: Option<&str>) -> Result<(), Refusal> {
+        block_on(self.log_in("alice", password, address))
+    }
+
+    async fn log_in(&self, user: &str, password: &str, address: Option<&str>) -> Result<(), Refusal> {
+        let address = address.map(|address| address.parse().unwrap());
+        self.logins.log_in(user, &Secret::new(password), address).await
+    }
+
+    /// How many failures each count holds.
+    fn counts(&self) -> Vec<u64> {
+        let keys = block_on(self.keys.list("auth/failures/", None, 1000)).unwrap();
+        let count = |key: &String| -> u64 {
+            let entry = block_on(self.keys.get(key)).unwrap().unwrap();
+            serde_json::from_slice::<serde_json::Value>(&entry.value).unwrap()["count"].as_u64().unwrap()
+        };
+        keys.iter().map(count).collect()
+    }
+}
+
+fn waits(outcome: &Result<(), Refusal>) -> Option<u64> {
+    match outcome {
+        Err(Refusal::TooManyAttempts { retry_after_ms }) => Some(*retry_after_ms),
+        _ => None,
+    }
+}
+
+#[test]
+fn guesses_at_the_same_moment_are_counted_one_by_one() {
+    for (runs_tasks, address, crowd) in
+        [(false, None, 800), (false, Some("192.0.2.1"), 800), (true, Some("192.0.2.1"), 100)]
+    {
+        let site = Site::new(runs_tasks);
+        for (round, guesses) in [crowd, 60].into_iter().enumerate() {
+            let guesses: Vec<_> = (0..guesses).map(|n| format!("guess {n}")).collect();
+            let outcomes = block_on(join_all(guesses.iter().map(|guess| site.log_in("alice", guess, address))));
+            let kinds = outcomes.iter().fold(BTreeMap::<&str, usize>::new(), |mut kinds, outcome| {
+                *kinds
+                    .entry(match outcome {
+                        Err(Refusal::Unauthorized) => "wrong",
+                        Err(Refusal::TooManyAttempts { .. } | Refusal::Busy { .. }) => "later",
+                        _ => "other",
+                    })
+                    .or_default() += 1;
+                kinds
+            });
+            let expected = if round == 0 { 11 } else { 0 };
+            assert_eq!(kinds.get("wrong").copied().unwrap_or(0), expected, "{runs_tasks} {address:?}: {kinds:?}");
+            assert_eq!(kinds.get("other"), None, "{runs_tasks} {address:?}");
+            assert_eq!(site.logins.checks(), 11, "{runs_tasks} {address:?}: passwords that were looked at");
+        }
+    }
+}
+
+#[test]
+fn the_same_wrong_guess_counts_each_time() {
+    let site = Site::new(true);
+    let outcomes = block_on(join_all((0..200).map(|_| site.log_in("alice", "wrong", None))));
+    assert!(outcomes.iter().all(Result::is_err));
+    assert!(site.logins.checks() <= 11, "{}", site.logins.checks());
+    assert_eq!(site.counts(), [11]);
+}
+
+#[test]
+fn right_passwords_leave_no_count_and_a_crowd_of_them_is_one_attempt() {
+    let site = Site::new(true);
+    let outcomes = block_on(join_all((0..200).map(|_| site.log_in("alice", "right", Some("192.0.2.1")))));
+    assert!(outcomes.iter().all(Result::is_ok));
+    assert_eq!(site.logins.checks(), 1);
+    for _ in 0..30 {
+        assert_eq!(site.again().try_once("right", Some("192.0.2.1")), Ok(()));
+    }
+    assert!(site.counts().iter().all(|count| *count == 0), "{:?}", site.counts());
+    // Failures before stay counted.
+    for _ in 0..5 {
+        assert_eq!(site.try_once("wrong", Some("192.0.2.1")), Err(Refusal::Unauthorized));
+    }
+    assert_eq!(site.again().try_once("right", Some("192.0.2.1")), Ok(()));
+    assert_eq!(site.counts().iter().max(), Some(&5), "{:?}", site.counts());
+}
+
+#[test]
+fn somebody_elses_guesses_do_not_keep_a_user_out() {
+    let site = Site::new(false);
+    let (home, evil, new) = (Some("192.0.2.1"), Some("203.0.113.9"), Some("198.51.100.1"));
+    assert_eq!(site.try_once("right", home), Ok(()));
+    for minute in 0..300 {
+        // From many networks, as often as each lets them.
+        let networks = [evil.map(str::to_owned), Some(format!("203.0.{minute}.9")).filter(|_| minute < 256)];
+        for network in networks.iter().flatten() {
+            let _ = site.try_once("wrong", Some(network));
+        }
+        let outcome = site.again().try_once("right", home);
+        assert_eq!(outcome, Ok(()), "minute {minute}");
+        if let Some(wait_ms) = waits(&site.again().try_once("right", new)) {
+            assert!(wait_ms <= 10_000, "{wait_ms}");
+            site.world.pass(wait_ms);
+            assert_eq!(site.again().try_once("right", new), Ok(()), "minute {minute}");
+        }
+        site.world.pass(MINUTE_MS);
+    }
+    // The guesser waits for longer, and so does who shares the guesser's network.
+    let _ = site.try_once("wrong", evil);
+    assert!(waits(&site.try_once("right", evil)).is_some_and(|wait_ms| wait_ms > 50_000));
+}
+
+#[test]
+fn where_no_address_is_known_a_user_waits_for_ten_seconds_at_most() {
+    let site = Site::new(false);
+    for _ in 0..60 {
+        let _ = site.try_once("wrong", None);
+        site.world.pass(MINUTE_MS);
+    }
+    let _ = site.try_once("wrong", None);
+    let wait_ms = waits(&site.try_once("right", None)).unwrap();
+    assert!((1..=10_000).contains(&wait_ms), "{wait_ms}");
+    site.world.pass(wait_ms);
+    assert_eq!(site.try_once("right", None), Ok(()));
+}
+
+#[test]
+fn who_is_removed_or_changes_the_password_is_out_at_once() {
+    let site = Site::new(false);
+    let directory = Directory::new(site.keys.clone(), site.world.clone());
+    let add = |password| block_on(directory.add_user_with_hash("bob", hash_of(password).as_str())).unwrap();
+    let log_in = |password| block_on(site.log_in("bob", password, None));
+    add("first");
+    assert_eq!(log_in("first"), Ok(()));
+    let checks = site.logins.checks();
+    assert_eq!(log_in("first"), Ok(()));
+    assert_eq!(site.logins.checks(), checks, "the password is remembered");
+    add("second");
+    assert_eq!((log_in("first"), log_in("second")), (Err(Refusal::Unauthorized), Ok(())));
+    block_on(directory.remove_user("bob")).unwrap();
+    assert_eq!(log_in("second"), Err(Refusal::Unauthorized));
+}
+
+#[test]
+fn a_crowd_of_logins_finds_no_place() {
+    let site = Site::new(false);
+    let names: Vec<_> = (0..200).map(|n| format!("user{n}")).collect();
+    let outcomes = block_on(join_all(names.iter().map(|name| site.log_in(name, "wrong", None))));
+    let busy = outcomes.iter().filter(|outcome| matches!(outcome, Err(Refusal::Busy { .. }))).count();
+    assert_eq!((busy, site.logins.checks()), (200 - LOGINS_AT_ONCE_MAX, LOGINS_AT_ONCE_MAX as u64));
+    assert_eq!(site.try_once("right", None), Ok(()), "the places are free again");
+}
