@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Attempt, Authority, Caller, Credentials, Directory, Policy, Refusal, Scope, Token, Tokens};
+use super::{Attempt, Authority, Caller, Credentials, Directory, Policy, Refusal, Scope, Seal, Token, Tokens};
 
 /// Decides about requests.
 #[derive(Clone)]
@@ -46,6 +46,17 @@ impl Access {
     /// The service that its tokens are for; `None` where nobody can log in.
     pub fn service(&self) -> Option<&str> {
         self.tokens.as_ref().map(|tokens| tokens.service())
+    }
+
+    /// A key for names in cursors, which all instances share that share the key of tokens; `None` where there are no tokens.
+    ///
+    /// # Errors
+    /// When the store that has the key does not answer.
+    pub async fn seal(&self) -> Result<Option<Seal>, Refusal> {
+        match &self.tokens {
+            Some(tokens) => tokens.seal().await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Who is calling: by a token of ours, at the cost of one signature, or as the authority says.

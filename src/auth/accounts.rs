@@ -87,10 +87,10 @@ impl Accounts {
 
     /// Whoever has a token of another issuer, who may do what the rules for all their names say, and what anyone may.
     async fn of_issuer(&self, issuers: &Issuers, token: &Secret) -> Result<Caller, Refusal> {
-        let names = issuers.names(token).await?;
-        let first = names.first().ok_or(Refusal::Unauthorized)?;
-        let all: Vec<&str> = names.iter().map(String::as_str).chain([ANONYMOUS]).collect();
-        Ok(self.policy.granted(first, &all))
+        let identity = issuers.identify(token).await?.ok_or(Refusal::Unauthorized)?;
+        let first = identity.names.first().ok_or(Refusal::Unauthorized)?;
+        let all: Vec<&str> = identity.names.iter().map(String::as_str).chain([ANONYMOUS]).collect();
+        Ok(Caller { ends_ms: Some(identity.ends_ms), ..self.policy.granted(first, &all) })
     }
 }
 

@@ -29,24 +29,29 @@ impl<K: Hash + Eq + Clone + Send + 'static, T: Clone + Send + Sync + 'static> Fl
         if !platform.runs_tasks() {
             return (work.await, true);
         }
-        let (joined, began) = {
-            let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-            match under_way.get(&key) {
-                Some(known) => (known.clone(), false),
-                None => {
-                    let landing = Landing { under_way: self.under_way.clone(), key: key.clone() };
-                    let begun = async move {
-                        let _landing = landing;
-                        work.await
-                    };
-                    let begun = begun.boxed().shared();
-                    under_way.insert(key, begun.clone());
-                    platform.spawn(begun.clone().map(drop).boxed());
-                    (begun, true)
-                }
-            }
-        };
+        let (joined, began) = self.start(platform, key, work);
         (joined.await, began)
+    }
+
+    /// Begins `work` in the background, unless the same work is under way; nobody need wait for the outcome. Only for
+    /// platforms with background tasks.
+    pub(super) fn start<F>(&self, platform: &dyn Platform, key: K, work: F) -> (Shared<BoxFuture<'static, T>>, bool)
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = under_way.get(&key) {
+            return (known.clone(), false);
+        }
+        let landing = Landing { under_way: self.under_way.clone(), key: key.clone() };
+        let begun = async move {
+            let _landing = landing;
+            work.await
+        };
+        let begun = begun.boxed().shared();
+        under_way.insert(key, begun.clone());
+        platform.spawn(begun.clone().map(drop).boxed());
+        (begun, true)
     }
 }
 
@@ -59,7 +64,7 @@ struct Landing<K: Hash + Eq, T: Clone> {
 impl<K: Hash + Eq, T: Clone> Drop for Landing<K, T> {
     fn drop(&mut self) {
         let landed = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
-        // Dropped after the lock is free: the last clone of a future may drop more than itself.
+        // The future is dropped after the lock is free, as its drop may run other code.
         drop(landed);
     }
 }

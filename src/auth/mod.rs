@@ -18,6 +18,7 @@ mod pattern;
 mod policy;
 mod remembered;
 mod scope;
+mod seal;
 mod secret;
 mod throttle;
 mod token;
@@ -40,6 +41,7 @@ pub(crate) use pattern::MATCHES;
 pub use pattern::{Pattern, PatternError};
 pub use policy::{Policy, PolicyError, RULES_MAX};
 pub use scope::{SCOPE_BYTES_MAX, Scope};
+pub use seal::Seal;
 pub use secret::Secret;
 pub use token::{KEY_ENTROPY_BITS_MIN, Token, Tokens};
 
@@ -91,6 +93,9 @@ pub enum Refusal {
     /// A token for all that was asked for would be longer than a header can be.
     #[error("the token would not fit into a header")]
     TokenTooLarge,
+    /// The keys of the issuer of a token cannot be had, so nobody can tell whether the token is right. The log says why.
+    #[error("the keys of issuer {0} cannot be fetched")]
+    Issuer(String),
     /// Whether they are right could not be found out.
     #[error(transparent)]
     Store(#[from] store::Error),

@@ -1,7 +1,8 @@
 //! Tokens of other issuers (OpenID Connect): continuous integration and clusters log in with what they have already.
 //!
 //! A token counts when it is signed by a key that its issuer publishes, is meant for us, and is good now; its claims then say who it is.
-//! Which algorithm is tried follows from the key, so no token can have a public key taken for a secret one.
+//! The keys of an issuer are fetched once for all requests that want them at the same time, and keys that are a little too old serve
+//! meanwhile. Which algorithm is tried follows from the key, so no token can have a public key taken for a secret one.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -12,7 +13,9 @@ use base64ct::{Base64UrlUnpadded, Encoding as _};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use url::{Host, Url};
 
+use super::flight::Flights;
 use super::jwk::{PublicKey, parse_keys};
 use super::pattern::matches;
 use super::{Refusal, Secret};
@@ -28,6 +31,8 @@ const KEYS_AGE_DEFAULT_MS: u64 = 60 * 60 * 1000;
 const KEYS_AGE_MS: std::ops::RangeInclusive<u64> = 5 * 60 * 1000..=24 * 60 * 60 * 1000;
 /// How often an issuer is asked at most: for keys that a token names and we do not know, or when it did not answer.
 const FETCH_INTERVAL_MS: u64 = 30 * 1000;
+/// How long keys that are too old serve while the issuer is asked for new ones, or does not answer.
+const STALE_MS_MAX: u64 = 30 * 60 * 1000;
 /// How many rules there are at most.
 const RULES_MAX: usize = 100;
 /// The most bytes that a document of an issuer may have: what a [`JwksSource`] reads before it gives up.
@@ -66,11 +71,16 @@ pub struct Document {
 /// In a policy these users are called `oidc:ci` and `oidc:deploy`. In a claim's pattern `*` stands for anything but `/`, `**` for
 /// anything; of a claim that is a list one entry must match.
 #[derive(Clone, Debug, Default)]
-pub struct IssuerRules(Vec<Rule>);
+pub struct IssuerRules {
+    rules: Vec<Rule>,
+    /// Hosts beside an issuer's own from which its keys may come, with their ports.
+    key_hosts: Vec<(String, u16)>,
+}
 
 #[derive(Clone, Debug)]
 struct Rule {
     name: String,
+    /// As tokens name it, without a slash at the end.
     issuer: String,
     audience: String,
     claims: Vec<(String, String)>,
@@ -87,7 +97,26 @@ impl FromStr for IssuerRules {
         if rules.len() > RULES_MAX {
             return Err(format!("there are more than {RULES_MAX} rules"));
         }
-        Ok(Self(rules))
+        Ok(Self { rules, key_hosts: Vec::new() })
+    }
+}
+
+impl IssuerRules {
+    /// Lets keys come from these hosts too (`HOST` or `HOST:PORT`, with commas or spaces in between). By default they come
+    /// from the issuer's own host alone.
+    ///
+    /// # Errors
+    /// The text names the word that is no host.
+    pub fn with_key_hosts(mut self, hosts: &str) -> Result<Self, String> {
+        for word in hosts.split([',', ' ', '\n']).map(str::trim).filter(|word| !word.is_empty()) {
+            let wrong = || format!("{word:?} is not a host, or a host with a port");
+            let url = parse_source(&format!("https://{word}")).map_err(|_| wrong())?;
+            if url.path() != "/" {
+                return Err(wrong());
+            }
+            self.key_hosts.push(host_and_port(&url).ok_or_else(wrong)?);
+        }
+        Ok(self)
     }
 }
 
@@ -97,9 +126,7 @@ fn parse_rule(text: &str) -> Result<Rule, String> {
         return Err("want NAME ISSUER AUDIENCE CLAIM=PATTERN…".into());
     };
     super::check_user_name(name)?;
-    if !is_secure(issuer) {
-        return Err("an issuer is a URL that begins with https:// (or http:// on this machine)".into());
-    }
+    parse_source(issuer).map_err(|why| format!("an issuer is a URL that {why}"))?;
     let claims: Option<Vec<_>> = words.map(|word| word.split_once('=')).collect();
     let claims = claims.ok_or("want CLAIM=PATTERN after the audience")?;
     if claims.is_empty() {
@@ -111,26 +138,59 @@ fn parse_rule(text: &str) -> Result<Rule, String> {
     Ok(Rule { name, issuer, audience, claims: claims.into_iter().map(owned).collect() })
 }
 
-/// Nobody in between can change what is fetched from there.
-fn is_secure(url: &str) -> bool {
-    let local = ["http://127.0.0.1:", "http://localhost:", "http://[::1]:"];
-    url.starts_with("https://") || local.iter().any(|start| url.starts_with(start))
+/// Reads the URL of a document that nobody on the way can change: https, or http on this machine.
+fn parse_source(text: &str) -> Result<Url, &'static str> {
+    let url = Url::parse(text).map_err(|_| "begins with https:// and a host")?;
+    let is_local = match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => return Err("begins with https:// and a host"),
+    };
+    match url.scheme() {
+        "https" => {}
+        "http" if is_local => {}
+        _ => return Err("begins with https:// (or http:// on this machine)"),
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        return Err("has no user, no query and no fragment");
+    }
+    Ok(url)
+}
+
+fn host_and_port(url: &Url) -> Option<(String, u16)> {
+    Some((url.host_str()?.to_owned(), url.port_or_known_default()?))
 }
 
 /// Checks tokens of other issuers.
 pub struct Issuers {
-    rules: IssuerRules,
+    rules: Arc<IssuerRules>,
     source: Arc<dyn JwksSource>,
     platform: Arc<dyn Platform>,
     /// By issuer.
-    known: Mutex<HashMap<String, Known>>,
+    known: Arc<Mutex<HashMap<String, Known>>>,
+    /// By issuer.
+    fetches: Flights<String, Result<Keys, Refusal>>,
+}
+
+type Keys = Arc<HashMap<String, PublicKey>>;
+
+/// A user by the token of an issuer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// The names that the rules give the user; at least one.
+    pub(super) names: Vec<String>,
+    /// When the token ends, in milliseconds since the Unix epoch.
+    pub(super) ends_ms: u64,
 }
 
 /// What is known of an issuer.
 #[derive(Clone, Default)]
 struct Known {
-    keys: Arc<HashMap<String, PublicKey>>,
+    keys: Keys,
     until_ms: u64,
+    /// When the issuer last answered, or failed to. A fetch that is under way or was given up does not count: it must not
+    /// keep others from asking.
     asked_ms: Option<u64>,
 }
 
@@ -152,7 +212,7 @@ struct Discovery {
 impl Issuers {
     /// Users by these rules; keys come from `source`.
     pub fn new(rules: IssuerRules, source: Arc<dyn JwksSource>, platform: Arc<dyn Platform>) -> Self {
-        Self { rules, source, platform, known: Mutex::default() }
+        Self { rules: Arc::new(rules), source, platform, known: Arc::default(), fetches: Flights::new() }
     }
 
     /// Whether a text looks like a token that could be somebody else's.
@@ -161,30 +221,31 @@ impl Issuers {
         text.starts_with("eyJ") && text.len() <= TOKEN_BYTES_MAX && text.matches('.').count() == 2
     }
 
-    /// The names that the rules give whoever has this token; none for a token that is not right.
+    /// The user that a token names by the rules; `None` for a token that is not right.
     ///
     /// # Errors
-    /// When the issuer's keys cannot be had.
-    pub(super) async fn names(&self, token: &Secret) -> Result<Vec<String>, Refusal> {
-        let Some((signed, signature)) = token.expose().rsplit_once('.') else { return Ok(Vec::new()) };
-        let Some((header, claims)) = signed.split_once('.') else { return Ok(Vec::new()) };
+    /// [`Refusal::Issuer`] when the issuer's keys cannot be had.
+    pub(super) async fn identify(&self, token: &Secret) -> Result<Option<Identity>, Refusal> {
+        let Some((signed, signature)) = token.expose().rsplit_once('.') else { return Ok(None) };
+        let Some((header, claims)) = signed.split_once('.') else { return Ok(None) };
         let (Some(header), Some(claims)) = (decode::<Header>(header), decode::<Map<String, Value>>(claims)) else {
-            return Ok(Vec::new());
+            return Ok(None);
         };
         let issuer = claims.get("iss").and_then(Value::as_str).unwrap_or_default().trim_end_matches('/');
         // Before anybody is asked for a key.
-        let names = self.rules.0.iter().filter(|rule| rule.issuer == issuer && rule.applies(&claims));
+        let names = self.rules.rules.iter().filter(|rule| rule.issuer == issuer && rule.applies(&claims));
         let names: Vec<_> = names.map(|rule| format!("oidc:{}", rule.name)).collect();
-        let Ok(signature) = Base64UrlUnpadded::decode_vec(signature) else { return Ok(Vec::new()) };
-        if names.is_empty() || header.crit.is_some() || !self.is_now(&claims) {
-            return Ok(Vec::new());
-        }
+        let Ok(signature) = Base64UrlUnpadded::decode_vec(signature) else { return Ok(None) };
+        let Some(ends_ms) = self.end_if_now(&claims).filter(|_| !names.is_empty() && header.crit.is_none()) else {
+            return Ok(None);
+        };
         let keys = self.keys(issuer, &header.kid).await?;
         let right = keys.get(&header.kid).is_some_and(|key| key.verifies(&header.alg, signed.as_bytes(), &signature));
-        Ok(if right { names } else { Vec::new() })
+        Ok(right.then_some(Identity { names, ends_ms }))
     }
 
-    fn is_now(&self, claims: &Map<String, Value>) -> bool {
+    /// When a token ends, if it is good now.
+    fn end_if_now(&self, claims: &Map<String, Value>) -> Option<u64> {
         let now_ms = self.platform.now_ms();
         // Fractions of seconds are allowed and dropped.
         let time_ms = |name| claims.get(name).and_then(Value::as_f64).map(|seconds| (seconds.max(0.0) * 1000.0) as u64);
@@ -192,44 +253,80 @@ impl Issuers {
             Some(_) => time_ms(name).is_some_and(|ms| ms <= now_ms + SKEW_MS),
             None => true,
         };
-        time_ms("exp").is_some_and(|ms| now_ms < ms) && has_begun("nbf") && has_begun("iat")
+        time_ms("exp").filter(|ms| now_ms < *ms && has_begun("nbf") && has_begun("iat"))
     }
 
     /// The issuer's keys, fetched when they are too old or lack the one that is wanted.
-    async fn keys(&self, issuer: &str, wanted: &str) -> Result<Arc<HashMap<String, PublicKey>>, Refusal> {
+    async fn keys(&self, issuer: &str, wanted: &str) -> Result<Keys, Refusal> {
         let now_ms = self.platform.now_ms();
-        let known = {
-            let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = all.entry(issuer.to_owned()).or_default();
-            let is_fresh = now_ms < known.until_ms;
-            if is_fresh && known.keys.contains_key(wanted) {
-                return Ok(known.keys.clone());
-            }
-            if known.asked_ms.is_some_and(|asked_ms| now_ms.saturating_sub(asked_ms) < FETCH_INTERVAL_MS) {
-                return match is_fresh {
-                    true => Ok(known.keys.clone()),
-                    false => Err(unavailable(format!("{issuer} did not answer a moment ago"))),
-                };
-            }
-            known.asked_ms = Some(now_ms);
-            known.clone()
-        };
-        let (keys, age_ms) = self.fetch(issuer).await?;
-        let fetched = Known { keys: Arc::new(keys), until_ms: now_ms + age_ms, ..known };
-        let keys = fetched.keys.clone();
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(issuer.to_owned(), fetched);
-        Ok(keys)
+        let known = self.lock().get(issuer).cloned().unwrap_or_default();
+        let has_wanted = known.keys.contains_key(wanted);
+        let is_fresh = now_ms < known.until_ms;
+        if is_fresh && has_wanted {
+            return Ok(known.keys);
+        }
+        let serves = has_wanted && now_ms < known.until_ms.saturating_add(STALE_MS_MAX);
+        if known.asked_ms.is_some_and(|asked_ms| now_ms.saturating_sub(asked_ms) < FETCH_INTERVAL_MS) {
+            return if is_fresh || serves { Ok(known.keys) } else { Err(Refusal::Issuer(issuer.to_owned())) };
+        }
+        let fetch = self.fetch(issuer);
+        if serves && self.platform.runs_tasks() {
+            let _in_background = self.fetches.start(self.platform.as_ref(), issuer.to_owned(), fetch);
+            return Ok(known.keys);
+        }
+        let (fetched, _) = self.fetches.join(self.platform.as_ref(), issuer.to_owned(), fetch).await;
+        if fetched.is_err() && (is_fresh || serves) { Ok(known.keys) } else { fetched }
     }
 
-    async fn fetch(&self, issuer: &str) -> Result<(HashMap<String, PublicKey>, u64), Refusal> {
-        let discovery = self.source.fetch(&format!("{issuer}/.well-known/openid-configuration")).await?;
-        let wrong = |what: &str| unavailable(format!("{issuer}: {what}"));
-        let found: Discovery = serde_json::from_slice(&discovery.bytes).map_err(|_| wrong("no configuration"))?;
-        if found.issuer.trim_end_matches('/') != issuer || !is_secure(&found.jwks_uri) {
-            return Err(wrong("the configuration is of another issuer, or its keys come by an insecure way"));
+    /// Fetches an issuer's keys, and remembers how that went.
+    fn fetch(&self, issuer: &str) -> impl Future<Output = Result<Keys, Refusal>> + Send + 'static {
+        let (known, platform, issuer) = (self.known.clone(), self.platform.clone(), issuer.to_owned());
+        let (rules, source) = (self.rules.clone(), self.source.clone());
+        async move {
+            let fetched = rules.fetch(source.as_ref(), &issuer).await;
+            let now_ms = platform.now_ms();
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            let entry = known.entry(issuer.clone()).or_default();
+            entry.asked_ms = Some(now_ms);
+            match fetched {
+                Ok((keys, age_ms)) => {
+                    entry.keys = Arc::new(keys);
+                    entry.until_ms = now_ms + age_ms;
+                    Ok(entry.keys.clone())
+                }
+                Err(why) => {
+                    log::error!("the keys of issuer {issuer} cannot be fetched: {why}");
+                    Err(Refusal::Issuer(issuer))
+                }
+            }
         }
-        let document = self.source.fetch(&found.jwks_uri).await?;
-        let keys = parse_keys(&document.bytes).ok_or_else(|| wrong("no keys"))?;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl IssuerRules {
+    /// An issuer's keys, and how long they are good for.
+    async fn fetch(&self, source: &dyn JwksSource, issuer: &str) -> Result<(HashMap<String, PublicKey>, u64), String> {
+        let own = parse_source(issuer)?;
+        let configuration = parse_source(&format!("{issuer}/.well-known/openid-configuration"))?;
+        let discovery = source.fetch(configuration.as_str()).await.map_err(|why| why.to_string())?;
+        let found: Discovery =
+            serde_json::from_slice(&discovery.bytes).map_err(|_| "its configuration cannot be read".to_owned())?;
+        if found.issuer.trim_end_matches('/') != issuer {
+            return Err("its configuration is that of another issuer".into());
+        }
+        let keys = parse_source(&found.jwks_uri).map_err(|why| format!("the URL of its keys is not one that {why}"))?;
+        let host = host_and_port(&keys);
+        let is_known = host == host_and_port(&own) || host.is_some_and(|host| self.key_hosts.contains(&host));
+        if !is_known {
+            let host = keys.host_str().unwrap_or_default();
+            return Err(format!("its keys are on another host, {host} (setting oidc_key_hosts)"));
+        }
+        let document = source.fetch(keys.as_str()).await.map_err(|why| why.to_string())?;
+        let keys = parse_keys(&document.bytes).ok_or("its keys cannot be read")?;
         let age_ms = document.max_age_seconds.map_or(KEYS_AGE_DEFAULT_MS, |seconds| seconds.saturating_mul(1000));
         Ok((keys, age_ms.clamp(*KEYS_AGE_MS.start(), *KEYS_AGE_MS.end())))
     }
@@ -253,10 +350,6 @@ const CLAIM_BYTES_MAX: usize = 1024;
 
 fn fits(pattern: &str, text: &str) -> bool {
     text.len() <= CLAIM_BYTES_MAX && matches(pattern.as_bytes(), text.as_bytes())
-}
-
-fn unavailable(text: String) -> Refusal {
-    store::Error::Unavailable(text).into()
 }
 
 fn decode<T: for<'a> Deserialize<'a>>(part: &str) -> Option<T> {

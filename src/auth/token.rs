@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::caller::{Action, Caller, Grant, Narrowed};
-use super::{Refusal, Secret};
+use super::{Refusal, Seal, Secret};
 use crate::oci::RepositoryName;
 use crate::store::{self, KeyValue, Platform, When};
 
@@ -157,6 +157,12 @@ impl Tokens {
         let granted = claims.access.iter().filter(|access| !access.actions.is_empty());
         let scope = granted.map(Access::scope).collect::<Vec<_>>().join(" ");
         Ok(Token { text: Secret::new(text), issued_ms, lifetime_seconds: ends - seconds, scope })
+    }
+
+    /// A key for names in cursors, made of the key that signs tokens.
+    pub(super) async fn seal(&self) -> Result<Seal, Refusal> {
+        let key = self.signing_key().await?;
+        Ok(Seal::new(key.mac("eyot cursors").finalize().into_bytes().into()))
     }
 
     /// The caller that a token speaks of. `None` for whatever is not a token of ours for this service, now.

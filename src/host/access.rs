@@ -26,7 +26,12 @@ pub struct AccessConfig {
 #[derive(Clone, Debug)]
 enum Users {
     /// Nobody can log in: what anyone may do, and what the start says of that.
-    None(Policy, &'static str),
+    None {
+        policy: Policy,
+        notice: Option<&'static str>,
+        /// Whether only names of this machine count.
+        local: bool,
+    },
     Some {
         policy: Policy,
         plain: Option<(String, Secret)>,
@@ -75,7 +80,8 @@ impl AccessConfig {
             log::warn!("setting auth_password: {why}; it is allowed as only this machine reaches the registry");
         }
         match &self.users {
-            Users::None(_, notice) => log::warn!("{notice}"),
+            Users::None { notice: Some(notice), .. } => log::warn!("{notice}"),
+            Users::None { .. } => {}
             Users::Some { plain: None, hashes, issuers: None, .. } if hashes.is_empty() => {
                 log::warn!("no setting names a user: only those of `eyot user add` can log in");
             }
@@ -89,7 +95,7 @@ impl AccessConfig {
     /// When a setting has a value that it does not take.
     pub fn access(&self, keys: &Arc<dyn KeyValue>, platform: &Arc<dyn Platform>) -> Result<Access> {
         let (policy, plain, hashes, issuers) = match &self.users {
-            Users::None(policy, _) => return Ok(Access::without_login(policy.clone())),
+            Users::None { policy, .. } => return Ok(Access::without_login(policy.clone())),
             Users::Some { policy, plain, hashes, issuers } => {
                 (policy.clone(), plain.clone(), hashes.clone(), issuers.clone())
             }
@@ -122,6 +128,10 @@ impl AccessConfig {
     /// When a setting has a value that it does not take.
     pub fn apply(&self, handler: Handler) -> Result<Handler> {
         let handler = handler.with_proxies(self.proxies.clone());
+        let handler = match self.users {
+            Users::None { local: true, .. } => handler.with_local_names_only(),
+            _ => handler,
+        };
         match &self.public_url {
             Some(url) => handler.with_public_url(url).map_err(|why| anyhow!("setting public_url: {why}")),
             None => Ok(handler),
@@ -146,22 +156,31 @@ impl Users {
             .map(|rules| rules.parse())
             .transpose()
             .map_err(|why| anyhow!("setting oidc_issuers: {why}"))?;
+        let key_hosts = get("oidc_key_hosts").unwrap_or_default();
+        let issuers = issuers
+            .map(|rules| rules.with_key_hosts(&key_hosts))
+            .transpose()
+            .map_err(|why| anyhow!("setting oidc_key_hosts: {why}"))?;
         let has_users = plain.is_some() || !hashes.is_empty();
         if issuers.is_some() && get("auth_policy").is_none() {
             bail!("setting oidc_issuers: only an auth_policy says what their users, oidc:NAME, may do");
         }
         let policy = match (get("auth_mode").as_deref(), get("auth_policy")) {
             (Some(_), Some(_)) => bail!("settings auth_mode and auth_policy: only one of them can be"),
-            (Some("none"), _) if has_users => {
+            (Some("none" | "local"), _) if has_users => {
                 bail!("setting auth_mode: with none nobody logs in, so there are no users")
             }
-            (Some("none"), _) => return Ok(Self::None(Policy::open(), OPEN)),
+            (Some("none"), _) => return Ok(Self::None { policy: Policy::open(), notice: Some(OPEN), local: false }),
+            // A mode for this machine alone needs no warning.
+            (Some("local"), _) => return Ok(Self::None { policy: Policy::open(), notice: None, local: true }),
             (Some("write_only"), _) => Policy::write_only(),
             (Some("read_write"), _) => Policy::read_write(),
-            (Some(other), _) => bail!("setting auth_mode: {other:?} is not one of none, write_only, read_write"),
+            (Some(other), _) => bail!("setting auth_mode: {other:?} is not one of none, write_only, read_write, local"),
             (None, Some(policy)) => policy.parse().context("setting auth_policy")?,
             (None, None) if has_users => Policy::read_write(),
-            (None, None) => return Ok(Self::None(Policy::read_only(), READ_ONLY)),
+            (None, None) => {
+                return Ok(Self::None { policy: Policy::read_only(), notice: Some(READ_ONLY), local: false });
+            }
         };
         Ok(Self::Some { policy, plain, hashes, issuers })
     }
@@ -208,6 +227,7 @@ mod tests {
         for (settings, expected) in [
             (vec![], (pull.clone(), nothing.clone(), false)),
             (vec![("auth_mode", "none")], (all.clone(), nothing.clone(), false)),
+            (vec![("auth_mode", "local")], (all.clone(), nothing.clone(), false)),
             (with(&[("auth_mode", "write_only")]), (pull.clone(), all.clone(), true)),
             (with(&[("auth_mode", "read_write")]), (nothing.clone(), all.clone(), true)),
             (with(&[]), (nothing.clone(), all.clone(), true)),

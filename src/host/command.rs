@@ -14,6 +14,7 @@ use super::spelling::meant;
 use super::standard_error::{log_to_standard_error, visible};
 use super::tls::Certificate;
 use super::{native, prune, users};
+use crate::http::audit_own;
 use crate::registry::{CollectRequest, Report};
 use crate::store::check::Verdict;
 
@@ -145,6 +146,9 @@ async fn collect(command: &Command, config: &Config) -> Result<ExitCode> {
         }),
         dry_run: command.dry_run,
     };
+    if !request.dry_run {
+        audit_own("collect", "eyot collect");
+    }
     for report in prune::collect(&registry, &request, tell).await? {
         println!("{}", serde_json::json!(report));
     }

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use croner::Cron;
 
 use crate::Registry;
+use crate::http::audit_own;
 use crate::registry::{CollectRequest, Error, Report};
 
 /// How long it is worth waiting for what was condemned just now, or for a push that was cut off.
@@ -71,6 +72,7 @@ pub async fn keep_to(schedule: &Cron, registry: &Registry) {
             return;
         };
         tokio::time::sleep(wait).await;
+        audit_own("collect", "prune_schedule");
         match collect(registry, &registry.collect_request(), |_| ()).await {
             Ok(reports) => {
                 for report in reports {

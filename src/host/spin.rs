@@ -17,7 +17,7 @@ use crate::store::unordered::Unordered;
 use crate::store::{Error, KeyValue, SystemPlatform};
 
 const OFFER: Offer = Offer {
-    keys: &["spin-key-value", "spin-sqlite", "files", "s3"],
+    keys: &["spin-sqlite", "spin-key-value", "files", "s3"],
     blobs: &["packed", "files", "s3"],
     data_dir: "/data",
 };

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use crate::http::current_request_id;
+use crate::http::{AUDIT_TARGET, current_request_id};
 
 /// Writes the log to standard error, a line each.
 struct StandardError;
@@ -39,7 +39,10 @@ pub fn tell_error(error: &str) {
 
 fn line(record: &log::Record) -> String {
     let id = current_request_id().map(|id| format!("[{id}] ")).unwrap_or_default();
-    let level = record.level().as_str().to_lowercase();
+    let level = match record.target() {
+        AUDIT_TARGET => "audit".to_owned(),
+        _ => record.level().as_str().to_lowercase(),
+    };
     format!("{level}: {id}{}", visible(&record.args().to_string()))
 }
 

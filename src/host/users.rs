@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use super::config::Config;
 use super::outbound::NativePlatform;
 use crate::auth::{Directory, Secret};
+use crate::http::audit_own;
 
 /// Does what is asked with the users; a server that runs over the same store goes on meanwhile.
 ///
@@ -21,7 +22,11 @@ pub async fn manage(config: &Config, request: &[&str]) -> Result<()> {
     let users = Directory::new(config.open(platform.clone(), None)?.keys, platform);
     match request {
         ["add", name] => add(&users, name).await,
-        ["remove", name] => Ok(users.remove_user(name).await?),
+        ["remove", name] => {
+            users.remove_user(name).await?;
+            audit_own("delete-user", name);
+            Ok(())
+        }
         ["list"] => list(&users).await,
         _ => bail!("eyot user takes add NAME, remove NAME or list; see eyot --help"),
     }
@@ -30,7 +35,9 @@ pub async fn manage(config: &Config, request: &[&str]) -> Result<()> {
 async fn add(users: &Directory, name: &str) -> Result<()> {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
-    Ok(users.add_user(name, &Secret::new(line.trim_end_matches(['\r', '\n']))).await?)
+    users.add_user(name, &Secret::new(line.trim_end_matches(['\r', '\n']))).await?;
+    audit_own("put-user", name);
+    Ok(())
 }
 
 async fn list(users: &Directory) -> Result<()> {

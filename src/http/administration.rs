@@ -45,13 +45,13 @@ impl Handler {
         let scopes = scopes(&form)?;
         // Never from a query: those are logged on the way.
         let in_form = if head.method == http::Method::POST { form_credentials(&form)? } else { None };
-        let refuse = |why| self.admission.refuse(head, &[], why);
         let credentials = match in_form {
             Some(credentials) => credentials,
-            None => credentials(head).map_err(refuse)?,
+            None => credentials(head).map_err(|why| self.admission.refuse(head, None, &[], why))?,
         };
         let attempt = Attempt { credentials: &credentials, address: self.admission.address(head) };
-        let token = self.admission.access.token(attempt, &scopes).await.map_err(refuse)?;
+        let token = self.admission.access.token(attempt, &scopes).await;
+        let token = token.map_err(|why| self.admission.refuse(head, Some(&credentials), &[], why))?;
         let text = token.text.expose();
         let reply = json!({
             "token": text, "access_token": text, "expires_in": token.lifetime_seconds, "scope": token.scope,

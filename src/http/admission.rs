@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 
+use super::audit;
 use super::credentials::credentials;
 use super::error::Error;
 use super::operation::{Operation, TOKEN_PATH};
@@ -18,12 +19,14 @@ use crate::oci::RepositoryName;
 pub(super) struct Admission {
     pub(super) access: Arc<Access>,
     pub(super) proxies: Proxies,
-    public_url: Option<String>,
+    pub(super) public_url: Option<String>,
+    /// Whether requests count only under a name of this machine.
+    pub(super) is_local: bool,
 }
 
 impl Admission {
     pub(super) fn new(access: Access) -> Self {
-        Self { access: Arc::new(access), proxies: Proxies::default(), public_url: None }
+        Self { access: Arc::new(access), proxies: Proxies::default(), public_url: None, is_local: false }
     }
 
     pub(super) fn set_public_url(&mut self, url: &str) -> Result<(), &'static str> {
@@ -40,12 +43,13 @@ impl Admission {
         }
         let scopes = permission.scopes();
         let credentials = match self.access.service() {
-            Some(_) => credentials(head).map_err(|why| self.refuse(head, &scopes, why))?,
+            Some(_) => credentials(head).map_err(|why| self.refuse(head, None, &scopes, why))?,
             // Nobody can log in, so an Authorization header means nothing. Clients keep sending old credentials.
             None => Credentials::Anonymous,
         };
         let attempt = Attempt { credentials: &credentials, address: self.address(head) };
-        let caller = self.access.caller(attempt).await.map_err(|why| self.refuse(head, &scopes, why))?;
+        let caller = self.access.caller(attempt).await;
+        let caller = caller.map_err(|why| self.refuse(head, Some(&credentials), &scopes, why))?;
         let is_anonymous = matches!(credentials, Credentials::Anonymous);
         let must_log_in = permission == super::permission::Permission::Login && is_anonymous;
         if permission.is_given(&caller) && !(must_log_in && self.access.service().is_some()) {
@@ -62,12 +66,28 @@ impl Admission {
         })
     }
 
-    /// What to answer to credentials that are not right.
-    pub(super) fn refuse(&self, head: &Parts, scopes: &[Scope], why: Refusal) -> Error {
+    /// The answer to credentials that are not right, which the log tells. `None`: the credentials cannot be read.
+    pub(super) fn refuse(
+        &self,
+        head: &Parts,
+        credentials: Option<&Credentials>,
+        scopes: &[Scope],
+        why: Refusal,
+    ) -> Error {
+        audit::refused(credentials, self.address(head), &why);
         match why {
             Refusal::Unauthorized => self.unauthorized(head, scopes, Some("invalid_token")),
+            why => Self::failure(why),
+        }
+    }
+
+    /// The answer where something else than the credentials is wrong.
+    pub(super) fn failure(why: Refusal) -> Error {
+        match why {
+            Refusal::Unauthorized => Error::Denied { challenge: None },
             Refusal::TooManyAttempts { retry_after_ms } => Error::TooManyAttempts { retry_after_ms },
             Refusal::Busy { retry_after_ms } => Error::LoginsBusy { retry_after_ms },
+            Refusal::Issuer(issuer) => Error::Issuer(issuer),
             Refusal::TokenTooLarge => Error::TokenRequest("a token for all of this would not fit into a header"),
             Refusal::Store(error) => Error::Registry(error.into()),
         }

@@ -5,7 +5,7 @@ use http::request::Parts;
 use http::{HeaderName, StatusCode};
 use serde_json::{Value, json};
 
-use super::limits::{BUSY_RETRY_AFTER_SECONDS, HEADER_BYTES_MAX, URI_BYTES_MAX};
+use super::limits::{BUSY_RETRY_AFTER_SECONDS, HEADER_BYTES_MAX, ISSUER_RETRY_AFTER_SECONDS, URI_BYTES_MAX};
 use super::reply::Reply;
 use super::request_id::current_request_id;
 use crate::auth::DirectoryError;
@@ -13,6 +13,9 @@ use crate::oci::RepositoryName;
 use crate::oci::name::NameError;
 use crate::registry::{self, Status};
 use crate::store::{self, BodyError};
+
+/// What a store that can only be read still takes.
+const READ_METHODS: &str = "GET, HEAD";
 
 /// Why a request was not carried out.
 #[derive(Debug)]
@@ -28,7 +31,12 @@ pub(super) enum Error {
     HeadersTooLarge,
     BadHeader(HeaderName),
     BadHost,
+    /// A browser sends this for a page of another site.
+    OtherSite,
+    /// The request names another host than this machine.
+    OtherName,
     BadCount,
+    BadCursor,
     BadDryRun,
     NameInvalid(NameError),
     RangeNotSatisfiable {
@@ -62,6 +70,8 @@ pub(super) enum Error {
     LoginsBusy {
         retry_after_ms: u64,
     },
+    /// The keys of this issuer cannot be had.
+    Issuer(String),
     TokenRequest(&'static str),
     Directory(DirectoryError),
     Registry(registry::Error),
@@ -74,6 +84,14 @@ impl From<registry::Error> for Error {
 }
 
 impl Error {
+    /// Whether a part of what was asked for may have been done.
+    pub(super) fn may_have_changed(&self) -> bool {
+        matches!(
+            self,
+            Self::Panicked | Self::Registry(registry::Error::Store(_)) | Self::Directory(DirectoryError::Store(_))
+        )
+    }
+
     pub(super) fn reply(self, head: &Parts) -> Reply {
         match self {
             Self::NotFound => error(StatusCode::NOT_FOUND, "UNSUPPORTED", "there is no such endpoint"),
@@ -98,8 +116,19 @@ impl Error {
             Self::BadHost => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "a request names one host, in one Host header")
             }
+            Self::OtherSite => {
+                denied(StatusCode::FORBIDDEN, "a page of another site may not change anything here", None)
+            }
+            Self::OtherName => {
+                let message = "this registry is open to this machine only and answers to its names: an address such as \
+                               127.0.0.1, localhost, or the host of the setting public_url";
+                denied(StatusCode::FORBIDDEN, message, None)
+            }
             Self::BadCount => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter n is not a number of entries")
+            }
+            Self::BadCursor => {
+                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter last is not one that this registry gave")
             }
             Self::BadDryRun => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter dry_run is neither true nor false")
@@ -136,6 +165,10 @@ impl Error {
             Self::LoginsBusy { retry_after_ms } => {
                 error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", "too many logins at once; try again")
                     .with(RETRY_AFTER, retry_after_ms.div_ceil(1000).to_string())
+            }
+            Self::Issuer(issuer) => {
+                let message = format!("the keys of issuer {issuer} cannot be fetched just now{}", see_log());
+                error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", message).with(RETRY_AFTER, ISSUER_RETRY_AFTER_SECONDS)
             }
             Self::TokenRequest(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why),
             Self::Body(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why.to_string()),
@@ -176,7 +209,8 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
         Outcome::NameUnknown(_) => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
         Outcome::SizeInvalid(_) => (StatusCode::BAD_REQUEST, "SIZE_INVALID"),
         Outcome::WarningInvalid(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
-        Outcome::BodyIdle { .. } => (StatusCode::REQUEST_TIMEOUT, "UNSUPPORTED"),
+        Outcome::BodyIdle { .. } | Outcome::BodySlow(_) => (StatusCode::REQUEST_TIMEOUT, "UNSUPPORTED"),
+        Outcome::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "UNSUPPORTED"),
         Outcome::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
         Outcome::Busy | Outcome::Crowded => {
             let reply = error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", outcome.to_string());
@@ -184,21 +218,44 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
         }
         Outcome::Store(why) => {
             log::error!("{} {}: {why}", head.method, head.uri.path());
-            return error(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", store_failure(why));
+            return of_store(why);
         }
     };
     error(status, code, outcome.to_string())
 }
 
 /// What kind of failure it was, and where to look; what it was exactly is for the log.
-fn store_failure(why: &store::Error) -> String {
-    let kind = match why {
-        store::Error::Unavailable(_) => "the registry's store cannot be reached or refuses its requests",
-        store::Error::Corrupt(_) => "what the registry has stored is damaged",
-        store::Error::Conflict(_) | store::Error::Unsupported(_) => "the registry's store failed",
+fn of_store(why: &store::Error) -> Reply {
+    let (status, code, kind) = match why {
+        store::Error::Full(_) => (
+            StatusCode::INSUFFICIENT_STORAGE,
+            "UNKNOWN",
+            "the registry has no space left: nothing can be pushed until something is deleted and collected, or the disk grows",
+        ),
+        store::Error::ReadOnly(_) => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            "UNSUPPORTED",
+            "the registry's store is read-only: nothing can be pushed or deleted",
+        ),
+        store::Error::Unavailable(_) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "UNKNOWN",
+            "the registry's store cannot be reached or refuses its requests",
+        ),
+        store::Error::Corrupt(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "what the registry has stored is damaged")
+        }
+        store::Error::Conflict(_) | store::Error::Unsupported(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "the registry's store failed")
+        }
     };
+    let reply = error(status, code, format!("{kind}{}", see_log()));
+    if status == StatusCode::METHOD_NOT_ALLOWED { reply.with(ALLOW, READ_METHODS) } else { reply }
+}
+
+fn see_log() -> String {
     let id = current_request_id().map(|id| format!(" at {id}")).unwrap_or_default();
-    format!("{kind}; the registry's log says more{id}")
+    format!("; the registry's log says more{id}")
 }
 
 fn denied(status: StatusCode, message: &str, challenge: Option<String>) -> Reply {

@@ -3,6 +3,9 @@
 
 mod administration;
 mod admission;
+mod audit;
+mod byteranges;
+mod catalog;
 mod conditional;
 mod credentials;
 mod error;
@@ -15,14 +18,16 @@ mod permission;
 mod redirects;
 mod reply;
 mod request_id;
+mod site;
 #[cfg(test)]
 mod tests;
+mod wanted;
 
 use std::sync::Arc;
 
 use http::{Method, Request, Response};
 
-use crate::auth::{Access, Action, Caller};
+use crate::auth::{Access, Caller, Seal};
 use crate::oci::range::{RangeRequest, parse_chunk_range};
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
 use crate::registry::{self, Chunk, CollectRequest, Mounted, PageRequest, Registry, SessionId};
@@ -31,6 +36,8 @@ use crate::store::Body;
 pub use origin::{Peer, Proxies, ProxiesError};
 
 use admission::{Admission, may_mount};
+use audit::Change;
+use byteranges::ByteRanges;
 use error::Error;
 use leftover::Leftover;
 use limits::WARNING_REQUEST_BYTES_MAX;
@@ -39,7 +46,11 @@ use panics::Guarded;
 use reply::{Freshness, Reply};
 use request_id::RequestId;
 
+pub use audit::TARGET as AUDIT_TARGET;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+pub(crate) use audit::tell_own as audit_own;
 pub use request_id::current_request_id;
+pub use wanted::Wanted;
 
 pub use redirects::Redirects;
 
@@ -59,13 +70,23 @@ pub struct Handler {
     admission: Admission,
     tag_max_age_seconds: u32,
     redirects: Redirects,
+    /// Seals names in cursors where there are no tokens.
+    own_seal: Seal,
 }
 
 impl Handler {
     /// Serves `registry` to those whom `access` lets in.
     pub fn new(registry: Registry, access: Access) -> Self {
-        let (registry, admission) = (Arc::new(registry), Admission::new(access));
-        Self { registry, admission, tag_max_age_seconds: 0, redirects: Redirects::all_but("") }
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(&registry.platform().random());
+        key[16..].copy_from_slice(&registry.platform().random());
+        Self {
+            registry: Arc::new(registry),
+            admission: Admission::new(access),
+            tag_max_age_seconds: 0,
+            redirects: Redirects::all_but(""),
+            own_seal: Seal::new(key),
+        }
     }
 
     /// How long caches may answer for a tag without asking, in seconds. Content by digest never changes and may be cached for
@@ -96,6 +117,18 @@ impl Handler {
         self
     }
 
+    /// Whether this is the address of a proxy whose headers are believed.
+    pub(crate) fn is_proxy(&self, address: std::net::IpAddr) -> bool {
+        self.admission.proxies.trusts(Some(address))
+    }
+
+    /// Answers requests only under a name of this machine: a loopback address, `localhost`, or the host of the public URL. For
+    /// a registry on a loopback address without a login, which a page in a browser could reach by a name of its own.
+    pub fn with_local_names_only(mut self) -> Self {
+        self.admission.is_local = true;
+        self
+    }
+
     /// Serves a registry to anyone, for tests: it forgets everything when it is dropped.
     #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
     pub fn in_memory() -> Self {
@@ -116,8 +149,17 @@ impl Handler {
         let performed = panics::caught(async {
             origin::check_host(&head)?;
             let operation = Operation::parse(&head)?;
+            self.admission.check_site(&head)?;
             let caller = self.admission.admit(&head, &operation).await?;
-            self.perform(&head, &caller, operation, body).await
+            // Anyone may ask for a token, so its body is none that a client was let in to send.
+            let let_in = !matches!(operation, Operation::Token(_) | Operation::PostToken);
+            let _carried = let_in.then(|| Wanted::tell(&head.extensions));
+            let change = Change::of(&operation, &caller, self.admission.address(&head));
+            let outcome = self.perform(&head, &caller, operation, body).await;
+            if let Some(change) = change {
+                change.tell(&outcome);
+            }
+            outcome
         });
         let result = performed.await.unwrap_or(Err(Error::Panicked));
         let reply = result.unwrap_or_else(|error| error.reply(&head));
@@ -145,12 +187,13 @@ impl Handler {
                 self.push_manifest(head, &repository, &reference, &tags, body).await
             }
             Operation::DeleteManifest(repository, reference) => {
-                registry.delete_manifest(&repository, &reference).await?;
+                registry.delete_manifest_if(&repository, &reference, &conditional::precondition(head)).await?;
                 Ok(Reply::accepted())
             }
             Operation::GetBlob(repository, digest) => self.blob(head, &repository, &digest).await,
             Operation::DeleteBlob(repository, digest) => {
-                registry.delete_blob(&repository, &digest).await?;
+                let precondition = conditional::precondition(head);
+                registry.delete_blob_if(&repository, &digest, &precondition).await?;
                 Ok(Reply::accepted())
             }
             Operation::Referrers(repository, subject, request) => {
@@ -227,12 +270,6 @@ impl Handler {
         }
     }
 
-    async fn catalog(&self, caller: &Caller, request: &PageRequest) -> Result<Reply, Error> {
-        let page = self.registry.repositories(request, |name| caller.may(Action::List, name)).await?;
-        let body = serde_json::json!({ "repositories": page.entries });
-        Ok(Reply::json(&body).with_next_page("/v2/_catalog", &page))
-    }
-
     async fn tags(&self, repository: &RepositoryName, request: &PageRequest) -> Result<Reply, Error> {
         let page = self.registry.tags(repository, request).await?;
         let body = serde_json::json!({ "name": repository.as_str(), "tags": page.entries });
@@ -256,6 +293,7 @@ impl Handler {
             Reference::Tag(tag) => Some(tag),
             Reference::Digest(_) => None,
         };
+        conditional::read_precondition(head).check(Some(&manifest.digest))?;
         let warnings = self.registry.warnings(repository, tag).await?;
         if conditional::is_known(head, &manifest.digest) {
             return Ok(Reply::not_modified(&manifest.digest, freshness).with_warnings(&warnings));
@@ -280,7 +318,9 @@ impl Handler {
             return Err(Error::TooManyTags { most });
         }
         let content_type = operation::header(head, &http::header::CONTENT_TYPE)?;
-        let pushed = self.registry.push_manifest(repository, reference, tags, content_type, body).await?;
+        let condition = conditional::precondition(head);
+        let pushed =
+            self.registry.push_manifest_if(repository, reference, tags, content_type, body, &condition).await?;
         Ok(Reply::manifest_created(repository, &pushed))
     }
 
@@ -291,6 +331,7 @@ impl Handler {
         digest: &Digest,
     ) -> Result<Reply, Error> {
         let blob = self.registry.blob(repository, digest).await?;
+        conditional::read_precondition(head).check(Some(digest))?;
         if conditional::is_known(head, digest) {
             return Ok(Reply::not_modified(digest, Freshness::Immutable));
         }
@@ -300,6 +341,11 @@ impl Handler {
         let range = range.filter(|_| head.method == Method::GET && conditional::is_range_valid(head, digest));
         let wanted = match RangeRequest::parse(range, blob.size) {
             RangeRequest::Unsatisfiable => return Err(Error::RangeNotSatisfiable { size: blob.size }),
+            // Never redirected: S3 does not serve several ranges.
+            RangeRequest::Parts(parts) => {
+                let ranges = ByteRanges::new(blob, parts, self.registry.platform().uuid());
+                return Ok(Reply::byte_ranges(digest, ranges, self.registry.clone()));
+            }
             RangeRequest::Part(part) => Some(part),
             RangeRequest::Whole => None,
         };

@@ -347,10 +347,19 @@ fn everybody_sees_their_part_of_the_catalog() {
                 let page: Value = serde_json::from_slice(&body).unwrap();
                 seen.extend(page["repositories"].as_array().unwrap().clone());
                 let Some(next) = next else { break };
+                for name in REPOSITORIES {
+                    let shown = name.replace('/', "%2F");
+                    let is_shown = next.contains(name) || next.contains(&shown);
+                    assert!(expected.contains(&name) || !is_shown, "{user}: {next} names {name}");
+                }
                 uri = next[1..next.find('>').unwrap()].to_owned();
             }
             assert_eq!(seen, expected, "{user}");
         }
+    }
+    for wrong in ["~", "~AAAA", "~other/app"] {
+        let uri = format!("/v2/_catalog?last={wrong}");
+        assert_eq!(registered.send("GET", &uri, &basic("reader"), "").status(), StatusCode::BAD_REQUEST, "{uri}");
     }
     // A token for one repository is not for the catalog, which would look empty.
     let token = registered.token("reader", "scope=\"repository:team/app:pull\"");
@@ -400,7 +409,7 @@ fn a_mount_under_a_token_that_lacks_its_source_asks_for_another_token() {
     for (user, source, expected) in [
         ("pusher", "shared/app", 201),
         ("root", "shared/app", 201),
-        // Who may not pull there begins an upload; whether the content is there does not show.
+        // A user without leave to pull there begins an upload, whether the content is there or not.
         ("pusher", "other/app", 202),
         ("pusher", "nowhere/app", 202),
     ] {
@@ -528,6 +537,203 @@ fn machine_tokens_and_users_come_and_go() {
 }
 
 #[test]
+fn a_page_of_another_site_changes_nothing_with_a_password_that_the_browser_remembers() {
+    let registered = Registered::new(POLICY);
+    let send = |method: &str, uri: &str, authorization: &str| {
+        let request = Request::builder().method(method).uri(uri).header("host", "registry.example");
+        let request = request.header("origin", "https://evil.example").header(AUTHORIZATION, authorization);
+        block_on(registered.handler.handle(request.body(Body::empty()).unwrap())).status().as_u16()
+    };
+    for (method, target, need, success) in ROUTES {
+        let uri = filled(target, "team/app");
+        let expected = if method == &"GET" || method == &"HEAD" { *success } else { 403 };
+        assert_eq!(send(method, &uri, &basic("root")), expected, "{method} {uri} ({need})");
+    }
+    // Browsers add no token by themselves, so its sender means it.
+    let token = registered.token("root", "scope=\"repository:team/app:*\"");
+    assert_eq!(send("DELETE", "/v2/team/app/manifests/old", &token), 202);
+}
+
+/// Keeps the audit's lines of each thread.
+struct Lines;
+
+thread_local! {
+    static LINES: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.target() == AUDIT_TARGET && record.level() == log::Level::Warn {
+            LINES.with_borrow_mut(|lines| lines.push(record.args().to_string()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn the_log_tells_each_change_and_each_refused_login() {
+    let _ = log::set_logger(&Lines);
+    log::set_max_level(log::LevelFilter::Warn);
+    let registered = Registered::new(POLICY);
+    let digest = "sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
+    let index = crate::oci::Algorithm::default().digest(INDEX.as_bytes());
+    let pushed = format!("/v2/team/app/blobs/uploads/?digest={digest}");
+    let guess = format!("Basic {}", Base64::encode_string("no\u{202e}body\n\u{1b}[2J:guess".as_bytes()));
+    for (method, uri, authorization, body, expected) in [
+        (
+            "PUT",
+            "/v2/team/app/manifests/v9?tag=v8",
+            basic("writer"),
+            INDEX,
+            format!("push-manifest user=\"writer\" address=192.0.2.7 repository=team/app tag=v9 tag=v8 digest={index}"),
+        ),
+        (
+            "POST",
+            &pushed,
+            basic("writer"),
+            "foo",
+            format!("push-blob user=\"writer\" address=192.0.2.7 repository=team/app digest={digest}"),
+        ),
+        (
+            "POST",
+            &format!("/v2/other/app/blobs/uploads/?mount={digest}&from=team/app"),
+            basic("root"),
+            "",
+            format!("mount-blob user=\"root\" address=192.0.2.7 repository=other/app from=team/app digest={digest}"),
+        ),
+        (
+            "DELETE",
+            "/v2/team/app/manifests/v9",
+            basic("cleaner"),
+            "",
+            "delete-tag user=\"cleaner\" address=192.0.2.7 repository=team/app tag=v9".into(),
+        ),
+        (
+            "DELETE",
+            &format!("/v2/team/app/blobs/{digest}"),
+            basic("cleaner"),
+            "",
+            format!("delete-blob user=\"cleaner\" address=192.0.2.7 repository=team/app digest={digest}"),
+        ),
+        (
+            "DELETE",
+            &format!("/v2/team/app/manifests/{index}"),
+            basic("cleaner"),
+            "",
+            format!("delete-manifest user=\"cleaner\" address=192.0.2.7 repository=team/app digest={index}"),
+        ),
+        (
+            "PUT",
+            "/v2/_eyot/users/eve",
+            basic("root"),
+            r#"{"password":"eve's password"}"#,
+            "put-user user=\"root\" address=192.0.2.7 name=\"eve\"".into(),
+        ),
+        (
+            "DELETE",
+            "/v2/_eyot/users/eve",
+            basic("root"),
+            "",
+            "delete-user user=\"root\" address=192.0.2.7 name=\"eve\"".into(),
+        ),
+        (
+            "PUT",
+            "/v2/_eyot/tokens/ci",
+            basic("root"),
+            r#"{"rules":["a pull"]}"#,
+            "put-token user=\"root\" address=192.0.2.7 name=\"ci\"".into(),
+        ),
+        (
+            "DELETE",
+            "/v2/_eyot/tokens/ci",
+            basic("root"),
+            "",
+            "delete-token user=\"root\" address=192.0.2.7 name=\"ci\"".into(),
+        ),
+        ("POST", "/v2/_eyot/collect", basic("root"), "", "collect user=\"root\" address=192.0.2.7".into()),
+        (
+            "GET",
+            "/v2/team/app/tags/list",
+            guess.clone(),
+            "",
+            "login-refused user=\"no\\u{202e}body\\n\\u{1b}[2J\" address=192.0.2.7 with=password why=wrong".into(),
+        ),
+        (
+            "GET",
+            "/v2/_eyot/token",
+            guess,
+            "",
+            "login-refused user=\"no\\u{202e}body\\n\\u{1b}[2J\" address=192.0.2.7 with=password why=wrong".into(),
+        ),
+        ("GET", "/v2/", "Bearer x".into(), "", "login-refused user=- address=192.0.2.7 with=token why=wrong".into()),
+        (
+            "GET",
+            "/v2/",
+            "Digest x".into(),
+            "",
+            "login-refused user=- address=192.0.2.7 with=unreadable why=wrong".into(),
+        ),
+        (
+            "POST",
+            "/v2/_eyot/token",
+            String::new(),
+            "grant_type=password&username=writer&password=guess",
+            "login-refused user=\"writer\" address=192.0.2.7 with=password why=wrong".into(),
+        ),
+        // Reading, beginning an upload, what is refused, and callers without credentials leave no line.
+        ("GET", "/v2/team/app/tags/list", basic("reader"), "", String::new()),
+        ("GET", "/v2/team/app/tags/list", String::new(), "", String::new()),
+        ("POST", "/v2/team/app/blobs/uploads/", basic("writer"), "", String::new()),
+        ("POST", &pushed, basic("reader"), "foo", String::new()),
+        ("POST", "/v2/_eyot/collect?dry_run=true", basic("root"), "", String::new()),
+        ("DELETE", "/v2/team/app/manifests/absent", basic("cleaner"), "", String::new()),
+    ] {
+        LINES.with_borrow_mut(Vec::clear);
+        let peer = Peer { address: "192.0.2.7".parse().ok(), ..Peer::default() };
+        let request = Request::builder().method(method).uri(uri).header("host", "registry.example").extension(peer);
+        let request = request.header(AUTHORIZATION, authorization).body(body.into()).unwrap();
+        if request.headers()[AUTHORIZATION].is_empty() {
+            let (mut head, body) = request.into_parts();
+            head.headers.remove(AUTHORIZATION);
+            block_on(registered.handler.handle(Request::from_parts(head, body)));
+        } else {
+            block_on(registered.handler.handle(request));
+        }
+        assert_eq!(LINES.with_borrow(|lines| lines.join("|")), expected, "{method} {uri}");
+    }
+    // A client that is gone before the answer does not hide the change.
+    LINES.with_borrow_mut(Vec::clear);
+    let body = Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, crate::store::BodyError>>());
+    let request = Request::post(&pushed).header("host", "registry.example").header(AUTHORIZATION, basic("writer"));
+    let mut answer = Box::pin(registered.handler.handle(request.body(body).unwrap()));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(answer.as_mut().poll(&mut context).is_pending());
+    drop(answer);
+    let line = "push-blob user=\"writer\" address=- repository=team/app outcome=unknown";
+    assert_eq!(LINES.with_borrow(|lines| lines.join("|")), line);
+}
+
+#[test]
+fn tokens_end_with_what_they_were_made_from() {
+    let registered = Registered::new(POLICY);
+    for (seconds, expected) in [("3", 3), ("299", 299), ("100000", 300)] {
+        let new = format!(r#"{{"rules":["team/app pull"],"expires_in_seconds":{seconds}}}"#);
+        let made = registered.json("PUT", "/v2/_eyot/tokens/ci", &basic("root"), new.leak());
+        let machine = format!("Bearer {}", made["token"].as_str().unwrap());
+        let token = registered.json("GET", "/v2/_eyot/token?scope=repository:team/app:pull", &machine, "");
+        assert_eq!(token["expires_in"], expected, "a machine token of {seconds} s");
+        let payload = token["token"].as_str().unwrap().split('.').nth(1).unwrap().to_owned();
+        let claims: Value = serde_json::from_slice(&Base64UrlUnpadded::decode_vec(&payload).unwrap()).unwrap();
+        assert_eq!(claims["exp"].as_u64().unwrap(), Still::default().now_ms() / 1000 + expected, "{claims}");
+    }
+}
+
+#[test]
 fn a_pipeline_logs_in_with_its_own_token() {
     let registered = Registered::new(POLICY);
     let signed = |repository: &str| {
@@ -547,6 +753,7 @@ fn a_pipeline_logs_in_with_its_own_token() {
     for authorization in [basic(&right), format!("Bearer {right}")] {
         let token = registered.json("GET", uri, &authorization, "");
         assert_eq!(token["scope"], "repository:acme/app:pull,push");
+        assert_eq!(token["expires_in"], 60, "as long as the pipeline's own token");
         let bearer = format!("Bearer {}", token["token"].as_str().unwrap());
         assert_eq!(registered.send("PUT", "/v2/acme/app/manifests/v1", &bearer, INDEX).status(), StatusCode::CREATED);
     }

@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_executor::block_on;
 use p256::ecdsa::signature::Signer as _;
@@ -9,7 +9,8 @@ use super::*;
 const NOW_MS: u64 = 1_700_000_000_000;
 const ISSUER: &str = "https://issuer.example";
 
-struct Clock(AtomicU64);
+/// A clock that tests set, and background tasks on threads where a test wants them.
+struct Clock(AtomicU64, AtomicBool);
 
 impl Platform for Clock {
     fn now_ms(&self) -> u64 {
@@ -19,13 +20,51 @@ impl Platform for Clock {
     fn random(&self) -> [u8; 16] {
         [0; 16]
     }
+
+    fn runs_tasks(&self) -> bool {
+        self.1.load(Ordering::Relaxed)
+    }
+
+    fn spawn(&self, task: futures_util::future::BoxFuture<'static, ()>) {
+        std::thread::spawn(|| block_on(task));
+    }
+}
+
+/// Holds up whoever passes while it is closed.
+#[derive(Default)]
+struct Gate {
+    closed: AtomicBool,
+    waiting: Mutex<Vec<std::task::Waker>>,
+}
+
+impl Gate {
+    async fn pass(&self) {
+        std::future::poll_fn(|cx| {
+            let mut waiting = self.waiting.lock().unwrap();
+            if !self.closed.load(Ordering::SeqCst) {
+                return std::task::Poll::Ready(());
+            }
+            waiting.push(cx.waker().clone());
+            std::task::Poll::Pending
+        })
+        .await;
+    }
+
+    fn open(&self) {
+        let mut waiting = self.waiting.lock().unwrap();
+        self.closed.store(false, Ordering::SeqCst);
+        waiting.drain(..).for_each(std::task::Waker::wake);
+    }
 }
 
 /// An issuer with keys of both kinds.
 struct Issuer {
     es256: p256::ecdsa::SigningKey,
     fetches: AtomicU64,
-    answers: std::sync::atomic::AtomicBool,
+    answers: AtomicBool,
+    gate: Gate,
+    /// Where the configuration says that the keys are.
+    jwks_uri: Mutex<String>,
 }
 
 // An RSA key made for these tests, and a token that it signed (openssl).
@@ -36,14 +75,15 @@ const RS256_TOKEN: &str = include_str!("rs256_token.txt");
 impl JwksSource for Issuer {
     async fn fetch(&self, url: &str) -> Result<Document, store::Error> {
         self.fetches.fetch_add(1, Ordering::Relaxed);
+        self.gate.pass().await;
         if !self.answers.load(Ordering::Relaxed) {
             return Err(store::Error::Unavailable("no answer".into()));
         }
         let document = match url.strip_prefix(ISSUER) {
             Some("/.well-known/openid-configuration") => {
-                json!({ "issuer": ISSUER, "jwks_uri": format!("{ISSUER}/keys") })
+                json!({ "issuer": ISSUER, "jwks_uri": *self.jwks_uri.lock().unwrap() })
             }
-            Some("/keys") => {
+            _ if url.ends_with("/keys") => {
                 let point = self.es256.verifying_key().to_sec1_point(false);
                 let part = |bytes: &[u8]| Base64UrlUnpadded::encode_string(bytes);
                 json!({ "keys": [
@@ -69,8 +109,14 @@ struct World {
 impl World {
     fn new() -> Self {
         let es256 = p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
-        let issuer = Arc::new(Issuer { es256, fetches: AtomicU64::new(0), answers: true.into() });
-        let clock = Arc::new(Clock(AtomicU64::new(NOW_MS)));
+        let issuer = Arc::new(Issuer {
+            es256,
+            fetches: AtomicU64::new(0),
+            answers: true.into(),
+            gate: Gate::default(),
+            jwks_uri: format!("{ISSUER}/keys").into(),
+        });
+        let clock = Arc::new(Clock(AtomicU64::new(NOW_MS), AtomicBool::new(false)));
         let rules =
             format!("ci {ISSUER} registry repository=acme/* ref=refs/heads/main; any {ISSUER}/ registry repository=**");
         let issuers = Issuers::new(rules.parse().unwrap(), issuer.clone(), clock.clone());
@@ -85,7 +131,7 @@ impl World {
     }
 
     fn names(&self, token: &str) -> Vec<String> {
-        block_on(self.issuers.names(&Secret::new(token))).unwrap()
+        block_on(self.issuers.identify(&Secret::new(token))).unwrap().map_or_else(Vec::new, |identity| identity.names)
     }
 
     fn fetches(&self) -> u64 {
@@ -210,9 +256,118 @@ fn issuers_are_not_asked_more_than_need_be() {
     claims["exp"] = json!(later / 1000 + 60);
     let token = Secret::new(world.sign(&header(), &claims));
     for _ in 0..10 {
-        assert!(matches!(block_on(world.issuers.names(&token)), Err(Refusal::Store(_))));
+        assert!(matches!(block_on(world.issuers.identify(&token)), Err(Refusal::Issuer(_))));
     }
     assert_eq!(world.fetches(), 1);
+}
+
+/// Begins a login and gives it up, as a client does that goes away.
+fn give_up(world: &World, token: &Secret) {
+    let mut login = Box::pin(world.issuers.identify(token));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(login.as_mut().poll(&mut context).is_pending(), "the keys are not there yet");
+}
+
+#[test]
+fn one_fetch_serves_all_and_outlives_its_requester() {
+    let world = World::new();
+    world.clock.1.store(true, Ordering::Relaxed);
+    world.issuer.gate.closed.store(true, Ordering::SeqCst);
+    let token = Secret::new(world.sign(&header(), &claims()));
+    let (signed, _) = token.expose().rsplit_once('.').unwrap();
+    give_up(&world, &Secret::new(format!("{signed}.AAAA")));
+    let logins = futures_util::future::join_all((0..50).map(|_| world.issuers.identify(&token)));
+    let found = std::thread::scope(|scope| {
+        let logins = scope.spawn(|| block_on(logins));
+        world.issuer.gate.open();
+        logins.join().unwrap()
+    });
+    assert!(found.iter().all(|found| found.as_ref().is_ok_and(Option::is_some)), "{found:?}");
+    assert_eq!(world.fetches(), 2, "the configuration and the keys, once");
+}
+
+#[test]
+fn where_requests_cannot_share_no_request_spoils_anothers_login() {
+    let world = World::new();
+    let token = Secret::new(world.sign(&header(), &claims()));
+    world.issuer.gate.closed.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        give_up(&world, &token);
+    }
+    world.issuer.gate.open();
+    assert_eq!(world.names(token.expose()), ["oidc:ci", "oidc:any"]);
+    assert_eq!(world.fetches(), 3 + 2);
+}
+
+#[test]
+fn old_keys_serve_while_new_ones_are_on_their_way() {
+    let world = World::new();
+    world.clock.1.store(true, Ordering::Relaxed);
+    let token = |now_ms: u64| {
+        let mut claims = claims();
+        claims["exp"] = json!(now_ms / 1000 + 60);
+        Secret::new(world.sign(&header(), &claims))
+    };
+    world.names(token(NOW_MS).expose());
+    assert_eq!(world.fetches(), 2);
+    // The keys are good for an hour.
+    let later = NOW_MS + 61 * 60 * 1000;
+    world.clock.0.store(later, Ordering::Relaxed);
+    world.issuer.gate.closed.store(true, Ordering::SeqCst);
+    for _ in 0..4 {
+        assert_eq!(world.names(token(later).expose()), ["oidc:ci", "oidc:any"]);
+    }
+    world.issuer.gate.open();
+    while world.issuers.lock()[ISSUER].until_ms < later {
+        std::thread::yield_now();
+    }
+    assert_eq!(world.fetches(), 2);
+    // The issuer does not answer: the old keys serve for half an hour.
+    world.issuer.answers.store(false, Ordering::Relaxed);
+    for (minutes, expected) in [(60 + 29, true), (60 + 31, false)] {
+        let now_ms = later + minutes * 60 * 1000;
+        world.clock.0.store(now_ms, Ordering::Relaxed);
+        let found = block_on(world.issuers.identify(&token(now_ms)));
+        assert_eq!(found.is_ok_and(|found| found.is_some()), expected, "after {minutes} minutes");
+        while world.issuers.lock()[ISSUER].asked_ms != Some(now_ms) {
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn keys_come_from_the_issuers_host_or_one_that_is_named() {
+    for (jwks_uri, hosts, expected) in [
+        ("https://issuer.example/other/keys", "", true),
+        ("https://ISSUER.example:443/keys", "", true),
+        ("https://evil.example/keys", "", false),
+        ("https://issuer.example:8443/keys", "", false),
+        ("https://issuer.example@evil.example/keys", "", false),
+        ("https://issuer.example.evil.example/keys", "", false),
+        ("http://issuer.example/keys", "", false),
+        ("http://localhost:x@evil.example/keys", "", false),
+        ("https://keys.example/keys", "keys.example", true),
+        ("https://keys.example:8443/keys", "keys.example", false),
+        ("https://keys.example:8443/keys", "other.example, keys.example:8443", true),
+        ("http://keys.example/keys", "keys.example:80", false),
+        ("http://127.0.0.1:8080/keys", "127.0.0.1:8080", true),
+        ("keys", "", false),
+    ] {
+        let mut world = World::new();
+        let rules: IssuerRules = format!("ci {ISSUER} registry repository=acme/*").parse().unwrap();
+        let rules = rules.with_key_hosts(hosts).unwrap();
+        world.issuers = Issuers::new(rules, world.issuer.clone(), world.clock.clone());
+        *world.issuer.jwks_uri.lock().unwrap() = jwks_uri.to_owned();
+        let found = block_on(world.issuers.identify(&Secret::new(world.sign(&header(), &claims()))));
+        match expected {
+            true => assert!(found.is_ok_and(|found| found.is_some()), "{jwks_uri} {hosts}"),
+            false => assert!(matches!(found, Err(Refusal::Issuer(_))), "{jwks_uri} {hosts}"),
+        }
+        assert_eq!(world.fetches(), 1 + u64::from(expected), "{jwks_uri}: nothing is fetched from another host");
+    }
+    for wrong in ["https://keys.example", "keys.example/path", "me@keys.example", "a b?c"] {
+        assert!(IssuerRules::default().with_key_hosts(wrong).is_err(), "{wrong}");
+    }
 }
 
 #[test]
@@ -221,6 +376,11 @@ fn rules_that_let_everybody_in_are_refused() {
         ("ci https://issuer.example", "want NAME ISSUER AUDIENCE"),
         ("ci https://issuer.example registry", "at least one CLAIM"),
         ("ci http://issuer.example registry sub=x", "begins with https"),
+        ("ci http://localhost:x@evil/ registry sub=x", "begins with https"),
+        ("ci http://127.0.0.1:5000@evil.example registry sub=x", "begins with https"),
+        ("ci https://me@issuer.example registry sub=x", "has no user"),
+        ("ci https://issuer.example/?x registry sub=x", "no query"),
+        ("ci https:// registry sub=x", "begins with https"),
         ("ci https://issuer.example registry sub", "want CLAIM=PATTERN"),
         ("a:b https://issuer.example registry sub=x", "a user's name"),
     ] {

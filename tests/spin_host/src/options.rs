@@ -17,7 +17,8 @@ usage: spin-host --component FILE.wasm --state DIR --listen ADDRESS:PORT [option
   --component FILE           the component: exports wasi:http/handler@0.3
   --state DIR                where the key-value and SQLite data live; made when missing
   --listen ADDRESS:PORT      port 0 takes any free port; the line on stdout names it
-  --variable NAME=VALUE      a Spin variable; may be repeated
+  --variable NAME=VALUE      a Spin variable, or NAME=@FILE for what a file holds; may be repeated. Others come from the
+                             environment, where SPIN_VARIABLE_NAME names them in capitals
   --mount HOSTDIR::GUESTDIR  a read-write directory for the guest; may be repeated
   --value-bytes-max N        larger key-value values are refused (134217728)
   --idle-milliseconds N      an instance idle for so long is dropped (1000)
@@ -94,7 +95,7 @@ impl Options {
                 "--component" => component = Some(PathBuf::from(value)),
                 "--state" => state = Some(PathBuf::from(value)),
                 "--listen" => listen = Some(parsed(&name, value)?),
-                "--variable" => variables.push(pair(&text(value)?, "=")?),
+                "--variable" => variables.push(variable(&text(value)?)?),
                 "--mount" => {
                     let (host, guest) = pair(&text(value)?, "::")?;
                     let host = host.into();
@@ -118,6 +119,15 @@ impl Options {
             compiled,
             manners,
         }))
+    }
+}
+
+/// As Spin's command line reads it.
+fn variable(argument: &str) -> Result<(String, String)> {
+    let (name, value) = pair(argument, "=")?;
+    match value.strip_prefix('@') {
+        Some(file) => Ok((name, std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?)),
+        None => Ok((name, value)),
     }
 }
 

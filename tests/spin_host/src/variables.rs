@@ -1,4 +1,4 @@
-//! `spin:variables`, from the command line.
+//! `spin:variables`, from the command line and the environment.
 
 use std::collections::HashMap;
 
@@ -20,6 +20,7 @@ impl Variables {
             return Err(Error::InvalidName(name.to_owned()));
         }
         let value = self.0.get(name).cloned();
+        let value = value.or_else(|| std::env::var(format!("SPIN_VARIABLE_{}", name.to_uppercase())).ok());
         value.ok_or_else(|| Error::Undefined(format!("no variable for {name:?}")))
     }
 }

@@ -1,0 +1,84 @@
+//! Sealed names: a client carries a name to the next page of a list and cannot read it.
+
+use base64ct::{Base64UrlUnpadded, Encoding as _};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+use subtle::ConstantTimeEq as _;
+
+use crate::oci::name::NAME_BYTES_MAX;
+
+/// The first bytes of a sealed name: the code by which the seal is checked, and from which the cipher begins.
+const CODE_BYTES: usize = 16;
+/// Every name has this length when it is sealed, so that the seal does not show how long the name is.
+const PADDED_BYTES: usize = NAME_BYTES_MAX + 1;
+
+/// A key for names. HMAC-SHA-256 makes a code of the name and then, from the code, the bytes that hide the name.
+#[derive(Clone)]
+pub struct Seal {
+    key: [u8; 32],
+}
+
+impl Seal {
+    /// Takes a key that nobody else has.
+    pub fn new(key: [u8; 32]) -> Self {
+        Self { key }
+    }
+
+    /// Seals a name of at most 255 bytes.
+    pub fn close(&self, name: &str) -> String {
+        let mut bytes = name.as_bytes().to_vec();
+        bytes.resize(PADDED_BYTES.max(bytes.len()), 0);
+        let code = self.code(&bytes);
+        self.hide(&code, &mut bytes);
+        Base64UrlUnpadded::encode_string(&[&code[..], &bytes].concat())
+    }
+
+    /// The name in a text that this key sealed; `None` for any other text.
+    pub fn open(&self, text: &str) -> Option<String> {
+        let sealed = Base64UrlUnpadded::decode_vec(text).ok()?;
+        let (code, hidden) = sealed.split_at_checked(CODE_BYTES).filter(|(_, rest)| rest.len() == PADDED_BYTES)?;
+        let mut bytes = hidden.to_vec();
+        self.hide(code, &mut bytes);
+        bool::from(self.code(&bytes).ct_eq(code))
+            .then(|| String::from_utf8(bytes).ok())?
+            .map(|name| name.trim_end_matches('\0').to_owned())
+    }
+
+    fn code(&self, bytes: &[u8]) -> [u8; CODE_BYTES] {
+        let mac = self.mac(b"code").chain_update(bytes).finalize().into_bytes();
+        mac[..CODE_BYTES].try_into().expect("a MAC has 32 bytes")
+    }
+
+    fn hide(&self, code: &[u8], bytes: &mut [u8]) {
+        for (number, block) in bytes.chunks_mut(32).enumerate() {
+            let mask = self.mac(b"mask").chain_update(code).chain_update([number as u8]).finalize().into_bytes();
+            block.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
+        }
+    }
+
+    fn mac(&self, purpose: &[u8]) -> Hmac<Sha256> {
+        Hmac::new_from_slice(&self.key).expect("HMAC takes keys of any length").chain_update(purpose)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_key_opens_a_seal() {
+        let (seal, other) = (Seal::new([1; 32]), Seal::new([2; 32]));
+        for name in ["a", "team/app", &"x".repeat(NAME_BYTES_MAX)] {
+            let sealed = seal.close(name);
+            assert_eq!(seal.open(&sealed).as_deref(), Some(name));
+            assert_eq!(other.open(&sealed), None);
+            assert_eq!(sealed.len(), seal.close("b").len(), "the length tells nothing");
+            let mut changed = sealed.clone();
+            changed.replace_range(40..41, if &sealed[40..41] == "A" { "B" } else { "A" });
+            assert_eq!(seal.open(&changed), None);
+        }
+        for text in ["", "team/app", "AAAA", &"A".repeat(5000)] {
+            assert_eq!(seal.open(text), None, "{text}");
+        }
+    }
+}
