@@ -130,6 +130,8 @@ impl Registry {
     ) -> Result<()> {
         let completed = async {
             let _place = self.place_at(repository, id)?;
+            // An empty body of unknown length ends an upload, and must not be taken for the first chunk.
+            let chunk = chunk.peeked().await;
             let session = self.session_for(repository, id, chunk.is_first()).await?;
             self.complete(repository, session, digest, chunk, CutBody::Counts).await
         };
@@ -154,15 +156,15 @@ impl Registry {
             let start = self.start_of(repository, &session, chunk.range.as_ref()).await?;
             let hasher = start.hasher_for(digest.algorithm())?;
             let taken = self.take_chunk(repository, &session, start, hasher, chunk, cut_body).await?;
-            if let Err(error) = check_digest(&taken.progress, digest) {
-                self.abandon(&taken.progress, Some(&taken.start)).await;
-                return Err(error);
-            }
-            // The session may have ended, or gone on, while the body came.
+            // The session may have ended, or gone on, while the body came, or be another than this instance remembers.
             let now = self.session(repository, &session.id).await;
             let current =
                 now.and_then(|now| if now.fact.stage == session.fact.stage { Ok(now) } else { Err(now.overtaken()) });
             session = self.or_abandon(&taken.progress, current).await?;
+            if let Err(error) = check_digest(&taken.progress, digest) {
+                self.abandon(&taken.progress, Some(&taken.start)).await;
+                return Err(error);
+            }
             taken.progress
         };
         let is_other_algorithm = progress.hasher()?.algorithm() != digest.algorithm();
