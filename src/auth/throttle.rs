@@ -18,13 +18,14 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use super::Refusal;
-use crate::store::{self, KeyValue, Platform, Version, When};
+use crate::store::{self, KeyValue, Platform, When};
 
 /// The wait after the first failure that is not free; it doubles with each.
 const WAIT_MS: u64 = 1000;
@@ -36,6 +37,13 @@ const KNOWN_FOR_MS: u64 = 24 * 60 * 60 * 1000;
 const TRIES_MAX: usize = 100;
 /// When an attempt that was contended so often is to be made again.
 const CONTENDED_RETRY_MS: u64 = 1000;
+/// How long a count may be claimed by one attempt: the claim of an instance that was killed ends then.
+const CLAIM_MS_MAX: u64 = 5000;
+/// How long an attempt waits for a count that another one has claimed, each time.
+const CLAIM_WAIT: Duration = Duration::from_millis(10);
+/// What the keys of counts begin with, and those of claims on them.
+const COUNTS: &str = "auth/failures/";
+const CLAIMS: &str = "auth/failures-claims/";
 /// Where the secret of the hash lies.
 const SECRET: &str = "auth/failures-secret";
 
@@ -75,7 +83,6 @@ struct Raised {
     key: String,
     before: Failures,
     after: Failures,
-    version: Option<Version>,
 }
 
 /// An attempt that is counted.
@@ -123,47 +130,102 @@ impl Throttle {
     }
 
     async fn raise(&self, rule: Rule, key: String) -> Result<Raised, Refusal> {
-        for _ in 0..TRIES_MAX {
-            let (before, when) = self.read(&key).await?;
+        let raise = |before: Failures| {
             let now_ms = self.platform.now_ms();
             let wait_ms = before.wait_until_ms(rule).saturating_sub(now_ms);
             if wait_ms > 0 {
                 return Err(Refusal::TooManyAttempts { retry_after_ms: wait_ms.min(rule.wait_ms_max) });
             }
             let is_forgotten = now_ms.saturating_sub(before.last_ms) > FORGOTTEN_AFTER_MS;
-            let before = if is_forgotten { Failures { count: 0, ..before } } else { before };
-            let after = Failures { count: before.count.saturating_add(1), last_ms: now_ms, ..before };
-            if let Some(version) = self.write(&key, after, when).await? {
-                return Ok(Raised { rule, key, before, after, version });
-            }
-        }
-        Err(Refusal::Busy { retry_after_ms: CONTENDED_RETRY_MS })
+            let count = if is_forgotten { 0 } else { before.count };
+            Ok(Failures { count: count.saturating_add(1), last_ms: now_ms, ..before })
+        };
+        let (before, after) = self.change(&key, raise).await?;
+        Ok(Raised { rule, key, before, after })
     }
 
     async fn take_back(&self, counted: Counted, good_ms: Option<u64>) -> Result<(), Refusal> {
         for raised in counted.raised {
             let good_ms = good_ms.filter(|_| raised.rule.kind == USER_IN_NETWORK.kind);
-            // Most likely no other attempt has changed the count since.
-            let lowered = Failures { good_ms: good_ms.or(raised.before.good_ms), ..raised.before };
-            if let Some(version) = raised.version
-                && self.write(&raised.key, lowered, When::Unchanged(version)).await?.is_some()
-            {
-                continue;
-            }
-            for _ in 0..TRIES_MAX {
-                let (now, when) = self.read(&raised.key).await?;
+            let lower = |now: Failures| {
                 let is_last = now.last_ms == raised.after.last_ms;
-                let lowered = Failures {
+                Ok(Failures {
                     count: now.count.saturating_sub(1),
                     last_ms: if is_last { raised.before.last_ms } else { now.last_ms },
                     good_ms: good_ms.or(now.good_ms),
-                };
-                if self.write(&raised.key, lowered, when).await?.is_some() {
-                    break;
-                }
+                })
+            };
+            match self.change(&raised.key, lower).await {
+                // The attempt stays counted as failed, which does no harm but a wait.
+                Ok(_) | Err(Refusal::Busy { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// Changes a count so that no other change is lost, where the store has conditions. Gives the count before and after.
+    async fn change(
+        &self,
+        key: &str,
+        change: impl Fn(Failures) -> Result<Failures, Refusal>,
+    ) -> Result<(Failures, Failures), Refusal> {
+        for _ in 0..TRIES_MAX {
+            let (before, when) = self.read(key).await?;
+            let after = change(before)?;
+            match self.keys.put(key, serde_json::json!(after).to_string().into(), when).await {
+                Ok(_) => return Ok((before, after)),
+                Err(store::Error::Conflict(_)) => {}
+                Err(store::Error::Unsupported(_)) => return self.change_with_claim(key, change).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Refusal::Busy { retry_after_ms: CONTENDED_RETRY_MS })
+    }
+
+    /// The same for stores that only know [`When::Absent`] (files under WASI): a second key says that the count is being
+    /// changed.
+    async fn change_with_claim(
+        &self,
+        key: &str,
+        change: impl Fn(Failures) -> Result<Failures, Refusal>,
+    ) -> Result<(Failures, Failures), Refusal> {
+        let claim = key.replacen(COUNTS, CLAIMS, 1);
+        for _ in 0..TRIES_MAX {
+            let now_ms = self.platform.now_ms();
+            match self.keys.put(&claim, now_ms.to_string().into(), When::Absent).await {
+                Ok(_) => {
+                    let changed = self.overwrite(key, change).await;
+                    self.keys.delete(&claim).await?;
+                    return changed;
+                }
+                // The last writer wins.
+                Err(store::Error::Unsupported(_)) => return self.overwrite(key, change).await,
+                Err(store::Error::Conflict(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let claimed = self.keys.get(&claim).await?;
+            let claimed_ms = claimed.and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse::<u64>().ok());
+            // An instance that was killed leaves its claim.
+            if claimed_ms.is_some_and(|claimed_ms| now_ms.saturating_sub(claimed_ms) > CLAIM_MS_MAX) {
+                self.keys.delete(&claim).await?;
+            }
+            self.platform.sleep(CLAIM_WAIT).await;
+            // An attempt that must wait anyway need not wait for the claim.
+            change(self.read(key).await?.0)?;
+        }
+        Err(Refusal::Busy { retry_after_ms: CONTENDED_RETRY_MS })
+    }
+
+    async fn overwrite(
+        &self,
+        key: &str,
+        change: impl Fn(Failures) -> Result<Failures, Refusal>,
+    ) -> Result<(Failures, Failures), Refusal> {
+        let (before, _) = self.read(key).await?;
+        let after = change(before)?;
+        self.keys.put(key, serde_json::json!(after).to_string().into(), When::Always).await?;
+        Ok((before, after))
     }
 
     /// A count, and the condition under which it is still the same.
@@ -173,16 +235,6 @@ impl Throttle {
             // A count that cannot be read is none: it must not lock anybody out.
             Some(entry) => (serde_json::from_slice(&entry.value).unwrap_or_default(), When::Unchanged(entry.version)),
         })
-    }
-
-    /// `None`: another attempt was faster.
-    async fn write(&self, key: &str, failures: Failures, when: When) -> Result<Option<Option<Version>>, Refusal> {
-        let value = serde_json::json!(failures).to_string();
-        match self.keys.put_sharpened(key, value.into(), when).await {
-            Ok(version) => Ok(Some(version)),
-            Err(store::Error::Conflict(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// The secret of the hash, which the first instance to need it makes.
@@ -237,5 +289,5 @@ fn key(secret: &[u8], kind: &str, who: &[&[u8]]) -> String {
         mac.update(&(part.len() as u64).to_be_bytes());
         mac.update(part);
     }
-    format!("auth/failures/{kind}/{}", hex::encode(&mac.finalize().into_bytes()[..2]))
+    format!("{COUNTS}{kind}/{}", hex::encode(&mac.finalize().into_bytes()[..2]))
 }

@@ -49,8 +49,12 @@ impl Platform for World {
     }
 }
 
-/// Lets every other request have a turn before each call: the order that is worst for counts.
-struct Yielding(MemoryKeyValue);
+/// Lets every other request have a turn before each call: the order that is worst for counts. Knows all conditions, or
+/// `Absent` alone as files under WASI do.
+struct Yielding {
+    inner: MemoryKeyValue,
+    knows_unchanged: bool,
+}
 
 struct Turn(bool);
 
@@ -70,20 +74,24 @@ impl Future for Turn {
 impl KeyValue for Yielding {
     async fn get(&self, key: &str) -> store::Result<Option<Entry>> {
         Turn(false).await;
-        self.0.get(key).await
+        self.inner.get(key).await
     }
 
     async fn put(&self, key: &str, value: Bytes, when: When) -> store::Result<Option<Version>> {
         Turn(false).await;
-        self.0.put(key, value, when).await
+        match when {
+            When::Unchanged(_) if !self.knows_unchanged => Err(store::Error::Unsupported("as under WASI")),
+            when => self.inner.put(key, value, when).await,
+        }
     }
 
     async fn delete(&self, key: &str) -> store::Result<()> {
-        self.0.delete(key).await
+        Turn(false).await;
+        self.inner.delete(key).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> store::Result<Vec<String>> {
-        self.0.list(prefix, after, limit).await
+        self.inner.list(prefix, after, limit).await
     }
 }
 
@@ -102,7 +110,11 @@ struct Site {
 
 impl Site {
     fn new(runs_tasks: bool) -> Self {
-        Self::over(Arc::new(Yielding(MemoryKeyValue::default())), World::new(runs_tasks))
+        Self::over_store(runs_tasks, true)
+    }
+
+    fn over_store(runs_tasks: bool, knows_unchanged: bool) -> Self {
+        Self::over(Arc::new(Yielding { inner: MemoryKeyValue::default(), knows_unchanged }), World::new(runs_tasks))
     }
 
     /// Another instance over the same store: it remembers nothing.
@@ -145,10 +157,14 @@ fn waits(outcome: &Result<(), Refusal>) -> Option<u64> {
 
 #[test]
 fn guesses_at_the_same_moment_are_counted_one_by_one() {
-    for (runs_tasks, address, crowd) in
-        [(false, None, 800), (false, Some("192.0.2.1"), 800), (true, Some("192.0.2.1"), 100)]
-    {
-        let site = Site::new(runs_tasks);
+    for (runs_tasks, knows_unchanged, address, crowd) in [
+        (false, true, None, 800),
+        (false, true, Some("192.0.2.1"), 800),
+        (true, true, Some("192.0.2.1"), 100),
+        (false, false, None, 800),
+        (false, false, Some("192.0.2.1"), 800),
+    ] {
+        let site = Site::over_store(runs_tasks, knows_unchanged);
         for (round, guesses) in [crowd, 60].into_iter().enumerate() {
             let guesses: Vec<_> = (0..guesses).map(|n| format!("guess {n}")).collect();
             let outcomes = block_on(join_all(guesses.iter().map(|guess| site.log_in("alice", guess, address))));
@@ -168,6 +184,21 @@ fn guesses_at_the_same_moment_are_counted_one_by_one() {
             assert_eq!(site.logins.checks(), 11, "{runs_tasks} {address:?}: passwords that were looked at");
         }
     }
+}
+
+#[test]
+fn a_claim_that_was_left_ends() {
+    let site = Site::over_store(false, false);
+    let address = Some("192.0.2.1");
+    assert_eq!(site.try_once("wrong", address), Err(Refusal::Unauthorized));
+    let keys = block_on(site.keys.list("auth/failures/", None, 10)).unwrap();
+    for key in keys {
+        let claim = key.replace("auth/failures/", "auth/failures-claims/");
+        block_on(site.keys.put(&claim, site.world.now_ms().to_string().into(), When::Always)).unwrap();
+    }
+    assert!(matches!(site.try_once("right", address), Err(Refusal::Busy { .. })));
+    site.world.pass(MINUTE_MS);
+    assert_eq!(site.try_once("right", address), Ok(()));
 }
 
 #[test]
