@@ -7,6 +7,7 @@
 mod access;
 mod accounts;
 mod caller;
+mod claim;
 mod directory;
 mod flight;
 mod jwk;

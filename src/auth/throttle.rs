@@ -18,7 +18,6 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
@@ -37,13 +36,6 @@ const KNOWN_FOR_MS: u64 = 24 * 60 * 60 * 1000;
 const TRIES_MAX: usize = 100;
 /// When an attempt that was contended so often is to be made again.
 const CONTENDED_RETRY_MS: u64 = 1000;
-/// How long a count may be claimed by one attempt: the claim of an instance that was killed ends then.
-const CLAIM_MS_MAX: u64 = 5000;
-/// How long an attempt waits for a count that another one has claimed, each time.
-const CLAIM_WAIT: Duration = Duration::from_millis(10);
-/// What the keys of counts begin with, and those of claims on them.
-const COUNTS: &str = "auth/failures/";
-const CLAIMS: &str = "auth/failures-claims/";
 /// Where the secret of the hash lies.
 const SECRET: &str = "auth/failures-secret";
 
@@ -95,18 +87,33 @@ impl Throttle {
         Self { keys, platform, secret: Mutex::default() }
     }
 
-    /// Counts an attempt as failed, or says how long to wait. An attempt that must wait is not counted.
-    pub(super) async fn begin(&self, user: &str, address: Option<IpAddr>) -> Result<Counted, Refusal> {
+    /// Says how long a user must wait who tries too often. Nothing is counted, and the user from anywhere not looked at.
+    pub(super) async fn check(&self, user: &str, address: Option<IpAddr>) -> Result<(), Refusal> {
+        for (rule, key) in self.counts(user, address).await? {
+            if rule.kind != USER_ANYWHERE.kind {
+                self.read(&key).await?.0.check(rule, self.platform.now_ms())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The counts that an attempt raises.
+    async fn counts(&self, user: &str, address: Option<IpAddr>) -> Result<Vec<(Rule, String)>, Refusal> {
         let secret = self.secret().await?;
         let key = |rule: Rule, who: &[&[u8]]| (rule, key(&secret, rule.kind, who));
-        let mut rules = vec![match address.map(network) {
-            None => key(USER_WITHOUT_NETWORK, &[user.as_bytes()]),
-            Some(network) => key(USER_IN_NETWORK, &[&network, user.as_bytes()]),
-        }];
-        if let Some(network) = address.map(network) {
-            rules.push(key(USER_ANYWHERE, &[user.as_bytes()]));
-            rules.push(key(ADDRESS, &[&network]));
-        }
+        Ok(match address.map(network) {
+            None => vec![key(USER_WITHOUT_NETWORK, &[user.as_bytes()])],
+            Some(network) => vec![
+                key(USER_IN_NETWORK, &[&network, user.as_bytes()]),
+                key(USER_ANYWHERE, &[user.as_bytes()]),
+                key(ADDRESS, &[&network]),
+            ],
+        })
+    }
+
+    /// Counts an attempt as failed, or says how long to wait. An attempt that must wait is not counted.
+    pub(super) async fn begin(&self, user: &str, address: Option<IpAddr>) -> Result<Counted, Refusal> {
+        let rules = self.counts(user, address).await?;
         let mut counted = Counted { raised: Vec::new() };
         for (rule, key) in rules {
             if rule.kind == USER_ANYWHERE.kind && counted.is_of_known_user(self.platform.now_ms()) {
@@ -132,10 +139,7 @@ impl Throttle {
     async fn raise(&self, rule: Rule, key: String) -> Result<Raised, Refusal> {
         let raise = |before: Failures| {
             let now_ms = self.platform.now_ms();
-            let wait_ms = before.wait_until_ms(rule).saturating_sub(now_ms);
-            if wait_ms > 0 {
-                return Err(Refusal::TooManyAttempts { retry_after_ms: wait_ms.min(rule.wait_ms_max) });
-            }
+            before.check(rule, now_ms)?;
             let is_forgotten = now_ms.saturating_sub(before.last_ms) > FORGOTTEN_AFTER_MS;
             let count = if is_forgotten { 0 } else { before.count };
             Ok(Failures { count: count.saturating_add(1), last_ms: now_ms, ..before })
@@ -173,59 +177,13 @@ impl Throttle {
         for _ in 0..TRIES_MAX {
             let (before, when) = self.read(key).await?;
             let after = change(before)?;
-            match self.keys.put(key, serde_json::json!(after).to_string().into(), when).await {
+            match self.keys.put_sharpened(key, serde_json::json!(after).to_string().into(), when).await {
                 Ok(_) => return Ok((before, after)),
                 Err(store::Error::Conflict(_)) => {}
-                Err(store::Error::Unsupported(_)) => return self.change_with_claim(key, change).await,
                 Err(error) => return Err(error.into()),
             }
         }
         Err(Refusal::Busy { retry_after_ms: CONTENDED_RETRY_MS })
-    }
-
-    /// The same for stores that only know [`When::Absent`] (files under WASI): a second key says that the count is being
-    /// changed.
-    async fn change_with_claim(
-        &self,
-        key: &str,
-        change: impl Fn(Failures) -> Result<Failures, Refusal>,
-    ) -> Result<(Failures, Failures), Refusal> {
-        let claim = key.replacen(COUNTS, CLAIMS, 1);
-        for _ in 0..TRIES_MAX {
-            let now_ms = self.platform.now_ms();
-            match self.keys.put(&claim, now_ms.to_string().into(), When::Absent).await {
-                Ok(_) => {
-                    let changed = self.overwrite(key, change).await;
-                    self.keys.delete(&claim).await?;
-                    return changed;
-                }
-                // The last writer wins.
-                Err(store::Error::Unsupported(_)) => return self.overwrite(key, change).await,
-                Err(store::Error::Conflict(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-            let claimed = self.keys.get(&claim).await?;
-            let claimed_ms = claimed.and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse::<u64>().ok());
-            // An instance that was killed leaves its claim.
-            if claimed_ms.is_some_and(|claimed_ms| now_ms.saturating_sub(claimed_ms) > CLAIM_MS_MAX) {
-                self.keys.delete(&claim).await?;
-            }
-            self.platform.sleep(CLAIM_WAIT).await;
-            // An attempt that must wait anyway need not wait for the claim.
-            change(self.read(key).await?.0)?;
-        }
-        Err(Refusal::Busy { retry_after_ms: CONTENDED_RETRY_MS })
-    }
-
-    async fn overwrite(
-        &self,
-        key: &str,
-        change: impl Fn(Failures) -> Result<Failures, Refusal>,
-    ) -> Result<(Failures, Failures), Refusal> {
-        let (before, _) = self.read(key).await?;
-        let after = change(before)?;
-        self.keys.put(key, serde_json::json!(after).to_string().into(), When::Always).await?;
-        Ok((before, after))
     }
 
     /// A count, and the condition under which it is still the same.
@@ -266,10 +224,14 @@ impl Counted {
 }
 
 impl Failures {
-    fn wait_until_ms(self, rule: Rule) -> u64 {
-        match self.count.checked_sub(rule.free) {
+    fn check(self, rule: Rule, now_ms: u64) -> Result<(), Refusal> {
+        let until_ms = match self.count.checked_sub(rule.free) {
             None | Some(0) => 0,
             Some(over) => self.last_ms + (WAIT_MS << (over - 1).min(16)).min(rule.wait_ms_max),
+        };
+        match until_ms.saturating_sub(now_ms) {
+            0 => Ok(()),
+            wait_ms => Err(Refusal::TooManyAttempts { retry_after_ms: wait_ms.min(rule.wait_ms_max) }),
         }
     }
 }
@@ -289,5 +251,5 @@ fn key(secret: &[u8], kind: &str, who: &[&[u8]]) -> String {
         mac.update(&(part.len() as u64).to_be_bytes());
         mac.update(part);
     }
-    format!("{COUNTS}{kind}/{}", hex::encode(&mac.finalize().into_bytes()[..2]))
+    format!("auth/failures/{kind}/{}", hex::encode(&mac.finalize().into_bytes()[..2]))
 }
