@@ -55,7 +55,7 @@ impl FromStr for Proxies {
 }
 
 impl Proxies {
-    fn trusts(&self, address: Option<IpAddr>) -> bool {
+    pub(super) fn trusts(&self, address: Option<IpAddr>) -> bool {
         self.all || address.is_some_and(|address| self.holds(address))
     }
 
