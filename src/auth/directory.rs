@@ -6,7 +6,7 @@
 //! | a machine token | `auth/token/<name>` |
 //! | the key that signs tokens (`token.rs`) | `auth/key` |
 //! | failed logins, and the secret that names their keys (`throttle.rs`) | `auth/failures/…`, `auth/failures-secret` |
-//! | what one instance does just now (`claim.rs`) | `auth/logging-in` |
+//! | turns at looking at a login (`turn.rs`) | `auth/turns/…`, `auth/turns-ended` |
 
 use std::sync::Arc;
 

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use super::claim::{Claimed, Claims};
 use super::flight::Flights;
 use super::remembered::Remembered;
 use super::throttle::Throttle;
+use super::turn::{Turn, Turns};
 use super::{Directory, PasswordHash, Refusal, Secret};
 use crate::store::{KeyValue, Platform};
 
@@ -31,8 +31,6 @@ const BUSY_RETRY_MS: u64 = 1000;
 const TURN_TRIES_MAX: usize = 60;
 const TURN_WAIT: Duration = Duration::from_millis(100);
 const TURN_MS_MAX: u64 = 3000;
-/// The turn to look at a login.
-const TURN: &str = "auth/logging-in";
 
 /// The users and their passwords.
 pub(super) struct Logins {
@@ -45,7 +43,7 @@ pub(super) struct Logins {
     under_way: Flights<[u8; 32], Result<(), Refusal>>,
     places: Arc<AtomicUsize>,
     /// Where instances take turns.
-    turns: Option<Claims>,
+    turns: Option<Turns>,
     keys: Arc<dyn KeyValue>,
     platform: Arc<dyn Platform>,
     checks: AtomicU64,
@@ -81,7 +79,7 @@ impl Logins {
     }
 
     pub(super) fn log_in_in_turn(&mut self) {
-        self.turns = Some(Claims::new(self.keys.clone(), self.platform.clone()));
+        self.turns = Some(Turns::new(self.keys.clone(), self.platform.clone()));
     }
 
     pub(super) fn checks(&self) -> u64 {
@@ -162,16 +160,16 @@ impl Logins {
     }
 
     /// Does the work when no other instance looks at a login, or gives up after some seconds.
-    async fn in_turn<T>(&self, turns: &Claims, work: impl Future<Output = T>) -> Result<T, Refusal> {
+    async fn in_turn<T>(&self, turns: &Turns, work: impl Future<Output = T>) -> Result<T, Refusal> {
         for _ in 0..TURN_TRIES_MAX {
-            match turns.claim(TURN, TURN_MS_MAX).await? {
-                Claimed::Ours => {
+            match turns.take(TURN_MS_MAX).await? {
+                Turn::Ours(number) => {
                     let done = work.await;
-                    turns.release(TURN).await?;
+                    turns.end(number).await?;
                     return Ok(done);
                 }
-                Claimed::Unknown => return Ok(work.await),
-                Claimed::Taken => self.platform.sleep(TURN_WAIT).await,
+                Turn::Unknown => return Ok(work.await),
+                Turn::Taken => self.platform.sleep(TURN_WAIT).await,
             }
         }
         Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS })

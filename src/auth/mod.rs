@@ -7,7 +7,6 @@
 mod access;
 mod accounts;
 mod caller;
-mod claim;
 mod directory;
 mod flight;
 mod jwk;
@@ -23,6 +22,7 @@ mod seal;
 mod secret;
 mod throttle;
 mod token;
+mod turn;
 
 use std::net::IpAddr;
 

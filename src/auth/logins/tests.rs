@@ -48,7 +48,7 @@ impl Platform for World {
     /// A thousandth of the time: hashes of these tests are as much cheaper.
     async fn sleep(&self, duration: Duration) {
         std::thread::sleep(duration / 1000);
-        Turn(false).await;
+        Yield(false).await;
     }
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {
@@ -63,9 +63,9 @@ struct Yielding {
     knows_unchanged: bool,
 }
 
-struct Turn(bool);
+struct Yield(bool);
 
-impl Future for Turn {
+impl Future for Yield {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -80,12 +80,12 @@ impl Future for Turn {
 #[async_trait]
 impl KeyValue for Yielding {
     async fn get(&self, key: &str) -> store::Result<Option<Entry>> {
-        Turn(false).await;
+        Yield(false).await;
         self.inner.get(key).await
     }
 
     async fn put(&self, key: &str, value: Bytes, when: When) -> store::Result<Option<Version>> {
-        Turn(false).await;
+        Yield(false).await;
         match when {
             When::Unchanged(_) if !self.knows_unchanged => Err(store::Error::Unsupported("as under WASI")),
             when => self.inner.put(key, value, when).await,
@@ -93,7 +93,7 @@ impl KeyValue for Yielding {
     }
 
     async fn delete(&self, key: &str) -> store::Result<()> {
-        Turn(false).await;
+        Yield(false).await;
         self.inner.delete(key).await
     }
 
@@ -306,7 +306,8 @@ fn instances_that_share_nothing_log_in_in_turn() {
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count() as u64, checks);
     assert!(checks > 0);
     // Logins that wait in vain are not counted as failed.
-    block_on(first.keys.put(TURN, first.world.now_ms().to_string().into(), When::Always)).unwrap();
+    let turns = Turns::new(first.keys.clone(), first.world.clone());
+    let Turn::Ours(left) = block_on(turns.take(TURN_MS_MAX)).unwrap() else { panic!("nobody has the turn") };
     for _ in 0..30 {
         let outcome = first.in_turn().try_once("right", Some("198.51.100.1"));
         assert!(matches!(outcome, Err(Refusal::Busy { .. })), "{outcome:?}");
@@ -315,4 +316,5 @@ fn instances_that_share_nothing_log_in_in_turn() {
     // The turn of an instance that was killed ends.
     first.world.pass(TURN_MS_MAX + 1);
     assert_eq!(first.in_turn().try_once("right", Some("198.51.100.1")), Ok(()));
+    assert_eq!(block_on(turns.take(TURN_MS_MAX)), Ok(Turn::Ours(left + 2)));
 }
