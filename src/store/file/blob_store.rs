@@ -13,14 +13,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream;
 use serde::{Deserialize, Serialize};
 
-use super::{absent_is_none, create_folder, place_in_folder, sync_folder, unblock};
+use super::{absent_is_none, create_folder, place_in_folder, reading, sync_folder, unblock};
 use crate::oci::Digest;
 use crate::store::{BlobStore, Body, Error, Location, Platform, Result, Stage, Stored};
 
-/// How many bytes are read, or gathered and written, at a time.
+/// How many bytes are gathered and written at a time.
 const BUFFER_BYTES: usize = 256 * 1024;
 
 /// How many pieces of a body are gathered at most, however small they are.
@@ -153,16 +152,7 @@ impl BlobStore for FileBlobStore {
             Ok(file)
         })
         .await?;
-        let length = range.end - range.start;
-        let pieces = stream::try_unfold((file, length), |(file, left)| async move {
-            if left == 0 {
-                return Ok::<_, Error>(None);
-            }
-            let (file, bytes) = unblock(move || read_piece(file, left)).await?;
-            let left = left - bytes.len() as u64;
-            Ok(Some((bytes, (file, left))))
-        });
-        Ok(Body::from_stream(pieces).with_length(length))
+        Ok(reading::body(file, range.end - range.start, self.platform.clone()))
     }
 
     async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
@@ -427,10 +417,4 @@ fn write_pieces(mut file: File, offset: u64, pieces: &[Bytes]) -> io::Result<Fil
         pieces => file.write_all(&pieces.concat())?,
     }
     Ok(file)
-}
-
-fn read_piece(mut file: File, left: u64) -> io::Result<(File, Bytes)> {
-    let mut piece = vec![0; left.min(BUFFER_BYTES as u64) as usize];
-    file.read_exact(&mut piece)?;
-    Ok((file, piece.into()))
 }

@@ -14,6 +14,7 @@ mod blob_store;
 mod key_value;
 mod listing;
 mod path;
+mod reading;
 mod tree;
 
 use std::fs::{self, File};
