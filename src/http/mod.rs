@@ -4,6 +4,7 @@
 mod administration;
 mod admission;
 mod audit;
+mod byteranges;
 mod catalog;
 mod conditional;
 mod credentials;
@@ -36,6 +37,7 @@ pub use origin::{Peer, Proxies, ProxiesError};
 
 use admission::{Admission, may_mount};
 use audit::Change;
+use byteranges::ByteRanges;
 use error::Error;
 use leftover::Leftover;
 use limits::WARNING_REQUEST_BYTES_MAX;
@@ -185,12 +187,13 @@ impl Handler {
                 self.push_manifest(head, &repository, &reference, &tags, body).await
             }
             Operation::DeleteManifest(repository, reference) => {
-                registry.delete_manifest(&repository, &reference).await?;
+                registry.delete_manifest_if(&repository, &reference, &conditional::precondition(head)).await?;
                 Ok(Reply::accepted())
             }
             Operation::GetBlob(repository, digest) => self.blob(head, &repository, &digest).await,
             Operation::DeleteBlob(repository, digest) => {
-                registry.delete_blob(&repository, &digest).await?;
+                let precondition = conditional::precondition(head);
+                registry.delete_blob_if(&repository, &digest, &precondition).await?;
                 Ok(Reply::accepted())
             }
             Operation::Referrers(repository, subject, request) => {
@@ -290,6 +293,7 @@ impl Handler {
             Reference::Tag(tag) => Some(tag),
             Reference::Digest(_) => None,
         };
+        conditional::read_precondition(head).check(Some(&manifest.digest))?;
         let warnings = self.registry.warnings(repository, tag).await?;
         if conditional::is_known(head, &manifest.digest) {
             return Ok(Reply::not_modified(&manifest.digest, freshness).with_warnings(&warnings));
@@ -314,7 +318,9 @@ impl Handler {
             return Err(Error::TooManyTags { most });
         }
         let content_type = operation::header(head, &http::header::CONTENT_TYPE)?;
-        let pushed = self.registry.push_manifest(repository, reference, tags, content_type, body).await?;
+        let condition = conditional::precondition(head);
+        let pushed =
+            self.registry.push_manifest_if(repository, reference, tags, content_type, body, &condition).await?;
         Ok(Reply::manifest_created(repository, &pushed))
     }
 
@@ -325,6 +331,7 @@ impl Handler {
         digest: &Digest,
     ) -> Result<Reply, Error> {
         let blob = self.registry.blob(repository, digest).await?;
+        conditional::read_precondition(head).check(Some(digest))?;
         if conditional::is_known(head, digest) {
             return Ok(Reply::not_modified(digest, Freshness::Immutable));
         }
@@ -334,6 +341,11 @@ impl Handler {
         let range = range.filter(|_| head.method == Method::GET && conditional::is_range_valid(head, digest));
         let wanted = match RangeRequest::parse(range, blob.size) {
             RangeRequest::Unsatisfiable => return Err(Error::RangeNotSatisfiable { size: blob.size }),
+            // Never redirected: S3 does not serve several ranges.
+            RangeRequest::Parts(parts) => {
+                let ranges = ByteRanges::new(blob, parts, self.registry.platform().uuid());
+                return Ok(Reply::byte_ranges(digest, ranges, self.registry.clone()));
+            }
             RangeRequest::Part(part) => Some(part),
             RangeRequest::Whole => None,
         };

@@ -368,6 +368,9 @@ fn canonical(media_type: &str) -> Result<String, ManifestError> {
     if !is_media_type(media_type) {
         return Err(ManifestError(format!("{media_type} is not a media type")));
     }
+    if !is_type_of_manifests(media_type) {
+        return Err(ManifestError(format!("{media_type} is not a media type of manifests, which are JSON")));
+    }
     let known = KNOWN.iter().find(|known| known.eq_ignore_ascii_case(media_type));
     Ok((*known.unwrap_or(&media_type)).to_owned())
 }
@@ -384,6 +387,17 @@ fn is_media_type(text: &str) -> bool {
             && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b))
     };
     text.split_once('/').is_some_and(|(kind, subtype)| name(kind) && name(subtype))
+}
+
+/// Whether a manifest can have this media type. Every manifest is JSON, and so is Docker's first, signed form; a vendor's type need
+/// not say so. A browser would run what is served as `text/html` or `image/svg+xml`.
+fn is_type_of_manifests(media_type: &str) -> bool {
+    let media_type = media_type.to_ascii_lowercase();
+    let Some(subtype) = media_type.strip_prefix("application/") else { return false };
+    match subtype.rsplit_once('+') {
+        Some((_, suffix)) => matches!(suffix, "json" | "prettyjws"),
+        None => subtype == "json" || subtype.starts_with("vnd."),
+    }
 }
 
 #[cfg(test)]
@@ -420,6 +434,31 @@ mod tests {
             "application/vnd.acme.thing+json"
         );
         assert!(media_type(&image(&own), Some(DOCKER_IMAGE)).is_err());
+        for good in [
+            "application/json",
+            "application/vnd.docker.distribution.manifest.v1+prettyjws",
+            "Application/X+JSON",
+            "application/vnd.acme",
+        ] {
+            assert!(media_type(r#"{"x":1}"#, Some(good)).is_ok(), "{good}");
+        }
+        for bad in [
+            "text/html",
+            "TEXT/HTML; charset=utf-8",
+            "image/svg+xml",
+            "text/xml",
+            "application/xhtml+xml",
+            "application/javascript",
+            "application/pdf",
+            "application/octet-stream",
+            "text/json",
+            "application/jsonp",
+            "application/vnd.wap.xhtml+xml",
+        ] {
+            assert!(media_type(r#"{"x":1}"#, Some(bad)).is_err(), "{bad}");
+            assert!(media_type(&format!(r#"{{"mediaType":"{bad}"}}"#), None).is_err(), "{bad}");
+            assert!(media_type(&format!(r#"{{"mediaType":"{bad}"}}"#), Some("application/json")).is_err(), "{bad}");
+        }
         assert!(media_type("{}", None).is_err());
         assert!(media_type(&image(""), Some("nonsense")).is_err());
         assert!(media_type(&image(""), Some("a/b\r\nX: y")).is_err());
@@ -521,7 +560,7 @@ mod tests {
             long,
             "sha256",
         );
-        let (parsed, _) = Manifest::parse(manifest.as_bytes(), Some("a/b")).unwrap();
+        let (parsed, _) = Manifest::parse(manifest.as_bytes(), Some("application/a+json")).unwrap();
         let all: BTreeSet<Digest> = (0..6).map(digest).chain([long]).collect();
         assert_eq!(*parsed.digests(), all, "{manifest}");
     }
@@ -536,7 +575,7 @@ mod tests {
             assert!(of("[1]").is_err());
         }
         // In a type of somebody else's, the member means what its owner says.
-        assert!(Manifest::parse(br#"{"blobs":[1]}"#, Some("a/b")).is_ok());
+        assert!(Manifest::parse(br#"{"blobs":[1]}"#, Some("application/a+json")).is_ok());
     }
 
     #[test]

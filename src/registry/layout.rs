@@ -85,6 +85,11 @@ pub(super) fn upload(repository: &RepositoryName, session: &str) -> String {
     format!("upload/{repository}!{session}")
 }
 
+/// What a broken request left of the upload under `upload`.
+pub(super) fn arrived(upload: &str) -> String {
+    format!("{upload}!arrived")
+}
+
 /// The keys of one kind in a repository. The collector, which goes by what it finds, does not know a checked name.
 pub(super) fn of_repository(kind: &str, repository: &impl Display) -> String {
     format!("{kind}/{repository}!")

@@ -133,3 +133,6 @@ pub(super) const SESSION_TRIES_MAX: usize = 4;
 /// How many requests add to one upload at once in an instance: one, and others that a client sends while the server has not
 /// yet noticed that the first one broke off. Each may keep a copy of what came before.
 pub(super) const APPENDS_AT_ONCE_MAX: usize = 3;
+
+/// How often a tag is pointed anew under a precondition because another push has moved it.
+pub(super) const TAG_TRIES_MAX: usize = 8;

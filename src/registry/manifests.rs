@@ -7,7 +7,7 @@ use super::hold::{HOLD_TRIES_MAX, Hold};
 use super::limits::{PUSH_MEMORY_FACTOR, PUSH_MS_MAX, PUSH_UNQUEUED_BYTES_MAX};
 use super::memory::Share;
 use super::references::Nested;
-use super::{Error, Registry, Result, layout};
+use super::{Error, Precondition, Registry, Result, layout};
 use crate::oci::{self, Algorithm, Descriptor, Digest, Reference, RepositoryName, Tag};
 use crate::store::{self, Body, BodyError, When};
 use bytes::Bytes;
@@ -116,6 +116,24 @@ impl Registry {
         content_type: Option<&str>,
         body: Body,
     ) -> Result<Pushed> {
+        self.push_manifest_if(repository, reference, tags, content_type, body, &Precondition::default()).await
+    }
+
+    /// As [`Registry::push_manifest`], if the precondition holds of what `reference` leads to; `tags` are pointed in any case.
+    ///
+    /// # Errors
+    /// [`Error::PreconditionFailed`] when it does not hold. When another push was faster only at the end, the manifest is stored
+    /// and no tag points to it.
+    pub async fn push_manifest_if(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+        tags: &[Tag],
+        content_type: Option<&str>,
+        body: Body,
+        precondition: &Precondition,
+    ) -> Result<Pushed> {
+        self.check_push(repository, reference, precondition).await?;
         let (bytes, _received) = self.receive(body).await?;
         let _memory = self.reserve_push(bytes.len() as u64).await?;
         let digest = match reference {
@@ -146,7 +164,7 @@ impl Registry {
         self.adopt_listed(repository, &manifest, &all_tags).await?;
         let tag_fact = TagFact { digest: digest.clone(), media_type, size, pushed_ms };
         if let Reference::Tag(tag) = reference {
-            self.point_tag(repository, tag, &tag_fact, until_ms).await?;
+            self.point_tag_if(repository, tag, &tag_fact, until_ms, precondition).await?;
         }
         let tags = self.point_tags(repository, tags, &tag_fact, until_ms).await?;
         // It may have been deleted since, before the tags were there to be deleted with it.
@@ -370,11 +388,18 @@ impl Registry {
         Ok(())
     }
 
-    async fn point_tag(&self, repository: &RepositoryName, tag: &Tag, fact: &TagFact, until_ms: u64) -> Result<()> {
+    pub(super) async fn point_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        fact: &TagFact,
+        until_ms: u64,
+        when: When,
+    ) -> Result<()> {
         if self.platform.now_ms() > until_ms {
             return Err(Error::Busy);
         }
-        self.store(&layout::tag(repository, tag), fact, When::Always).await
+        self.store(&layout::tag(repository, tag), fact, when).await
     }
 
     /// Points tags, each once, until one fails; it is an error only if none could be done.
@@ -390,7 +415,7 @@ impl Registry {
             if pointed.contains(tag) {
                 continue;
             }
-            match self.point_tag(repository, tag, fact, until_ms).await {
+            match self.point_tag(repository, tag, fact, until_ms, When::Always).await {
                 Ok(()) => pointed.push(tag.clone()),
                 Err(error) if pointed.is_empty() => return Err(error),
                 Err(error) => {

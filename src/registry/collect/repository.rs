@@ -80,7 +80,10 @@ impl Collector<'_> {
                 self.check_lease()?;
                 // What the blob store still has of it then is found there.
                 self.registry.keys.delete(&key).await?;
-                self.registry.blobs.discard(&fact.stage).await?;
+                // What a broken request left belongs to an upload that may live on.
+                if fact.added_to.is_none() {
+                    self.registry.blobs.discard(&fact.stage).await?;
+                }
             }
         }
         if !more {
