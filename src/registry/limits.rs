@@ -145,3 +145,6 @@ pub(super) const APPENDS_AT_ONCE_MAX: usize = 3;
 
 /// How often a tag is pointed anew under a precondition because another push has moved it.
 pub(super) const TAG_TRIES_MAX: usize = 8;
+
+/// How many segments a request's body is cut into, for stores that keep nothing of an append that breaks off. S3 takes 10,000 parts.
+pub(super) const SEGMENTS_MAX: u64 = 2000;
