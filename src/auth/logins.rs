@@ -1,8 +1,8 @@
 //! Logging in with a name and a password.
 //!
-//! Whoever logs in takes a place, is counted, and only then has the password hashed. So passwords are never looked at without
-//! being counted, and a crowd of attempts takes neither the threads that serve requests nor the memory: hashes are computed one
-//! at a time (`password.rs`), natively on a thread for blocking work.
+//! A login takes a place, is counted as failed, and only then has its password hashed. So no password is looked at without being
+//! counted, and a crowd of logins takes neither the threads that serve requests nor much memory: hashes are computed one at a
+//! time (`password.rs`), natively on a thread for blocking work.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,11 +17,11 @@ use super::throttle::Throttle;
 use super::{Directory, PasswordHash, Refusal, Secret};
 use crate::store::{KeyValue, Platform};
 
-/// A hash whose password nobody knows, of the kind that [`PasswordHash::new`] makes: to be computed where there is no user.
+/// A hash whose password nobody knows, of the kind that [`PasswordHash::new`] makes. An unknown user has this hash computed.
 const DECOY: &str = "$argon2id$v=19$m=19456,t=2,p=1$ZXlvdCBkZWNveSBzYWx0IQ$jSBoi3uWlzbdtgDmSqAVNQQT7hVxyt7wvQUgrWsqBHM";
 /// How many logins one instance looks at at once. More are refused: each waits for the hashes of those before it.
 pub(super) const LOGINS_AT_ONCE_MAX: usize = 64;
-/// When to come back who found no place.
+/// When a login that found no place is to be tried again.
 const BUSY_RETRY_MS: u64 = 1000;
 
 /// The users and their passwords.
@@ -69,7 +69,7 @@ impl Logins {
         self.checks.load(Ordering::Relaxed)
     }
 
-    /// Lets a user in whose password is right. A password that was right a moment ago is not hashed again, as long as the
+    /// Lets a user with the right password in. A password that was right a moment ago is not hashed again, as long as the
     /// user is still there with the same hash.
     pub(super) async fn log_in(
         self: &Arc<Self>,
@@ -84,7 +84,7 @@ impl Logins {
         {
             return Ok(());
         }
-        // One read for every user, so that nobody can tell by the time it takes where a user is kept.
+        // The directory is read for every user, so that the time does not tell where a user is kept.
         let stored = self.directory.hash_of(user).await?;
         if self.set_hash_of(user).is_none() && stored.as_ref().is_some_and(|hash| is_remembered(hash.as_str())) {
             return Ok(());
@@ -131,8 +131,8 @@ impl Logins {
         }
     }
 
-    /// One hash is computed whether there is such a user or not, so that nobody can tell by the time it takes. Only a right
-    /// password that is not hashed is quicker.
+    /// Computes a hash whether there is such a user or not, so that the time does not tell. Only a right password that the
+    /// settings hold in the clear is quicker.
     async fn is_right(&self, user: &str, password: &Secret, stored: Option<&PasswordHash>) -> bool {
         self.checks.fetch_add(1, Ordering::Relaxed);
         let plain = self.plain.as_ref().filter(|(name, _)| name == user);
@@ -145,14 +145,14 @@ impl Logins {
         matches && known.is_some()
     }
 
-    /// The same one each time for one name.
+    /// A hash to compute for an unknown user: for one name always the same.
     fn decoy(&self, user: &str) -> &PasswordHash {
         let number = Sha256::digest(user)[..4].iter().fold(0, |number, byte| number << 8 | usize::from(*byte));
         &self.decoys[number % self.decoys.len()]
     }
 }
 
-/// One of [`LOGINS_AT_ONCE_MAX`].
+/// A place among the [`LOGINS_AT_ONCE_MAX`] logins that are looked at.
 struct Place(Arc<AtomicUsize>);
 
 impl Place {

@@ -1,4 +1,4 @@
-//! Slowing down who guesses: an attempt to log in is counted before its password is looked at, and the count is taken back
+//! Slowing down guesses of passwords: an attempt to log in is counted before its password is looked at, and the count is taken back
 //! when the password is right. So attempts at the same moment are counted one by one, exactly where the store has
 //! conditions.
 //!
@@ -9,8 +9,8 @@
 //! | of a user, where the host knows no addresses | 10 | 10 s |
 //! | of an address, for any user | 100 | 60 s |
 //!
-//! Only somebody in the same network can keep a user waiting for long. The count of the user from anywhere does not hold up a
-//! user who logged in well from that network within a day.
+//! So only somebody in the same network can keep a user waiting for long. The count of a user from anywhere does not hold up a
+//! login from a network where the user has logged in within a day.
 //!
 //! The counts lie in the key-value store, as an instance may live for one request only. Names and networks are hashed into a
 //! fixed number of counts, so that nobody can fill the store. The hash has a secret key, so that nobody can choose a name whose
@@ -30,11 +30,11 @@ use crate::store::{self, KeyValue, Platform, Version, When};
 const WAIT_MS: u64 = 1000;
 /// How long failures are remembered after the last one.
 const FORGOTTEN_AFTER_MS: u64 = 15 * 60 * 1000;
-/// How long a user who has logged in from a network is known there.
+/// How long a user is known in a network after a login there.
 const KNOWN_FOR_MS: u64 = 24 * 60 * 60 * 1000;
 /// How often a count is tried that other attempts change at the same moment.
 const TRIES_MAX: usize = 100;
-/// When to come back after that many.
+/// When an attempt that was contended so often is to be made again.
 const CONTENDED_RETRY_MS: u64 = 1000;
 /// Where the secret of the hash lies.
 const SECRET: &str = "auth/failures-secret";
@@ -69,7 +69,7 @@ struct Failures {
     good_ms: Option<u64>,
 }
 
-/// One count that an attempt has raised.
+/// A count that an attempt has raised.
 struct Raised {
     rule: Rule,
     key: String,
@@ -143,7 +143,7 @@ impl Throttle {
     async fn take_back(&self, counted: Counted, good_ms: Option<u64>) -> Result<(), Refusal> {
         for raised in counted.raised {
             let good_ms = good_ms.filter(|_| raised.rule.kind == USER_IN_NETWORK.kind);
-            // Nobody has changed the count since, most likely.
+            // Most likely no other attempt has changed the count since.
             let lowered = Failures { good_ms: good_ms.or(raised.before.good_ms), ..raised.before };
             if let Some(version) = raised.version
                 && self.write(&raised.key, lowered, When::Unchanged(version)).await?.is_some()
@@ -222,7 +222,7 @@ impl Failures {
     }
 }
 
-/// The network of an address: whoever has an IPv6 address has a whole network of them.
+/// The network of an address: the holder of an IPv6 address has a whole network of addresses.
 fn network(address: IpAddr) -> Vec<u8> {
     match address.to_canonical() {
         IpAddr::V4(address) => address.octets().to_vec(),
@@ -230,7 +230,7 @@ fn network(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// One of 65,536 counts for each kind.
+/// The key of a count: there are 65,536 for each kind.
 fn key(secret: &[u8], kind: &str, who: &[&[u8]]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes keys of any length");
     for part in who {

@@ -14,6 +14,9 @@ use crate::oci::name::NameError;
 use crate::registry::{self, Status};
 use crate::store::{self, BodyError};
 
+/// What a store that can only be read still takes.
+const READ_METHODS: &str = "GET, HEAD";
+
 /// Why a request was not carried out.
 #[derive(Debug)]
 pub(super) enum Error {
@@ -206,7 +209,7 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
         Outcome::NameUnknown(_) => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
         Outcome::SizeInvalid(_) => (StatusCode::BAD_REQUEST, "SIZE_INVALID"),
         Outcome::WarningInvalid(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
-        Outcome::BodyIdle { .. } => (StatusCode::REQUEST_TIMEOUT, "UNSUPPORTED"),
+        Outcome::BodyIdle { .. } | Outcome::BodySlow(_) => (StatusCode::REQUEST_TIMEOUT, "UNSUPPORTED"),
         Outcome::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "UNSUPPORTED"),
         Outcome::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
         Outcome::Busy | Outcome::Crowded => {
@@ -215,20 +218,39 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
         }
         Outcome::Store(why) => {
             log::error!("{} {}: {why}", head.method, head.uri.path());
-            return error(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", store_failure(why));
+            return of_store(why);
         }
     };
     error(status, code, outcome.to_string())
 }
 
 /// What kind of failure it was, and where to look; what it was exactly is for the log.
-fn store_failure(why: &store::Error) -> String {
-    let kind = match why {
-        store::Error::Unavailable(_) => "the registry's store cannot be reached or refuses its requests",
-        store::Error::Corrupt(_) => "what the registry has stored is damaged",
-        store::Error::Conflict(_) | store::Error::Unsupported(_) => "the registry's store failed",
+fn of_store(why: &store::Error) -> Reply {
+    let (status, code, kind) = match why {
+        store::Error::Full(_) => (
+            StatusCode::INSUFFICIENT_STORAGE,
+            "UNKNOWN",
+            "the registry has no space left: nothing can be pushed until something is deleted and collected, or the disk grows",
+        ),
+        store::Error::ReadOnly(_) => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            "UNSUPPORTED",
+            "the registry's store is read-only: nothing can be pushed or deleted",
+        ),
+        store::Error::Unavailable(_) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "UNKNOWN",
+            "the registry's store cannot be reached or refuses its requests",
+        ),
+        store::Error::Corrupt(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "what the registry has stored is damaged")
+        }
+        store::Error::Conflict(_) | store::Error::Unsupported(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "the registry's store failed")
+        }
     };
-    format!("{kind}{}", see_log())
+    let reply = error(status, code, format!("{kind}{}", see_log()));
+    if status == StatusCode::METHOD_NOT_ALLOWED { reply.with(ALLOW, READ_METHODS) } else { reply }
 }
 
 fn see_log() -> String {

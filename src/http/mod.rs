@@ -21,6 +21,7 @@ mod request_id;
 mod site;
 #[cfg(test)]
 mod tests;
+mod wanted;
 
 use std::sync::Arc;
 
@@ -49,6 +50,7 @@ pub use audit::TARGET as AUDIT_TARGET;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub(crate) use audit::tell_own as audit_own;
 pub use request_id::current_request_id;
+pub use wanted::Wanted;
 
 pub use redirects::Redirects;
 
@@ -115,6 +117,11 @@ impl Handler {
         self
     }
 
+    /// Whether this is the address of a proxy whose headers are believed.
+    pub(crate) fn is_proxy(&self, address: std::net::IpAddr) -> bool {
+        self.admission.proxies.trusts(Some(address))
+    }
+
     /// Answers requests only under a name of this machine: a loopback address, `localhost`, or the host of the public URL. For
     /// a registry on a loopback address without a login, which a page in a browser could reach by a name of its own.
     pub fn with_local_names_only(mut self) -> Self {
@@ -144,6 +151,9 @@ impl Handler {
             let operation = Operation::parse(&head)?;
             self.admission.check_site(&head)?;
             let caller = self.admission.admit(&head, &operation).await?;
+            // Anyone may ask for a token, so its body is none that a client was let in to send.
+            let let_in = !matches!(operation, Operation::Token(_) | Operation::PostToken);
+            let _carried = let_in.then(|| Wanted::tell(&head.extensions));
             let change = Change::of(&operation, &caller, self.admission.address(&head));
             let outcome = self.perform(&head, &caller, operation, body).await;
             if let Some(change) = change {

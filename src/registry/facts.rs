@@ -97,7 +97,13 @@ impl Registry {
 
     /// Which of these keys there are.
     pub(super) async fn are_there(&self, keys: Vec<String>) -> Result<Vec<bool>> {
-        let reads = keys.into_iter().map(|key| async move { self.keys.get(&key).await.map(|entry| entry.is_some()) });
+        let reads = keys.into_iter().map(|key| async move {
+            match self.keys.get(&key).await {
+                // A damaged value is there.
+                Err(store::Error::Corrupt(_)) => Ok(true),
+                entry => entry.map(|entry| entry.is_some()),
+            }
+        });
         let reads: Vec<_> = reads.collect();
         Ok(stream::iter(reads).buffered(CALLS_AT_ONCE_MAX).try_collect().await?)
     }

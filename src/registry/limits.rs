@@ -69,13 +69,16 @@ pub(super) const REFERRERS_PAGE_BYTES_MIN: u64 = 128 * 1024;
 /// The memory that all pages of referrers share until clients have taken them, in bytes.
 pub(super) const PAGES_MEMORY_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The memory that all manifests on their way in share, in bytes.
-pub(super) const PUSHES_MEMORY_BYTES: u64 = 96 * 1024 * 1024;
+/// The memory that the bytes of all manifests on their way in share. Past it a push is refused, and can be sent again.
+pub(super) const RECEIVING_MEMORY_BYTES: u64 = 128 * 1024 * 1024;
 
-/// How much memory the push of a manifest needs at most, as a multiple of the manifest's size.
-pub(super) const PUSH_MEMORY_FACTOR: u64 = 8;
+/// The memory that all manifests share which have arrived and are parsed, checked and stored, in bytes.
+pub(super) const PUSHES_MEMORY_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The largest manifest, in bytes, whose push never waits for memory: larger ones cannot hold up ordinary images.
+/// How much of that the push of a manifest needs at most, as a multiple of the manifest's size.
+pub(super) const PUSH_MEMORY_FACTOR: u64 = 7;
+
+/// The largest manifest, in bytes, that gets its memory in any case: larger ones cannot hold up ordinary images.
 pub(super) const PUSH_UNQUEUED_BYTES_MAX: u64 = 64 * 1024;
 
 /// How large the descriptor of a manifest with a subject may be, in bytes of JSON. Annotations and the artifact type are all

@@ -134,8 +134,8 @@ impl Registry {
         precondition: &Precondition,
     ) -> Result<Pushed> {
         self.check_push(repository, reference, precondition).await?;
-        let _memory = self.reserve_push(body.length()).await?;
-        let bytes = self.receive(body).await?;
+        let (bytes, _received) = self.receive(body).await?;
+        let _memory = self.reserve_push(bytes.len() as u64).await?;
         let digest = match reference {
             Reference::Tag(_) => Algorithm::Sha256.digest(&bytes),
             Reference::Digest(digest) => digest.clone(),
@@ -215,35 +215,60 @@ impl Registry {
         }
     }
 
-    /// Memory for all that the push of a manifest holds. Requests that declare no length get what the largest manifest needs.
+    /// Memory for all that the push of a manifest holds beside its bytes. The bytes are here, so nobody waits for a client.
     ///
     /// # Errors
-    /// [`Error::TooLarge`]; [`Error::Crowded`] in a component when other pushes use the memory. Natively a push waits for it.
-    async fn reserve_push(&self, declared: Option<u64>) -> Result<Share> {
-        let limit_bytes = self.limits.manifest_bytes_max;
-        let size = declared.unwrap_or(limit_bytes);
+    /// [`Error::Crowded`] in a component when other pushes use the memory. Natively a push waits for it.
+    async fn reserve_push(&self, size: u64) -> Result<Share> {
         let bytes = size.saturating_mul(PUSH_MEMORY_FACTOR);
         match size {
-            _ if size > limit_bytes => Err(Error::TooLarge { limit_bytes }),
             0..=PUSH_UNQUEUED_BYTES_MAX => Ok(self.pushes_memory.take(bytes, bytes)),
             _ => self.pushes_memory.reserve(bytes).await.ok_or(Error::Crowded),
         }
     }
 
-    async fn receive(&self, body: Body) -> Result<Bytes> {
+    /// The bytes of a manifest and their memory, which is taken as they come: a client that sends none holds none.
+    async fn receive(&self, mut body: Body) -> Result<(Bytes, Share)> {
         let limit_bytes = self.limits.manifest_bytes_max;
         let declared = body.length();
-        let bytes = body.collect_up_to(limit_bytes).await.map_err(|error| match error {
-            BodyError::TooLarge { limit_bytes } => Error::TooLarge { limit_bytes },
-            BodyError::Idle { limit_seconds } => Error::BodyIdle { limit_seconds },
-            BodyError::Store(error) => error.into(),
-            other => Error::ManifestInvalid(other.to_string()),
-        })?;
+        if declared.is_some_and(|declared| declared > limit_bytes) {
+            return Err(Error::TooLarge { limit_bytes });
+        }
+        let mut memory = self.receiving_memory.take(0, 0);
+        let mut bytes = Vec::new();
+        while let Some(data) = body.next().await {
+            let data = data.map_err(|error| match error {
+                BodyError::TooLarge { limit_bytes } => Error::TooLarge { limit_bytes },
+                BodyError::Idle { limit_seconds } => Error::BodyIdle { limit_seconds },
+                BodyError::Slow(limit) => Error::BodySlow(limit),
+                BodyError::Store(error) => error.into(),
+                other => Error::ManifestInvalid(other.to_string()),
+            })?;
+            let size = (bytes.len() + data.len()) as u64;
+            if size > limit_bytes {
+                return Err(Error::TooLarge { limit_bytes });
+            }
+            if size <= PUSH_UNQUEUED_BYTES_MAX {
+                memory.force_to(size);
+            } else if !memory.grow_to(size) {
+                return Err(Error::Crowded);
+            }
+            if bytes.capacity() < size as usize {
+                // Doubled, but with no more than the body can have.
+                let most = declared.unwrap_or(limit_bytes).max(size);
+                let wanted = (bytes.capacity() as u64 * 2).clamp(size, most);
+                bytes.reserve_exact(wanted as usize - bytes.len());
+            }
+            bytes.extend_from_slice(&data);
+        }
         match declared {
             Some(declared) if declared != bytes.len() as u64 => {
                 Err(Error::SizeInvalid(format!("the body has {} bytes of {declared} declared", bytes.len())))
             }
-            _ => Ok(bytes),
+            _ => {
+                memory.shrink_to(bytes.len() as u64);
+                Ok((bytes.into(), memory))
+            }
         }
     }
 

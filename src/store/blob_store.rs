@@ -5,7 +5,7 @@ use std::ops::Range;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Body, Result};
+use super::{Body, Result, Tidied, TidyRequest};
 use crate::oci::Digest;
 
 /// Content on its way in. A small value that only its back end can read, stored by the registry between requests, so
@@ -92,5 +92,14 @@ pub trait BlobStore: Send + Sync {
 
     /// Removes what has this name; removing what is not there is no error. What is being appended to it or read from it fails or is
     /// whole.
+    ///
+    /// # Errors
+    /// [`Corrupt`](super::Error::Corrupt) when this object cannot be removed, and others can.
     async fn remove(&self, name: &str) -> Result<()>;
+
+    /// Removes what writers left behind when they were killed, and names what is not the store's own, for a part of the store.
+    async fn tidy(&self, request: &TidyRequest) -> Result<Tidied> {
+        let _ = request;
+        Ok(Tidied::default())
+    }
 }

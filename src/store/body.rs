@@ -31,6 +31,9 @@ pub enum BodyError {
         /// The limit, in seconds.
         limit_seconds: u64,
     },
+    /// The sender sent too little for too long; the text says what the limit is.
+    #[error("the body came too slowly: {0}")]
+    Slow(String),
     /// It has not the length that was declared.
     #[error("the body has not the declared length of {declared} bytes")]
     Length {

@@ -1,9 +1,11 @@
 //! The port for facts: small values under keys.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Error, Result};
+use super::{Error, Result, Tidied, TidyRequest};
 
 /// The most bytes a key may have: what the narrowest common store takes.
 pub const KEY_BYTES_MAX: usize = 1024;
@@ -56,6 +58,18 @@ pub trait KeyValue: Send + Sync {
     /// At most `limit` keys that begin with `prefix` and sort after `after`, in byte order.
     /// Fewer than `limit` means that there are no more.
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>>;
+
+    /// Removes what writers left behind when they were killed, and names what is not the store's own, for a part of the store.
+    async fn tidy(&self, request: &TidyRequest) -> Result<Tidied> {
+        let _ = request;
+        Ok(Tidied::default())
+    }
+
+    /// The same store for a writer whose writes make room: they may use space that is kept from all others. `None` where there is
+    /// no such space.
+    fn for_upkeep(&self) -> Option<Arc<dyn KeyValue>> {
+        None
+    }
 
     /// Writes if `when` holds, and without the condition where the back end cannot honour it: for callers that are
     /// correct under last-writer-wins and only more exact with the condition.

@@ -7,6 +7,7 @@ mod blob_store;
 mod body;
 mod key_value;
 mod platform;
+mod tidy;
 
 pub mod check;
 pub mod contract;
@@ -27,8 +28,9 @@ pub use key_value::{Entry, KEY_BYTES_MAX, KeyValue, Version, When};
 pub use platform::Platform;
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
 pub use platform::SystemPlatform;
+pub use tidy::{Tidied, TidyRequest};
 
-/// Why a store did not do what it was asked. There are four cases because callers do four different things.
+/// Why a store did not do what it was asked. Each case is one in which callers do something else.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// A condition did not hold, or a stage was taken by somebody else. Nothing was changed.
@@ -40,6 +42,12 @@ pub enum Error {
     /// The store could not be reached or failed. It is not known whether anything was changed; never read it as absence.
     #[error("unavailable: {0}")]
     Unavailable(String),
+    /// There is no space left. Nothing was acknowledged; reads and deletes still work.
+    #[error("full: {0}")]
+    Full(String),
+    /// The store can only be read.
+    #[error("read-only: {0}")]
+    ReadOnly(String),
     /// What is stored cannot be what was written.
     #[error("corrupt: {0}")]
     Corrupt(String),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eyot::store::contract;
 use http::Request;
@@ -20,6 +20,9 @@ use super::value::sha256;
 
 /// Compiling a component in a busy machine takes its time.
 const START: Duration = Duration::from_secs(300);
+
+/// A line of the log is on its way for so long at most.
+const LOG: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, PartialEq)]
 pub enum Kind {
@@ -158,6 +161,7 @@ pub fn free_port() -> u16 {
 pub struct Host {
     kind: Kind,
     settings: Vec<Setting>,
+    place: Option<&'static str>,
     data: tempfile::TempDir,
     child: Child,
     log: Log,
@@ -173,17 +177,34 @@ impl Host {
     }
 
     pub fn start_with<V: AsRef<str>>(kind: Kind, settings: &[(&'static str, V)]) -> Self {
+        Self::start_in(kind, settings, None)
+    }
+
+    /// Starts after the commands of `place`, which see the data folder as `$1`. What they mount only the process sees.
+    pub fn start_in<V: AsRef<str>>(kind: Kind, settings: &[(&'static str, V)], place: Option<&'static str>) -> Self {
         let settings: Vec<Setting> = settings.iter().map(|(name, value)| (*name, value.as_ref().to_owned())).collect();
         let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder for data");
         let log = Log::default();
-        let (child, address) = spawn(kind, data.path(), &settings, &log);
-        Self { kind, settings, data, child, log, client: Client { address } }
+        let (child, address) = spawn(kind, data.path(), &settings, &log, place);
+        Self { kind, settings, place, data, child, log, client: Client { address } }
+    }
+
+    /// As [`Host::kill_and_restart`], in another place.
+    pub fn restart_in(&mut self, place: Option<&'static str>) {
+        self.place = place;
+        self.kill_and_restart();
+    }
+
+    /// The data folder as the process sees it, with what is mounted there.
+    pub fn mounted_data(&self) -> PathBuf {
+        let inside = self.data.path().strip_prefix("/").expect("an absolute path");
+        Path::new(&format!("/proc/{}/root", self.child.id())).join(inside)
     }
 
     /// Ends the process at once (SIGKILL) and starts another one on the same data.
     pub fn kill_and_restart(&mut self) {
         self.kill();
-        let (child, address) = spawn(self.kind, self.data.path(), &self.settings, &self.log);
+        let (child, address) = spawn(self.kind, self.data.path(), &self.settings, &self.log, self.place);
         self.child = child;
         self.client = Client { address };
     }
@@ -204,7 +225,16 @@ impl Host {
     }
 
     pub fn signal(&self, name: &str) {
-        let told = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        self.signal_to(name, &self.child.id().to_string());
+    }
+
+    /// Asks all processes of the host to stop: the one that serves may be below a child of ours.
+    pub fn terminate_all(&self) {
+        self.signal_to("TERM", &format!("-{}", self.child.id()));
+    }
+
+    fn signal_to(&self, name: &str, processes: &str) {
+        let told = Command::new("kill").args(["-s", name, "--", processes]).status();
         assert!(told.expect("a program of every system").success());
     }
 
@@ -219,6 +249,15 @@ impl Host {
 
     pub fn times_logged(&self, text: &str) -> usize {
         self.log.lock().expect("the log").iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Waits until the host has logged this: its lines come by a pipe, after the answer perhaps.
+    pub fn must_log(&self, text: &str) {
+        let deadline = Instant::now() + LOG;
+        while !self.has_logged(text) {
+            assert!(Instant::now() < deadline, "the host does not log {text:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Where the host keeps what it is given.
@@ -252,8 +291,11 @@ impl Drop for Host {
     }
 }
 
-fn spawn(kind: Kind, data: &Path, settings: &[Setting], log: &Log) -> (Child, SocketAddr) {
+fn spawn(kind: Kind, data: &Path, settings: &[Setting], log: &Log, place: Option<&'static str>) -> (Child, SocketAddr) {
     let mut command = mortal(&kind.command(data, settings));
+    if let Some(place) = place {
+        command = placed(&command, place, data);
+    }
     command
         .envs(settings.iter().map(|(name, value)| (name, value)))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -278,6 +320,16 @@ fn spawn(kind: Kind, data: &Path, settings: &[Setting], log: &Log) -> (Child, So
         std::thread::sleep(Duration::from_millis(10));
     }
     (child, address)
+}
+
+/// A command with mounts of its own. Needs no rights where the system has user namespaces.
+fn placed(command: &Command, place: &str, data: &Path) -> Command {
+    let script = format!("set -e\n{place}\nshift\nexec \"$@\"");
+    let mut placed = Command::new("unshare");
+    placed.args(["--mount", "--map-root-user", "--", "sh", "-c", &script, "sh"]).arg(data);
+    placed.arg(command.get_program()).args(command.get_args());
+    placed.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    placed
 }
 
 /// Ends with the tests also when they are killed, where the system has a way to say so.

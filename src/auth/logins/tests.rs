@@ -217,7 +217,7 @@ fn somebody_elses_guesses_do_not_keep_a_user_out() {
         }
         site.world.pass(MINUTE_MS);
     }
-    // The guesser waits for longer, and so does who shares the guesser's network.
+    // The guesser waits for longer, and so does a user in the guesser's network.
     let _ = site.try_once("wrong", evil);
     assert!(waits(&site.try_once("right", evil)).is_some_and(|wait_ms| wait_ms > 50_000));
 }
@@ -237,7 +237,7 @@ fn where_no_address_is_known_a_user_waits_for_ten_seconds_at_most() {
 }
 
 #[test]
-fn who_is_removed_or_changes_the_password_is_out_at_once() {
+fn removal_or_another_password_counts_at_once() {
     let site = Site::new(false);
     let directory = Directory::new(site.keys.clone(), site.world.clone());
     let add = |password| block_on(directory.add_user_with_hash("bob", hash_of(password).as_str())).unwrap();

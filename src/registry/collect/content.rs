@@ -7,7 +7,7 @@ use super::report::Fate;
 use crate::registry::facts::{BlobFact, UploadFact};
 use crate::registry::hold::CollectionFact;
 use crate::registry::{Result, layout};
-use crate::store::{self, When};
+use crate::store::{self, Tidied, TidyRequest, When};
 
 impl Collector<'_> {
     pub(super) async fn content_of_uploads(&mut self) -> Result<()> {
@@ -138,9 +138,48 @@ impl Collector<'_> {
             }
         }
         if !more {
-            self.cursor.go_on(Phase::Rescued);
+            self.cursor.go_on(Phase::TidyKeys);
         }
         Ok(())
+    }
+
+    pub(super) async fn tidy_keys(&mut self) -> Result<()> {
+        let tidied = self.registry.keys.tidy(&self.tidy_request()?).await?;
+        self.note_tidied(tidied, Phase::TidyContent);
+        Ok(())
+    }
+
+    pub(super) async fn tidy_content(&mut self) -> Result<()> {
+        let tidied = self.registry.blobs.tidy(&self.tidy_request()?).await?;
+        self.note_tidied(tidied, Phase::Rescued);
+        Ok(())
+    }
+
+    fn tidy_request(&self) -> Result<TidyRequest> {
+        if !self.is_dry() {
+            self.check_lease()?;
+        }
+        Ok(TidyRequest {
+            now_ms: self.registry.platform.now_ms(),
+            grace_ms: self.cursor.grace_ms,
+            dry_run: self.is_dry(),
+            after: self.cursor.after.clone(),
+            limit: self.registry.limits.collect_page_entries_max,
+        })
+    }
+
+    fn note_tidied(&mut self, tidied: Tidied, then: Phase) {
+        let report = &mut self.cursor.report;
+        report.looked_at += tidied.looked_at as u64;
+        report.leftovers.removed += tidied.removed;
+        for path in tidied.foreign {
+            log::warn!("{path} is not the store's own and is left alone");
+            report.unknown.add(path);
+        }
+        self.cursor.after = tidied.after;
+        if !tidied.more {
+            self.cursor.go_on(then);
+        }
     }
 
     /// From here on pushes need not be careful; what they rescued is not needed any more.

@@ -50,6 +50,10 @@ pub(super) enum Phase {
     Stored,
     /// Forgets the condemnation of what is no longer there.
     Condemned,
+    /// Removes what killed writers left in the key-value store, and finds what is not its own.
+    TidyKeys,
+    /// The same in the blob store.
+    TidyContent,
     /// Lets pushes go on without care, then forgets what they rescued.
     Rescued,
 }

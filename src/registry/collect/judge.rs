@@ -8,7 +8,7 @@ use super::report::Fate;
 use crate::registry::hold::CollectionFact;
 use crate::registry::limits::{CALLS_AT_ONCE_MAX, SWEEPING_MS_MAX};
 use crate::registry::{Error, Result, layout};
-use crate::store::When;
+use crate::store::{self, When};
 
 /// Something that is judged.
 #[derive(Clone, Debug)]
@@ -71,9 +71,19 @@ impl Collector<'_> {
                 Verdict::Due if self.registry.platform.now_ms() > self.deadline_ms => Fate::Condemned,
                 Verdict::Due => {
                     let name = thing.key.strip_prefix("stored/").unwrap_or(&thing.key);
-                    self.registry.blobs.remove(name).await?;
-                    self.registry.keys.delete(&layout::condemned(&thing.key)).await?;
-                    Fate::Removed
+                    match self.registry.blobs.remove(name).await {
+                        // One object that cannot be removed must not keep the others.
+                        Err(store::Error::Corrupt(why)) => {
+                            log::error!("content {name} cannot be removed: {why}");
+                            self.cursor.report.unknown.add(format!("{name}: {why}"));
+                            Fate::Condemned
+                        }
+                        removed => {
+                            removed?;
+                            self.registry.keys.delete(&layout::condemned(&thing.key)).await?;
+                            Fate::Removed
+                        }
+                    }
                 }
             });
         }
@@ -136,7 +146,14 @@ impl Collector<'_> {
         }
         self.check_lease()?;
         let fact = CondemnedFact { round: self.cursor.report.round, since_ms };
-        self.registry.store(&layout::condemned(key), &fact, When::Always).await
+        match self.registry.store(&layout::condemned(key), &fact, When::Always).await {
+            // A later round condemns it. This one must go on: what was condemned before gives space back.
+            Err(Error::Store(store::Error::Full(why))) => {
+                log::warn!("{key} is not in use and could not be condemned: {why}");
+                Ok(())
+            }
+            result => result,
+        }
     }
 
     pub(super) async fn acquit(&self, key: &str) -> Result<()> {
@@ -148,7 +165,15 @@ impl Collector<'_> {
     }
 
     async fn verdict_of_condemned(&mut self, key: &str) -> Result<Verdict> {
-        let fact: Option<CondemnedFact> = self.registry.load(&layout::condemned(key)).await?;
+        let fact: Option<CondemnedFact> = match self.registry.load(&layout::condemned(key)).await {
+            // Written anew, so that its grace period begins again.
+            Err(Error::Store(store::Error::Corrupt(why))) => {
+                log::warn!("a condemnation is forgotten: {why}");
+                self.condemn(key).await?;
+                None
+            }
+            fact => fact?,
+        };
         let Some(fact) = fact else { return Ok(Verdict::Fate(Fate::Condemned)) };
         let is_over = fact.since_ms.saturating_add(self.cursor.grace_ms) <= self.registry.platform.now_ms();
         // In a round before this one: since then all that may lead to it was looked at anew.

@@ -54,6 +54,14 @@ impl Registry {
     /// [`Error::Busy`] when another step is under way. After any error the next step goes on where the last one that succeeded
     /// ended.
     pub async fn collect_step(&self, request: &CollectRequest) -> Result<Report> {
+        match self.keys.for_upkeep() {
+            // The facts of the collection may use space that a full disk keeps for them.
+            Some(keys) => Self { keys, ..self.clone() }.try_collect_step(request).await,
+            None => self.try_collect_step(request).await,
+        }
+    }
+
+    async fn try_collect_step(&self, request: &CollectRequest) -> Result<Report> {
         if request.dry_run {
             return self.step(request, u64::MAX).await;
         }
@@ -140,7 +148,10 @@ impl Registry {
         let now_ms = self.platform.now_ms();
         let mut number = 0;
         if let Some(last) = keys.last() {
-            let until_ms: u64 = self.load(last).await?.unwrap_or_default();
+            let until_ms: u64 = match self.load(last).await {
+                Err(Error::Store(store::Error::Corrupt(_))) => 0,
+                until_ms => until_ms?.unwrap_or_default(),
+            };
             if until_ms > now_ms {
                 return Err(Error::Busy);
             }
@@ -183,6 +194,8 @@ impl Collector<'_> {
             Phase::Contents => self.contents().await,
             Phase::Stored => self.stored().await,
             Phase::Condemned => self.condemned().await,
+            Phase::TidyKeys => self.tidy_keys().await,
+            Phase::TidyContent => self.tidy_content().await,
             Phase::Rescued => self.rescued().await,
         }
     }

@@ -25,7 +25,7 @@ pub struct Report {
     pub manifests: Tally,
     /// Blobs, by repository.
     pub blobs: Tally,
-    /// Keys that lead nowhere: left behind by pushes and deletions that were cut off or overtaken.
+    /// Keys that lead nowhere, and files and empty folders: left behind by pushes and deletions that were cut off or overtaken.
     pub leftovers: Tally,
     /// What lies in the blob store, stages and content, for all repositories.
     pub content: Tally,
@@ -36,7 +36,8 @@ pub struct Report {
     pub next_due_ms: Option<u64>,
     /// Blobs that a manifest names and its repository does not hold.
     pub holes: Named,
-    /// Keys and objects that cannot be read. Nothing that they may lead to is removed.
+    /// Keys and objects that cannot be read or removed, and paths of what is not the store's own. Nothing that they may lead to is
+    /// removed.
     pub unknown: Named,
 }
 

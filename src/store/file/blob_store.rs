@@ -5,8 +5,8 @@
 //! stage from the file that took over, whose first bytes nobody changes any more. The same copy takes up an append that a crash cut off.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,9 +16,12 @@ use bytes::Bytes;
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
 
-use super::{absent_is_none, create_folder, place_in_folder, sync_folder, unblock};
+use super::disk::{Item, absent_is_none, place_in_folder};
+use super::reserve::Reserve;
+use super::tidy::{self, Part};
+use super::{disk, open_folder, unblock};
 use crate::oci::Digest;
-use crate::store::{BlobStore, Body, Error, Location, Platform, Result, Stage, Stored};
+use crate::store::{BlobStore, Body, Error, Location, Platform, Result, Stage, Stored, Tidied, TidyRequest};
 
 /// How many bytes are read, or gathered and written, at a time.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -40,8 +43,10 @@ pub struct FileBlobStore {
 
 #[derive(Clone)]
 struct Folder {
+    root: PathBuf,
     blobs: PathBuf,
     stages: PathBuf,
+    reserve: Reserve,
 }
 
 /// What a [`Stage`] says.
@@ -60,14 +65,18 @@ struct Taken {
 }
 
 impl FileBlobStore {
-    /// Opens `folder`, or makes it.
+    /// Opens `folder`, or makes it. A folder that cannot be written is opened for reading.
     ///
     /// # Errors
-    /// When the folder cannot be made or written to.
+    /// When the folder cannot be made or read, holds something else, or was written by a newer version.
     pub fn open(folder: &Path, platform: Arc<dyn Platform>) -> io::Result<Self> {
-        let folder = Folder { blobs: folder.join("blobs"), stages: folder.join("stages") };
-        create_folder(&folder.blobs)?;
-        create_folder(&folder.stages)?;
+        let folder = Folder {
+            root: folder.to_owned(),
+            blobs: folder.join("blobs"),
+            stages: folder.join("stages"),
+            reserve: Reserve::new(folder),
+        };
+        open_folder(&folder.root, &folder.blobs, &[&folder.stages])?;
         Ok(Self { folder, platform })
     }
 }
@@ -81,6 +90,8 @@ impl BlobStore for FileBlobStore {
 
     async fn append(&self, stage: &Stage, body: Body) -> Result<Stage> {
         let before = FileStage::open(stage)?;
+        let reserve = self.folder.reserve.clone();
+        unblock(move || reserve.fill()).await?;
         let (taken, after) = self.take(&before).await?;
         let path = taken.path.clone();
         match fill(taken, body, before.length).await {
@@ -102,14 +113,14 @@ impl BlobStore for FileBlobStore {
             Ok((taken, _)) => taken,
             // The answer to an earlier commit may have been lost.
             Err(Error::Conflict(reason)) => {
-                let length = unblock(move || absent_is_none(fs::metadata(target))).await?.map(|file| file.len());
+                let length = unblock(move || disk::metadata(&target)).await?.map(|file| file.len());
                 return if length == Some(stage.length) { Ok(location) } else { Err(Error::Conflict(reason)) };
             }
             Err(error) => return Err(error),
         };
         let folder = self.folder.clone();
         unblock(move || {
-            let placed = place_in_folder(&target, |target| fs::rename(&taken.path, target));
+            let placed = place_in_folder(&target, |target| disk::rename(&taken.path, target));
             absent_is_none(placed)?.ok_or_else(gone)?;
             folder.leave_family(&stage.family);
             Ok(location)
@@ -133,7 +144,7 @@ impl BlobStore for FileBlobStore {
             let path = folder.stages.join(&stage.family).join(&stage.file);
             match before {
                 Some(before) => folder.give_back(&path, &before),
-                None => _ = absent_is_none(fs::remove_file(path))?,
+                None => _ = disk::remove_file(&path)?,
             }
             Ok(())
         })
@@ -145,7 +156,7 @@ impl BlobStore for FileBlobStore {
         let (place, wanted) = (location.0.clone(), range.clone());
         let file = unblock(move || {
             let short = || Error::Corrupt(format!("the content of {place} is missing or too short"));
-            let mut file = absent_is_none(File::open(path))?.ok_or_else(short)?;
+            let mut file = disk::open(&path)?.ok_or_else(short)?;
             if file.metadata()?.len() < wanted.end || wanted.start > wanted.end {
                 return Err(short());
             }
@@ -187,14 +198,19 @@ impl BlobStore for FileBlobStore {
         }
         let path = self.folder.path_of(name)?;
         unblock(move || {
-            let Some(()) = absent_is_none(fs::remove_file(&path))? else { return Ok(()) };
+            let Some(()) = disk::remove_file(&path).map_err(stays)? else { return Ok(()) };
             let parent = path.parent().unwrap_or(&folder.blobs);
-            sync_folder(parent)?;
+            disk::sync_folder(parent)?;
             // Refused while there is something in it.
-            let _ = fs::remove_dir(parent);
+            let _ = disk::remove_folder(parent);
             Ok(())
         })
         .await
+    }
+
+    async fn tidy(&self, request: &TidyRequest) -> Result<Tidied> {
+        let (folder, request) = (self.folder.root.clone(), request.clone());
+        unblock(move || Ok(tidy::tidy(&folder, &[Part::Blobs, Part::Stages], &request)?)).await
     }
 }
 
@@ -224,32 +240,31 @@ impl FileStage {
 impl Folder {
     /// The file of content, which is called as it is: `<family>!<digest>`.
     fn path_of(&self, name: &str) -> Result<PathBuf> {
-        let foreign = || Error::Corrupt("this is not a location of files".into());
-        let (family, digest) = name.split_once('!').ok_or_else(foreign)?;
-        uuid::Uuid::try_parse(family).map_err(|_| foreign())?;
-        digest.parse::<Digest>().map_err(|_| foreign())?;
-        Ok(self.blobs.join(&family[..2]).join(name))
+        let shelf = shelf_of(name).ok_or_else(|| Error::Corrupt("this is not a location of files".into()))?;
+        Ok(self.blobs.join(shelf).join(name))
     }
 
-    /// Content and stages in the order of their families.
+    /// Content and stages in the order of their families. What is not the store's own is left out: [`tidy`] tells of it.
     fn list(&self, after: &str, limit: usize) -> Result<Vec<Stored>> {
         let mut found = BTreeMap::new();
-        for family in names_in(&self.stages)? {
-            let name = format!("{family}{STAGES}");
+        for family in disk::list(&self.stages)?.into_iter().filter(is_family) {
+            let name = format!("{}{STAGES}", family.name);
             if *name > *after {
-                found.insert(name, self.stages.join(family));
+                found.insert(name, self.stages.join(family.name));
             }
         }
         let mut content = 0;
-        for shelf in names_in(&self.blobs)? {
+        for shelf in disk::list(&self.blobs)?.into_iter().filter(is_shelf) {
             // Those before it were listed.
-            if content >= limit || *shelf < after[..after.len().min(2)] {
+            if content >= limit || *shelf.name < after[..after.len().min(2)] {
                 continue;
             }
-            let folder = self.blobs.join(shelf);
-            for name in names_in(&folder)?.into_iter().filter(|name| **name > *after) {
-                let path = folder.join(&name);
-                content += usize::from(found.insert(name, path).is_none());
+            let folder = self.blobs.join(&shelf.name);
+            for item in disk::list(&folder)?.into_iter().filter(|item| *item.name > *after) {
+                if is_content(&shelf.name, &item) {
+                    let path = folder.join(&item.name);
+                    content += usize::from(found.insert(item.name, path).is_none());
+                }
             }
         }
         let first = found.into_iter().take(limit);
@@ -264,7 +279,7 @@ impl Folder {
         let file = if stage.file.is_empty() {
             let mut created = None;
             place_in_folder(&path, |path| {
-                created = Some(File::options().write(true).create_new(true).open(path)?);
+                created = Some(disk::create_new(path)?);
                 Ok(())
             })?;
             created.ok_or_else(|| Error::Unavailable("no file was made".into()))?
@@ -272,7 +287,7 @@ impl Folder {
             self.take_or_copy(&family, &path, stage)?
         };
         match file.metadata()?.len() {
-            longer if longer > stage.length => file.set_len(stage.length)?,
+            longer if longer > stage.length => disk::cut(&file, &path, stage.length)?,
             shorter if shorter < stage.length => {
                 return Err(Error::Corrupt(format!("a stage of {} bytes has {shorter}", stage.length)));
             }
@@ -285,17 +300,16 @@ impl Folder {
     /// Renames the stage's file to `path`, or copies the stage's bytes there from the append that took it before us.
     fn take_or_copy(&self, family: &Path, path: &Path, stage: &FileStage) -> Result<File> {
         for _ in 0..TAKE_TRIES_MAX {
-            if absent_is_none(fs::rename(family.join(&stage.file), path))?.is_some() {
+            if absent_is_none(disk::rename(&family.join(&stage.file), path))?.is_some() {
                 // Only a discard can take it away again.
-                return absent_is_none(File::options().write(true).open(path))?.ok_or_else(gone);
+                return disk::open_to_write(path)?.ok_or_else(gone);
             }
             // If there is none it may be on its way back under its old name.
             if let Some(source) = self.taken_over(family, stage)? {
-                let copy = File::options().write(true).create_new(true).open(path);
-                let mut copy = absent_is_none(copy)?.ok_or_else(gone)?;
-                io::copy(&mut source.take(stage.length), &mut copy)?;
+                let mut copy = absent_is_none(disk::create_new(path))?.ok_or_else(gone)?;
+                disk::copy(&mut source.take(stage.length), &mut copy, path)?;
                 // A commit renames it as it is.
-                copy.sync_data()?;
+                disk::sync(&copy, path)?;
                 return Ok(copy);
             }
         }
@@ -306,20 +320,19 @@ impl Folder {
     fn taken_over(&self, family: &Path, stage: &FileStage) -> Result<Option<File>> {
         let suffix = format!("~{}", stage.token());
         let (mut forks, mut found) = (0, None);
-        for entry in absent_is_none(fs::read_dir(family))?.into_iter().flatten() {
-            // Somebody else is at it just now; the caller looks again.
-            let Some(entry) = absent_is_none(entry)? else { return Ok(None) };
-            let name = entry.file_name();
-            if !name.to_str().is_some_and(|name| name.ends_with(&suffix)) {
+        for item in disk::entries(family)? {
+            // Another append renames the file just now; the caller looks again.
+            let Some(item) = item? else { return Ok(None) };
+            if !item.name.ends_with(&suffix) {
                 continue;
             }
-            // A shorter one is a copy that another fork is making just now.
             forks += 1;
             if forks >= FORKS_MAX {
                 return Err(Error::Conflict("too many appends have taken the stage".into()));
             }
+            // A shorter one is a copy that another fork is making just now.
             if found.is_none()
-                && let Some(file) = absent_is_none(File::open(family.join(name)))?
+                && let Some(file) = disk::open(&family.join(item.name))?
                 && file.metadata()?.len() >= stage.length
             {
                 found = Some(file);
@@ -332,9 +345,9 @@ impl Folder {
     fn give_back(&self, taken: &Path, stage: &FileStage) {
         let family = self.stages.join(&stage.family);
         let result = if stage.file.is_empty() {
-            fs::remove_file(taken).and_then(|()| fs::remove_dir(&family))
+            disk::remove_file(taken).and_then(|_| disk::remove_folder(&family))
         } else {
-            fs::rename(taken, family.join(&stage.file))
+            disk::rename(taken, &family.join(&stage.file))
         };
         if let Err(error) = result
             && !matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound)
@@ -345,7 +358,7 @@ impl Folder {
 
     fn remove_family(&self, family: &str) -> Result<()> {
         uuid::Uuid::try_parse(family).map_err(|_| Error::Corrupt("this is not a stage of files".into()))?;
-        absent_is_none(fs::remove_dir_all(self.stages.join(family)))?;
+        disk::remove_tree(&self.stages.join(family)).map_err(stays)?;
         Ok(())
     }
 
@@ -374,45 +387,66 @@ async fn fill(taken: Taken, mut body: Body, start: u64) -> Result<u64> {
         if full || (at_end && gathered_bytes > 0) {
             let (pieces, offset) = (std::mem::take(&mut gathered), length);
             length += std::mem::take(&mut gathered_bytes) as u64;
-            file = unblock(move || write_pieces(file, offset, &pieces)).await?;
+            let to = path.clone();
+            file = unblock(move || write_pieces(file, &to, offset, &pieces)).await?;
         }
         if at_end {
             break;
         }
     }
     unblock(move || {
-        file.sync_data()?;
+        disk::sync(&file, &path)?;
         // The name must outlive a crash as well: it is what the stage says.
         let family = path.parent().unwrap_or(Path::new("."));
-        absent_is_none(sync_folder(family))?.ok_or_else(gone)?;
+        absent_is_none(disk::sync_folder(family))?.ok_or_else(gone)?;
         Ok(length)
     })
     .await
 }
 
-/// The names of a folder's entries in order; none of one that is not there.
-fn names_in(folder: &Path) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in absent_is_none(fs::read_dir(folder))?.into_iter().flatten() {
-        // What vanished just now is not there; what is not text is not ours.
-        if let Some(entry) = absent_is_none(entry)?
-            && let Ok(name) = entry.file_name().into_string()
-        {
-            names.push(name);
-        }
-    }
-    names.sort_unstable();
-    Ok(names)
+/// The folder in which content of this name lies; `None` for what is not a name of content.
+fn shelf_of(name: &str) -> Option<&str> {
+    let (family, digest) = name.split_once('!')?;
+    uuid::Uuid::try_parse(family).ok()?;
+    digest.parse::<Digest>().ok()?;
+    family.get(..2)
+}
+
+/// Whether an entry of `blobs` is a folder of content.
+pub(super) fn is_shelf(item: &Item) -> bool {
+    item.is_folder && item.name.len() == 2 && item.name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Whether an entry of a shelf is content.
+pub(super) fn is_content(shelf: &str, item: &Item) -> bool {
+    item.is_file && shelf_of(&item.name) == Some(shelf)
+}
+
+/// Whether an entry of `stages` holds the stages of an upload.
+pub(super) fn is_family(item: &Item) -> bool {
+    item.is_folder && uuid::Uuid::try_parse(&item.name).is_ok()
 }
 
 /// How many bytes a file has, or the files of a folder.
 fn bytes_of(path: &Path) -> Option<u64> {
-    let file = fs::metadata(path).ok()?;
+    let file = disk::metadata(path).ok()??;
     if !file.is_dir() {
         return Some(file.len());
     }
-    let files = names_in(path).ok()?;
-    Some(files.iter().filter_map(|name| fs::metadata(path.join(name)).ok()).map(|file| file.len()).sum())
+    let files = disk::list(path).ok()?;
+    Some(files.iter().filter_map(|item| disk::metadata(&path.join(&item.name)).ok()?).map(|file| file.len()).sum())
+}
+
+/// An object that nobody can remove: a folder that another program is using, or a file that is protected. Removing
+/// others can go on.
+fn stays(error: io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::IsADirectory
+        | ErrorKind::DirectoryNotEmpty
+        | ErrorKind::ResourceBusy
+        | ErrorKind::PermissionDenied => Error::Corrupt(error.to_string()),
+        _ => error.into(),
+    }
 }
 
 /// The stage was discarded, or committed by another request.
@@ -420,11 +454,11 @@ fn gone() -> Error {
     Error::Conflict("the stage is gone".into())
 }
 
-fn write_pieces(mut file: File, offset: u64, pieces: &[Bytes]) -> io::Result<File> {
+fn write_pieces(mut file: File, path: &Path, offset: u64, pieces: &[Bytes]) -> io::Result<File> {
     file.seek(SeekFrom::Start(offset))?;
     match pieces {
-        [piece] => file.write_all(piece)?,
-        pieces => file.write_all(&pieces.concat())?,
+        [piece] => disk::write_on(&mut file, path, piece)?,
+        pieces => disk::write_on(&mut file, path, &pieces.concat())?,
     }
     Ok(file)
 }

@@ -1,17 +1,19 @@
 //! Facts as files.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write as _};
+use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::listing;
+use super::disk::{absent_is_none, place_in_folder};
+use super::reserve::{self, Reserve};
+use super::tidy::{self, Part};
 use super::tree::{FOLDER_NAMES_MAX, Tree};
-use super::{absent_is_none, create_folder, place_in_folder, sync_folder, unblock};
-use crate::store::{Entry, Error, KeyValue, Platform, Result, Version, When};
+use super::{disk, listing, open_folder, unblock};
+use crate::store::{Entry, Error, KeyValue, Platform, Result, Tidied, TidyRequest, Version, When};
 
 /// A value's file begins with its version, a UUID, and a line feed.
 const VERSION_BYTES: usize = 36;
@@ -19,6 +21,8 @@ const VERSION_BYTES: usize = 36;
 const RACE_TRIES_MAX: usize = 64;
 /// How many files the locks of all keys are spread over.
 const LOCK_FILES: u32 = 64;
+/// How often a value is written anew whose file the collector took for one that a killed writer left behind.
+const WRITE_TRIES_MAX: usize = 3;
 
 /// Facts in a folder, a file each.
 ///
@@ -32,36 +36,47 @@ pub struct FileKeyValue {
 /// The folder, in a form that work on other threads can take along.
 #[derive(Clone)]
 struct Folder {
+    root: PathBuf,
     keys: Tree,
     tmp: PathBuf,
+    reserve: Reserve,
     /// `None` where there are no locks.
     locks: Option<PathBuf>,
 }
 
 impl FileKeyValue {
-    /// Opens `folder`, or makes it.
+    /// Opens `folder`, or makes it. A folder that cannot be written is opened for reading.
     ///
     /// # Errors
-    /// When the folder cannot be made or written to.
+    /// When the folder cannot be made or read, holds something else, or was written by a newer version.
     pub fn open(folder: &Path, platform: Arc<dyn Platform>) -> io::Result<Self> {
         Self::open_with(folder, platform, FOLDER_NAMES_MAX, cfg!(not(target_family = "wasm")))
     }
 
-    fn open_with(folder: &Path, platform: Arc<dyn Platform>, names_max: usize, locks: bool) -> io::Result<Self> {
+    pub(super) fn open_with(
+        folder: &Path,
+        platform: Arc<dyn Platform>,
+        names_max: usize,
+        locks: bool,
+    ) -> io::Result<Self> {
         let this = Folder {
+            root: folder.to_owned(),
             keys: Tree::new(folder.join("keys"), names_max),
             tmp: folder.join("tmp"),
+            reserve: Reserve::new(folder),
             locks: locks.then(|| folder.join("locks")),
         };
-        create_folder(&this.keys.root)?;
-        create_folder(&this.tmp)?;
-        if let Some(locks) = &this.locks {
-            create_folder(locks)?;
+        let beside: Vec<&Path> = [Some(&this.tmp), this.locks.as_ref()].into_iter().flatten().map(|p| &**p).collect();
+        open_folder(folder, &this.keys.root, &beside)?;
+        // An operator should hear at the start, not with the first push, that nothing can be written. Components are opened
+        // with each request, so there the first push tells.
+        #[cfg(not(target_family = "wasm"))]
+        {
+            let trial = this.tmp.join(platform.uuid());
+            if let Err(error) = disk::write(&trial, &[]).and_then(|_| disk::remove_file(&trial)) {
+                log::warn!("{} can only be read, so pushes will be refused: {error}", folder.display());
+            }
         }
-        // Better to hear of a folder that cannot be written now than with the first push.
-        let trial = this.tmp.join(platform.uuid());
-        write_synced(&trial, &[])?;
-        fs::remove_file(trial)?;
         Ok(Self { folder: this, platform })
     }
 
@@ -105,11 +120,20 @@ impl KeyValue for FileKeyValue {
         let keys = self.folder.keys.clone();
         let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
         unblock(move || {
-            // A folder that is gone says nothing about what was in it.
-            fs::metadata(&keys.root)?;
+            keys.must_be_there()?;
             Ok(listing::list(&keys, &prefix, after.as_deref(), limit)?)
         })
         .await
+    }
+
+    async fn tidy(&self, request: &TidyRequest) -> Result<Tidied> {
+        let (folder, request) = (self.folder.root.clone(), request.clone());
+        unblock(move || Ok(tidy::tidy(&folder, &[Part::Keys, Part::Locks, Part::Reserve, Part::Tmp], &request)?)).await
+    }
+
+    fn for_upkeep(&self) -> Option<Arc<dyn KeyValue>> {
+        let folder = Folder { reserve: self.folder.reserve.for_upkeep(), ..self.folder.clone() };
+        Some(Arc::new(Self { folder, platform: self.platform.clone() }))
     }
 }
 
@@ -117,30 +141,41 @@ impl Folder {
     fn read(&self, key: &str) -> Result<Option<Vec<u8>>> {
         // Most keys lie there, and then nothing else is looked at.
         if let Some(first) = self.keys.first_place(key)
-            && let Some(bytes) = absent_is_none(fs::read(first))?
+            && let Some(bytes) = disk::read(&first)?
         {
             return Ok(Some(bytes));
         }
         for file in self.keys.files(key)? {
-            if let Some(bytes) = absent_is_none(fs::read(file))? {
+            if let Some(bytes) = disk::read(&file)? {
                 return Ok(Some(bytes));
             }
         }
-        // A folder that is gone says nothing about what was in it.
-        fs::metadata(&self.keys.root)?;
+        self.keys.must_be_there()?;
         Ok(None)
     }
 
     fn put(&self, key: &str, value: &[u8], version: &str, when: When) -> Result<()> {
+        let write = || self.try_put(key, value, version, when.clone());
+        self.reserve.write(write, |error| matches!(error, Error::Full(_)))
+    }
+
+    fn try_put(&self, key: &str, value: &[u8], version: &str, when: When) -> Result<()> {
         let tmp = self.tmp.join(version);
-        let result = write_synced(&tmp, &[version.as_bytes(), b"\n", value])
-            .map_err(Error::from)
-            .and_then(|()| self.put_file(key, &tmp, when));
-        if result.is_err() {
-            // Best effort: a file left here is garbage and nothing more.
-            let _ = fs::remove_file(&tmp);
+        let parts = [version.as_bytes(), b"\n", value];
+        let mut tries = 1..WRITE_TRIES_MAX;
+        loop {
+            let written = write_synced(&tmp, &parts).map_err(Error::from);
+            let result = written.and_then(|()| self.put_file(key, &tmp, when.clone()));
+            if result.is_err() {
+                let vanished = matches!(result, Err(Error::Unavailable(_))) && disk::metadata(&tmp)?.is_none();
+                if vanished && tries.next().is_some() {
+                    continue;
+                }
+                // Best effort: the collector removes a file that is left here.
+                let _ = disk::remove_file(&tmp);
+            }
+            return result;
         }
-        result
     }
 
     fn put_file(&self, key: &str, tmp: &Path, when: When) -> Result<()> {
@@ -152,17 +187,17 @@ impl Folder {
                     Some(file) => file,
                     None => self.keys.place_for(key)?,
                 };
-                place_in_folder(&target, |target| fs::rename(tmp, target))?;
+                place_in_folder(&target, |target| disk::rename(tmp, target))?;
             }
             When::Unchanged(_) if lock.is_none() => return Err(Error::Unsupported("WASI has no file locks")),
             When::Unchanged(expected) => {
                 let conflict = || Error::Conflict(key.to_owned());
                 let target = self.keys.files(key)?.into_iter().next().ok_or_else(conflict)?;
-                let current = absent_is_none(fs::read(&target))?;
+                let current = disk::read(&target)?;
                 if current.is_none_or(|current| !current.starts_with(expected.0.as_bytes())) {
                     return Err(conflict());
                 }
-                place_in_folder(&target, |target| fs::rename(tmp, target))?;
+                place_in_folder(&target, |target| disk::rename(tmp, target))?;
             }
         }
         Ok(())
@@ -177,7 +212,7 @@ impl Folder {
                 return Err(Error::Conflict(key.to_owned()));
             }
             let target = self.keys.place_for(key)?;
-            match place_in_folder(&target, |target| fs::hard_link(tmp, target)) {
+            match place_in_folder(&target, |target| disk::hard_link(tmp, target)) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(Error::Conflict(key.to_owned())),
                 Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
                     return Err(Error::Unsupported("this file system has no hard links"));
@@ -185,7 +220,8 @@ impl Folder {
                 result => result?,
             }
             if self.keys.files(key)?.iter().all(|file| *file == target) {
-                fs::remove_file(tmp)?;
+                // The value is there: a second name that stays in `tmp` does no harm.
+                let _ = disk::remove_file(tmp);
                 return Ok(());
             }
             self.take_back(&target, tmp)?;
@@ -196,21 +232,22 @@ impl Folder {
     /// Removes the link to `tmp`, but not what another writer has put in its place since.
     fn take_back(&self, target: &Path, tmp: &Path) -> Result<()> {
         let taken = tmp.with_extension("back");
-        if absent_is_none(fs::rename(target, &taken))?.is_some() {
-            if fs::read(&taken)? != fs::read(tmp)? {
-                match place_in_folder(target, |target| fs::hard_link(&taken, target)) {
+        if absent_is_none(disk::rename(target, &taken))?.is_some() {
+            if disk::read(&taken)? != disk::read(tmp)? {
+                match place_in_folder(target, |target| disk::hard_link(&taken, target)) {
                     Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                     result => result?,
                 }
             }
-            fs::remove_file(&taken)?;
+            disk::remove_file(&taken)?;
         }
         self.keys.prune(target);
         Ok(())
     }
 
     fn delete(&self, key: &str) -> Result<()> {
-        let _lock = self.lock(key)?;
+        // On a full disk the file of the lock may need a little space: what is deleted gives space back.
+        let _lock = self.reserve.for_upkeep().write(|| self.lock(key), reserve::is_full)?;
         for _ in 0..RACE_TRIES_MAX {
             // Until there is none: one that was created after we looked must not show when the one before it is gone.
             let files = self.keys.files(key)?;
@@ -219,9 +256,9 @@ impl Folder {
             }
             // The last one first: the first one is what counts.
             for file in files.iter().rev() {
-                absent_is_none(fs::remove_file(file))?;
+                disk::remove_file(file)?;
                 // Somebody else may have removed the folder already, which took the name with it.
-                absent_is_none(file.parent().map_or(Ok(()), sync_folder))?;
+                absent_is_none(file.parent().map_or(Ok(()), disk::sync_folder))?;
                 self.keys.prune(file);
             }
         }
@@ -233,16 +270,15 @@ impl Folder {
     fn lock(&self, key: &str) -> io::Result<Option<File>> {
         let Some(locks) = &self.locks else { return Ok(None) };
         let hash = key.bytes().fold(0u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte)));
-        let lock = File::options().create(true).append(true).open(locks.join(format!("{:02}", hash % LOCK_FILES)))?;
+        let file = locks.join(format!("{:02}", hash % LOCK_FILES));
+        let lock = disk::open_or_create(&file)?;
         lock.lock()?;
         Ok(Some(lock))
     }
 }
 
 fn write_synced(file: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    let mut file = File::create(file)?;
-    file.write_all(&parts.concat())?;
-    file.sync_all()
+    disk::sync(&disk::write(file, parts)?, file)
 }
 
 #[cfg(all(test, not(target_family = "wasm")))]

@@ -10,6 +10,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::disk::Item;
+
 const SEPARATORS: [char; 3] = ['/', '!', ':'];
 /// What file systems take.
 const NAME_BYTES_MAX: usize = 255;
@@ -69,17 +71,29 @@ pub(super) enum Part {
     Bucket(u8),
 }
 
-/// Reads an entry's name; `None` for what is not ours, and for the folders of separators, which belong to their parent's
-/// name.
-pub(super) fn part_of(entry: &str) -> Option<Part> {
+/// What an entry adds to keys; `None` for one that is not the store's own, and for the folders of separators, which belong
+/// to their parent's name.
+pub(super) fn part_of(item: &Item) -> Option<Part> {
+    let part = part_of_name(&item.name).filter(|_| item.is_text)?;
+    let fits = if matches!(part, Part::Leaf(_)) { item.is_file } else { item.is_folder };
+    fits.then_some(part)
+}
+
+/// Whether this is the folder of a separator.
+pub(super) fn is_separator(item: &Item) -> bool {
+    item.is_folder && matches!(item.name.as_str(), "!" | ":")
+}
+
+fn part_of_name(entry: &str) -> Option<Part> {
+    let own = |encoded: &str| Some(decode(encoded)).filter(|name| encode(name) == encoded);
     if matches!(entry, "!" | ":") {
         None
     } else if let Some(byte) = entry.strip_prefix('+') {
-        decode(byte).try_into().ok().map(|[byte]: [u8; 1]| Part::Bucket(byte))
+        own(byte)?.try_into().ok().map(|[byte]: [u8; 1]| Part::Bucket(byte))
     } else if let Some(name) = entry.strip_suffix('=') {
-        Some(Part::Leaf(decode(name)))
+        own(name).map(Part::Leaf)
     } else {
-        Some(Part::Folder(decode(entry)))
+        own(entry).map(Part::Folder)
     }
 }
 
@@ -145,13 +159,15 @@ mod tests {
     fn names_are_read_back() {
         for text in ["v1", "", ".", "..", "a=b%", "+a", "é\0"] {
             let name = text.as_bytes();
-            assert_eq!(part_of(&format!("{}=", encode(name))), Some(Part::Leaf(name.to_vec())));
-            assert_eq!(part_of(&encode(name)), Some(Part::Folder(name.to_vec())));
+            assert_eq!(part_of_name(&format!("{}=", encode(name))), Some(Part::Leaf(name.to_vec())));
+            assert_eq!(part_of_name(&encode(name)), Some(Part::Folder(name.to_vec())));
         }
         for byte in 0..=255 {
             let bucket = bucket(Path::new(""), byte);
-            assert_eq!(part_of(bucket.to_str().unwrap()), Some(Part::Bucket(byte)));
+            assert_eq!(part_of_name(bucket.to_str().unwrap()), Some(Part::Bucket(byte)));
         }
-        assert_eq!([part_of("!"), part_of(":"), part_of("+")], [None, None, None]);
+        for foreign in ["!", ":", "+", "+ab", "a b", "%zz=", "READ ME.txt", "v1~"] {
+            assert_eq!(part_of_name(foreign), None, "{foreign}");
+        }
     }
 }

@@ -6,20 +6,17 @@
 //! bucket that is there says that there was no room before. Nothing but this keeps folders small, so nothing has to be
 //! kept true when others create and remove folders at the same time.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::absent_is_none;
+use super::disk;
 use super::path::{self, End, Part};
 
 /// How many names a folder has, not counting its buckets, before it gets buckets. Some more when several are created at the
 /// same time. A page of a list reads at most about so many entries for each byte that its names begin with alike.
 pub(super) const FOLDER_NAMES_MAX: usize = 32;
-/// How often the reading of a folder is begun anew when it breaks off because others remove entries.
-const READ_TRIES_MAX: usize = 100;
 
 /// The folders of keys.
 #[derive(Clone)]
@@ -56,6 +53,14 @@ impl Tree {
         self.entries_read.load(Ordering::Relaxed)
     }
 
+    /// A folder that is gone says nothing about what was in it.
+    pub(super) fn must_be_there(&self) -> io::Result<()> {
+        if disk::metadata(&self.root)?.is_some_and(|root| root.is_dir()) {
+            return Ok(());
+        }
+        Err(io::Error::other(format!("ENOENT: the folder {} is gone", self.root.display())))
+    }
+
     /// The place of a key that comes before all others: nearly always the only one.
     pub(super) fn first_place(&self, key: &str) -> Option<PathBuf> {
         let (prefix, last) = path::split(key);
@@ -85,14 +90,16 @@ impl Tree {
         let mut levels = levels(folder, name)?;
         for level in &levels {
             if let Some(place) = level.place(end)
-                && exists(&place)?
+                && exists(&place, end)?
             {
                 return Ok(place);
             }
         }
         let mut level = levels.swap_remove(levels.len() - 1);
         while let Some(bucket) = level.bucket() {
+            // Something that is not the store's own may lie in the place.
             if let Some(place) = level.place(end)
+                && disk::metadata(&place)?.is_none()
                 && self.has_room(&level.folder)?
             {
                 return Ok(place);
@@ -104,12 +111,11 @@ impl Tree {
 
     fn has_room(&self, folder: &Path) -> io::Result<bool> {
         let mut names = 0;
-        for entry in absent_is_none(fs::read_dir(folder))?.into_iter().flatten() {
-            // Where it breaks off (see `try_read`) the folder is counted for emptier than it is, which does no harm.
-            let Some(entry) = absent_is_none(entry)? else { break };
+        for item in disk::entries(folder)? {
+            // Where the reading breaks off the folder is counted for emptier than it is, which does no harm.
+            let Some(item) = item? else { break };
             self.entries_read.fetch_add(1, Ordering::Relaxed);
-            let part = entry.file_name().to_str().and_then(path::part_of);
-            names += usize::from(matches!(part, Some(Part::Leaf(_) | Part::Folder(_))));
+            names += usize::from(matches!(path::part_of(&item), Some(Part::Leaf(_) | Part::Folder(_))));
             if names >= self.names_max {
                 return Ok(false);
             }
@@ -117,33 +123,18 @@ impl Tree {
         Ok(true)
     }
 
-    /// All entries of a folder; none where there is no such folder.
+    /// What a folder adds to keys; nothing where there is no such folder. Entries that are not the store's own are left out.
     pub(super) fn read(&self, folder: &Path) -> io::Result<Vec<Part>> {
-        for _ in 0..READ_TRIES_MAX {
-            if let Some(parts) = self.try_read(folder)? {
-                return Ok(parts);
-            }
-        }
-        Err(io::Error::other(format!("{} changes faster than it can be read", folder.display())))
-    }
-
-    /// `None` when the reading broke off: under WASI it does where an entry is removed meanwhile, and those behind it would be
-    /// missing from the list.
-    fn try_read(&self, folder: &Path) -> io::Result<Option<Vec<Part>>> {
-        let mut parts = Vec::new();
-        for entry in absent_is_none(fs::read_dir(folder))?.into_iter().flatten() {
-            let Some(entry) = absent_is_none(entry)? else { return Ok(None) };
-            self.entries_read.fetch_add(1, Ordering::Relaxed);
-            parts.extend(entry.file_name().to_str().and_then(path::part_of));
-        }
-        Ok(Some(parts))
+        let items = disk::list(folder)?;
+        self.entries_read.fetch_add(items.len() as u64, Ordering::Relaxed);
+        Ok(items.iter().filter_map(path::part_of).collect())
     }
 
     /// Removes a file's folders for as far up as they are empty. One that is in use refuses, and who is about to create
     /// something in one that is gone makes it again.
     pub(super) fn prune(&self, file: &Path) {
         for folder in file.ancestors().skip(1).take_while(|folder| **folder != *self.root) {
-            if fs::remove_dir(folder).is_err() {
+            if disk::remove_folder(folder).is_err() {
                 break;
             }
         }
@@ -155,7 +146,7 @@ fn places(folders: Vec<PathBuf>, name: &[u8], end: End) -> io::Result<Vec<PathBu
     let mut places = Vec::new();
     for folder in folders {
         for place in levels(folder, name)?.iter().filter_map(|level| level.place(end)) {
-            if exists(&place)? {
+            if exists(&place, end)? {
                 places.push(place);
             }
         }
@@ -168,7 +159,7 @@ fn levels(folder: PathBuf, name: &[u8]) -> io::Result<Vec<Level<'_>>> {
     let mut level = Level { folder, rest: name };
     let mut levels = Vec::new();
     while let Some(bucket) = level.bucket()
-        && exists(&bucket.folder)?
+        && exists(&bucket.folder, End::Separator('/'))?
     {
         levels.push(std::mem::replace(&mut level, bucket));
     }
@@ -176,6 +167,8 @@ fn levels(folder: PathBuf, name: &[u8]) -> io::Result<Vec<Level<'_>>> {
     Ok(levels)
 }
 
-fn exists(path: &Path) -> io::Result<bool> {
-    Ok(absent_is_none(fs::metadata(path))?.is_some())
+/// Whether a name that ends so is there. A folder in a file's place, or a file in a folder's, is not the store's own.
+fn exists(path: &Path, end: End) -> io::Result<bool> {
+    let found = disk::metadata(path)?;
+    Ok(found.is_some_and(|found| if end == End::Key { found.is_file() } else { found.is_dir() }))
 }

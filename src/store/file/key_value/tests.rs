@@ -2,6 +2,7 @@
 //! with folders so small that every name is at a limit.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 

@@ -1,0 +1,248 @@
+//! Every call to the file system that the file stores make.
+//!
+//! Errors say what was tried on which path (`trouble.rs`). New files are readable and writable for their owner alone, as
+//! password hashes and the key that signs tokens are among them; under WASI the host's umask decides. Tests watch here
+//! what is synced (`power_cut.rs`).
+
+use std::fs::{self, DirBuilder, DirEntry, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write as _};
+#[cfg(unix)]
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use super::trouble::{reading, writing};
+
+/// How often an operation is tried again when a folder was removed under it because it had become empty.
+const VANISHED_FOLDER_TRIES_MAX: usize = 16;
+/// How often the reading of a folder is begun anew when it breaks off because others remove entries.
+const READ_TRIES_MAX: usize = 100;
+#[cfg(unix)]
+const FILE_MODE: u32 = 0o600;
+#[cfg(unix)]
+const FOLDER_MODE: u32 = 0o700;
+
+/// What lies in a folder.
+pub(super) struct Item {
+    /// The name; what is not Unicode in it is replaced.
+    pub(super) name: String,
+    pub(super) is_folder: bool,
+    pub(super) is_file: bool,
+    /// Whether the name is Unicode.
+    pub(super) is_text: bool,
+}
+
+/// The bytes of a file; `None` when there is no file of this name.
+pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match absent_is_none(reading("read", path, fs::read(path))) {
+        // A folder in a file's place is not a store's own.
+        Err(_) if path.is_dir() => Ok(None),
+        result => result,
+    }
+}
+
+/// Opens a file for reading; `None` when there is no file of this name.
+pub(super) fn open(path: &Path) -> io::Result<Option<File>> {
+    let Some(file) = absent_is_none(reading("open", path, File::open(path)))? else { return Ok(None) };
+    Ok(reading("open", path, file.metadata())?.is_file().then_some(file))
+}
+
+/// Opens a file for writing; `None` when there is none.
+pub(super) fn open_to_write(path: &Path) -> io::Result<Option<File>> {
+    absent_is_none(writing("open", path, File::options().write(true).open(path)))
+}
+
+/// Makes a file that must not be there yet.
+pub(super) fn create_new(path: &Path) -> io::Result<File> {
+    writing("create", path, new_file().create_new(true).open(path))
+}
+
+/// Opens a file for appending, and makes it, and its folder, where they are missing.
+pub(super) fn open_or_create(path: &Path) -> io::Result<File> {
+    with_folder(path, || writing("open", path, new_file().append(true).create(true).open(path)))
+}
+
+fn new_file() -> OpenOptions {
+    let mut options = File::options();
+    options.write(true);
+    #[cfg(unix)]
+    options.mode(FILE_MODE);
+    options
+}
+
+/// Makes a file with `make`, and its folder where that is missing.
+fn with_folder(path: &Path, make: impl Fn() -> io::Result<File>) -> io::Result<File> {
+    match make() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            create_folder(path.parent().unwrap_or(Path::new(".")))?;
+            make()
+        }
+        result => result,
+    }
+}
+
+/// Writes `parts` to a new file, or over one that is there, without making them durable. Makes the folder where it is missing.
+pub(super) fn write(path: &Path, parts: &[&[u8]]) -> io::Result<File> {
+    let create = || writing("create", path, new_file().create(true).truncate(true).open(path));
+    let mut file = with_folder(path, create)?;
+    write_on(&mut file, path, &parts.concat())?;
+    Ok(file)
+}
+
+/// Writes where the file stands.
+pub(super) fn write_on(file: &mut File, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    writing("write", path, file.write_all(bytes))
+}
+
+/// Writes all that `source` gives where the file stands.
+pub(super) fn copy(source: &mut impl Read, file: &mut File, path: &Path) -> io::Result<()> {
+    writing("copy to", path, io::copy(source, file)).map(drop)
+}
+
+/// Cuts a file to its first `length` bytes.
+pub(super) fn cut(file: &File, path: &Path, length: u64) -> io::Result<()> {
+    writing("cut", path, file.set_len(length))
+}
+
+/// Makes what is in a file durable.
+pub(super) fn sync(file: &File, path: &Path) -> io::Result<()> {
+    writing("sync", path, file.sync_all())?;
+    #[cfg(all(test, not(target_family = "wasm")))]
+    super::power_cut::synced(path, file);
+    Ok(())
+}
+
+/// Makes the names in a folder durable.
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = reading("open", path, File::open(path))?;
+    sync(&folder, path)
+}
+
+/// Makes a folder with all that are missing above it, durably.
+pub(super) fn create_folder(path: &Path) -> io::Result<()> {
+    match writing("create the folder", path, new_folder().create(path)) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => {
+                create_folder(parent)?;
+                return create_folder(path);
+            }
+            _ => return Err(error),
+        },
+        Err(error) => return Err(error),
+    }
+    match path.parent() {
+        // The folder of a name without one is where the process is.
+        Some(parent) if parent.as_os_str().is_empty() => sync_folder(Path::new(".")),
+        Some(parent) => sync_folder(parent),
+        None => Ok(()),
+    }
+}
+
+#[cfg(unix)]
+fn new_folder() -> DirBuilder {
+    let mut builder = DirBuilder::new();
+    builder.mode(FOLDER_MODE);
+    builder
+}
+
+#[cfg(not(unix))]
+fn new_folder() -> DirBuilder {
+    DirBuilder::new()
+}
+
+/// Puts a name into a folder with `place`, making the folder first where it is missing, and makes the name durable.
+pub(super) fn place_in_folder(target: &Path, mut place: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    let folder = target.parent().unwrap_or(Path::new("."));
+    let mut tries = 0..VANISHED_FOLDER_TRIES_MAX;
+    loop {
+        match place(target) {
+            // The folder may be missing, or may have been until just now, or it is what is to be placed that is not there.
+            Err(error) if error.kind() == ErrorKind::NotFound && tries.next().is_some() => {
+                // Where it is gone again already, the next try will tell.
+                absent_is_none(create_folder(folder))?;
+            }
+            Err(error) => return Err(error),
+            // Who has removed the name since may have removed the folder with it.
+            Ok(()) => return absent_is_none(sync_folder(folder)).map(drop),
+        }
+    }
+}
+
+/// Renames a file or folder.
+pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    writing("rename to", to, fs::rename(from, to))
+}
+
+/// Gives a file a second name.
+pub(super) fn hard_link(from: &Path, to: &Path) -> io::Result<()> {
+    writing("link", to, fs::hard_link(from, to))
+}
+
+/// Removes a file; `None` when there is none.
+pub(super) fn remove_file(path: &Path) -> io::Result<Option<()>> {
+    absent_is_none(writing("remove", path, fs::remove_file(path)))
+}
+
+/// Removes a folder that is empty.
+pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
+    writing("remove the folder", path, fs::remove_dir(path))
+}
+
+/// Removes a folder with all that is in it; `None` when there is none.
+pub(super) fn remove_tree(path: &Path) -> io::Result<Option<()>> {
+    absent_is_none(writing("remove the folder", path, fs::remove_dir_all(path)))
+}
+
+/// What is known of a path without reading it; `None` when nothing is there.
+pub(super) fn metadata(path: &Path) -> io::Result<Option<Metadata>> {
+    absent_is_none(reading("look at", path, fs::metadata(path)))
+}
+
+/// The entries of a folder one by one, in no order; none where there is no such folder. An entry is `None` where the
+/// reading broke off: under WASI it does when an entry is removed meanwhile, and those behind it are missing.
+pub(super) fn entries(path: &Path) -> io::Result<impl Iterator<Item = io::Result<Option<Item>>>> {
+    let entries = absent_is_none(reading("list", path, fs::read_dir(path)))?.into_iter().flatten();
+    let path = path.to_owned();
+    Ok(entries.map(move |entry| {
+        let entry = absent_is_none(reading("list", &path, entry))?;
+        Ok(entry.map(|entry| item(&entry)))
+    }))
+}
+
+fn item(entry: &DirEntry) -> Item {
+    let mut kind = entry.file_type().ok();
+    if kind.is_none_or(|kind| kind.is_symlink()) {
+        // Operators put a part of the data elsewhere by a link.
+        kind = fs::metadata(entry.path()).ok().map(|metadata| metadata.file_type());
+    }
+    let name = entry.file_name();
+    Item {
+        is_text: name.to_str().is_some(),
+        name: name.to_string_lossy().into_owned(),
+        is_folder: kind.is_some_and(|kind| kind.is_dir()),
+        is_file: kind.is_some_and(|kind| kind.is_file()),
+    }
+}
+
+/// All entries of a folder in the order of their names; none where there is no such folder.
+pub(super) fn list(path: &Path) -> io::Result<Vec<Item>> {
+    for _ in 0..READ_TRIES_MAX {
+        let items = entries(path)?.collect::<io::Result<Option<Vec<Item>>>>()?;
+        if let Some(mut items) = items {
+            items.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            return Ok(items);
+        }
+    }
+    Err(io::Error::other(format!("{} changes faster than it can be read", path.display())))
+}
+
+/// What a missing file means where it is no error.
+pub(super) fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        // A path that leads through a file cannot exist either.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

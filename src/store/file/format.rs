@@ -1,0 +1,168 @@
+//! Whether a folder is a data folder, and of a format that this version knows.
+
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use super::disk;
+
+/// The file that says which format a data folder has.
+pub(super) const FILE: &str = "format";
+/// What its line begins with; the number of the format follows.
+const TITLE: &str = "eyot data folder, format ";
+/// The format that this version reads and writes.
+const FORMAT: u32 = 1;
+/// Folders by which a data folder is known that was made before there were formats: those of keys, and those of content.
+const PAIRS: [[&str; 2]; 2] = [["keys", "tmp"], ["blobs", "stages"]];
+/// What a folder may hold that is taken for empty: what file systems, hosts and `scripts/up` put there.
+const HARMLESS: [&str; 4] = ["lost+found", "spin", "reserve", ".DS_Store"];
+/// How many foreign names an error tells.
+const NAMES_TOLD_MAX: usize = 3;
+
+/// Refuses a folder that holds something else, or that a newer version wrote. An empty folder, and a data folder of the time
+/// before there were formats, is marked with the format of today.
+pub(super) fn check(folder: &Path) -> io::Result<()> {
+    let file = folder.join(FILE);
+    match disk::read(&file)? {
+        Some(text) => is_known(folder, &String::from_utf8_lossy(&text)),
+        None => {
+            if !is_older(folder)? {
+                is_empty(folder)?;
+                disk::create_folder(folder)?;
+            }
+            mark(&file)
+        }
+    }
+}
+
+fn is_known(folder: &Path, text: &str) -> io::Result<()> {
+    // A writer that is cut off leaves an empty file.
+    let known =
+        text.is_empty() || text.strip_prefix(TITLE).and_then(|rest| rest.trim_end().parse().ok()) == Some(FORMAT);
+    if known {
+        return Ok(());
+    }
+    let folder = folder.display();
+    Err(io::Error::other(match text.strip_prefix(TITLE) {
+        Some(format) => format!(
+            "{folder} has the format {:?}, and this version of eyot knows format {FORMAT} only; take the version that wrote the folder, or another folder",
+            format.trim_end()
+        ),
+        None => {
+            format!("{folder} is not a data folder of eyot: its file {FILE} is something else; choose another folder")
+        }
+    }))
+}
+
+fn is_older(folder: &Path) -> io::Result<bool> {
+    for pair in PAIRS {
+        let mut all = true;
+        for name in pair {
+            all = all && disk::metadata(&folder.join(name))?.is_some_and(|found| found.is_dir());
+        }
+        if all {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_empty(folder: &Path) -> io::Result<()> {
+    let names = disk::list(folder)?.into_iter().map(|item| item.name);
+    let foreign: Vec<String> = names.filter(|name| !HARMLESS.contains(&name.as_str()) && name != FILE).collect();
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    let told = foreign[..foreign.len().min(NAMES_TOLD_MAX)].join(", ");
+    let folder = folder.display();
+    Err(io::Error::other(format!(
+        "{folder} is not a data folder of eyot and not empty (it holds {told}); choose an empty folder or a new one"
+    )))
+}
+
+/// A folder that cannot be written can still be read.
+fn mark(file: &Path) -> io::Result<()> {
+    let line = format!("{TITLE}{FORMAT}\n");
+    let marked = disk::create_new(file).and_then(|mut made| {
+        disk::write_on(&mut made, file, line.as_bytes())?;
+        disk::sync(&made, file)?;
+        disk::sync_folder(file.parent().unwrap_or(Path::new(".")))
+    });
+    match marked {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            log::debug!("the data folder stays without its format: {error}");
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(all(test, not(target_family = "wasm")))]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_is_marked_and_known_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("new/data");
+        check(&folder).unwrap();
+        assert_eq!(fs::read_to_string(folder.join(FILE)).unwrap(), "eyot data folder, format 1\n");
+        check(&folder).unwrap();
+        // A writer was cut off.
+        fs::write(folder.join(FILE), "").unwrap();
+        check(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_folder_from_before_there_were_formats_is_adopted() {
+        for names in [["keys", "tmp"], ["blobs", "stages"]] {
+            let folder = tempfile::tempdir().unwrap();
+            for name in names {
+                fs::create_dir(folder.path().join(name)).unwrap();
+            }
+            fs::write(folder.path().join("README"), "an operator's note").unwrap();
+            check(folder.path()).unwrap();
+            assert!(folder.path().join(FILE).exists());
+        }
+    }
+
+    #[test]
+    fn a_foreign_or_newer_folder_is_refused_by_name_and_not_touched() {
+        // The last one is an OCI image layout.
+        for (names, told) in [
+            (vec!["photos"], "photos"),
+            (vec![".git", "src"], ".git, src"),
+            (vec!["keys"], "keys"),
+            (vec!["blobs", "index.json", "oci-layout"], "blobs, index.json, oci-layout"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            for name in &names {
+                fs::create_dir(folder.path().join(name)).unwrap();
+            }
+            let refused = check(folder.path()).unwrap_err().to_string();
+            let expected = format!(
+                "{} is not a data folder of eyot and not empty (it holds {told}); choose an empty folder or a new one",
+                folder.path().display()
+            );
+            assert_eq!(refused, expected);
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), names.len());
+        }
+        for (text, told) in [("eyot data folder, format 2\n", "has the format \"2\""), ("{}", "is something else")] {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join(FILE), text).unwrap();
+            let refused = check(folder.path()).unwrap_err().to_string();
+            assert!(refused.contains(told) && refused.contains(folder.path().to_str().unwrap()), "{refused}");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        }
+    }
+
+    #[test]
+    fn what_a_host_puts_into_an_empty_folder_does_no_harm() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("lost+found")).unwrap();
+        fs::create_dir(folder.path().join("spin")).unwrap();
+        check(folder.path()).unwrap();
+        assert!(folder.path().join(FILE).exists());
+    }
+}

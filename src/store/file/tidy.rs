@@ -1,0 +1,165 @@
+//! A walk through the folders of a store that removes what killed writers left behind and finds what is not the
+//! store's own.
+//!
+//! Files in `tmp` are removed when they are old: a live writer's is at most seconds old. Folders of keys and of content are
+//! removed when they are empty; a writer that needs the folder makes it again. Foreign entries are told and left alone.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use super::disk::{self, Item};
+use super::{blob_store, path, reserve};
+use crate::store::{Tidied, TidyRequest};
+
+/// How old a file in `tmp` must be to be removed, whatever the request says.
+const TMP_AGE_MS_MIN: u64 = 5_000;
+
+/// A part of a data folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Blobs,
+    Keys,
+    Locks,
+    Reserve,
+    Stages,
+    Tmp,
+}
+
+/// What an entry is.
+enum Kind {
+    /// A folder of the store's own, which is to be looked into, and removed when it is empty.
+    Folder,
+    Own,
+    /// What a killed writer left behind.
+    Left,
+    Foreign,
+}
+
+impl Part {
+    fn folder(self) -> &'static str {
+        match self {
+            Part::Blobs => "blobs",
+            Part::Keys => "keys",
+            Part::Locks => "locks",
+            Part::Reserve => reserve::FOLDER,
+            Part::Stages => "stages",
+            Part::Tmp => "tmp",
+        }
+    }
+
+    /// What an entry of `folder` is, which lies `depth` folders below the part's own.
+    fn kind(self, folder: &Path, depth: usize, item: &Item, request: &TidyRequest) -> Kind {
+        let own = match self {
+            _ if !item.is_text => false,
+            Part::Blobs if depth == 0 && blob_store::is_shelf(item) => return Kind::Folder,
+            Part::Blobs => {
+                let shelf = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                depth == 1 && blob_store::is_content(shelf, item)
+            }
+            Part::Keys => match path::part_of(item) {
+                Some(path::Part::Leaf(_)) => true,
+                Some(_) => return Kind::Folder,
+                // Below the name that they belong to.
+                None if depth > 0 && path::is_separator(item) => return Kind::Folder,
+                None => false,
+            },
+            Part::Locks => item.is_file && item.name.len() == 2 && item.name.parse::<u8>().is_ok(),
+            Part::Reserve => item.is_file && item.name.parse::<usize>().is_ok_and(|number| number < reserve::FILES),
+            Part::Stages => blob_store::is_family(item),
+            Part::Tmp => {
+                let name = item.name.strip_suffix(".back").unwrap_or(&item.name);
+                let own = item.is_file && uuid::Uuid::try_parse(name).is_ok();
+                if own && is_old(&folder.join(&item.name), request) {
+                    return Kind::Left;
+                }
+                own
+            }
+        };
+        if own { Kind::Own } else { Kind::Foreign }
+    }
+}
+
+/// A file dated in the future is old as well, if it is far enough: the clock was set back.
+fn is_old(file: &Path, request: &TidyRequest) -> bool {
+    let Ok(Some(found)) = disk::metadata(file) else { return false };
+    let Ok(modified) = found.modified() else { return false };
+    let modified_ms = modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    modified_ms.abs_diff(request.now_ms) > request.grace_ms.max(TMP_AGE_MS_MIN)
+}
+
+/// Goes on behind `request.after` for at most `request.limit` entries, in the order of their paths. `parts` are in order too.
+pub(super) fn tidy(folder: &Path, parts: &[Part], request: &TidyRequest) -> io::Result<Tidied> {
+    let after = request.after.as_deref().unwrap_or_default();
+    let after: Vec<&str> = after.split('/').filter(|name| !name.is_empty()).collect();
+    let mut walk = Walk { request, tidied: Tidied::default(), root: folder };
+    for part in parts {
+        let rest = match after.split_first() {
+            Some((first, _)) if part.folder() < *first => continue,
+            Some((first, rest)) if part.folder() == *first => Some(rest),
+            _ => None,
+        };
+        if !walk.folder(*part, &folder.join(part.folder()), 0, rest)? {
+            walk.tidied.more = true;
+            break;
+        }
+    }
+    Ok(walk.tidied)
+}
+
+struct Walk<'a> {
+    request: &'a TidyRequest,
+    tidied: Tidied,
+    root: &'a Path,
+}
+
+impl Walk<'_> {
+    /// Looks at what of a folder lies behind `after`. `false`: there are more entries than the request allows.
+    fn folder(&mut self, part: Part, folder: &Path, depth: usize, after: Option<&[&str]>) -> io::Result<bool> {
+        let (first, rest) = match after.and_then(|after| after.split_first()) {
+            Some((first, rest)) => (Some(*first), rest),
+            None => (None, &[][..]),
+        };
+        for item in disk::list(folder)? {
+            let is_begun = first == Some(item.name.as_str());
+            if first.is_some_and(|first| *item.name < *first) || (is_begun && rest.is_empty()) {
+                continue;
+            }
+            if self.tidied.looked_at >= self.request.limit {
+                return Ok(false);
+            }
+            let path = folder.join(&item.name);
+            match part.kind(folder, depth, &item, self.request) {
+                Kind::Own => {}
+                Kind::Foreign => self.tidied.foreign.push(self.told(&path)),
+                Kind::Left => self.remove(|| disk::remove_file(&path).map(drop))?,
+                Kind::Folder => {
+                    if !self.folder(part, &path, depth + 1, is_begun.then_some(rest))? {
+                        return Ok(false);
+                    }
+                    if disk::entries(&path)?.next().is_none() {
+                        // Refused when another writer has put something into the folder meanwhile.
+                        self.remove(|| disk::remove_folder(&path).or(Ok(())))?;
+                    }
+                }
+            }
+            self.tidied.looked_at += 1;
+            self.tidied.after = Some(self.told(&path));
+        }
+        Ok(true)
+    }
+
+    fn remove(&mut self, remove: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.tidied.removed += 1;
+        if self.request.dry_run { Ok(()) } else { remove() }
+    }
+
+    /// A path as the report has it: from the data folder on.
+    fn told(&self, path: &Path) -> String {
+        let path: PathBuf = path.strip_prefix(self.root).unwrap_or(path).to_owned();
+        path.to_string_lossy().into_owned()
+    }
+}
+
+#[cfg(all(test, not(target_family = "wasm")))]
+mod tests;

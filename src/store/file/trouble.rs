@@ -1,0 +1,153 @@
+//! What went wrong with a file: the operation, the path, and the error's name.
+//!
+//! A bare `I/O error (os error 29)` helps nobody. Every error of the file stores says what was tried on which path, and
+//! names the cause as the manuals do (`ENOSPC`, `EROFS`, `EMFILE`).
+
+use std::error;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use crate::store::Error;
+
+/// An operation on a path that failed. Lies within an [`io::Error`] of the same kind.
+#[derive(Debug)]
+struct Trouble {
+    operation: &'static str,
+    path: PathBuf,
+    /// Whether the operation would have changed something.
+    writes: bool,
+    source: io::Error,
+    /// Where the host hides the cause: what was found out about it.
+    found_out: Option<&'static str>,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { operation, path, source, found_out, .. } = self;
+        write!(f, "cannot {operation} {}: ", path.display())?;
+        match found_out {
+            Some(found_out) => write!(f, "{found_out} ({source})"),
+            None => match name_of(source) {
+                Some(name) => write!(f, "{name}: {source}"),
+                None => write!(f, "{source}"),
+            },
+        }
+    }
+}
+
+impl error::Error for Trouble {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Adds the operation and the path to the error of an operation that reads.
+pub(super) fn reading<T>(operation: &'static str, path: &Path, result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|error| trouble(operation, path, false, error))
+}
+
+/// Adds the operation and the path to the error of an operation that changes something.
+pub(super) fn writing<T>(operation: &'static str, path: &Path, result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|error| trouble(operation, path, true, error))
+}
+
+fn trouble(operation: &'static str, path: &Path, writes: bool, source: io::Error) -> io::Error {
+    let (kind, found_out) = match hidden_cause(path, writes, &source) {
+        Some((kind, found_out)) => (kind, Some(found_out)),
+        None => (source.kind(), None),
+    };
+    io::Error::new(kind, Trouble { operation, path: path.to_owned(), writes, source, found_out })
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        let trouble = error.get_ref().and_then(|inner| inner.downcast_ref::<Trouble>());
+        let is_write = trouble.is_some_and(|trouble| trouble.writes);
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::Full(error.to_string()),
+            ErrorKind::ReadOnlyFilesystem => Self::ReadOnly(error.to_string()),
+            // A host may let a component only read a folder, and a user may be allowed no more than that.
+            ErrorKind::PermissionDenied if is_write => Self::ReadOnly(error.to_string()),
+            _ => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+/// The error's name in the manuals.
+fn name_of(error: &io::Error) -> Option<&'static str> {
+    Some(match error.kind() {
+        ErrorKind::NotFound => "ENOENT",
+        ErrorKind::PermissionDenied => "EACCES",
+        ErrorKind::AlreadyExists => "EEXIST",
+        ErrorKind::NotADirectory => "ENOTDIR",
+        ErrorKind::IsADirectory => "EISDIR",
+        ErrorKind::DirectoryNotEmpty => "ENOTEMPTY",
+        ErrorKind::ReadOnlyFilesystem => "EROFS",
+        ErrorKind::StorageFull => "ENOSPC",
+        ErrorKind::QuotaExceeded => "EDQUOT",
+        ErrorKind::FileTooLarge => "EFBIG",
+        ErrorKind::ResourceBusy => "EBUSY",
+        ErrorKind::CrossesDevices => "EXDEV",
+        ErrorKind::TooManyLinks => "EMLINK",
+        ErrorKind::StaleNetworkFileHandle => "ESTALE",
+        ErrorKind::InvalidInput => "EINVAL",
+        _ => match error.raw_os_error()? {
+            errno::EIO => "EIO",
+            errno::EMFILE => "EMFILE",
+            errno::ENFILE => "ENFILE",
+            _ => return None,
+        },
+    })
+}
+
+/// Numbers of errors that have no kind of their own.
+#[cfg(not(target_family = "wasm"))]
+mod errno {
+    pub(super) const EIO: i32 = 5;
+    pub(super) const ENFILE: i32 = 23;
+    pub(super) const EMFILE: i32 = 24;
+}
+
+#[cfg(target_family = "wasm")]
+mod errno {
+    pub(super) const EIO: i32 = 29;
+    pub(super) const ENFILE: i32 = 41;
+    pub(super) const EMFILE: i32 = 33;
+}
+
+/// Natively every error says what it is.
+#[cfg(not(target_family = "wasm"))]
+fn hidden_cause(_path: &Path, _writes: bool, _error: &io::Error) -> Option<(ErrorKind, &'static str)> {
+    None
+}
+
+/// A WASI host reports EROFS, EMFILE and EDQUOT, and the ENOSPC of a write, as EIO. Two harmless calls tell them apart: the
+/// folder is opened, and a file that is not there is removed from it.
+#[cfg(target_family = "wasm")]
+fn hidden_cause(path: &Path, writes: bool, error: &io::Error) -> Option<(ErrorKind, &'static str)> {
+    use std::fs::{self, File};
+    /// No file of this name is ever made.
+    const ABSENT: &str = ".eyot-absent";
+
+    let is_io_error = |error: &io::Error| error.raw_os_error() == Some(errno::EIO);
+    if !is_io_error(error) {
+        return None;
+    }
+    for folder in path.ancestors().skip(1) {
+        match File::open(folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) if is_io_error(&error) => {
+                return Some((ErrorKind::Other, "EMFILE: too many open files, or the disk fails"));
+            }
+            Err(_) => return None,
+            Ok(_) if !writes => return None,
+            Ok(_) => {}
+        }
+        return Some(match fs::remove_file(folder.join(ABSENT)) {
+            Err(error) if is_io_error(&error) => (ErrorKind::ReadOnlyFilesystem, "EROFS: the file system is read-only"),
+            _ => (ErrorKind::StorageFull, "ENOSPC or EDQUOT: no space or quota is left, or the disk fails"),
+        });
+    }
+    None
+}
