@@ -130,6 +130,8 @@ impl Registry {
         digest: &Digest,
         chunk: Chunk,
     ) -> Result<()> {
+        // A request without bytes ends what is there, which only the store knows: a remembered session may be older.
+        let chunk = chunk.peeked().await;
         let completed = async {
             let _place = self.place_at(repository, id)?;
             let session = self.session_for(repository, id, chunk.is_first()).await?;
@@ -149,7 +151,6 @@ impl Registry {
         chunk: Chunk,
         cut_body: CutBody,
     ) -> Result<()> {
-        let chunk = chunk.peeked().await;
         let progress = if let Some(ending) = session.fact.ending.take_if(|ending| ending.is(digest).unwrap_or(false)) {
             // An earlier request brought everything, and its answer was lost.
             ending
