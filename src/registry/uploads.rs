@@ -7,9 +7,9 @@
 mod tests;
 
 use super::appending::Appending;
-use super::facts::{BlobFact, UploadFact};
+use super::facts::{BlobFact, Progress, UploadFact};
 use super::intake::Intake;
-use super::session::{Chunk, Progress, Session, SessionId, Status};
+use super::session::{Chunk, Session, SessionId, Status};
 use super::{Error, Registry, Result, facts, layout};
 use crate::oci::{Algorithm, Digest, Hasher, RepositoryName};
 use crate::store::{self, Body, Location, Stage, When};
@@ -66,6 +66,7 @@ impl Registry {
             revision: 0,
             begun_ms: now,
             changed_ms: now,
+            ending: None,
             added_to: None,
         };
         let version = self.keys.put_sharpened(&key, facts::to_line(&key, &fact, &[])?, When::Absent).await?;
@@ -111,7 +112,7 @@ impl Registry {
             // Nothing came, nothing has changed; not by us.
             return Ok(self.session(repository, id).await?.status());
         }
-        let noted = self.acknowledge(repository, session, &taken.start, &taken.progress).await;
+        let noted = self.write_down(repository, session, &taken.start, &taken.progress, false).await;
         Ok(self.or_abandon(&taken.progress, noted).await?.status())
     }
 
@@ -150,21 +151,25 @@ impl Registry {
         cut_body: CutBody,
     ) -> Result<()> {
         let chunk = chunk.peeked().await;
-        let progress = if chunk.is_nothing() {
+        let progress = if let Some(ending) = session.fact.ending.take_if(|ending| ending.is(digest).unwrap_or(false)) {
+            // An earlier request brought everything, and its answer was lost.
+            ending
+        } else if chunk.is_nothing() {
             self.end_of(&session, digest).await?
         } else {
             let start = self.start_of(repository, &session, chunk.range.as_ref()).await?;
             let hasher = start.hasher_for(digest.algorithm())?;
             let taken = self.take_chunk(repository, &session, start, hasher, chunk, cut_body).await?;
-            // The session may have ended, or gone on, while the body came, or be another than this instance remembers.
-            let now = self.session(repository, &session.id).await;
-            let current =
-                now.and_then(|now| if now.fact.stage == session.fact.stage { Ok(now) } else { Err(now.overtaken()) });
-            session = self.or_abandon(&taken.progress, current).await?;
             if let Err(error) = check_digest(&taken.progress, digest) {
                 self.abandon(&taken.progress, Some(&taken.start)).await;
-                return Err(error);
+                // The session may have gone on at another instance than the one that remembers how it began.
+                let now = self.session(repository, &session.id).await?;
+                return Err(if now.fact.stage == session.fact.stage { error } else { now.overtaken() });
             }
+            // Written down before the commit, which takes the stage away: a crash in between is made good by another commit. This
+            // also shows whether the session is still what it was.
+            let noted = self.write_down(repository, session, &taken.start, &taken.progress, true).await;
+            session = self.or_abandon(&taken.progress, noted).await?;
             taken.progress
         };
         let is_other_algorithm = progress.hasher()?.algorithm() != digest.algorithm();
