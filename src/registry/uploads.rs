@@ -130,8 +130,6 @@ impl Registry {
         digest: &Digest,
         chunk: Chunk,
     ) -> Result<()> {
-        // A request without bytes ends what is there, which only the store knows: a remembered session may be older.
-        let chunk = chunk.peeked().await;
         let completed = async {
             let _place = self.place_at(repository, id)?;
             // An empty body of unknown length ends an upload, and must not be taken for the first chunk.
