@@ -28,10 +28,9 @@ pub const OFFER: Offer =
 
 /// How many files a connection may need: its own, and those of the stores.
 const FILES_PER_CONNECTION: u64 = 4;
-/// The largest head of a request: what the handler takes of URL and headers, 40 KiB, and what stands in between.
-const HEAD_BYTES_MAX: usize = 48 * 1024;
-/// How much is read of a body at a time, and how much of an answer is held for a client that takes it slowly.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// The largest head of a request: what the handler takes of URL and headers, 40 KiB, and what stands in between. It is also
+/// how much is read of a body at a time, and how much of an answer hyper holds before it asks for more.
+const BUFFER_BYTES_MAX: usize = 48 * 1024;
 /// How long to wait for files to be closed when there are none left for a connection.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// How long a client may take for the TLS handshake.
@@ -168,7 +167,6 @@ fn http_connection(
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
-        .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(BUFFER_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service)
 }

@@ -46,6 +46,14 @@ pub(super) struct BlobFact {
     pub location: Location,
 }
 
+/// A state of an upload: the bytes that a stage holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Progress {
+    pub stage: Stage,
+    pub hasher: HasherState,
+    pub offset: u64,
+}
+
 /// Where an upload stands. A second fact of the same form may tell how far the bytes go that a broken request left
 /// (`session.rs`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,6 +65,9 @@ pub(super) struct UploadFact {
     pub revision: u64,
     pub begun_ms: u64,
     pub changed_ms: u64,
+    /// The whole content, which a closing request is about to commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Progress>,
     /// In the second fact: the stage of the first one to which the bytes were added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub added_to: Option<Stage>,

@@ -7,17 +7,19 @@
 //!
 //! A chunk without a range comes from a client that knows of the acknowledged state only, so the chunk goes there; a chunk with a
 //! range may go on from either. An answer that tells the offset makes the arrived state the acknowledged one.
+//!
+//! A closing request writes down what it is about to commit, beside the acknowledged state: after a crash in between the stage may be
+//! gone, and the commit can be done again. That counts as arrived, too.
 
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use super::facts::UploadFact;
+use super::facts::{Progress, UploadFact};
 use super::limits::SESSION_TRIES_MAX;
 use super::{Error, Registry, Result, layout};
-use crate::oci::digest::HasherState;
 use crate::oci::{Algorithm, Digest, Hasher, RepositoryName};
-use crate::store::{self, Body, Stage, Version, When};
+use crate::store::{self, Body, Version, When};
 
 /// The name of an upload session: a UUID.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,14 +102,6 @@ pub(super) struct Session {
     pub(super) version: Option<Version>,
 }
 
-/// A state of an upload: the bytes that a stage holds.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Progress {
-    pub(super) stage: Stage,
-    pub(super) hasher: HasherState,
-    pub(super) offset: u64,
-}
-
 impl Session {
     /// What the client knows of.
     pub(super) fn acknowledged(&self) -> Progress {
@@ -126,11 +120,17 @@ impl Session {
     fn advance(&mut self, progress: Progress, now_ms: u64) {
         let Progress { stage, hasher, offset } = progress;
         let (revision, begun_ms) = (self.fact.revision + 1, self.fact.begun_ms);
-        self.fact = UploadFact { stage, hasher, offset, revision, begun_ms, changed_ms: now_ms, added_to: None };
+        let (ending, added_to) = (None, None);
+        self.fact = UploadFact { stage, hasher, offset, revision, begun_ms, changed_ms: now_ms, ending, added_to };
     }
 }
 
 impl Progress {
+    /// Whether the content has this digest, as far as it was hashed by the digest's algorithm.
+    pub(super) fn is(&self, digest: &Digest) -> Result<bool> {
+        Ok(self.hasher()?.finish() == *digest)
+    }
+
     fn of(fact: &UploadFact) -> Self {
         Self { stage: fact.stage.clone(), hasher: fact.hasher.clone(), offset: fact.offset }
     }
@@ -206,6 +206,9 @@ impl Registry {
 
     /// The arrived state, if there is one beyond what was acknowledged.
     async fn arrived(&self, session: &Session) -> Result<Option<Progress>> {
+        if session.fact.ending.is_some() {
+            return Ok(session.fact.ending.clone());
+        }
         let left = self.left(session).await?;
         Ok(left.filter(|left| left.added_to.as_ref() == Some(&session.fact.stage)).map(|left| Progress::of(&left)))
     }
@@ -233,35 +236,43 @@ impl Registry {
     /// The state whose content has the digest, to end an upload with; the acknowledged one where no state has.
     pub(super) async fn end_of(&self, session: &Session, digest: &Digest) -> Result<Progress> {
         let acknowledged = session.acknowledged().hashed_by(digest.algorithm())?;
-        if acknowledged.hasher()?.finish() == *digest {
+        if acknowledged.is(digest)? {
             return Ok(acknowledged);
         }
         let Some(arrived) = self.arrived(session).await? else { return Ok(acknowledged) };
         let arrived = arrived.hashed_by(digest.algorithm())?;
-        Ok(if arrived.hasher()?.finish() == *digest { arrived } else { acknowledged })
+        Ok(if arrived.is(digest)? { arrived } else { acknowledged })
     }
 
-    /// Writes down that a session stands at `progress`, which a request made of the session's state `start`.
+    /// Writes down that a session stands at `progress`, which a request made of the session's state `start`; or, with `is_ending`,
+    /// that the request is about to commit `progress`.
     ///
     /// # Errors
     /// [`Error::ChunkOutOfOrder`] when another request has taken the session on from `start`.
-    pub(super) async fn acknowledge(
+    pub(super) async fn write_down(
         &self,
         repository: &RepositoryName,
         mut session: Session,
         start: &Progress,
         progress: &Progress,
+        is_ending: bool,
     ) -> Result<Session> {
         for _ in 0..SESSION_TRIES_MAX {
             // The session may have been collected while the body came.
             self.check_age(&session).await?;
-            session.advance(progress.clone(), self.platform.now_ms());
+            let state = if is_ending { session.acknowledged() } else { progress.clone() };
+            session.advance(state, self.platform.now_ms());
+            session.fact.ending = is_ending.then(|| progress.clone());
             let when = session.version.clone().map_or(When::Always, When::Unchanged);
             match self.store(&session.key, &session.fact, when).await {
                 Err(Error::Store(store::Error::Conflict(_))) => {}
                 stored => return stored.map(|()| session),
             }
             session = self.session(repository, &session.id).await?;
+            // The store may have done this very write twice.
+            if is_ending && session.fact.ending.as_ref() == Some(progress) {
+                return Ok(session);
+            }
             // A status that was asked for meanwhile may have made `start` the acknowledged state.
             if session.fact.stage != start.stage {
                 return Err(self.out_of_order(repository, &session).await);
@@ -288,7 +299,8 @@ impl Registry {
             return Err(session.overtaken());
         }
         let Progress { stage, hasher, offset } = progress.clone();
-        let fact = UploadFact { stage, hasher, offset, added_to, changed_ms: self.platform.now_ms(), ..session.fact };
+        let changed_ms = self.platform.now_ms();
+        let fact = UploadFact { stage, hasher, offset, added_to, changed_ms, ending: None, ..session.fact };
         self.store(&layout::arrived(&session.key), &fact, When::Always).await?;
         // An earlier broken request's bytes are of no use any more.
         if let Some(left) = left.filter(|left| left.stage != start.stage) {
