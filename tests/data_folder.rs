@@ -134,10 +134,6 @@ fn a_read_only_folder_serves_pulls() {
                     let path = host.data().join(part);
                     let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
                 }
-                if !copied_without.is_empty() {
-                    // By these a folder is known that was made before there were formats.
-                    fs::create_dir(host.data().join("tmp")).expect("a folder");
-                }
                 host.restart_in(Some(READ_ONLY));
                 let repository = repository(&host);
                 is_whole(&repository, "v1").await;
@@ -266,7 +262,7 @@ fn foreign_entries_do_not_stop_the_collection() {
                 "tmp/README".into(),
             ];
             let folders =
-                [content, "blobs/lost+found".into(), "keys/tag/team/app/!/folder=".into(), "stages/snapshot".into()];
+                [content, "blobs/lost+found".into(), "keys/tag/team/app!/folder=".into(), "stages/snapshot".into()];
             files.iter().for_each(|path| fs::write(host.data().join(path), "foreign").expect("a file"));
             folders.iter().for_each(|path| fs::create_dir(host.data().join(path)).expect("a folder"));
 
@@ -296,6 +292,20 @@ fn foreign_entries_do_not_stop_the_collection() {
             assert_eq!(tags(&repository).await, ["v1"]);
         });
     }
+}
+
+/// Another repository with an image that is there already: 5 kinds of facts in folders of its own.
+#[test]
+fn a_repository_takes_few_inodes() {
+    run(async {
+        let host = Host::start(Kind::Native);
+        push(&repository(&host), "v1", 1000).await.expect("pushed");
+        let before = all_files(&host.data().join("keys")).len() + all_files(&host.data().join("blobs")).len();
+        let other = Repository { name: "team/other", ..repository(&host) };
+        push(&other, "v1", 1000).await.expect("pushed");
+        let after = all_files(&host.data().join("keys")).len() + all_files(&host.data().join("blobs")).len();
+        assert_eq!(after - before, 15);
+    });
 }
 
 /// An outage is not read as absence, and says what it is.
