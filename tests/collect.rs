@@ -382,13 +382,29 @@ fn nothing_is_left_by_small_steps() {
         let limits = Limits { collect_step_keys_max, marks_max, ..Limits::default() };
         let world = World::with_limits(limits);
         populate(&world);
+        let one = digest(image(&world.blob("one")).to_string().as_bytes());
+        // The graph is followed to what an index lists at any depth, in memory or not.
+        let outer = world.push(None, &index(&[&world.push(None, &index(&[&one]))]));
+        world.push(Some("outer"), &index(&[&outer]));
+        world.push(None, &referrer(&outer, "application/signature"));
         world.delete("index");
         world.pass(25 * HOUR_MS);
+        assert_eq!(
+            world.collect(0).manifests.removed,
+            4,
+            "the index, another image of it, what was v1 and its referrer"
+        );
+        assert!(world.has(&one) && world.has_blob("one") && world.has(&outer));
         world.collect(HOUR_MS);
         for tag in ["v1", "large"] {
             assert!(block_on(world.registry.manifest(&world.repository, &tag.parse().unwrap())).is_ok());
         }
         assert!(world.has_blob("moved"));
+        for tag in ["v1", "large", "outer"] {
+            world.delete(tag);
+        }
+        collect_all(&world, Some(0));
+        assert_eq!(world.left(), Vec::<String>::new());
     }
 }
 

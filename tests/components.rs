@@ -23,6 +23,7 @@ mod value;
 
 use std::io::Read as _;
 use std::net::Shutdown;
+use std::time::Duration;
 
 use bytes::Bytes;
 use client::{chunked, raw, raw_status, whole};
@@ -45,7 +46,7 @@ macro_rules! on_host {
         mod $host {
             use super::*;
 
-            on_host!(@ $kind, transcripts, large_blob, small_chunks, tiny_frames, cut_pushes, slow_client, paused_readers, ten_clients, lists, killed_host, refusals);
+            on_host!(@ $kind, transcripts, large_blob, small_chunks, tiny_frames, cut_pushes, cut_uploads_count, slow_client, paused_readers, ten_clients, lists, killed_host, refusals);
         }
     };
     (@ $kind:expr, $($scenario:ident),*) => {
@@ -384,6 +385,56 @@ async fn cut_pushes(host: &mut Host) {
     let status = raw_status(&mut stream);
     assert!(status.is_none_or(|status| status >= 400), "{status:?}");
     assert_eq!(repository.manifest("cut").await.status(), 404);
+}
+
+/// How often a status is asked for until a host has noticed the end of a connection, and how long it is waited in between.
+const STATUS_TRIES_MAX: usize = 600;
+const STATUS_PAUSE: Duration = Duration::from_millis(50);
+
+/// What came of a request that broke off is safe, and the client goes on behind it: in the middle of a layer, and in the
+/// closing request.
+async fn cut_uploads_count(host: &mut Host) {
+    let repository = repository(host, "team/counted");
+    let cut = MIB + 12_345;
+    for (number, framing) in [Framing::Length, Framing::LengthAndRange, Framing::Chunked].into_iter().enumerate() {
+        for (method, is_closed) in [("PATCH", false), ("PATCH", true), ("PUT", false)] {
+            let layer = noise(4 * MIB, &format!("counted {framing:?} {method} {is_closed}"));
+            let digest = sha256(&layer);
+            let mut session = repository.start().await;
+            // With bytes before, and without.
+            let start = number % 2 * 1000;
+            if start > 0 {
+                let reply = session.patch(Some((0, start)), whole(layer.slice(..start))).await;
+                assert_eq!(reply.status(), 202, "{reply:?}");
+            }
+            let target = match method {
+                "PUT" => format!("{}?digest={digest}", session.location),
+                _ => session.location.clone(),
+            };
+            let rest = (start, &layer[start..]);
+            let mut stream = cut_request(host, method, &target, framing, rest, cut);
+            if is_closed {
+                drop(stream);
+            } else {
+                stream.shutdown(Shutdown::Write).expect("an open socket");
+                let status = raw_status(&mut stream);
+                assert!(status.is_none_or(|status| status >= 400), "{status:?}");
+            }
+            let mut now = 0;
+            for _ in 0..STATUS_TRIES_MAX {
+                now = session.offset().await;
+                if now == start + cut {
+                    break;
+                }
+                tokio::time::sleep(STATUS_PAUSE).await;
+            }
+            assert_eq!(now, start + cut, "{framing:?} {method} {is_closed}");
+            assert_eq!(repository.head_blob(&digest).await, 404);
+            session.resume(&layer).await;
+            session.finish(&digest).await;
+            assert_eq!(repository.pull(&digest).await, (digest, layer.len() as u64));
+        }
+    }
 }
 
 /// A client that stops in the middle of its body holds up nobody, not even another one at the same upload.

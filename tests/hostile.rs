@@ -1,16 +1,21 @@
 //! Manifests made to do harm: nested deep, ambiguous, referring in circles. Each is refused, or kept as it is and does none.
 #![cfg(not(target_family = "wasm"))]
 
+#[path = "support/allocation.rs"]
+mod allocation;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use eyot::oci::{Algorithm, Digest};
 use eyot::registry::Limits;
 use eyot::store::counting::Counting;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use eyot::store::{BlobStore, KeyValue, SystemPlatform};
+use eyot::store::{BlobStore, BodyError, KeyValue, SystemPlatform};
 use eyot::{Body, Handler, Registry};
 use futures_executor::block_on;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use http::{Request, Response};
 use serde_json::{Value, json};
 
@@ -315,6 +320,95 @@ fn pages_that_nobody_reads_share_their_memory() {
     assert!(bytes <= (64 << 20) + 100 * (256 << 10), "{bytes} bytes: {lengths:?}");
     drop(held);
     assert_eq!(get(&handler, &uri).body().length(), Some(lengths[0]));
+}
+
+/// Manifests whose end does not come take the memory of what came, which is limited, and none from small ones.
+#[test]
+fn manifests_that_stop_in_the_middle_share_their_memory() {
+    let handler = Handler::in_memory();
+    let begin = |bytes: usize| {
+        let begun = stream::iter([Ok::<_, BodyError>(Bytes::from(vec![b' '; bytes]))]).chain(stream::pending());
+        let body = Body::from_stream(begun).with_length(4 << 20);
+        let request = Request::put("/v2/a/manifests/large").body(body).unwrap();
+        let mut answer = Box::pin(handler.handle(request));
+        assert!(answer.as_mut().now_or_never().is_none());
+        answer
+    };
+    let small = br#"{"schemaVersion":2,"manifests":[]}"#;
+    let mut large = small.to_vec();
+    large.resize(4 << 20, b' ');
+    let push_large = || push(&handler, "large", &large);
+    let silent: Vec<_> = (0..4000).map(|_| begin(1)).collect();
+    assert_eq!(push_large().0, 201);
+    drop(silent);
+    let mut held: Vec<_> = (0..28).map(|_| begin(4_000_000)).collect();
+    assert_eq!(push_large().0, 201);
+    held.extend((0..12).map(|_| begin(4_000_000)));
+    let (status, text) = push_large();
+    assert!(status == 503 && text.contains("try again"), "{status} {text}");
+    assert_eq!(push(&handler, "small", small).0, 201);
+    drop(held);
+    assert_eq!(push_large().0, 201);
+}
+
+/// Text that takes many times its size where it is kept in pieces.
+#[test]
+fn a_manifest_takes_a_bounded_multiple_of_its_size() {
+    const SIZE: usize = 4 << 20;
+    let fill = |before: &str, each: &dyn Fn(usize) -> String, after: &str| {
+        let mut text = before.to_owned();
+        for number in 0.. {
+            let next = each(number);
+            if text.len() + next.len() + after.len() + 1 > SIZE {
+                break;
+            }
+            text += if number == 0 { "" } else { "," };
+            text += &next;
+        }
+        text + after
+    };
+    let child = format!(r#""mediaType":"a/b","digest":"{}","size":1"#, digest(b"child"));
+    let own = r#"{"schemaVersion":2,"manifests":[],"annotations":{"#;
+    let of_child = format!(r#"{{"schemaVersion":2,"manifests":[{{{child},"#);
+    let manifests = [
+        ("own annotations", fill(own, &|number| format!(r#""{number:x}":"""#), "}}")),
+        (
+            "annotations",
+            fill(&format!(r#"{of_child}"annotations":{{"#), &|number| format!(r#""{number:x}":"""#), "}}]}"),
+        ),
+        ("urls", fill(&format!(r#"{of_child}"urls":["#), &|_| r#""""#.into(), "]}]}")),
+        ("repeated", fill(r#"{"schemaVersion":2,"manifests":["#, &|_| format!("{{{child}}}"), "]}")),
+        ("members", fill(r#"{"schemaVersion":2,"manifests":[],"#, &|number| format!(r#""{number:x}":0"#), "}")),
+        ("numbers", fill(r#"{"schemaVersion":2,"manifests":[],"x":["#, &|_| "0".into(), "]}")),
+        (
+            "different",
+            fill(r#"{"schemaVersion":2,"manifests":["#, &|number| descriptor(&number.to_le_bytes()).to_string(), "]}"),
+        ),
+        ("as many as may be", {
+            let each: Vec<_> = (0..19_999u32).map(|number| descriptor(&number.to_le_bytes()).to_string()).collect();
+            format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, each.join(","))
+        }),
+        (
+            "digests",
+            fill(
+                r#"{"schemaVersion":2,"manifests":[],"x":["#,
+                &|number| format!("\"{}\"", digest(&number.to_le_bytes())),
+                "]}",
+            ),
+        ),
+    ];
+    for (kind, manifest) in &manifests {
+        let handler = handler(Limits { sparse_manifests: true, ..Limits::default() });
+        let bytes = Bytes::from(manifest.clone());
+        let pieces =
+            (0..bytes.len()).step_by(64 << 10).map(move |at| bytes.slice(at..bytes.len().min(at + (64 << 10))));
+        let body = Body::from_stream(stream::iter(pieces.map(Ok::<_, BodyError>)));
+        let request = Request::put("/v2/a/manifests/v1").body(body.with_length(manifest.len() as u64)).unwrap();
+        let (answer, peak) = allocation::peak_of(|| block_on(handler.handle(request)));
+        println!("{kind}: {} for {} bytes: {peak} bytes", answer.status(), manifest.len());
+        // The bytes themselves and what is counted for the rest (registry/limits.rs).
+        assert!(peak <= 8 * SIZE as u64, "{kind}: {peak} bytes");
+    }
 }
 
 /// What a client lists under a fallback tag costs its push a bounded number of calls, and readers nothing.

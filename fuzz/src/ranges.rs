@@ -1,6 +1,6 @@
 //! Ranges of pulls and of chunks.
 
-use eyot::oci::range::{RangeRequest, parse_chunk_range};
+use eyot::oci::range::{RANGES_MAX, RangeRequest, parse_chunk_range};
 
 /// The first eight bytes are the size of the content, as far as there are so many.
 pub fn ranges(data: &[u8]) {
@@ -11,6 +11,13 @@ pub fn ranges(data: &[u8]) {
         let found = RangeRequest::parse(Some(header), size);
         if let RangeRequest::Part(part) = &found {
             assert!(part.start < part.end && part.end <= size, "{header:?} of {size}: {part:?}");
+        }
+        if let RangeRequest::Parts(parts) = &found {
+            assert!(parts.len() > 1 && parts.len() <= RANGES_MAX, "{header:?} of {size}: {parts:?}");
+            let mut sorted = parts.clone();
+            sorted.sort_by_key(|part| part.start);
+            assert!(sorted.iter().all(|part| part.start < part.end && part.end <= size), "{header:?}: {parts:?}");
+            assert!(sorted.windows(2).all(|pair| pair[0].end < pair[1].start), "{header:?}: {parts:?}");
         }
         if let Some(expected) = expected(header, size) {
             assert_eq!(found, expected, "{header:?} of {size}");

@@ -64,7 +64,7 @@ struct Landing<K: Hash + Eq, T: Clone> {
 impl<K: Hash + Eq, T: Clone> Drop for Landing<K, T> {
     fn drop(&mut self) {
         let landed = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
-        // Dropped after the lock is free: the last clone of a future may drop more than itself.
+        // The future is dropped after the lock is free, as its drop may run other code.
         drop(landed);
     }
 }

@@ -1,28 +1,36 @@
 //! Logging in with a name and a password.
 //!
-//! Whoever logs in takes a place, is counted, and only then has the password hashed. So passwords are never looked at without
-//! being counted, and a crowd of attempts takes neither the threads that serve requests nor the memory: hashes are computed one
-//! at a time (`password.rs`), natively on a thread for blocking work.
+//! A login takes a place, is counted as failed, and only then has its password hashed. So no password is looked at without being
+//! counted, and a crowd of logins takes neither the threads that serve requests nor much memory: hashes are computed one at a
+//! time (`password.rs`), natively on a thread for blocking work.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
 use super::flight::Flights;
 use super::remembered::Remembered;
 use super::throttle::Throttle;
+use super::turn::{Turn, Turns};
 use super::{Directory, PasswordHash, Refusal, Secret};
 use crate::store::{KeyValue, Platform};
 
-/// A hash whose password nobody knows, of the kind that [`PasswordHash::new`] makes: to be computed where there is no user.
+/// A hash whose password nobody knows, of the kind that [`PasswordHash::new`] makes. An unknown user has this hash computed.
 const DECOY: &str = "$argon2id$v=19$m=19456,t=2,p=1$ZXlvdCBkZWNveSBzYWx0IQ$jSBoi3uWlzbdtgDmSqAVNQQT7hVxyt7wvQUgrWsqBHM";
 /// How many logins one instance looks at at once. More are refused: each waits for the hashes of those before it.
 pub(super) const LOGINS_AT_ONCE_MAX: usize = 64;
-/// When to come back who found no place.
+/// When a login that found no place is to be tried again.
 const BUSY_RETRY_MS: u64 = 1000;
+
+/// How often a login looks whether another instance still has the turn, how long the login waits in between, and how long a turn
+/// lasts: the turn of an instance that was killed ends then.
+const TURN_TRIES_MAX: usize = 60;
+const TURN_WAIT: Duration = Duration::from_millis(100);
+const TURN_MS_MAX: u64 = 3000;
 
 /// The users and their passwords.
 pub(super) struct Logins {
@@ -34,6 +42,9 @@ pub(super) struct Logins {
     remembered: Remembered,
     under_way: Flights<[u8; 32], Result<(), Refusal>>,
     places: Arc<AtomicUsize>,
+    /// Where instances take turns.
+    turns: Option<Turns>,
+    keys: Arc<dyn KeyValue>,
     platform: Arc<dyn Platform>,
     checks: AtomicU64,
 }
@@ -45,10 +56,12 @@ impl Logins {
             users: HashMap::new(),
             decoys: vec![PasswordHash::parse(DECOY).expect("a hash")],
             directory: Directory::new(keys.clone(), platform.clone()),
-            throttle: Throttle::new(keys, platform.clone()),
+            throttle: Throttle::new(keys.clone(), platform.clone()),
             remembered: Remembered::new(platform.as_ref()),
             under_way: Flights::new(),
             places: Arc::default(),
+            turns: None,
+            keys,
             platform,
             checks: AtomicU64::new(0),
         }
@@ -65,11 +78,15 @@ impl Logins {
         self.users = users.into_iter().collect();
     }
 
+    pub(super) fn log_in_in_turn(&mut self) {
+        self.turns = Some(Turns::new(self.keys.clone(), self.platform.clone()));
+    }
+
     pub(super) fn checks(&self) -> u64 {
         self.checks.load(Ordering::Relaxed)
     }
 
-    /// Lets a user in whose password is right. A password that was right a moment ago is not hashed again, as long as the
+    /// Lets a user with the right password in. A password that was right a moment ago is not hashed again, as long as the
     /// user is still there with the same hash.
     pub(super) async fn log_in(
         self: &Arc<Self>,
@@ -84,7 +101,7 @@ impl Logins {
         {
             return Ok(());
         }
-        // One read for every user, so that nobody can tell by the time it takes where a user is kept.
+        // The directory is read for every user, so that the time does not tell where a user is kept.
         let stored = self.directory.hash_of(user).await?;
         if self.set_hash_of(user).is_none() && stored.as_ref().is_some_and(|hash| is_remembered(hash.as_str())) {
             return Ok(());
@@ -114,13 +131,48 @@ impl Logins {
             return Ok(());
         }
         let _place = Place::take(&self.places)?;
-        let counted = self.throttle.begin(user, address).await?;
-        if !self.is_right(user, password, stored.as_ref()).await {
-            return Err(Refusal::Unauthorized);
+        match &self.turns {
+            None => self.look_at(user, password, stored.as_ref(), address).await?,
+            Some(turns) => {
+                // An attempt that must wait anyway takes no turn.
+                self.throttle.check(user, address).await?;
+                let look = self.look_at(user, password, stored.as_ref(), address);
+                self.in_turn(turns, look).await??;
+            }
         }
-        self.throttle.succeeded(counted).await?;
         self.remembered.keep(digest, self.platform.now_ms());
         Ok(())
+    }
+
+    /// Counts an attempt, and takes the count back if the password is right.
+    async fn look_at(
+        &self,
+        user: &str,
+        password: &Secret,
+        stored: Option<&PasswordHash>,
+        address: Option<IpAddr>,
+    ) -> Result<(), Refusal> {
+        let counted = self.throttle.begin(user, address).await?;
+        match self.is_right(user, password, stored).await {
+            true => self.throttle.succeeded(counted).await,
+            false => Err(Refusal::Unauthorized),
+        }
+    }
+
+    /// Does the work when no other instance looks at a login, or gives up after some seconds.
+    async fn in_turn<T>(&self, turns: &Turns, work: impl Future<Output = T>) -> Result<T, Refusal> {
+        for _ in 0..TURN_TRIES_MAX {
+            match turns.take(TURN_MS_MAX).await? {
+                Turn::Ours(number) => {
+                    let done = work.await;
+                    turns.end(number).await?;
+                    return Ok(done);
+                }
+                Turn::Unknown => return Ok(work.await),
+                Turn::Taken => self.platform.sleep(TURN_WAIT).await,
+            }
+        }
+        Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS })
     }
 
     /// The hash of a user that the settings name; a text in its place where they hold the password itself.
@@ -131,8 +183,8 @@ impl Logins {
         }
     }
 
-    /// One hash is computed whether there is such a user or not, so that nobody can tell by the time it takes. Only a right
-    /// password that is not hashed is quicker.
+    /// Computes a hash whether there is such a user or not, so that the time does not tell. Only a right password that the
+    /// settings hold in the clear is quicker.
     async fn is_right(&self, user: &str, password: &Secret, stored: Option<&PasswordHash>) -> bool {
         self.checks.fetch_add(1, Ordering::Relaxed);
         let plain = self.plain.as_ref().filter(|(name, _)| name == user);
@@ -145,14 +197,14 @@ impl Logins {
         matches && known.is_some()
     }
 
-    /// The same one each time for one name.
+    /// A hash to compute for an unknown user: for one name always the same.
     fn decoy(&self, user: &str) -> &PasswordHash {
         let number = Sha256::digest(user)[..4].iter().fold(0, |number, byte| number << 8 | usize::from(*byte));
         &self.decoys[number % self.decoys.len()]
     }
 }
 
-/// One of [`LOGINS_AT_ONCE_MAX`].
+/// A place among the [`LOGINS_AT_ONCE_MAX`] logins that are looked at.
 struct Place(Arc<AtomicUsize>);
 
 impl Place {

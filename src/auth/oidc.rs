@@ -138,7 +138,7 @@ fn parse_rule(text: &str) -> Result<Rule, String> {
     Ok(Rule { name, issuer, audience, claims: claims.into_iter().map(owned).collect() })
 }
 
-/// Reads the URL of something to fetch that nobody on the way can change: https, or http on this machine.
+/// Reads the URL of a document that nobody on the way can change: https, or http on this machine.
 fn parse_source(text: &str) -> Result<Url, &'static str> {
     let url = Url::parse(text).map_err(|_| "begins with https:// and a host")?;
     let is_local = match url.host() {
@@ -178,7 +178,7 @@ type Keys = Arc<HashMap<String, PublicKey>>;
 /// A user by the token of an issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
-    /// What the rules call the user; at least one name.
+    /// The names that the rules give the user; at least one.
     pub(super) names: Vec<String>,
     /// When the token ends, in milliseconds since the Unix epoch.
     pub(super) ends_ms: u64,

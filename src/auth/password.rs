@@ -76,7 +76,7 @@ impl PasswordHash {
         Self(hash.to_string())
     }
 
-    /// Whether this is the hash of `password`. It takes about 25 ms natively, more in a component. Hashes are computed one
+    /// Whether this is the hash of `password`. The computation takes about 25 ms natively, more in a component. Hashes are computed one
     /// at a time; this call blocks the thread meanwhile.
     pub fn verify(&self, password: &Secret) -> bool {
         let password = password.expose().as_bytes();
@@ -98,15 +98,15 @@ impl PasswordHash {
     }
 }
 
-/// The memory of argon2, which is used again for each hash: blocks of this size that come and go would stay with the
-/// process. Whoever holds the lock has the turn to hash, with bcrypt too.
+/// The memory of argon2, which is used again for each hash: an allocator keeps freed blocks of this size, so many hashes at
+/// once would leave the process large. The holder of the lock has the turn to hash, with bcrypt too.
 static MEMORY: Mutex<Vec<Block>> = Mutex::new(Vec::new());
 
 fn argon2id(params: &Params, version: Version, password: &[u8], salt: &[u8], out: &mut [u8]) -> argon2::Result<()> {
     let mut memory = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
     let blocks = params.block_count();
     if memory.len() < blocks {
-        // Of the old blocks nothing is wanted: to copy them would need both at once.
+        // The old blocks go first, as their content is not needed: growing would hold both for a moment.
         *memory = Vec::new();
         memory.resize(blocks, Block::new());
     }

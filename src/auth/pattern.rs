@@ -55,8 +55,8 @@ thread_local! {
     pub(crate) static MATCHES: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// Whether a text matches a pattern. The literal beginning and end of the pattern are compared first: most rules
-/// end there, in time of their length.
+/// Whether a text matches a pattern. The literal beginning and end of the pattern are compared first, which decides most
+/// rules in time of their length.
 pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     #[cfg(test)]
     MATCHES.with(|count| count.set(count.get() + 1));

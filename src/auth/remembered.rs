@@ -1,6 +1,6 @@
 //! Passwords that were right a moment ago, so that a client that sends one with every request does not have it hashed each
 //! time. Kept in the memory of one instance, as a digest under a key that nobody has. A password counts only as long as its
-//! user has the same hash: whoever asks names the hash of now.
+//! user has the same hash, which the digest holds too.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

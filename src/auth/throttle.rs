@@ -1,4 +1,4 @@
-//! Slowing down who guesses: an attempt to log in is counted before its password is looked at, and the count is taken back
+//! Slowing down guesses of passwords: an attempt to log in is counted before its password is looked at, and the count is taken back
 //! when the password is right. So attempts at the same moment are counted one by one, exactly where the store has
 //! conditions.
 //!
@@ -9,8 +9,8 @@
 //! | of a user, where the host knows no addresses | 10 | 10 s |
 //! | of an address, for any user | 100 | 60 s |
 //!
-//! Only somebody in the same network can keep a user waiting for long. The count of the user from anywhere does not hold up a
-//! user who logged in well from that network within a day.
+//! So only somebody in the same network can keep a user waiting for long. The count of a user from anywhere does not hold up a
+//! login from a network where the user has logged in within a day.
 //!
 //! The counts lie in the key-value store, as an instance may live for one request only. Names and networks are hashed into a
 //! fixed number of counts, so that nobody can fill the store. The hash has a secret key, so that nobody can choose a name whose
@@ -24,17 +24,17 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use super::Refusal;
-use crate::store::{self, KeyValue, Platform, Version, When};
+use crate::store::{self, KeyValue, Platform, When};
 
 /// The wait after the first failure that is not free; it doubles with each.
 const WAIT_MS: u64 = 1000;
 /// How long failures are remembered after the last one.
 const FORGOTTEN_AFTER_MS: u64 = 15 * 60 * 1000;
-/// How long a user who has logged in from a network is known there.
+/// How long a user is known in a network after a login there.
 const KNOWN_FOR_MS: u64 = 24 * 60 * 60 * 1000;
 /// How often a count is tried that other attempts change at the same moment.
 const TRIES_MAX: usize = 100;
-/// When to come back after that many.
+/// When an attempt that was contended so often is to be made again.
 const CONTENDED_RETRY_MS: u64 = 1000;
 /// Where the secret of the hash lies.
 const SECRET: &str = "auth/failures-secret";
@@ -69,13 +69,12 @@ struct Failures {
     good_ms: Option<u64>,
 }
 
-/// One count that an attempt has raised.
+/// A count that an attempt has raised.
 struct Raised {
     rule: Rule,
     key: String,
     before: Failures,
     after: Failures,
-    version: Option<Version>,
 }
 
 /// An attempt that is counted.
@@ -88,18 +87,33 @@ impl Throttle {
         Self { keys, platform, secret: Mutex::default() }
     }
 
-    /// Counts an attempt as failed, or says how long to wait. An attempt that must wait is not counted.
-    pub(super) async fn begin(&self, user: &str, address: Option<IpAddr>) -> Result<Counted, Refusal> {
+    /// Says how long a user must wait who tries too often. Nothing is counted, and the user from anywhere not looked at.
+    pub(super) async fn check(&self, user: &str, address: Option<IpAddr>) -> Result<(), Refusal> {
+        for (rule, key) in self.counts(user, address).await? {
+            if rule.kind != USER_ANYWHERE.kind {
+                self.read(&key).await?.0.check(rule, self.platform.now_ms())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The counts that an attempt raises.
+    async fn counts(&self, user: &str, address: Option<IpAddr>) -> Result<Vec<(Rule, String)>, Refusal> {
         let secret = self.secret().await?;
         let key = |rule: Rule, who: &[&[u8]]| (rule, key(&secret, rule.kind, who));
-        let mut rules = vec![match address.map(network) {
-            None => key(USER_WITHOUT_NETWORK, &[user.as_bytes()]),
-            Some(network) => key(USER_IN_NETWORK, &[&network, user.as_bytes()]),
-        }];
-        if let Some(network) = address.map(network) {
-            rules.push(key(USER_ANYWHERE, &[user.as_bytes()]));
-            rules.push(key(ADDRESS, &[&network]));
-        }
+        Ok(match address.map(network) {
+            None => vec![key(USER_WITHOUT_NETWORK, &[user.as_bytes()])],
+            Some(network) => vec![
+                key(USER_IN_NETWORK, &[&network, user.as_bytes()]),
+                key(USER_ANYWHERE, &[user.as_bytes()]),
+                key(ADDRESS, &[&network]),
+            ],
+        })
+    }
+
+    /// Counts an attempt as failed, or says how long to wait. An attempt that must wait is not counted.
+    pub(super) async fn begin(&self, user: &str, address: Option<IpAddr>) -> Result<Counted, Refusal> {
+        let rules = self.counts(user, address).await?;
         let mut counted = Counted { raised: Vec::new() };
         for (rule, key) in rules {
             if rule.kind == USER_ANYWHERE.kind && counted.is_of_known_user(self.platform.now_ms()) {
@@ -123,47 +137,53 @@ impl Throttle {
     }
 
     async fn raise(&self, rule: Rule, key: String) -> Result<Raised, Refusal> {
-        for _ in 0..TRIES_MAX {
-            let (before, when) = self.read(&key).await?;
+        let raise = |before: Failures| {
             let now_ms = self.platform.now_ms();
-            let wait_ms = before.wait_until_ms(rule).saturating_sub(now_ms);
-            if wait_ms > 0 {
-                return Err(Refusal::TooManyAttempts { retry_after_ms: wait_ms.min(rule.wait_ms_max) });
-            }
+            before.check(rule, now_ms)?;
             let is_forgotten = now_ms.saturating_sub(before.last_ms) > FORGOTTEN_AFTER_MS;
-            let before = if is_forgotten { Failures { count: 0, ..before } } else { before };
-            let after = Failures { count: before.count.saturating_add(1), last_ms: now_ms, ..before };
-            if let Some(version) = self.write(&key, after, when).await? {
-                return Ok(Raised { rule, key, before, after, version });
-            }
-        }
-        Err(Refusal::Busy { retry_after_ms: CONTENDED_RETRY_MS })
+            let count = if is_forgotten { 0 } else { before.count };
+            Ok(Failures { count: count.saturating_add(1), last_ms: now_ms, ..before })
+        };
+        let (before, after) = self.change(&key, raise).await?;
+        Ok(Raised { rule, key, before, after })
     }
 
     async fn take_back(&self, counted: Counted, good_ms: Option<u64>) -> Result<(), Refusal> {
         for raised in counted.raised {
             let good_ms = good_ms.filter(|_| raised.rule.kind == USER_IN_NETWORK.kind);
-            // Nobody has changed the count since, most likely.
-            let lowered = Failures { good_ms: good_ms.or(raised.before.good_ms), ..raised.before };
-            if let Some(version) = raised.version
-                && self.write(&raised.key, lowered, When::Unchanged(version)).await?.is_some()
-            {
-                continue;
-            }
-            for _ in 0..TRIES_MAX {
-                let (now, when) = self.read(&raised.key).await?;
+            let lower = |now: Failures| {
                 let is_last = now.last_ms == raised.after.last_ms;
-                let lowered = Failures {
+                Ok(Failures {
                     count: now.count.saturating_sub(1),
                     last_ms: if is_last { raised.before.last_ms } else { now.last_ms },
                     good_ms: good_ms.or(now.good_ms),
-                };
-                if self.write(&raised.key, lowered, when).await?.is_some() {
-                    break;
-                }
+                })
+            };
+            match self.change(&raised.key, lower).await {
+                // The attempt stays counted as failed, which does no harm but a wait.
+                Ok(_) | Err(Refusal::Busy { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// Changes a count so that no other change is lost, where the store has conditions. Gives the count before and after.
+    async fn change(
+        &self,
+        key: &str,
+        change: impl Fn(Failures) -> Result<Failures, Refusal>,
+    ) -> Result<(Failures, Failures), Refusal> {
+        for _ in 0..TRIES_MAX {
+            let (before, when) = self.read(key).await?;
+            let after = change(before)?;
+            match self.keys.put_sharpened(key, serde_json::json!(after).to_string().into(), when).await {
+                Ok(_) => return Ok((before, after)),
+                Err(store::Error::Conflict(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Refusal::Busy { retry_after_ms: CONTENDED_RETRY_MS })
     }
 
     /// A count, and the condition under which it is still the same.
@@ -173,16 +193,6 @@ impl Throttle {
             // A count that cannot be read is none: it must not lock anybody out.
             Some(entry) => (serde_json::from_slice(&entry.value).unwrap_or_default(), When::Unchanged(entry.version)),
         })
-    }
-
-    /// `None`: another attempt was faster.
-    async fn write(&self, key: &str, failures: Failures, when: When) -> Result<Option<Option<Version>>, Refusal> {
-        let value = serde_json::json!(failures).to_string();
-        match self.keys.put_sharpened(key, value.into(), when).await {
-            Ok(version) => Ok(Some(version)),
-            Err(store::Error::Conflict(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// The secret of the hash, which the first instance to need it makes.
@@ -214,15 +224,19 @@ impl Counted {
 }
 
 impl Failures {
-    fn wait_until_ms(self, rule: Rule) -> u64 {
-        match self.count.checked_sub(rule.free) {
+    fn check(self, rule: Rule, now_ms: u64) -> Result<(), Refusal> {
+        let until_ms = match self.count.checked_sub(rule.free) {
             None | Some(0) => 0,
             Some(over) => self.last_ms + (WAIT_MS << (over - 1).min(16)).min(rule.wait_ms_max),
+        };
+        match until_ms.saturating_sub(now_ms) {
+            0 => Ok(()),
+            wait_ms => Err(Refusal::TooManyAttempts { retry_after_ms: wait_ms.min(rule.wait_ms_max) }),
         }
     }
 }
 
-/// The network of an address: whoever has an IPv6 address has a whole network of them.
+/// The network of an address: the holder of an IPv6 address has a whole network of addresses.
 fn network(address: IpAddr) -> Vec<u8> {
     match address.to_canonical() {
         IpAddr::V4(address) => address.octets().to_vec(),
@@ -230,7 +244,7 @@ fn network(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// One of 65,536 counts for each kind.
+/// The key of a count: there are 65,536 for each kind.
 fn key(secret: &[u8], kind: &str, who: &[&[u8]]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes keys of any length");
     for part in who {

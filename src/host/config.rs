@@ -62,8 +62,15 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("warnings", "true | false", "whether pulls show the warnings that /v2/_eyot/warnings/ sets"),
     ("sparse_manifests", "true | false", "whether a manifest may name blobs and manifests that are not here"),
     ("connections_max", "1 to 4096", "how many connections are served at once (native)"),
+    ("connections_per_address_max", "1 to 4096", "how many of them one address may have, but for proxies (native)"),
     ("head_timeout_seconds", "1 to 86400", "how long a client may take for the head of a request (native)"),
     ("body_idle_timeout_seconds", "1 to 86400", "how long a client may stall within a body, sent or taken (native)"),
+    ("body_bytes_per_second_min", "0 and more", "how fast a body must come on the whole; 0: at any rate (native)"),
+    (
+        "unwanted_body_timeout_seconds",
+        "1 to 86400",
+        "how long a body is waited for that nobody was let in to send (native)",
+    ),
     ("stop_timeout_seconds", "0 to 86400", "how long requests may go on when the process is told to stop (native)"),
     (
         "auth_mode",
@@ -101,10 +108,17 @@ const TIMEOUT_SECONDS_MAX: u64 = 24 * 60 * 60;
 pub struct Connections {
     /// How many are served at once where the system allows as many files; more wait in the kernel's queue.
     pub most: u64,
+    /// How many of them one IPv4 address, or IPv6 network of 64 bits, may have. The machine's own address and trusted proxies,
+    /// which speak for many, may have all.
+    pub most_of_address: u64,
     /// How long a client may take to send the head of a request, and to begin with it.
     pub head_timeout: Duration,
     /// How long a client may send nothing of a body, or take nothing of an answer, in the middle of it.
     pub body_idle_timeout: Duration,
+    /// How many bytes of a body must come for each second in which it is waited for, beyond the first 30; 0: no such limit.
+    pub body_bytes_per_second_min: u64,
+    /// How long a body may be waited for in all that nobody was let in to send, or that is left when the answer is known.
+    pub unwanted_body_timeout: Duration,
     /// How long requests under way may go on when the process is told to stop.
     pub stop_timeout: Duration,
 }
@@ -113,8 +127,11 @@ impl Default for Connections {
     fn default() -> Self {
         Self {
             most: 4096,
+            most_of_address: 1024,
             head_timeout: Duration::from_secs(60),
             body_idle_timeout: Duration::from_secs(60),
+            body_bytes_per_second_min: 1024,
+            unwanted_body_timeout: Duration::from_secs(10),
             stop_timeout: Duration::from_secs(30),
         }
     }
@@ -237,8 +254,21 @@ impl Config {
             tag_max_age_seconds: number("tag_max_age_seconds", 0, 0, u32::MAX.into())? as u32,
             connections: Connections {
                 most: number("connections_max", connections.most, 1, connections.most)?,
+                most_of_address: number(
+                    "connections_per_address_max",
+                    connections.most_of_address,
+                    1,
+                    connections.most,
+                )?,
                 head_timeout: seconds("head_timeout_seconds", connections.head_timeout, 1)?,
                 body_idle_timeout: seconds("body_idle_timeout_seconds", connections.body_idle_timeout, 1)?,
+                body_bytes_per_second_min: number(
+                    "body_bytes_per_second_min",
+                    connections.body_bytes_per_second_min,
+                    0,
+                    u64::MAX,
+                )?,
+                unwanted_body_timeout: seconds("unwanted_body_timeout_seconds", connections.unwanted_body_timeout, 1)?,
                 stop_timeout: seconds("stop_timeout_seconds", connections.stop_timeout, 0)?,
             },
             access: AccessConfig::read(get)?,

@@ -12,14 +12,14 @@ use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown, Watcher
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
 use tokio::task::JoinError;
 use tokio_rustls::TlsAcceptor;
 
 use super::config::{Connections, Offer};
-use super::stall::{PatientBody, PatientStream};
+use super::places::{Place, Places};
+use super::stall::{Answer, PatientBody, PatientStream};
 use super::tls::Certificate;
-use crate::http::{Handler, Peer};
+use crate::http::{Handler, Peer, Wanted};
 use crate::store::Body;
 
 /// What this host offers.
@@ -30,8 +30,9 @@ pub const OFFER: Offer =
 const FILES_PER_CONNECTION: u64 = 4;
 /// How many files are kept for the process itself: its listener and streams, the log, the collection on a schedule.
 const FILES_OF_PROCESS: u64 = 32;
-/// How much of a request's head is read before hyper refuses it; and the most that is read of a body at a time.
-const READ_BUFFER_BYTES_MAX: usize = 512 * 1024;
+/// The largest head of a request: what the handler takes of URL and headers, 40 KiB, and what stands in between. It is also
+/// how much is read of a body at a time, and how much of an answer hyper holds before it asks for more.
+const BUFFER_BYTES_MAX: usize = 48 * 1024;
 /// How long to wait for files to be closed when there are none left for a connection.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// How long a client may take for the TLS handshake.
@@ -55,23 +56,36 @@ pub async fn serve(
     ready(listener.local_addr()?);
 
     let connections = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(connections_max(limits.most)));
+    let places = Places::new(connections_max(limits.most), limits.most_of_address as usize);
     loop {
         let accept = async {
-            let place = places.clone().acquire_owned().await?;
-            anyhow::Ok((listener.accept().await?, place))
+            let (stream, peer) = listener.accept().await?;
+            // A proxy speaks for many.
+            let address = Some(peer.ip()).filter(|address| !address.is_loopback() && !handler.is_proxy(*address));
+            anyhow::Ok((places.enter(address).await, stream, peer))
         };
         tokio::select! {
             accepted = accept => match accepted {
-                Ok(((stream, _), place)) => {
+                Ok((Some(place), stream, _)) => {
                     let acceptor = certificate.as_ref().map(Certificate::acceptor);
                     let (handler, watcher) = (handler.clone(), connections.watcher());
                     tokio::spawn(async move {
-                        if let Err(error) = connection(handler, limits, stream, acceptor, watcher).await {
-                            log::info!("a connection broke off: {error:#}");
+                        let place = Arc::new(place);
+                        let connection = place.connection.clone();
+                        tokio::select! {
+                            served = connection_of(place, handler, limits, stream, acceptor, watcher) => {
+                                if let Err(error) = served {
+                                    log::info!("a connection broke off: {error:#}");
+                                }
+                            }
+                            () = connection.told_to_leave() => {
+                                log::info!("a connection was closed to make place for another one");
+                            }
                         }
-                        drop(place);
                     });
+                }
+                Ok((None, _, peer)) => {
+                    log::info!("a connection was refused: {} has {} already", peer.ip(), limits.most_of_address);
                 }
                 // Out of file descriptors, most likely: some will be closed.
                 Err(error) => {
@@ -104,7 +118,8 @@ fn connections_for(files: u64, wanted: u64) -> usize {
     (files.saturating_sub(FILES_OF_PROCESS) / FILES_PER_CONNECTION).clamp(1, wanted) as usize
 }
 
-async fn connection(
+async fn connection_of(
+    place: Arc<Place>,
     handler: Handler,
     limits: Connections,
     stream: TcpStream,
@@ -120,33 +135,47 @@ async fn connection(
     match acceptor {
         Some(acceptor) => {
             let encrypted = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
-            watcher.watch(http_connection(handler, limits, encrypted, peer)).await?;
+            watcher.watch(http_connection(place, handler, limits, encrypted, peer)).await?;
         }
-        None => watcher.watch(http_connection(handler, limits, stream, peer)).await?,
+        None => watcher.watch(http_connection(place, handler, limits, stream, peer)).await?,
     }
     Ok(())
 }
 
 fn http_connection(
+    place: Arc<Place>,
     handler: Handler,
     limits: Connections,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Peer,
 ) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static {
+    let stream = PatientStream::new(stream, limits.body_idle_timeout, place.connection.clone());
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        let handler = handler.clone();
+        let (handler, connection, wanted) = (handler.clone(), place.connection.clone(), Wanted::default());
+        let place = place.clone();
+        connection.begin(wanted.clone());
         request.extensions_mut().insert(peer);
-        let request = request.map(|body| Body::new(PatientBody::new(body, limits.body_idle_timeout)));
+        request.extensions_mut().insert(wanted.clone());
+        let request = request.map(|body| Body::new(PatientBody::new(body, &limits, wanted, &connection)));
         // A task of its own: hyper drops the request when the client goes away, and what the client sent of an upload until
-        // then is still to be written down. The body ends with an error then, so the task ends too.
-        let answer = tokio::spawn(async move { handler.handle(request).await });
-        async move { Ok::<_, JoinError>(answer.await?) }
+        // then is still to be written down. The body ends with an error then, so the task ends too. The place is kept until
+        // then: clients that go away and come back have no more tasks than places.
+        let answer = tokio::spawn(async move {
+            let response = handler.handle(request).await;
+            drop(place);
+            response
+        });
+        async move {
+            let response = answer.await?;
+            connection.answer();
+            Ok::<_, JoinError>(response.map(|body| Answer { body, connection }))
+        }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
-        .max_buf_size(READ_BUFFER_BYTES_MAX)
-        .serve_connection(TokioIo::new(PatientStream::new(stream, limits.body_idle_timeout)), service)
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
-//! Clients that stop in the middle: of a request's body, or of reading an answer. It is the time between two bytes that is
-//! limited, as a large layer over a slow line may take hours in all.
+//! Clients that are slow: to send a request's body, or to take an answer. What is limited is the time in which somebody waits
+//! for the client, less what the bytes that came were worth: a large layer over a slow line may take hours in all.
 
 use std::future::Future as _;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,46 +13,139 @@ use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::config::Connections;
+use super::places::Connection;
+use crate::http::Wanted;
 use crate::store::BodyError;
+
+/// How long a client has kept us waiting that counts as slow: its connection may have to leave for another one.
+const SLOW: Duration = Duration::from_secs(5);
+/// How much waiting a body is allowed beyond what its least rate explains.
+const BODY_ALLOWANCE: Duration = Duration::from_secs(30);
+
+/// How long a client may keep us waiting.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// At a time.
+    idle: Duration,
+    /// In all, less a second for so many bytes.
+    allowance: Duration,
+    bytes_per_second: Rate,
+}
+
+#[derive(Clone, Copy)]
+enum Rate {
+    /// Bytes are worth nothing: the allowance is a deadline.
+    Deadline,
+    /// Any byte makes good for all the time before.
+    Any,
+    Least(u64),
+}
+
+/// Why there is no more waiting.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Late {
+    Idle,
+    Slow,
+}
 
 /// Waits, but not for ever.
 struct Patience {
-    limit: Duration,
-    /// The timer, made when it is first needed, and whether it runs.
+    limits: Limits,
+    /// How long the client has kept us waiting, less what its bytes were worth.
+    debt: Duration,
+    waits_since: Option<Instant>,
+    /// The timer, made when it is first needed.
     sleep: Option<Pin<Box<Sleep>>>,
-    waits: bool,
+    /// Told when the client becomes slow and when it is no longer.
+    connection: Arc<Connection>,
+    is_slow: bool,
 }
 
 impl Patience {
-    fn new(limit: Duration) -> Self {
-        Self { limit, sleep: None, waits: false }
+    fn new(limits: Limits, connection: Arc<Connection>) -> Self {
+        Self { limits, debt: Duration::ZERO, waits_since: None, sleep: None, connection, is_slow: false }
     }
 
-    /// What was polled; `None` when that has been pending for too long.
-    fn judge<T>(&mut self, polled: Poll<T>, cx: &mut Context<'_>) -> Poll<Option<T>> {
-        if let Poll::Ready(value) = polled {
-            self.waits = false;
-            return Poll::Ready(Some(value));
+    /// What was polled and has so many `bytes`, or why it is waited for no longer.
+    fn judge<T>(
+        &mut self,
+        polled: Poll<T>,
+        bytes: impl FnOnce(&T) -> u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<T, Late>> {
+        match polled {
+            Poll::Ready(value) => {
+                if let Some(since) = self.waits_since.take() {
+                    self.debt += since.elapsed();
+                }
+                self.pay(bytes(&value));
+                Poll::Ready(Ok(value))
+            }
+            Poll::Pending => self.wait(cx).map(Err),
         }
-        let limit = self.limit;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep(limit)));
-        if !self.waits {
-            sleep.as_mut().reset(Instant::now() + limit);
-            self.waits = true;
+    }
+
+    fn pay(&mut self, bytes: u64) {
+        match self.limits.bytes_per_second {
+            Rate::Deadline => {}
+            Rate::Any => self.debt = Duration::ZERO,
+            Rate::Least(rate) => {
+                let worth = Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
+                self.debt = self.debt.saturating_sub(worth);
+            }
         }
-        sleep.as_mut().poll(cx).map(|()| None)
+        if self.is_slow && self.debt < SLOW {
+            self.is_slow = false;
+            self.connection.slow(false);
+        }
+    }
+
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Late> {
+        let is_new = self.waits_since.is_none();
+        let since = *self.waits_since.get_or_insert_with(Instant::now);
+        let left = self.limits.allowance.saturating_sub(self.debt);
+        let late = if left < self.limits.idle { Late::Slow } else { Late::Idle };
+        let end = since + left.min(self.limits.idle);
+        let slow_from = since + SLOW.saturating_sub(self.debt);
+        let next = if self.is_slow { end } else { end.min(slow_from) };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep(Duration::ZERO)));
+        if is_new {
+            sleep.as_mut().reset(next);
+        }
+        ready!(sleep.as_mut().poll(cx));
+        if next >= end {
+            return Poll::Ready(late);
+        }
+        self.is_slow = true;
+        self.connection.slow(true);
+        sleep.as_mut().reset(end);
+        sleep.as_mut().poll(cx).map(|()| late)
     }
 }
 
 /// A request's body whose sender may not stall. Only the time in which somebody waits for it counts.
 pub(super) struct PatientBody<B> {
     body: B,
-    patience: Patience,
+    wanted: Wanted,
+    /// While the request is carried out.
+    carried: Patience,
+    /// Before it is let in, and after it was answered or refused.
+    unwanted: Patience,
 }
 
 impl<B> PatientBody<B> {
-    pub(super) fn new(body: B, limit: Duration) -> Self {
-        Self { body, patience: Patience::new(limit) }
+    pub(super) fn new(body: B, limits: &Connections, wanted: Wanted, connection: &Arc<Connection>) -> Self {
+        let idle = limits.body_idle_timeout;
+        let bytes_per_second = match limits.body_bytes_per_second_min {
+            0 => Rate::Any,
+            rate => Rate::Least(rate),
+        };
+        let carried = Limits { idle, allowance: BODY_ALLOWANCE, bytes_per_second };
+        let allowance = limits.unwanted_body_timeout;
+        let unwanted = Limits { idle, allowance, bytes_per_second: Rate::Deadline };
+        let patience = |limits| Patience::new(limits, connection.clone());
+        Self { body, wanted, carried: patience(carried), unwanted: patience(unwanted) }
     }
 }
 
@@ -63,12 +157,21 @@ where
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        let limit_seconds = self.patience.limit.as_secs();
-        let judged = ready!(self.patience.judge(polled, cx));
-        Poll::Ready(match judged {
-            Some(frame) => frame.map(|frame| frame.map_err(|error| BodyError::Interrupted(error.to_string()))),
-            None => Some(Err(BodyError::Idle { limit_seconds })),
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let patience = if this.wanted.is_wanted() { &mut this.carried } else { &mut this.unwanted };
+        let bytes = |frame: &Option<Result<Frame<Bytes>, B::Error>>| match frame {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, |data| data.len() as u64),
+            _ => 0,
+        };
+        let Limits { idle, bytes_per_second, allowance } = patience.limits;
+        Poll::Ready(match ready!(patience.judge(polled, bytes, cx)) {
+            Ok(frame) => frame.map(|frame| frame.map_err(|error| BodyError::Interrupted(error.to_string()))),
+            Err(Late::Idle) => Some(Err(BodyError::Idle { limit_seconds: idle.as_secs() })),
+            Err(Late::Slow) => Some(Err(BodyError::Slow(match bytes_per_second {
+                Rate::Least(rate) => format!("less than {rate} bytes a second"),
+                _ => format!("it was waited for {} seconds in all", allowance.as_secs()),
+            }))),
         })
     }
 
@@ -81,6 +184,35 @@ where
     }
 }
 
+/// An answer's body; the end of it is the end of the request.
+pub(super) struct Answer<B> {
+    pub(super) body: B,
+    pub(super) connection: Arc<Connection>,
+}
+
+impl<B: http_body::Body + Unpin> http_body::Body for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B> Drop for Answer<B> {
+    fn drop(&mut self) {
+        self.connection.end();
+    }
+}
+
 /// A connection whose client must go on taking what is written to it.
 pub(super) struct PatientStream<S> {
     stream: S,
@@ -88,13 +220,14 @@ pub(super) struct PatientStream<S> {
 }
 
 impl<S> PatientStream<S> {
-    pub(super) fn new(stream: S, limit: Duration) -> Self {
-        Self { stream, patience: Patience::new(limit) }
+    pub(super) fn new(stream: S, idle: Duration, connection: Arc<Connection>) -> Self {
+        let limits = Limits { idle, allowance: Duration::MAX, bytes_per_second: Rate::Any };
+        Self { stream, patience: Patience::new(limits, connection) }
     }
 
     fn judge<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        let stalled = || Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing more of the answer"));
-        self.patience.judge(polled, cx).map(|written| written.unwrap_or_else(stalled))
+        let stalled = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing more of the answer"));
+        self.patience.judge(polled, |_| 0, cx).map(|written| written.unwrap_or_else(stalled))
     }
 }
 
@@ -129,5 +262,42 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PatientStream<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for PatientStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::super::places::Places;
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(10);
+
+    /// How many pieces of so many bytes, of which one comes every 10 ms, are taken of 60.
+    async fn taken(bytes_per_second: Rate, bytes: u64) -> usize {
+        let place = Places::new(1, 1).enter(None).await.unwrap();
+        let limits = Limits { idle: IDLE, allowance: Duration::from_millis(200), bytes_per_second };
+        let mut patience = Patience::new(limits, place.connection.clone());
+        for piece in 0..60 {
+            let mut pause = Box::pin(sleep(Duration::from_millis(10)));
+            match poll_fn(|cx| patience.judge(pause.as_mut().poll(cx), |()| bytes, cx)).await {
+                Ok(()) => {}
+                Err(late) => {
+                    assert_eq!(late, Late::Slow);
+                    return piece;
+                }
+            }
+        }
+        60
+    }
+
+    #[tokio::test]
+    async fn bytes_are_worth_the_time_in_which_they_must_come() {
+        let (slow, fast) = (taken(Rate::Least(1000), 1), taken(Rate::Least(1000), 100));
+        let (any, deadline) = (taken(Rate::Any, 1), taken(Rate::Deadline, 1_000_000));
+        let (slow, fast, any, deadline) = tokio::join!(slow, fast, any, deadline);
+        assert!((1..=25).contains(&slow) && (1..=20).contains(&deadline), "{slow}, {deadline}");
+        assert_eq!((fast, any), (60, 60));
     }
 }

@@ -66,7 +66,7 @@ impl Admission {
         })
     }
 
-    /// What to answer to credentials that are not right, which the log tells; `None`: they cannot be read.
+    /// The answer to credentials that are not right, which the log tells. `None`: the credentials cannot be read.
     pub(super) fn refuse(
         &self,
         head: &Parts,
@@ -81,7 +81,7 @@ impl Admission {
         }
     }
 
-    /// What to answer where it is not the credentials that are wrong.
+    /// The answer where something else than the credentials is wrong.
     pub(super) fn failure(why: Refusal) -> Error {
         match why {
             Refusal::Unauthorized => Error::Denied { challenge: None },

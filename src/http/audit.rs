@@ -17,8 +17,8 @@ pub const TARGET: &str = "eyot::audit";
 /// How much of a user's name is shown, in characters: no user has a longer one.
 const USER_CHARACTERS_MAX: usize = crate::auth::USER_NAME_BYTES_MAX;
 
-/// A change that is under way. Dropped without an outcome it is told all the same: the client may have gone away behind the
-/// change, and before the answer.
+/// A change that is under way. A change that is dropped without an outcome is told all the same: the client may have gone away
+/// after the change and before the answer.
 pub(super) struct Change {
     who: String,
     action: &'static str,
@@ -110,7 +110,7 @@ impl Drop for Change {
     }
 }
 
-/// Tells a login that is refused. Credentials that nobody brought are no login, and a store that failed is told elsewhere.
+/// Tells a login that is refused. A request without credentials is no login, and a failure of a store has lines of its own.
 pub(super) fn refused(credentials: Option<&Credentials>, address: Option<IpAddr>, why: &Refusal) {
     let why = match why {
         Refusal::Unauthorized => "wrong",

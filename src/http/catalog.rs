@@ -1,4 +1,4 @@
-//! The catalog, of which everybody sees their part.
+//! The catalog. Each caller sees the repositories that the caller may see.
 
 use super::Handler;
 use super::admission::Admission;
@@ -8,7 +8,7 @@ use crate::auth::{Action, Caller, Seal};
 use crate::oci::RepositoryName;
 use crate::registry::PageRequest;
 
-/// What the parameter `last` begins with where a sealed name follows. No name begins so.
+/// The beginning of a parameter `last` that holds a sealed name. No repository's name begins so.
 const SEALED: &str = "~";
 
 impl Handler {

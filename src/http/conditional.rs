@@ -1,23 +1,51 @@
 //! Conditional requests (RFC 9110, section 13): content is what its digest says, so the digest is its entity tag.
 
 use http::HeaderName;
-use http::header::{IF_NONE_MATCH, IF_RANGE};
+use http::header::{IF_MATCH, IF_NONE_MATCH, IF_RANGE};
 use http::request::Parts;
 
 use crate::oci::Digest;
+use crate::registry::{Expected, Precondition};
 
 /// The entity tag of content.
 pub(super) fn entity_tag(digest: &Digest) -> String {
     format!("\"{digest}\"")
 }
 
+/// What a change is to be made on condition of.
+pub(super) fn precondition(head: &Parts) -> Precondition {
+    // Comparison is strong for If-Match, where a weak entity tag never matches, and weak for If-None-Match.
+    Precondition { matches: expected(head, &IF_MATCH, false), matches_none: expected(head, &IF_NONE_MATCH, true) }
+}
+
+/// What reading is to be done on condition of: for `If-None-Match` see [`is_known`].
+pub(super) fn read_precondition(head: &Parts) -> Precondition {
+    Precondition { matches: expected(head, &IF_MATCH, false), matches_none: None }
+}
+
 /// Whether the client has this content already (`If-None-Match`).
 pub(super) fn is_known(head: &Parts, digest: &Digest) -> bool {
-    let tag = entity_tag(digest);
-    let lines = head.headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    // A digest has no comma, so cutting there harms nothing that could match. Comparison is weak here: `W/` does not count.
-    let mut listed = lines.flat_map(|line| line.split(',')).map(str::trim);
-    listed.any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
+    expected(head, &IF_NONE_MATCH, true).is_some_and(|known| known.is_met_by(Some(digest)))
+}
+
+/// The entity tags that a header lists, over all its lines; `None` when there is no such header. An entity tag that is none of
+/// ours matches nothing. No digest has a comma, so cutting there harms nothing that could match.
+fn expected(head: &Parts, name: &HeaderName, takes_weak: bool) -> Option<Expected> {
+    let mut lines = head.headers.get_all(name).iter().peekable();
+    lines.peek()?;
+    let listed = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).map(str::trim);
+    let mut digests = Vec::new();
+    for tag in listed {
+        let tag = match tag.strip_prefix("W/") {
+            Some(_) if !takes_weak => continue,
+            Some(weak) => weak,
+            None if tag == "*" => return Some(Expected::Any),
+            None => tag,
+        };
+        let opaque = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+        digests.extend(opaque.and_then(|opaque| opaque.parse().ok()));
+    }
+    Some(Expected::OneOf(digests))
 }
 
 /// Whether a range of this content is what the client wants (`If-Range`); if not, it wants the whole.
@@ -56,6 +84,32 @@ mod tests {
             assert_eq!(is_known(&head("if-none-match", &value), &digest), expected, "{value}");
         }
         assert!(!is_known(&head("accept", "*"), &digest));
+    }
+
+    #[test]
+    fn preconditions_of_a_change() {
+        let (digest, other) = (Algorithm::Sha256.digest(b""), Algorithm::Sha256.digest(b"other"));
+        let tag = entity_tag(&digest);
+        for (name, value, on_it, on_other, on_nothing) in [
+            ("if-match", tag.clone(), true, false, false),
+            ("if-match", format!("\"x\" , {tag}"), true, false, false),
+            ("if-match", format!("W/{tag}"), false, false, false),
+            ("if-match", "*".to_owned(), true, true, false),
+            ("if-match", "unquoted".to_owned(), false, false, false),
+            ("if-match", String::new(), false, false, false),
+            ("if-none-match", tag.clone(), false, true, true),
+            ("if-none-match", format!("W/{tag}"), false, true, true),
+            ("if-none-match", "*".to_owned(), false, false, true),
+            ("if-none-match", "\"x\"".to_owned(), true, true, true),
+            ("accept", "*".to_owned(), true, true, true),
+        ] {
+            let precondition = precondition(&head(name, &value));
+            let holds = [Some(&digest), Some(&other), None].map(|current| precondition.check(current).is_ok());
+            assert_eq!(holds, [on_it, on_other, on_nothing], "{name}: {value}");
+        }
+        let lines = http::Request::get("/").header("if-match", "\"x\"").header("if-match", tag);
+        let precondition = precondition(&lines.body(()).unwrap().into_parts().0);
+        assert!(precondition.check(Some(&digest)).is_ok());
     }
 
     #[test]

@@ -209,7 +209,8 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
         Outcome::NameUnknown(_) => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
         Outcome::SizeInvalid(_) => (StatusCode::BAD_REQUEST, "SIZE_INVALID"),
         Outcome::WarningInvalid(_) => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
-        Outcome::BodyIdle { .. } => (StatusCode::REQUEST_TIMEOUT, "UNSUPPORTED"),
+        Outcome::BodyIdle { .. } | Outcome::BodySlow(_) => (StatusCode::REQUEST_TIMEOUT, "UNSUPPORTED"),
+        Outcome::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "UNSUPPORTED"),
         Outcome::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
         Outcome::Busy | Outcome::Crowded => {
             let reply = error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", outcome.to_string());

@@ -7,7 +7,7 @@ pub(super) const HEADER_BYTES_MAX: usize = 32 * 1024;
 /// The most bytes of a request that sets a warning.
 pub(super) const WARNING_REQUEST_BYTES_MAX: u64 = 4 * 1024;
 /// How much of a body that nobody wants is read, so that the client can see the answer.
-pub(super) const LEFTOVER_BYTES_MAX: u64 = 256 * 1024 * 1024;
+pub(super) const LEFTOVER_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// How long an id may be that a client gives its request.
 pub(super) const REQUEST_ID_BYTES_MAX: usize = 64;
 /// When a client is to come back whose request met the collection.

@@ -4,6 +4,7 @@
 mod administration;
 mod admission;
 mod audit;
+mod byteranges;
 mod catalog;
 mod conditional;
 mod credentials;
@@ -20,6 +21,7 @@ mod request_id;
 mod site;
 #[cfg(test)]
 mod tests;
+mod wanted;
 
 use std::sync::Arc;
 
@@ -35,6 +37,7 @@ pub use origin::{Peer, Proxies, ProxiesError};
 
 use admission::{Admission, may_mount};
 use audit::Change;
+use byteranges::ByteRanges;
 use error::Error;
 use leftover::Leftover;
 use limits::WARNING_REQUEST_BYTES_MAX;
@@ -47,6 +50,7 @@ pub use audit::TARGET as AUDIT_TARGET;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub(crate) use audit::tell_own as audit_own;
 pub use request_id::current_request_id;
+pub use wanted::Wanted;
 
 pub use redirects::Redirects;
 
@@ -113,6 +117,11 @@ impl Handler {
         self
     }
 
+    /// Whether this is the address of a proxy whose headers are believed.
+    pub(crate) fn is_proxy(&self, address: std::net::IpAddr) -> bool {
+        self.admission.proxies.trusts(Some(address))
+    }
+
     /// Answers requests only under a name of this machine: a loopback address, `localhost`, or the host of the public URL. For
     /// a registry on a loopback address without a login, which a page in a browser could reach by a name of its own.
     pub fn with_local_names_only(mut self) -> Self {
@@ -142,6 +151,9 @@ impl Handler {
             let operation = Operation::parse(&head)?;
             self.admission.check_site(&head)?;
             let caller = self.admission.admit(&head, &operation).await?;
+            // Anyone may ask for a token, so its body is none that a client was let in to send.
+            let let_in = !matches!(operation, Operation::Token(_) | Operation::PostToken);
+            let _carried = let_in.then(|| Wanted::tell(&head.extensions));
             let change = Change::of(&operation, &caller, self.admission.address(&head));
             let outcome = self.perform(&head, &caller, operation, body).await;
             if let Some(change) = change {
@@ -175,12 +187,13 @@ impl Handler {
                 self.push_manifest(head, &repository, &reference, &tags, body).await
             }
             Operation::DeleteManifest(repository, reference) => {
-                registry.delete_manifest(&repository, &reference).await?;
+                registry.delete_manifest_if(&repository, &reference, &conditional::precondition(head)).await?;
                 Ok(Reply::accepted())
             }
             Operation::GetBlob(repository, digest) => self.blob(head, &repository, &digest).await,
             Operation::DeleteBlob(repository, digest) => {
-                registry.delete_blob(&repository, &digest).await?;
+                let precondition = conditional::precondition(head);
+                registry.delete_blob_if(&repository, &digest, &precondition).await?;
                 Ok(Reply::accepted())
             }
             Operation::Referrers(repository, subject, request) => {
@@ -280,6 +293,7 @@ impl Handler {
             Reference::Tag(tag) => Some(tag),
             Reference::Digest(_) => None,
         };
+        conditional::read_precondition(head).check(Some(&manifest.digest))?;
         let warnings = self.registry.warnings(repository, tag).await?;
         if conditional::is_known(head, &manifest.digest) {
             return Ok(Reply::not_modified(&manifest.digest, freshness).with_warnings(&warnings));
@@ -304,7 +318,9 @@ impl Handler {
             return Err(Error::TooManyTags { most });
         }
         let content_type = operation::header(head, &http::header::CONTENT_TYPE)?;
-        let pushed = self.registry.push_manifest(repository, reference, tags, content_type, body).await?;
+        let condition = conditional::precondition(head);
+        let pushed =
+            self.registry.push_manifest_if(repository, reference, tags, content_type, body, &condition).await?;
         Ok(Reply::manifest_created(repository, &pushed))
     }
 
@@ -315,6 +331,7 @@ impl Handler {
         digest: &Digest,
     ) -> Result<Reply, Error> {
         let blob = self.registry.blob(repository, digest).await?;
+        conditional::read_precondition(head).check(Some(digest))?;
         if conditional::is_known(head, digest) {
             return Ok(Reply::not_modified(digest, Freshness::Immutable));
         }
@@ -324,6 +341,11 @@ impl Handler {
         let range = range.filter(|_| head.method == Method::GET && conditional::is_range_valid(head, digest));
         let wanted = match RangeRequest::parse(range, blob.size) {
             RangeRequest::Unsatisfiable => return Err(Error::RangeNotSatisfiable { size: blob.size }),
+            // Never redirected: S3 does not serve several ranges.
+            RangeRequest::Parts(parts) => {
+                let ranges = ByteRanges::new(blob, parts, self.registry.platform().uuid());
+                return Ok(Reply::byte_ranges(digest, ranges, self.registry.clone()));
+            }
             RangeRequest::Part(part) => Some(part),
             RangeRequest::Whole => None,
         };

@@ -55,7 +55,7 @@ impl FromStr for Proxies {
 }
 
 impl Proxies {
-    fn trusts(&self, address: Option<IpAddr>) -> bool {
+    pub(super) fn trusts(&self, address: Option<IpAddr>) -> bool {
         self.all || address.is_some_and(|address| self.holds(address))
     }
 
@@ -115,7 +115,7 @@ impl Proxies {
     }
 }
 
-/// What one proxy says in `Forwarded`.
+/// An element of `Forwarded`: what a proxy says of the hop before it.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Forwarded {
     node: Option<String>,
@@ -124,7 +124,7 @@ struct Forwarded {
 }
 
 impl Forwarded {
-    /// The proxies on the way, the one next to the client first. What cannot be read is left out.
+    /// The proxies on the way, from the client's end. Parts that cannot be read are left out.
     fn all(head: &Parts) -> Vec<Self> {
         let lines = head.headers.get_all("forwarded").iter().filter_map(|value| value.to_str().ok());
         lines.flat_map(|line| split(line, ',')).map(Self::parse).collect()

@@ -15,8 +15,8 @@ pub(super) enum Permission<'a> {
     Catalog,
     /// Something with a repository.
     Repository(Action, &'a RepositoryName),
-    /// A push that would like to take content from another repository. A user who may not pull there just begins an
-    /// upload; a token that was not asked for it is refused, so that the client asks for another token.
+    /// A push that would like to take content from another repository. A user without leave to pull there begins an
+    /// upload; a token that was not asked for that repository is refused, so that the client asks for another token.
     Mount { repository: &'a RepositoryName, from: Option<&'a RepositoryName> },
     /// The registry itself.
     Administration,

@@ -1,20 +1,23 @@
 //! Answers.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK, LOCATION, RANGE, WARNING,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, LINK,
+    LOCATION, RANGE, WARNING, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::byteranges::ByteRanges;
 use super::conditional::entity_tag;
 use crate::oci::manifest::OCI_INDEX;
 use crate::oci::{Descriptor, Digest, RepositoryName, Tag};
-use crate::registry::{Page, Pushed, Referrers, ReferrersRequest, Share, Status};
+use crate::registry::{Page, Pushed, Referrers, ReferrersRequest, Registry, Share, Status};
 use crate::store::Body;
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -22,6 +25,9 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const TAG: HeaderName = HeaderName::from_static("oci-tag");
+/// What browsers are to do with content that anyone may have pushed: run nothing, load nothing, and take no text for HTML.
+const CONTENT_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; sandbox");
+const NO_SNIFFING: HeaderValue = HeaderValue::from_static("nosniff");
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
 /// How long content may be taken from a cache.
@@ -149,6 +155,7 @@ impl Reply {
     pub(super) fn manifest_created(repository: &RepositoryName, pushed: &Pushed) -> Self {
         let reply = Self::new(StatusCode::CREATED, Body::empty())
             .with(LOCATION, format!("/v2/{repository}/manifests/{}", pushed.digest))
+            .with(ETAG, entity_tag(&pushed.digest))
             .with(CONTENT_DIGEST, pushed.digest.as_str());
         let reply = match &pushed.subject {
             Some(subject) => reply.with(SUBJECT, subject.as_str()),
@@ -200,6 +207,14 @@ impl Reply {
             .with(CONTENT_RANGE, format!("bytes {}-{}/{size}", part.start, part.end - 1))
     }
 
+    /// Several ranges of a blob.
+    pub(super) fn byte_ranges(digest: &Digest, ranges: ByteRanges, registry: Arc<Registry>) -> Self {
+        let media_type = ranges.content_type();
+        Self::content(&media_type, digest, Freshness::Immutable, ranges.into_body(registry))
+            .with_accept_ranges()
+            .with_status(StatusCode::PARTIAL_CONTENT)
+    }
+
     /// Links to the page after this one, if there is one.
     pub(super) fn with_next_page(self, path: &str, page: &Page) -> Self {
         match &page.next {
@@ -247,6 +262,8 @@ impl Reply {
         }
         // What says nothing of caches may be kept by them for a while: an absence, for one, that the next push ends.
         reply.headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        reply.headers.insert(CONTENT_SECURITY_POLICY, CONTENT_POLICY);
+        reply.headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFFING);
         let mut response = Response::new(if to_head { Body::empty() } else { reply.body });
         *response.status_mut() = reply.status;
         *response.headers_mut() = reply.headers;

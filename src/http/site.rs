@@ -1,10 +1,11 @@
 //! Requests that a browser sends for a page of another site. A registry without a login, or one whose password a browser
 //! remembers, must not do what such a page wants.
 
+use std::net::IpAddr;
+
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
 use http::uri::{Authority, Uri};
-use std::net::IpAddr;
 
 use super::admission::Admission;
 use super::error::Error;

@@ -325,8 +325,8 @@ fn what_a_request_costs() {
     println!(
         "password checks and storage calls of a request: first with a password {first:?}, then {again:?}, with a token {with_token:?}"
     );
-    // The directory is asked, and the attempt is counted before the password is looked at: read, written, taken back.
-    assert_eq!((first, again, with_token), ((1, 4), (0, 0), (0, 0)));
+    // The directory is asked, and the attempt is counted before the password is looked at, and taken back: two calls each.
+    assert_eq!((first, again, with_token), ((1, 5), (0, 0), (0, 0)));
 }
 
 #[test]
@@ -409,7 +409,7 @@ fn a_mount_under_a_token_that_lacks_its_source_asks_for_another_token() {
     for (user, source, expected) in [
         ("pusher", "shared/app", 201),
         ("root", "shared/app", 201),
-        // Who may not pull there begins an upload; whether the content is there does not show.
+        // A user without leave to pull there begins an upload, whether the content is there or not.
         ("pusher", "other/app", 202),
         ("pusher", "nowhere/app", 202),
     ] {
@@ -549,7 +549,7 @@ fn a_page_of_another_site_changes_nothing_with_a_password_that_the_browser_remem
         let expected = if method == &"GET" || method == &"HEAD" { *success } else { 403 };
         assert_eq!(send(method, &uri, &basic("root")), expected, "{method} {uri} ({need})");
     }
-    // No browser adds a token by itself: whoever sends one has it.
+    // Browsers add no token by themselves, so its sender means it.
     let token = registered.token("root", "scope=\"repository:team/app:*\"");
     assert_eq!(send("DELETE", "/v2/team/app/manifests/old", &token), 202);
 }

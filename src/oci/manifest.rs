@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use serde::de::Visitor;
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::digest::Digest;
@@ -28,6 +28,9 @@ pub const ORAS_ARTIFACT: &str = "application/vnd.cncf.oras.artifact.manifest.v1+
 const KNOWN: [&str; 6] = [OCI_IMAGE, OCI_INDEX, DOCKER_IMAGE, DOCKER_LIST, OCI_ARTIFACT, ORAS_ARTIFACT];
 /// The Content-Type of clients that do not know what they push.
 const ANY_JSON: &str = "application/json";
+
+/// How many annotations a manifest may have. Each takes about 100 bytes of memory beside its text.
+const ANNOTATIONS_MAX: usize = 10_000;
 
 /// A reference to content: what it is, how it is called, how large it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +66,8 @@ impl Descriptor {
     }
 }
 
-/// The parts of a manifest that a registry acts on. Unknown members are passed over.
+/// The parts of a manifest that a registry acts on. Unknown members are passed over. Of the descriptors the first URL is kept
+/// and no annotations: nothing needs them, and a manifest of many short ones would take many times its size in memory.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
@@ -73,6 +77,7 @@ pub struct Manifest {
     /// What kind of artifact it describes.
     pub artifact_type: Option<String>,
     /// An image's configuration.
+    #[serde(default, deserialize_with = "named")]
     pub config: Option<Descriptor>,
     /// An image's layers.
     #[serde(default, deserialize_with = "null_is_empty")]
@@ -81,9 +86,10 @@ pub struct Manifest {
     #[serde(default, deserialize_with = "null_is_empty")]
     pub manifests: Option<Vec<Descriptor>>,
     /// The manifest that this one refers to.
+    #[serde(default, deserialize_with = "named")]
     pub subject: Option<Descriptor>,
     /// Free annotations.
-    #[serde(default, deserialize_with = "annotations")]
+    #[serde(default, deserialize_with = "counted_annotations")]
     pub annotations: BTreeMap<String, String>,
     /// The `blobs` of an artifact manifest.
     #[serde(skip)]
@@ -95,8 +101,8 @@ pub struct Manifest {
 /// The member that only artifact manifests have.
 #[derive(Deserialize)]
 struct Artifact {
-    #[serde(default, deserialize_with = "null_is_default")]
-    blobs: Vec<Descriptor>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    blobs: Option<Vec<Descriptor>>,
 }
 
 /// Why bytes are not a manifest; the text is for the client.
@@ -120,7 +126,7 @@ impl Manifest {
         let media_type = manifest.resolve_media_type(content_type)?;
         if matches!(media_type.as_str(), OCI_ARTIFACT | ORAS_ARTIFACT) {
             let artifact: Artifact = serde_json::from_slice(bytes).map_err(not_a_manifest)?;
-            manifest.artifact_blobs = artifact.blobs;
+            manifest.artifact_blobs = artifact.blobs.unwrap_or_default();
         }
         manifest.check_members(&media_type)?;
         manifest.digests = digests_in(bytes).map_err(not_a_manifest)?;
@@ -254,9 +260,96 @@ fn digests_in(json: &[u8]) -> serde_json::Result<BTreeSet<Digest>> {
     Ok(found)
 }
 
+/// A descriptor in a manifest, without what only its readers need.
+struct Named(Descriptor);
+
+impl<'de> Deserialize<'de> for Named {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase", rename = "Descriptor")]
+        struct Members {
+            media_type: String,
+            digest: Digest,
+            size: u64,
+            #[serde(default, deserialize_with = "null_is_default")]
+            urls: Urls,
+            artifact_type: Option<String>,
+            #[serde(default, deserialize_with = "null_is_default", rename = "annotations")]
+            _annotations: Annotations<0>,
+        }
+        let Members { media_type, digest, size, urls, artifact_type, _annotations } = Members::deserialize(from)?;
+        let urls = urls.0.into_iter().collect();
+        Ok(Self(Descriptor { media_type, digest, size, urls, artifact_type, annotations: BTreeMap::new() }))
+    }
+}
+
+/// The first of a list of URLs.
+#[derive(Default)]
+struct Urls(Option<String>);
+
+impl<'de> Deserialize<'de> for Urls {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct First;
+        impl<'de> Visitor<'de> for First {
+            type Value = Urls;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of URLs")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Urls, A::Error> {
+                let first = list.next_element()?;
+                while list.next_element::<String>()?.is_some() {}
+                Ok(Urls(first))
+            }
+        }
+        from.deserialize_seq(First)
+    }
+}
+
+/// Annotations, at most so many; with none they are only read. Those whose value is `null` are left out.
+#[derive(Default)]
+struct Annotations<const KEPT_MAX: usize>(BTreeMap<String, String>);
+
+impl<'de, const KEPT_MAX: usize> Deserialize<'de> for Annotations<KEPT_MAX> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Kept<const MAX: usize>;
+        impl<'de, const MAX: usize> Visitor<'de> for Kept<MAX> {
+            type Value = Annotations<MAX>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("annotations")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut kept = BTreeMap::new();
+                while let Some((name, value)) = map.next_entry::<String, Option<String>>()? {
+                    if let Some(value) = value.filter(|_| MAX > 0) {
+                        kept.insert(name, value);
+                    }
+                    if kept.len() > MAX {
+                        return Err(A::Error::custom(format!("more than {MAX} annotations")));
+                    }
+                }
+                Ok(Annotations(kept))
+            }
+        }
+        from.deserialize_map(Kept)
+    }
+}
+
 /// Some clients write `null` for an empty list.
 fn null_is_empty<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Descriptor>>, D::Error> {
-    null_is_default(from).map(Some)
+    let all: Vec<Named> = null_is_default(from)?;
+    Ok(Some(all.into_iter().map(|named| named.0).collect()))
+}
+
+fn named<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Descriptor>, D::Error> {
+    Ok(Option::<Named>::deserialize(from)?.map(|named| named.0))
+}
+
+fn counted_annotations<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    Ok(null_is_default::<_, Annotations<ANNOTATIONS_MAX>>(from)?.0)
 }
 
 fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
@@ -275,6 +368,9 @@ fn canonical(media_type: &str) -> Result<String, ManifestError> {
     if !is_media_type(media_type) {
         return Err(ManifestError(format!("{media_type} is not a media type")));
     }
+    if !is_type_of_manifests(media_type) {
+        return Err(ManifestError(format!("{media_type} is not a media type of manifests, which are JSON")));
+    }
     let known = KNOWN.iter().find(|known| known.eq_ignore_ascii_case(media_type));
     Ok((*known.unwrap_or(&media_type)).to_owned())
 }
@@ -291,6 +387,17 @@ fn is_media_type(text: &str) -> bool {
             && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b))
     };
     text.split_once('/').is_some_and(|(kind, subtype)| name(kind) && name(subtype))
+}
+
+/// Whether a manifest can have this media type. Every manifest is JSON, and so is Docker's first, signed form; a vendor's type need
+/// not say so. A browser would run what is served as `text/html` or `image/svg+xml`.
+fn is_type_of_manifests(media_type: &str) -> bool {
+    let media_type = media_type.to_ascii_lowercase();
+    let Some(subtype) = media_type.strip_prefix("application/") else { return false };
+    match subtype.rsplit_once('+') {
+        Some((_, suffix)) => matches!(suffix, "json" | "prettyjws"),
+        None => subtype == "json" || subtype.starts_with("vnd."),
+    }
 }
 
 #[cfg(test)]
@@ -327,6 +434,31 @@ mod tests {
             "application/vnd.acme.thing+json"
         );
         assert!(media_type(&image(&own), Some(DOCKER_IMAGE)).is_err());
+        for good in [
+            "application/json",
+            "application/vnd.docker.distribution.manifest.v1+prettyjws",
+            "Application/X+JSON",
+            "application/vnd.acme",
+        ] {
+            assert!(media_type(r#"{"x":1}"#, Some(good)).is_ok(), "{good}");
+        }
+        for bad in [
+            "text/html",
+            "TEXT/HTML; charset=utf-8",
+            "image/svg+xml",
+            "text/xml",
+            "application/xhtml+xml",
+            "application/javascript",
+            "application/pdf",
+            "application/octet-stream",
+            "text/json",
+            "application/jsonp",
+            "application/vnd.wap.xhtml+xml",
+        ] {
+            assert!(media_type(r#"{"x":1}"#, Some(bad)).is_err(), "{bad}");
+            assert!(media_type(&format!(r#"{{"mediaType":"{bad}"}}"#), None).is_err(), "{bad}");
+            assert!(media_type(&format!(r#"{{"mediaType":"{bad}"}}"#), Some("application/json")).is_err(), "{bad}");
+        }
         assert!(media_type("{}", None).is_err());
         assert!(media_type(&image(""), Some("nonsense")).is_err());
         assert!(media_type(&image(""), Some("a/b\r\nX: y")).is_err());
@@ -428,7 +560,7 @@ mod tests {
             long,
             "sha256",
         );
-        let (parsed, _) = Manifest::parse(manifest.as_bytes(), Some("a/b")).unwrap();
+        let (parsed, _) = Manifest::parse(manifest.as_bytes(), Some("application/a+json")).unwrap();
         let all: BTreeSet<Digest> = (0..6).map(digest).chain([long]).collect();
         assert_eq!(*parsed.digests(), all, "{manifest}");
     }
@@ -443,7 +575,7 @@ mod tests {
             assert!(of("[1]").is_err());
         }
         // In a type of somebody else's, the member means what its owner says.
-        assert!(Manifest::parse(br#"{"blobs":[1]}"#, Some("a/b")).is_ok());
+        assert!(Manifest::parse(br#"{"blobs":[1]}"#, Some("application/a+json")).is_ok());
     }
 
     #[test]

@@ -3,32 +3,71 @@
 
 use std::ops::Range;
 
+/// How many ranges one request may ask for. A client that pulls the parts of a layer which it lacks (podman's zstd:chunked)
+/// asks for at most as many.
+pub const RANGES_MAX: usize = 1024;
+
 /// What a `Range` header asks of content of a known size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RangeRequest {
-    /// The whole content: no header, one that RFC 9110 lets a server ignore (another unit, several ranges), or one that
-    /// cannot be read.
+    /// The whole content: no header, one that RFC 9110 lets a server ignore (another unit, more than [`RANGES_MAX`]
+    /// ranges), or one that cannot be read.
     Whole,
     /// These bytes.
     Part(Range<u64>),
+    /// These bytes, in two parts or more, none of which touches another.
+    Parts(Vec<Range<u64>>),
     /// No byte of the content lies in the range.
     Unsatisfiable,
 }
 
+/// One range of a `Range` header.
+enum Spec {
+    /// The text has no such form.
+    Malformed,
+    /// No byte of the content lies in the range.
+    Unsatisfiable,
+    Part(Range<u64>),
+}
+
 impl RangeRequest {
-    /// Reads a `Range` header's value against content of `size` bytes.
+    /// Reads a `Range` header's value against content of `size` bytes. Of several ranges those that overlap or touch are joined;
+    /// a part is where the first of its ranges was asked for. Ranges beyond the content are left out.
     ///
     /// A reversed range (`bytes=500-0`) is answered as unsatisfiable: it asks for nothing that could be sent.
     pub fn parse(header: Option<&str>, size: u64) -> Self {
         let Some((unit, set)) = header.and_then(|text| text.split_once('=')) else { return Self::Whole };
-        if !unit.trim().eq_ignore_ascii_case("bytes") || set.contains(',') {
+        if !unit.trim().eq_ignore_ascii_case("bytes") {
             return Self::Whole;
         }
-        let Some((first, last)) = set.trim().split_once('-') else { return Self::Whole };
+        let mut listed = set.split(',').map(str::trim).filter(|spec| !spec.is_empty()).peekable();
+        if listed.peek().is_none() {
+            return Self::Whole;
+        }
+        let mut parts = Vec::new();
+        for (number, spec) in listed.enumerate() {
+            match Spec::parse(spec, size) {
+                _ if number == RANGES_MAX => return Self::Whole,
+                Spec::Malformed => return Self::Whole,
+                Spec::Part(part) => parts.push(part),
+                Spec::Unsatisfiable => {}
+            }
+        }
+        match joined(parts) {
+            mut parts if parts.len() == 1 => Self::Part(parts.remove(0)),
+            parts if parts.is_empty() => Self::Unsatisfiable,
+            parts => Self::Parts(parts),
+        }
+    }
+}
+
+impl Spec {
+    fn parse(text: &str, size: u64) -> Self {
+        let Some((first, last)) = text.split_once('-') else { return Self::Malformed };
         match (number(first), number(last)) {
-            _ if first.is_empty() && last.is_empty() => Self::Whole,
-            (None, _) if !first.is_empty() => Self::Whole,
-            (_, None) if !last.is_empty() => Self::Whole,
+            _ if first.is_empty() && last.is_empty() => Self::Malformed,
+            (None, _) if !first.is_empty() => Self::Malformed,
+            (_, None) if !last.is_empty() => Self::Malformed,
             // The last bytes of the content.
             (None, Some(suffix)) if suffix > 0 && size > 0 => Self::Part(size.saturating_sub(suffix)..size),
             (Some(first), last) if first < size && last.is_none_or(|last| last >= first) => {
@@ -37,6 +76,24 @@ impl RangeRequest {
             _ => Self::Unsatisfiable,
         }
     }
+}
+
+/// Joins ranges that overlap or touch.
+fn joined(ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    let mut sorted: Vec<(usize, Range<u64>)> = ranges.into_iter().enumerate().collect();
+    sorted.sort_by_key(|(_, range)| range.start);
+    let mut parts: Vec<(usize, Range<u64>)> = Vec::new();
+    for (place, range) in sorted {
+        match parts.last_mut() {
+            Some((first_place, part)) if range.start <= part.end => {
+                part.end = part.end.max(range.end);
+                *first_place = place.min(*first_place);
+            }
+            _ => parts.push((place, range)),
+        }
+    }
+    parts.sort_by_key(|(place, _)| *place);
+    parts.into_iter().map(|(_, part)| part).collect()
 }
 
 /// The place of a chunk in its blob: `<first>-<last>`, both inclusive; `bytes ` before and `/size` after it, as RFC 9110
@@ -64,7 +121,7 @@ mod tests {
 
     #[test]
     fn ranges_of_a_pull() {
-        use RangeRequest::{Part, Unsatisfiable, Whole};
+        use RangeRequest::{Part, Parts, Unsatisfiable, Whole};
         for (header, size, expected) in [
             ("bytes=0-3", 10, Part(0..4)),
             ("bytes=4-", 10, Part(4..10)),
@@ -80,7 +137,19 @@ mod tests {
             ("bytes=-0", 10, Unsatisfiable),
             ("bytes=0-", 0, Unsatisfiable),
             ("bytes=-5", 0, Unsatisfiable),
-            ("bytes=0-1,3-4", 10, Whole),
+            ("bytes=0-1,3-4", 10, Parts(vec![0..2, 3..5])),
+            ("Bytes = 0-1 , 3-4 ,", 10, Parts(vec![0..2, 3..5])),
+            ("bytes=8-,-1,0-0", 10, Parts(vec![8..10, 0..1])),
+            ("bytes=6-7,0-1,3-4", 10, Parts(vec![6..8, 0..2, 3..5])),
+            ("bytes=6-7,0-1,1-6", 10, Part(0..8)),
+            ("bytes=0-1,2-3", 10, Part(0..4)),
+            ("bytes=0-5,2-3", 10, Part(0..6)),
+            ("bytes=0-1,0-1,5-6,5-6", 10, Parts(vec![0..2, 5..7])),
+            ("bytes=0-1,20-30", 10, Part(0..2)),
+            ("bytes=20-30,5-4", 10, Unsatisfiable),
+            ("bytes=0-1,x", 10, Whole),
+            ("bytes=", 10, Whole),
+            ("bytes=,", 10, Whole),
             ("bytes=a-b", 10, Whole),
             ("bytes=-", 10, Whole),
             ("bytes=+1-2", 10, Whole),
@@ -90,6 +159,10 @@ mod tests {
             assert_eq!(RangeRequest::parse(Some(header), size), expected, "{header} of {size}");
         }
         assert_eq!(RangeRequest::parse(None, 10), Whole);
+        let ranges = |count| (0..count).map(|n| format!("{}-{}", n * 2, n * 2)).collect::<Vec<_>>().join(",");
+        let most = RangeRequest::parse(Some(&format!("bytes={}", ranges(RANGES_MAX))), 1 << 20);
+        assert!(matches!(most, Parts(parts) if parts.len() == RANGES_MAX));
+        assert_eq!(RangeRequest::parse(Some(&format!("bytes={}", ranges(RANGES_MAX + 1))), 1 << 20), Whole);
     }
 
     #[test]

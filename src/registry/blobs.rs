@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::facts::BlobFact;
-use super::{Error, Registry, Result, layout};
+use super::{Error, Precondition, Registry, Result, layout};
 use crate::oci::{Digest, RepositoryName};
 use crate::store::Body;
 
@@ -50,7 +50,21 @@ impl Registry {
     /// # Errors
     /// [`Error::BlobUnknown`] when the repository does not hold it.
     pub async fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+        self.delete_blob_if(repository, digest, &Precondition::default()).await
+    }
+
+    /// As [`Registry::delete_blob`], if the precondition holds.
+    ///
+    /// # Errors
+    /// [`Error::PreconditionFailed`] when the precondition does not hold; [`Error::BlobUnknown`] comes first.
+    pub async fn delete_blob_if(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        precondition: &Precondition,
+    ) -> Result<()> {
         self.blob(repository, digest).await?;
+        precondition.check(Some(digest))?;
         Ok(self.keys.delete(&layout::blob(repository, digest)).await?)
     }
 

@@ -49,6 +49,12 @@ pub enum Error {
         /// The limit, in seconds.
         limit_seconds: u64,
     },
+    /// A precondition of the request does not hold.
+    #[error("what the name leads to is not what the request's precondition asks for")]
+    PreconditionFailed,
+    /// The client sent the body of the request too slowly; the text says what the limit is.
+    #[error("the body came too slowly: {0}")]
+    BodySlow(String),
     /// The content is over a limit.
     #[error("the content is larger than {limit_bytes} bytes")]
     TooLarge {

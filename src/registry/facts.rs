@@ -54,19 +54,23 @@ pub(super) struct Progress {
     pub offset: u64,
 }
 
-/// Where an upload stands.
+/// Where an upload stands. A second fact of the same form may tell how far the bytes go that a broken request left
+/// (`session.rs`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct UploadFact {
     pub stage: Stage,
     pub hasher: HasherState,
     pub offset: u64,
-    /// A state beyond that one, of which the client was not told (`session.rs`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub arrived: Option<Progress>,
     /// Makes two states of one upload differ even where their other members do not.
     pub revision: u64,
     pub begun_ms: u64,
     pub changed_ms: u64,
+    /// The whole content, which a closing request is about to commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Progress>,
+    /// In the second fact: the stage of the first one to which the bytes were added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub added_to: Option<Stage>,
 }
 
 /// That a repository exists.

@@ -90,6 +90,7 @@ fn error_of(failure: &BodyError, received: u64) -> Error {
         }
         BodyError::TooLarge { limit_bytes } => Error::TooLarge { limit_bytes: *limit_bytes },
         BodyError::Idle { limit_seconds } => Error::BodyIdle { limit_seconds: *limit_seconds },
+        BodyError::Slow(limit) => Error::BodySlow(limit.clone()),
         BodyError::Interrupted(why) => Error::UploadInvalid(format!("the body broke off: {why}")),
         BodyError::Store(error) => error.clone().into(),
     }
@@ -120,7 +121,9 @@ impl Watched {
                     }
                 }
             }
-            Some(Err(error @ (BodyError::Interrupted(_) | BodyError::Idle { .. }))) => (error, true),
+            Some(Err(error @ (BodyError::Interrupted(_) | BodyError::Idle { .. } | BodyError::Slow(_)))) => {
+                (error, true)
+            }
             Some(Err(error)) => (error, false),
             None => match declared {
                 Some(declared) if state.received < declared => {

@@ -76,13 +76,13 @@ pub(super) fn content(digest: &Digest) -> String {
     format!("content/{digest}")
 }
 
-/// `content`, for a digest that was not checked.
-pub(super) fn content_of(digest: &str) -> String {
-    format!("content/{digest}")
-}
-
 pub(super) fn upload(repository: &RepositoryName, session: &str) -> String {
     format!("upload/{repository}!{session}")
+}
+
+/// What a broken request left of the upload under `upload`.
+pub(super) fn arrived(upload: &str) -> String {
+    format!("{upload}!arrived")
 }
 
 /// The keys of one kind in a repository. The collector, which goes by what it finds, does not know a checked name.
@@ -104,6 +104,11 @@ pub(super) const COLLECTION_LEASES: &str = "collection/lease!";
 
 pub(super) fn collection_cursor(dry_run: bool) -> &'static str {
     if dry_run { "collection/dry-run" } else { "collection/cursor" }
+}
+
+/// What the keys of the collector's marks begin with.
+pub(super) fn collection_marks(dry_run: bool) -> String {
+    format!("{}!", collection_cursor(dry_run))
 }
 
 pub(super) fn condemned(key: &str) -> String {

@@ -31,7 +31,8 @@ pub struct Limits {
     pub collect_page_entries_max: usize,
     /// How long one step of the collection takes before it ends, in milliseconds.
     pub collect_step_ms_max: u64,
-    /// How many marks the collection holds in memory, of 8 bytes each; where there are more it takes more passes.
+    /// How many names the collection holds in memory of each kind of thing that it marks, of some 100 bytes each. More names
+    /// are sorted, written to the key-value store and read back in order.
     pub marks_max: usize,
     /// Whether a manifest may name blobs and manifests that the repository does not hold.
     pub sparse_manifests: bool,
@@ -54,7 +55,7 @@ impl Default for Limits {
             collect_step_keys_max: 10_000,
             collect_page_entries_max: 250,
             collect_step_ms_max: 10_000,
-            marks_max: 1 << 17,
+            marks_max: 1 << 14,
             sparse_manifests: false,
         }
     }
@@ -69,13 +70,16 @@ pub(super) const REFERRERS_PAGE_BYTES_MIN: u64 = 128 * 1024;
 /// The memory that all pages of referrers share until clients have taken them, in bytes.
 pub(super) const PAGES_MEMORY_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The memory that all manifests on their way in share, in bytes.
-pub(super) const PUSHES_MEMORY_BYTES: u64 = 96 * 1024 * 1024;
+/// The memory that the bytes of all manifests on their way in share. Past it a push is refused, and can be sent again.
+pub(super) const RECEIVING_MEMORY_BYTES: u64 = 128 * 1024 * 1024;
 
-/// How much memory the push of a manifest needs at most, as a multiple of the manifest's size.
-pub(super) const PUSH_MEMORY_FACTOR: u64 = 8;
+/// The memory that all manifests share which have arrived and are parsed, checked and stored, in bytes.
+pub(super) const PUSHES_MEMORY_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The largest manifest, in bytes, whose push never waits for memory: larger ones cannot hold up ordinary images.
+/// How much of that the push of a manifest needs at most, as a multiple of the manifest's size.
+pub(super) const PUSH_MEMORY_FACTOR: u64 = 7;
+
+/// The largest manifest, in bytes, that gets its memory in any case: larger ones cannot hold up ordinary images.
 pub(super) const PUSH_UNQUEUED_BYTES_MAX: u64 = 64 * 1024;
 
 /// How large the descriptor of a manifest with a subject may be, in bytes of JSON. Annotations and the artifact type are all
@@ -106,6 +110,10 @@ pub(super) const LEASE_MS: u64 = 60_000;
 /// How many things a report of the collection names; it counts them all.
 pub(super) const NAMED_IN_REPORT_MAX: usize = 100;
 
+/// How long a chain of manifests that name each other is followed in a repository whose graph does not fit into memory. Where a
+/// chain is longer, the collector keeps all that the repository has.
+pub(super) const GRAPH_DEPTH_MAX: usize = 100;
+
 /// How many indexes below its own a push reads beside a collection, one after the other. Clients nest one or two.
 pub(super) const NESTED_INDEXES_MAX: usize = 256;
 
@@ -130,3 +138,9 @@ pub(super) const SESSION_TRIES_MAX: usize = 4;
 /// How many requests add to one upload at once in an instance: one, and others that a client sends while the server has not
 /// yet noticed that the first one broke off. Each may keep a copy of what came before.
 pub(super) const APPENDS_AT_ONCE_MAX: usize = 3;
+
+/// How often a tag is pointed anew under a precondition because another push has moved it.
+pub(super) const TAG_TRIES_MAX: usize = 8;
+
+/// How many segments a request's body is cut into, for stores that keep nothing of an append that breaks off. S3 takes 10,000 parts.
+pub(super) const SEGMENTS_MAX: u64 = 2000;

@@ -7,7 +7,7 @@ use super::hold::{HOLD_TRIES_MAX, Hold};
 use super::limits::{PUSH_MEMORY_FACTOR, PUSH_MS_MAX, PUSH_UNQUEUED_BYTES_MAX};
 use super::memory::Share;
 use super::references::Nested;
-use super::{Error, Registry, Result, layout};
+use super::{Error, Precondition, Registry, Result, layout};
 use crate::oci::{self, Algorithm, Descriptor, Digest, Reference, RepositoryName, Tag};
 use crate::store::{self, Body, BodyError, When};
 use bytes::Bytes;
@@ -116,8 +116,26 @@ impl Registry {
         content_type: Option<&str>,
         body: Body,
     ) -> Result<Pushed> {
-        let _memory = self.reserve_push(body.length()).await?;
-        let bytes = self.receive(body).await?;
+        self.push_manifest_if(repository, reference, tags, content_type, body, &Precondition::default()).await
+    }
+
+    /// As [`Registry::push_manifest`], if the precondition holds of what `reference` leads to; `tags` are pointed in any case.
+    ///
+    /// # Errors
+    /// [`Error::PreconditionFailed`] when it does not hold. When another push was faster only at the end, the manifest is stored
+    /// and no tag points to it.
+    pub async fn push_manifest_if(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+        tags: &[Tag],
+        content_type: Option<&str>,
+        body: Body,
+        precondition: &Precondition,
+    ) -> Result<Pushed> {
+        self.check_push(repository, reference, precondition).await?;
+        let (bytes, _received) = self.receive(body).await?;
+        let _memory = self.reserve_push(bytes.len() as u64).await?;
         let digest = match reference {
             Reference::Tag(_) => Algorithm::Sha256.digest(&bytes),
             Reference::Digest(digest) => digest.clone(),
@@ -146,7 +164,7 @@ impl Registry {
         self.adopt_listed(repository, &manifest, &all_tags).await?;
         let tag_fact = TagFact { digest: digest.clone(), media_type, size, pushed_ms };
         if let Reference::Tag(tag) = reference {
-            self.point_tag(repository, tag, &tag_fact, until_ms).await?;
+            self.point_tag_if(repository, tag, &tag_fact, until_ms, precondition).await?;
         }
         let tags = self.point_tags(repository, tags, &tag_fact, until_ms).await?;
         // It may have been deleted since, before the tags were there to be deleted with it.
@@ -197,35 +215,60 @@ impl Registry {
         }
     }
 
-    /// Memory for all that the push of a manifest holds. Requests that declare no length get what the largest manifest needs.
+    /// Memory for all that the push of a manifest holds beside its bytes. The bytes are here, so nobody waits for a client.
     ///
     /// # Errors
-    /// [`Error::TooLarge`]; [`Error::Crowded`] in a component when other pushes use the memory. Natively a push waits for it.
-    async fn reserve_push(&self, declared: Option<u64>) -> Result<Share> {
-        let limit_bytes = self.limits.manifest_bytes_max;
-        let size = declared.unwrap_or(limit_bytes);
+    /// [`Error::Crowded`] in a component when other pushes use the memory. Natively a push waits for it.
+    async fn reserve_push(&self, size: u64) -> Result<Share> {
         let bytes = size.saturating_mul(PUSH_MEMORY_FACTOR);
         match size {
-            _ if size > limit_bytes => Err(Error::TooLarge { limit_bytes }),
             0..=PUSH_UNQUEUED_BYTES_MAX => Ok(self.pushes_memory.take(bytes, bytes)),
             _ => self.pushes_memory.reserve(bytes).await.ok_or(Error::Crowded),
         }
     }
 
-    async fn receive(&self, body: Body) -> Result<Bytes> {
+    /// The bytes of a manifest and their memory, which is taken as they come: a client that sends none holds none.
+    async fn receive(&self, mut body: Body) -> Result<(Bytes, Share)> {
         let limit_bytes = self.limits.manifest_bytes_max;
         let declared = body.length();
-        let bytes = body.collect_up_to(limit_bytes).await.map_err(|error| match error {
-            BodyError::TooLarge { limit_bytes } => Error::TooLarge { limit_bytes },
-            BodyError::Idle { limit_seconds } => Error::BodyIdle { limit_seconds },
-            BodyError::Store(error) => error.into(),
-            other => Error::ManifestInvalid(other.to_string()),
-        })?;
+        if declared.is_some_and(|declared| declared > limit_bytes) {
+            return Err(Error::TooLarge { limit_bytes });
+        }
+        let mut memory = self.receiving_memory.take(0, 0);
+        let mut bytes = Vec::new();
+        while let Some(data) = body.next().await {
+            let data = data.map_err(|error| match error {
+                BodyError::TooLarge { limit_bytes } => Error::TooLarge { limit_bytes },
+                BodyError::Idle { limit_seconds } => Error::BodyIdle { limit_seconds },
+                BodyError::Slow(limit) => Error::BodySlow(limit),
+                BodyError::Store(error) => error.into(),
+                other => Error::ManifestInvalid(other.to_string()),
+            })?;
+            let size = (bytes.len() + data.len()) as u64;
+            if size > limit_bytes {
+                return Err(Error::TooLarge { limit_bytes });
+            }
+            if size <= PUSH_UNQUEUED_BYTES_MAX {
+                memory.force_to(size);
+            } else if !memory.grow_to(size) {
+                return Err(Error::Crowded);
+            }
+            if bytes.capacity() < size as usize {
+                // Doubled, but with no more than the body can have.
+                let most = declared.unwrap_or(limit_bytes).max(size);
+                let wanted = (bytes.capacity() as u64 * 2).clamp(size, most);
+                bytes.reserve_exact(wanted as usize - bytes.len());
+            }
+            bytes.extend_from_slice(&data);
+        }
         match declared {
             Some(declared) if declared != bytes.len() as u64 => {
                 Err(Error::SizeInvalid(format!("the body has {} bytes of {declared} declared", bytes.len())))
             }
-            _ => Ok(bytes),
+            _ => {
+                memory.shrink_to(bytes.len() as u64);
+                Ok((bytes.into(), memory))
+            }
         }
     }
 
@@ -345,11 +388,18 @@ impl Registry {
         Ok(())
     }
 
-    async fn point_tag(&self, repository: &RepositoryName, tag: &Tag, fact: &TagFact, until_ms: u64) -> Result<()> {
+    pub(super) async fn point_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        fact: &TagFact,
+        until_ms: u64,
+        when: When,
+    ) -> Result<()> {
         if self.platform.now_ms() > until_ms {
             return Err(Error::Busy);
         }
-        self.store(&layout::tag(repository, tag), fact, When::Always).await
+        self.store(&layout::tag(repository, tag), fact, when).await
     }
 
     /// Points tags, each once, until one fails; it is an error only if none could be done.
@@ -365,7 +415,7 @@ impl Registry {
             if pointed.contains(tag) {
                 continue;
             }
-            match self.point_tag(repository, tag, fact, until_ms).await {
+            match self.point_tag(repository, tag, fact, until_ms, When::Always).await {
                 Ok(()) => pointed.push(tag.clone()),
                 Err(error) if pointed.is_empty() => return Err(error),
                 Err(error) => {

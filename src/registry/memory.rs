@@ -121,6 +121,25 @@ impl Share {
         self.bytes
     }
 
+    /// Takes more bytes, free or not.
+    pub(super) fn force_to(&mut self, bytes: u64) {
+        let more = bytes.saturating_sub(self.bytes);
+        self.memory.state().free -= more as i64;
+        self.bytes += more;
+    }
+
+    /// Takes more bytes, if they are free. Does not wait.
+    pub(super) fn grow_to(&mut self, bytes: u64) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        let mut state = self.memory.state();
+        let is_free = more == 0 || state.free >= more as i64;
+        if is_free {
+            state.free -= more as i64;
+            self.bytes += more;
+        }
+        is_free
+    }
+
     /// Gives back all but `bytes`.
     pub(crate) fn shrink_to(&mut self, bytes: u64) {
         let given_back = self.bytes.saturating_sub(bytes);
@@ -160,7 +179,8 @@ mod tests {
         assert_eq!((second.bytes(), third.bytes()), (20, 10));
         drop(first);
         second.shrink_to(5);
-        assert_eq!(memory.take(10, 200).bytes(), 85);
+        assert!(second.grow_to(15) && second.grow_to(10) && !second.grow_to(91));
+        assert_eq!(memory.take(10, 200).bytes(), 75);
     }
 
     #[test]

@@ -16,8 +16,10 @@ mod layout;
 mod limits;
 mod manifests;
 mod memory;
+mod precondition;
 mod references;
 mod referrers;
+mod segments;
 mod session;
 mod tags;
 #[cfg(test)]
@@ -33,6 +35,7 @@ pub use error::{Error, Result};
 pub use limits::Limits;
 pub use manifests::{Manifest, Pushed};
 pub(crate) use memory::Share;
+pub use precondition::{Expected, Precondition};
 pub use referrers::{Referrers, ReferrersRequest};
 pub use session::{Chunk, SessionId, Status};
 pub use tags::{Page, PageRequest};
@@ -42,7 +45,7 @@ use crate::store::check::Finding;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use crate::store::{self, BlobStore, KeyValue, Platform};
 use begun::Begun;
-use limits::{PAGES_MEMORY_BYTES, PUSHES_MEMORY_BYTES};
+use limits::{PAGES_MEMORY_BYTES, PUSHES_MEMORY_BYTES, RECEIVING_MEMORY_BYTES};
 use memory::Memory;
 
 /// An OCI registry over a pair of stores.
@@ -56,7 +59,9 @@ pub struct Registry {
     appending: appending::Uploads,
     /// What pages of referrers share.
     pages_memory: Arc<Memory>,
-    /// What manifests on their way in share.
+    /// What the bytes of manifests on their way in share.
+    receiving_memory: Arc<Memory>,
+    /// What manifests share that have arrived.
     pushes_memory: Arc<Memory>,
 }
 
@@ -76,6 +81,7 @@ impl Registry {
             begun: Arc::default(),
             appending: Arc::default(),
             pages_memory: Memory::new(PAGES_MEMORY_BYTES),
+            receiving_memory: Memory::new(RECEIVING_MEMORY_BYTES),
             pushes_memory: Memory::new(PUSHES_MEMORY_BYTES),
         }
     }

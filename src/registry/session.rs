@@ -1,9 +1,15 @@
 //! Upload sessions: where an upload stands, and what a server remembers of it between requests.
 //!
-//! A session is one key. Its fact has the *acknowledged* state, which a client was told, and sometimes an *arrived* state
-//! beyond it: bytes of a request that broke off, or whose answer the client may never see. Both are safe in the store. A chunk
-//! without a range comes from a client that knows of the acknowledged state only, so that state is where such a chunk goes;
-//! a chunk with a range may go on from either. An answer that tells the offset makes the arrived state the acknowledged one.
+//! A session is one key, which has the *acknowledged* state: the one that a client was told. When a request breaks off, the bytes
+//! that came are safe in the store as well. A second key says so, with the *arrived* state, which builds on an acknowledged one
+//! and counts as long as that is the session's. So a broken request, which a server may notice late, never writes what a newer
+//! request has acknowledged, also where the store has no conditions.
+//!
+//! A chunk without a range comes from a client that knows of the acknowledged state only, so the chunk goes there; a chunk with a
+//! range may go on from either. An answer that tells the offset makes the arrived state the acknowledged one.
+//!
+//! A closing request writes down what it is about to commit, beside the acknowledged state: after a crash in between the stage may be
+//! gone, and the commit can be done again. That counts as arrived, too.
 
 use std::fmt;
 use std::ops::Range;
@@ -70,6 +76,14 @@ impl Chunk {
         self.range.is_none() && self.body.length() == Some(0)
     }
 
+    /// The same chunk, whose body tells its length if it is empty. Some hosts do not say so before the body is read.
+    pub(super) async fn peeked(mut self) -> Self {
+        if self.range.is_none() && self.body.length().is_none() {
+            self.body = self.body.peeked().await;
+        }
+        self
+    }
+
     /// Whether it is likely to be what its upload begins with: it says so, or it is a stream, as which clients send whole blobs.
     pub(super) fn is_first(&self) -> bool {
         match &self.range {
@@ -88,83 +102,53 @@ pub(super) struct Session {
     pub(super) version: Option<Version>,
 }
 
-/// What a change of a session makes of the bytes that a request brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
-    /// The client is about to be told of them.
-    Acknowledged,
-    /// The client may never hear of them.
-    Arrived,
-}
-
 impl Session {
     /// What the client knows of.
     pub(super) fn acknowledged(&self) -> Progress {
-        let UploadFact { stage, hasher, offset, .. } = self.fact.clone();
-        Progress { stage, hasher, offset }
-    }
-
-    /// Everything that is safe in the store.
-    pub(super) fn arrived(&self) -> Progress {
-        self.fact.arrived.clone().unwrap_or_else(|| self.acknowledged())
+        Progress::of(&self.fact)
     }
 
     pub(super) fn status(&self) -> Status {
-        Status { session: self.id.clone(), offset: self.arrived().offset }
-    }
-
-    /// The state that a chunk goes on from; `None` when the chunk is out of order.
-    pub(super) fn start_of(&self, chunk: &Chunk) -> Option<Progress> {
-        match &chunk.range {
-            None => Some(self.acknowledged()),
-            Some(range) => [self.arrived(), self.acknowledged()].into_iter().find(|state| state.offset == range.start),
-        }
-    }
-
-    /// Whether `start` is still one of the states that a chunk may go on from.
-    pub(super) fn has(&self, start: &Progress) -> bool {
-        [self.arrived(), self.acknowledged()].iter().any(|state| state.stage == start.stage)
-    }
-
-    /// The state whose content has this digest; where no digest of the same algorithm is known or right, everything that has
-    /// arrived.
-    pub(super) fn best_for(&self, digest: &Digest) -> Result<Progress> {
-        let [mut acknowledged, mut arrived] = [self.acknowledged(), self.arrived()];
-        for state in [&mut acknowledged, &mut arrived] {
-            state.hasher = state.hasher_for(digest.algorithm())?.state();
-        }
-        let is_it = acknowledged.hasher()?.finish() == *digest;
-        Ok(if is_it { acknowledged } else { arrived })
+        Status { session: self.id.clone(), offset: self.fact.offset }
     }
 
     /// What a request is told that comes too late.
     pub(super) fn overtaken(&self) -> Error {
-        let Status { session, offset } = self.status();
-        Error::ChunkOutOfOrder { session, offset }
+        Error::ChunkOutOfOrder { session: self.id.clone(), offset: self.fact.offset }
     }
 
-    fn advance(&mut self, progress: Progress, told: Told, now_ms: u64) {
-        match told {
-            Told::Acknowledged => {
-                let Progress { stage, hasher, offset } = progress;
-                self.fact = UploadFact { stage, hasher, offset, arrived: None, ..self.fact.clone() };
-            }
-            Told::Arrived => self.fact.arrived = Some(progress),
-        }
-        self.fact.revision += 1;
-        self.fact.changed_ms = now_ms;
+    fn advance(&mut self, progress: Progress, now_ms: u64) {
+        let Progress { stage, hasher, offset } = progress;
+        let (revision, begun_ms) = (self.fact.revision + 1, self.fact.begun_ms);
+        let (ending, added_to) = (None, None);
+        self.fact = UploadFact { stage, hasher, offset, revision, begun_ms, changed_ms: now_ms, ending, added_to };
     }
 }
 
 impl Progress {
-    /// The hasher to go on with for a digest of `algorithm`: before the first byte any algorithm will do.
-    pub(super) fn hasher_for(&self, algorithm: Algorithm) -> Result<Hasher> {
-        if self.offset == 0 { Ok(Hasher::new(algorithm)) } else { self.hasher() }
+    /// Whether the content has this digest, as far as it was hashed by the digest's algorithm.
+    pub(super) fn is(&self, digest: &Digest) -> Result<bool> {
+        Ok(self.hasher()?.finish() == *digest)
+    }
+
+    fn of(fact: &UploadFact) -> Self {
+        Self { stage: fact.stage.clone(), hasher: fact.hasher.clone(), offset: fact.offset }
     }
 
     pub(super) fn hasher(&self) -> Result<Hasher> {
         let foreign = || store::Error::Corrupt("the hasher of an upload".into());
         Ok(Hasher::resume(&self.hasher).ok_or_else(foreign)?)
+    }
+
+    /// The hasher to go on with for a digest of `algorithm`: before the first byte any algorithm will do.
+    pub(super) fn hasher_for(&self, algorithm: Algorithm) -> Result<Hasher> {
+        if self.offset == 0 { Ok(Hasher::new(algorithm)) } else { self.hasher() }
+    }
+
+    /// The same state with the hasher for a digest of `algorithm`.
+    fn hashed_by(mut self, algorithm: Algorithm) -> Result<Self> {
+        self.hasher = self.hasher_for(algorithm)?.state();
+        Ok(self)
     }
 }
 
@@ -211,10 +195,57 @@ impl Registry {
     pub(super) async fn end(&self, session: &Session) -> Result<()> {
         self.begun.take(&session.key, self.platform.now_ms());
         self.keys.delete(&session.key).await?;
+        self.keys.delete(&layout::arrived(&session.key)).await?;
         Ok(self.blobs.discard(&session.fact.stage).await?)
     }
 
-    /// Writes down that a session stands at `progress`, which a request made of the session's state `start`.
+    /// The fact of what a broken request left, whether it counts or not.
+    async fn left(&self, session: &Session) -> Result<Option<UploadFact>> {
+        self.load(&layout::arrived(&session.key)).await
+    }
+
+    /// The arrived state, if there is one beyond what was acknowledged.
+    async fn arrived(&self, session: &Session) -> Result<Option<Progress>> {
+        if session.fact.ending.is_some() {
+            return Ok(session.fact.ending.clone());
+        }
+        let left = self.left(session).await?;
+        Ok(left.filter(|left| left.added_to.as_ref() == Some(&session.fact.stage)).map(|left| Progress::of(&left)))
+    }
+
+    /// The state that a chunk goes on from.
+    ///
+    /// # Errors
+    /// [`Error::ChunkOutOfOrder`] when the chunk's range begins at no such state.
+    pub(super) async fn start_of(
+        &self,
+        repository: &RepositoryName,
+        session: &Session,
+        range: Option<&Range<u64>>,
+    ) -> Result<Progress> {
+        let acknowledged = session.acknowledged();
+        match range {
+            Some(range) if range.start != acknowledged.offset => match self.arrived(session).await? {
+                Some(arrived) if arrived.offset == range.start => Ok(arrived),
+                _ => Err(self.out_of_order(repository, session).await),
+            },
+            _ => Ok(acknowledged),
+        }
+    }
+
+    /// The state whose content has the digest, to end an upload with; the acknowledged one where no state has.
+    pub(super) async fn end_of(&self, session: &Session, digest: &Digest) -> Result<Progress> {
+        let acknowledged = session.acknowledged().hashed_by(digest.algorithm())?;
+        if acknowledged.is(digest)? {
+            return Ok(acknowledged);
+        }
+        let Some(arrived) = self.arrived(session).await? else { return Ok(acknowledged) };
+        let arrived = arrived.hashed_by(digest.algorithm())?;
+        Ok(if arrived.is(digest)? { arrived } else { acknowledged })
+    }
+
+    /// Writes down that a session stands at `progress`, which a request made of the session's state `start`; or, with `is_ending`,
+    /// that the request is about to commit `progress`.
     ///
     /// # Errors
     /// [`Error::ChunkOutOfOrder`] when another request has taken the session on from `start`.
@@ -224,55 +255,80 @@ impl Registry {
         mut session: Session,
         start: &Progress,
         progress: &Progress,
-        told: Told,
+        is_ending: bool,
     ) -> Result<Session> {
         for _ in 0..SESSION_TRIES_MAX {
             // The session may have been collected while the body came.
             self.check_age(&session).await?;
-            let (acknowledged, replaced) = (session.acknowledged(), session.fact.arrived.clone());
-            session.advance(progress.clone(), told, self.platform.now_ms());
+            let state = if is_ending { session.acknowledged() } else { progress.clone() };
+            session.advance(state, self.platform.now_ms());
+            session.fact.ending = is_ending.then(|| progress.clone());
             let when = session.version.clone().map_or(When::Always, When::Unchanged);
             match self.store(&session.key, &session.fact, when).await {
                 Err(Error::Store(store::Error::Conflict(_))) => {}
-                Err(error) => return Err(error),
-                Ok(()) => {
-                    if let Some(replaced) = replaced.filter(|replaced| replaced.stage != start.stage) {
-                        let before = (told == Told::Arrived).then_some(&acknowledged);
-                        self.abandon(&replaced, before).await;
-                    }
-                    return Ok(session);
-                }
+                stored => return stored.map(|()| session),
             }
-            // A request that broke off beside this one changes the session and leaves `start` as it was.
             session = self.session(repository, &session.id).await?;
-            // The store may have done this write twice, or another request may have brought the same bytes.
-            if told == Told::Arrived && session.arrived().stage == progress.stage {
+            // The store may have done this very write twice.
+            if is_ending && session.fact.ending.as_ref() == Some(progress) {
                 return Ok(session);
             }
-            if !session.has(start) {
-                return Err(self.out_of_order(repository, session).await);
+            // A status that was asked for meanwhile may have made `start` the acknowledged state.
+            if session.fact.stage != start.stage {
+                return Err(self.out_of_order(repository, &session).await);
             }
         }
         Err(Error::Busy)
     }
 
-    /// What a client is told of a session's offset. From then on the client may go on from there.
-    pub(super) async fn tell(&self, repository: &RepositoryName, mut session: Session) -> Result<Status> {
-        for _ in 0..SESSION_TRIES_MAX {
-            let Some(arrived) = session.fact.arrived.clone() else { break };
-            session.advance(arrived, Told::Acknowledged, session.fact.changed_ms);
-            let when = session.version.clone().map_or(When::Always, When::Unchanged);
-            match self.store(&session.key, &session.fact, when).await {
-                Err(Error::Store(store::Error::Conflict(_))) => {
-                    session = self.session(repository, &session.id).await?;
-                }
-                stored => stored?,
-            }
+    /// Notes what a broken request added to the session's state `start`, if nobody has gone on from there meanwhile.
+    pub(super) async fn note_arrived(
+        &self,
+        repository: &RepositoryName,
+        id: &SessionId,
+        start: &Progress,
+        progress: &Progress,
+    ) -> Result<()> {
+        // The session that the request began with was read when the body began to come, maybe an hour ago.
+        let session = self.session(repository, id).await?;
+        let left = self.left(&session).await?;
+        let added_to = Some(session.fact.stage.clone());
+        let starts_at_arrived =
+            left.as_ref().is_some_and(|left| left.stage == start.stage && left.added_to == added_to);
+        if session.fact.stage != start.stage && !starts_at_arrived {
+            return Err(session.overtaken());
         }
-        Ok(session.status())
+        let Progress { stage, hasher, offset } = progress.clone();
+        let changed_ms = self.platform.now_ms();
+        let fact = UploadFact { stage, hasher, offset, added_to, changed_ms, ending: None, ..session.fact };
+        self.store(&layout::arrived(&session.key), &fact, When::Always).await?;
+        // An earlier broken request's bytes are of no use any more.
+        if let Some(left) = left.filter(|left| left.stage != start.stage) {
+            let before = (left.added_to == fact.added_to).then_some(start);
+            self.abandon(&Progress::of(&left), before).await;
+        }
+        Ok(())
     }
 
-    pub(super) async fn out_of_order(&self, repository: &RepositoryName, session: Session) -> Error {
+    /// What a client is told of a session's offset. From then on the client may go on from there.
+    pub(super) async fn tell(&self, repository: &RepositoryName, session: &Session) -> Result<Status> {
+        let Some(arrived) = self.arrived(session).await? else { return Ok(session.status()) };
+        let Session { id, key, fact, version } = session;
+        let mut told = Session { id: id.clone(), key: key.clone(), fact: fact.clone(), version: version.clone() };
+        told.advance(arrived, fact.changed_ms);
+        let when = version.clone().map_or(When::Always, When::Unchanged);
+        match self.store(key, &told.fact, when).await {
+            // Another request was faster, and where the upload stands then is as true.
+            Err(Error::Store(store::Error::Conflict(_))) => Ok(self.session(repository, id).await?.status()),
+            Err(error) => Err(error),
+            Ok(()) => {
+                self.keys.delete(&layout::arrived(key)).await?;
+                Ok(told.status())
+            }
+        }
+    }
+
+    pub(super) async fn out_of_order(&self, repository: &RepositoryName, session: &Session) -> Error {
         match self.tell(repository, session).await {
             Ok(Status { session, offset }) => Error::ChunkOutOfOrder { session, offset },
             Err(error) => error,

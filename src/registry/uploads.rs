@@ -9,7 +9,8 @@ mod tests;
 use super::appending::Appending;
 use super::facts::{BlobFact, Progress, UploadFact};
 use super::intake::Intake;
-use super::session::{Chunk, Session, SessionId, Status, Told};
+use super::segments::Segments;
+use super::session::{Chunk, Session, SessionId, Status};
 use super::{Error, Registry, Result, facts, layout};
 use crate::oci::{Algorithm, Digest, Hasher, RepositoryName};
 use crate::store::{self, Body, Location, Stage, When};
@@ -23,14 +24,18 @@ pub enum Mounted {
     Upload(Status),
 }
 
-/// What a store took in of a body.
+/// A chunk that a store has taken in.
 struct Taken {
     /// The state that the session was in before.
     start: Progress,
-    /// The state with the body's bytes.
+    /// The state with the chunk's bytes.
     progress: Progress,
-    /// Why the body ended before its end, if it did: the bytes before that are safe all the same.
-    cut: Option<Error>,
+}
+
+impl Taken {
+    fn is_nothing(&self) -> bool {
+        self.progress.offset == self.start.offset && self.progress.stage == self.start.stage
+    }
 }
 
 /// What becomes of the bytes of a body that its client breaks off.
@@ -59,10 +64,11 @@ impl Registry {
             stage: self.blobs.stage().await?,
             hasher: Hasher::new(algorithm).state(),
             offset: 0,
-            arrived: None,
             revision: 0,
             begun_ms: now,
             changed_ms: now,
+            ending: None,
+            added_to: None,
         };
         let version = self.keys.put_sharpened(&key, facts::to_line(&key, &fact, &[])?, When::Absent).await?;
         Ok(Session { id, key, fact, version })
@@ -87,7 +93,7 @@ impl Registry {
     /// [`Error::UploadUnknown`] when it has ended, was cancelled or has expired.
     pub async fn upload_status(&self, repository: &RepositoryName, session: &SessionId) -> Result<Status> {
         let session = self.session(repository, session).await?;
-        self.tell(repository, session).await
+        self.tell(repository, &session).await
     }
 
     /// Adds a chunk to an upload.
@@ -100,11 +106,15 @@ impl Registry {
     pub async fn append_upload(&self, repository: &RepositoryName, id: &SessionId, chunk: Chunk) -> Result<Status> {
         let _place = self.place_at(repository, id)?;
         let session = self.session_for(repository, id, chunk.is_first()).await?;
-        let Some(start) = session.start_of(&chunk) else { return Err(self.out_of_order(repository, session).await) };
+        let start = self.start_of(repository, &session, chunk.range.as_ref()).await?;
         let hasher = start.hasher()?;
-        let taken = self.take_chunk(&session, start, hasher, chunk, CutBody::Counts).await?;
-        let session = self.note_chunk(repository, session, &taken, Told::Acknowledged).await?;
-        Ok(session.status())
+        let taken = self.take_chunk(repository, &session, start, hasher, chunk, CutBody::Counts).await?;
+        if taken.is_nothing() {
+            // Nothing came, nothing has changed; not by us.
+            return Ok(self.session(repository, id).await?.status());
+        }
+        let noted = self.write_down(repository, session, &taken.start, &taken.progress, false).await;
+        Ok(self.or_abandon(&taken.progress, noted).await?.status())
     }
 
     /// Ends an upload with its last bytes, if `chunk` has any: the content must hash to `digest`. When the upload is not there
@@ -122,6 +132,8 @@ impl Registry {
     ) -> Result<()> {
         let completed = async {
             let _place = self.place_at(repository, id)?;
+            // An empty body of unknown length ends an upload, and must not be taken for the first chunk.
+            let chunk = chunk.peeked().await;
             let session = self.session_for(repository, id, chunk.is_first()).await?;
             self.complete(repository, session, digest, chunk, CutBody::Counts).await
         };
@@ -139,22 +151,26 @@ impl Registry {
         chunk: Chunk,
         cut_body: CutBody,
     ) -> Result<()> {
-        let progress = if chunk.is_nothing() {
-            session.best_for(digest)?
+        let chunk = chunk.peeked().await;
+        let progress = if let Some(ending) = session.fact.ending.take_if(|ending| ending.is(digest).unwrap_or(false)) {
+            // An earlier request brought everything, and its answer was lost.
+            ending
+        } else if chunk.is_nothing() {
+            self.end_of(&session, digest).await?
         } else {
-            let Some(start) = session.start_of(&chunk) else {
-                return Err(self.out_of_order(repository, session).await);
-            };
+            let start = self.start_of(repository, &session, chunk.range.as_ref()).await?;
             let hasher = start.hasher_for(digest.algorithm())?;
-            let taken = self.take_chunk(&session, start, hasher, chunk, cut_body).await?;
-            if taken.cut.is_none()
-                && let Err(error) = check_digest(&taken.progress, digest)
-            {
+            let taken = self.take_chunk(repository, &session, start, hasher, chunk, cut_body).await?;
+            if let Err(error) = check_digest(&taken.progress, digest) {
                 self.abandon(&taken.progress, Some(&taken.start)).await;
-                return Err(error);
+                // The digest is wrong only for the present state of the session. This instance may remember an earlier state.
+                let now = self.session(repository, &session.id).await?;
+                return Err(if now.fact.stage == session.fact.stage { error } else { now.overtaken() });
             }
-            // Only what is written down shows whether the session is still what it was.
-            session = self.note_chunk(repository, session, &taken, Told::Arrived).await?;
+            // Written down before the commit, which takes the stage away: a crash in between is made good by another commit. This
+            // also shows whether the session is still what it was.
+            let noted = self.write_down(repository, session, &taken.start, &taken.progress, true).await;
+            session = self.or_abandon(&taken.progress, noted).await?;
             taken.progress
         };
         let is_other_algorithm = progress.hasher()?.algorithm() != digest.algorithm();
@@ -227,9 +243,11 @@ impl Registry {
         Appending::begin(&self.appending, layout::upload(repository, id.as_str())).ok_or(Error::Busy)
     }
 
-    /// Adds a chunk's bytes to what the store has at `start`.
+    /// Adds a chunk's bytes to what the store has at `start`. Of a body that breaks off, what came is noted, and the error stays
+    /// an error.
     async fn take_chunk(
         &self,
+        repository: &RepositoryName,
         session: &Session,
         start: Progress,
         hasher: Hasher,
@@ -247,56 +265,76 @@ impl Registry {
         if range_bytes.or(body.length()).is_some_and(|declared| declared > limit_bytes) {
             return Err(Error::TooLarge { limit_bytes: self.limits.blob_bytes_max });
         }
-        let (intake, body) = Intake::new(body, hasher, range_bytes, limit_bytes, cut_body == CutBody::Counts);
-        let appended = self.blobs.append(&start.stage, body).await;
+        let state = Progress { hasher: hasher.state(), ..start.clone() };
+        let (progress, cut) = self.append(session, state, body, range_bytes, cut_body).await?;
+        let Some(cut) = cut else { return Ok(Taken { start, progress }) };
+        let noted = self.note_arrived(repository, &session.id, &start, &progress).await;
+        if let Err(error) = self.or_abandon(&progress, noted).await {
+            log::info!("what came of a broken request does not count: {error}");
+        }
+        Err(cut)
+    }
+
+    /// Appends a body to `state`: at once, or in segments where the store would keep nothing of an append that breaks off. Gives
+    /// the state behind the body, or behind what came of the body, and then why the body broke off.
+    async fn append(
+        &self,
+        session: &Session,
+        mut state: Progress,
+        body: Body,
+        range_bytes: Option<u64>,
+        cut_body: CutBody,
+    ) -> Result<(Progress, Option<Error>)> {
+        let segment_bytes = self.blobs.kept_append_bytes().filter(|_| cut_body == CutBody::Counts);
+        let mut segments = match Segments::new(body, segment_bytes) {
+            Ok(segments) => segments,
+            Err(body) => return self.append_segment(session, &state, body, range_bytes, cut_body).await,
+        };
+        let begun = state.offset;
+        while let Some(segment) = segments.next() {
+            match self.append_segment(session, &state, segment, None, cut_body).await {
+                Ok((next, None)) => state = next,
+                // The segments before this one are there.
+                Err(cut @ (Error::UploadInvalid(_) | Error::BodyIdle { .. })) if state.offset > begun => {
+                    return Ok((state, Some(cut)));
+                }
+                ended => return ended,
+            }
+        }
+        Ok((state, None))
+    }
+
+    async fn append_segment(
+        &self,
+        session: &Session,
+        state: &Progress,
+        body: Body,
+        range_bytes: Option<u64>,
+        cut_body: CutBody,
+    ) -> Result<(Progress, Option<Error>)> {
+        let most = self.limits.blob_bytes_max;
+        let limit_bytes = most.saturating_sub(state.offset);
+        let keeps_cut = cut_body == CutBody::Counts;
+        let (intake, body) = Intake::new(body, state.hasher()?, range_bytes, limit_bytes, keeps_cut);
+        let appended = self.blobs.append(&state.stage, body).await;
         let received = match intake.finish(appended) {
             // What is left of the limit is none that a client has heard of.
-            Err(Error::TooLarge { .. }) => return Err(Error::TooLarge { limit_bytes: self.limits.blob_bytes_max }),
+            Err(Error::TooLarge { .. }) => return Err(Error::TooLarge { limit_bytes: most }),
             // The store cannot find the stage, or has too many forks of it, and the session may still be there.
             Err(Error::UploadUnknown) if self.keys.get(&session.key).await?.is_some() => return Err(Error::Busy),
             received => received?,
         };
-        let offset = start.offset + received.bytes;
-        let progress = Progress { stage: received.stage, hasher: received.hasher.state(), offset };
-        Ok(Taken { start, progress, cut: received.cut })
+        let offset = state.offset + received.bytes;
+        let next = Progress { stage: received.stage, hasher: received.hasher.state(), offset };
+        Ok((next, received.cut))
     }
 
-    /// Writes down what a chunk brought. Bytes of a body that broke off have arrived and no more, and the error stays one.
-    async fn note_chunk(
-        &self,
-        repository: &RepositoryName,
-        session: Session,
-        taken: &Taken,
-        told: Told,
-    ) -> Result<Session> {
-        let Taken { start, progress, cut } = taken;
-        if progress.offset == start.offset && progress.stage == start.stage {
-            // Nothing came, nothing has changed; not by us.
-            return self.session(repository, &session.id).await;
+    /// Passes `noted` on. Where another request has gone on, or the upload has ended, nobody needs the fork `progress`.
+    async fn or_abandon<T>(&self, progress: &Progress, noted: Result<T>) -> Result<T> {
+        if let Err(Error::ChunkOutOfOrder { .. } | Error::UploadUnknown) = noted {
+            self.abandon(progress, None).await;
         }
-        let noted = match cut {
-            None => self.write_down(repository, session, start, progress, told).await,
-            // The session was read when the body began to come, maybe an hour ago. A client that has gone on since then must
-            // not lose that, also where the store has no conditions.
-            Some(_) => match self.session(repository, &session.id).await {
-                Ok(session) if session.has(start) => {
-                    self.write_down(repository, session, start, progress, Told::Arrived).await
-                }
-                Ok(session) => Err(session.overtaken()),
-                Err(error) => Err(error),
-            },
-        };
-        match (noted, cut) {
-            (Ok(_), Some(cut)) => Err(cut.clone()),
-            (Ok(session), None) => Ok(session),
-            (Err(error), cut) => {
-                // Another request has gone on, and nobody needs this fork.
-                if matches!(error, Error::ChunkOutOfOrder { .. } | Error::UploadUnknown) {
-                    self.abandon(progress, None).await;
-                }
-                Err(cut.clone().unwrap_or(error))
-            }
-        }
+        noted
     }
 
     /// Gives up the bytes that an append brought. Best effort: what is left goes with the upload.

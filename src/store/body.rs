@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, stream};
 use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
@@ -31,6 +31,9 @@ pub enum BodyError {
         /// The limit, in seconds.
         limit_seconds: u64,
     },
+    /// The sender sent too little for too long; the text says what the limit is.
+    #[error("the body came too slowly: {0}")]
+    Slow(String),
     /// It has not the length that was declared.
     #[error("the body has not the declared length of {declared} bytes")]
     Length {
@@ -111,6 +114,14 @@ impl Body {
                 Err(error) => return Some(Err(error)),
             }
         }
+    }
+
+    /// The same body, after its first bytes have come: one without bytes has the length 0 then.
+    pub async fn peeked(mut self) -> Self {
+        let Some(first) = self.next().await else { return Self::empty() };
+        let length = self.length;
+        let rest = stream::unfold(self, |mut body| async move { Some((body.next().await?, body)) });
+        Self { length, ..Self::from_stream(stream::iter([first]).chain(rest)) }
     }
 
     /// The whole body, if it has at most `limit_bytes`.

@@ -236,6 +236,16 @@ fn check_always(method: &Method, exchange: &Exchange, reply: &Response<Bytes>) -
         ("Docker-Distribution-API-Version: registry/2.0".into(), actual)
     })?;
 
+    // A browser must run nothing that anyone may have pushed.
+    for (name, wanted) in
+        [("x-content-type-options", "nosniff"), ("content-security-policy", "default-src 'none'; sandbox")]
+    {
+        let actual = header(name);
+        expect(actual.as_deref() == Some(wanted), || {
+            (format!("{name}: {wanted}"), actual.clone().unwrap_or_else(|| "no such header".into()))
+        })?;
+    }
+
     let length = header("content-length");
     if method == Method::HEAD {
         // Row 20; a client cannot see the size of what it asks for otherwise.

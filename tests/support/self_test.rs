@@ -13,7 +13,10 @@ struct Stub;
 
 impl Target for Stub {
     async fn send(&self, request: Request<Bytes>, streamed: bool) -> Result<Response<Bytes>, String> {
-        let reply = Response::builder().header("Docker-Distribution-API-Version", "registry/2.0");
+        let reply = Response::builder()
+            .header("Docker-Distribution-API-Version", "registry/2.0")
+            .header("X-Content-Type-Options", "nosniff")
+            .header("Content-Security-Policy", "default-src 'none'; sandbox");
         let body = |text: &'static str| {
             if request.method() == Method::HEAD { Bytes::new() } else { Bytes::from(text) }
         };

@@ -7,6 +7,7 @@
 
 mod content;
 mod cursor;
+mod graph;
 mod judge;
 mod marks;
 mod report;
@@ -126,7 +127,7 @@ impl Registry {
         let collection = self.collection().await?;
         let round = collection.round + 1;
         let report = Report { round, dry_run: request.dry_run, ..Report::default() };
-        let cursor = Cursor::new(report, request.grace_ms, request.untagged_lifetime_ms, self.limits.marks_max);
+        let cursor = Cursor::new(report, request.grace_ms, request.untagged_lifetime_ms);
         if !request.dry_run {
             // Before anything is marked: from here on pushes see to it themselves that what they lean on stays.
             let collection = CollectionFact { round, active: true, ..CollectionFact::default() };
@@ -180,6 +181,8 @@ impl Collector<'_> {
             Phase::Pushes => self.pushes().await,
             Phase::Present => self.present().await,
             Phase::Graph => self.graph().await,
+            Phase::Follow => self.follow().await,
+            Phase::Reached => self.reached().await,
             Phase::Manifests => self.manifests().await,
             Phase::Blobs => self.blobs().await,
             Phase::Holes => self.holes().await,

@@ -1,5 +1,6 @@
 //! Uploads whose requests break off, come twice, or come at the same time.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,13 +12,13 @@ use futures_util::stream;
 
 use super::super::tests::{LastWriterWins, TestPlatform, digest, name, read};
 use super::super::{Chunk, Error, Limits, Registry, SessionId};
-use crate::oci::{Algorithm, RepositoryName};
+use crate::oci::{Algorithm, Digest, RepositoryName};
 use crate::store::contract::yield_now;
 use crate::store::file::FileBlobStore;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use crate::store::packed::PackedBlobStore;
 use crate::store::unordered::Unordered;
-use crate::store::{BlobStore, Body, BodyError, KeyValue};
+use crate::store::{self, BlobStore, Body, BodyError, KeyValue, Location, Result, Stage, Stored};
 
 /// A registry over each kind of store; content in files lies in `folder`.
 fn registries(folder: &Path) -> Vec<(&'static str, Registry)> {
@@ -295,10 +296,89 @@ fn many_requests_to_one_upload_keep_few_copies() {
     assert!(bytes_in(&stages) < 9 * MIB as u64, "{} bytes are left", bytes_in(&stages));
 }
 
-/// How many bytes lie in a folder, and below it.
+/// A store that keeps nothing of an append that breaks off, as S3 does of a part that is sent on as it comes.
+struct Streaming(MemoryBlobStore);
+
+#[async_trait::async_trait]
+impl BlobStore for Streaming {
+    async fn stage(&self) -> Result<Stage> {
+        self.0.stage().await
+    }
+
+    fn kept_append_bytes(&self) -> Option<u64> {
+        Some(1000)
+    }
+
+    async fn append(&self, stage: &Stage, mut body: Body) -> Result<Stage> {
+        let (length, mut all) = (body.length(), Vec::new());
+        while let Some(data) = body.next().await {
+            all.extend_from_slice(&data?);
+        }
+        match length {
+            Some(length) if length != all.len() as u64 => Err(store::Error::Unavailable("a request was cut".into())),
+            _ => self.0.append(stage, all.into()).await,
+        }
+    }
+
+    async fn commit(&self, stage: &Stage, digest: &Digest) -> Result<Location> {
+        self.0.commit(stage, digest).await
+    }
+
+    async fn discard(&self, stage: &Stage) -> Result<()> {
+        self.0.discard(stage).await
+    }
+
+    async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
+        self.0.read(location, range).await
+    }
+
+    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
+        self.0.names_of_stage(stage).await
+    }
+
+    async fn names_of(&self, location: &Location) -> Result<Vec<String>> {
+        self.0.names_of(location).await
+    }
+
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
+        self.0.list(after, limit).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        self.0.remove(name).await
+    }
+}
+
+#[test]
+fn of_a_store_that_streams_whole_segments_count() {
+    block_on(async {
+        let platform = Arc::new(TestPlatform::default());
+        let blobs = Arc::new(Streaming(MemoryBlobStore::new(platform.clone())));
+        let registry = Registry::new(Arc::new(MemoryKeyValue::default()), blobs, platform, Limits::default());
+        let (repository, layer) = (name("a"), noise(9500));
+        let session = begin(&registry).await;
+        // Of bodies of known length; in pieces that end elsewhere than segments.
+        for (length, counted) in [(900, 0), (1700, 1000), (4999, 4000)] {
+            let start = offset(&registry, &session).await;
+            let sent = layer.slice(start as usize..length);
+            let pieces = sent.chunks(333).map(Bytes::copy_from_slice).map(Ok);
+            let pieces: Vec<_> = pieces.chain([Err(interrupted())]).collect();
+            let body = Body::from_stream(stream::iter(pieces)).with_length(layer.len() as u64 - start);
+            let cut = registry.append_upload(&repository, &session, at(start, body)).await;
+            assert!(matches!(cut, Err(Error::UploadInvalid(_))), "{cut:?}");
+            assert_eq!(offset(&registry, &session).await, counted);
+        }
+        let rest = at(4000, layer.slice(4000..).into());
+        registry.complete_upload(&repository, &session, &digest(&layer), rest).await.unwrap();
+        assert!(read(&registry, &repository, &digest(&layer)).await.unwrap() == layer);
+    });
+}
+
+/// How many bytes lie in a folder, and below it, without the space that is kept for the collection.
 fn bytes_in(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries
+        .filter(|entry| entry.file_name() != "reserve")
         .map(|entry| match entry.file_type() {
             Ok(kind) if kind.is_dir() => bytes_in(&entry.path()),
             _ => entry.metadata().map_or(0, |metadata| metadata.len()),

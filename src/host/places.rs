@@ -1,0 +1,279 @@
+//! The places for connections: how many there are, how many of them one address may have, and which connection has to leave
+//! when a new one comes and there is no place.
+//!
+//! A connection may have to leave when it has no request that was let in: it is idle, sends the head of a request, or sends a
+//! body that nobody wants. So may a connection whose client takes or sends hardly anything. The one that has been so for
+//! longest leaves first. A client that talks to us finds a place in this way, however many others hold one and say nothing.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::http::Wanted;
+
+/// How long a connection without a request has its place for sure.
+const SETTLED: Duration = Duration::from_secs(1);
+/// How often a connection that waits for a place looks whether another one may be sent away by now.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// The part of an IPv6 address that one customer has.
+const IPV6_NETWORK: u128 = !0 << 64;
+
+/// All places.
+pub(super) struct Places {
+    state: Mutex<State>,
+    left: Notify,
+    most: usize,
+    most_of_address: usize,
+}
+
+#[derive(Default)]
+struct State {
+    connections: HashMap<u64, Arc<Connection>>,
+    of_address: HashMap<IpAddr, usize>,
+    next: u64,
+}
+
+/// What is known of a connection.
+pub(super) struct Connection {
+    /// Where it comes from; none where connections from there are not counted.
+    address: Option<IpAddr>,
+    activity: Mutex<Activity>,
+    leave: Notify,
+}
+
+struct Activity {
+    state: Engagement,
+    wanted: Wanted,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Engagement {
+    /// There is no request, or one that may not have been let in, since then.
+    Waiting(Instant),
+    /// An answer is being sent.
+    Answering,
+    /// The client has sent or taken hardly anything, since then.
+    Slow(Instant),
+}
+
+/// A place, until this is dropped.
+pub(super) struct Place {
+    places: Arc<Places>,
+    number: u64,
+    pub(super) connection: Arc<Connection>,
+}
+
+/// Why there is no place.
+#[derive(Debug, PartialEq)]
+enum Full {
+    /// At all: there may be one later.
+    All,
+    /// For this address.
+    Address,
+}
+
+impl Places {
+    pub(super) fn new(most: usize, most_of_address: usize) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), left: Notify::new(), most, most_of_address })
+    }
+
+    /// Waits for a place, and sends another connection away for it where one may be. None when the address has as many as it
+    /// may have, all of them with requests under way; `address` is none where connections are not counted by it.
+    pub(super) async fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Place> {
+        loop {
+            match self.try_enter(address, Instant::now()) {
+                Ok(place) => return Some(place),
+                Err(Full::Address) => return None,
+                // A place that is left just before this waits is found a little later.
+                Err(Full::All) => _ = tokio::time::timeout(LOOK_AGAIN, self.left.notified()).await,
+            }
+        }
+    }
+
+    fn try_enter(self: &Arc<Self>, address: Option<IpAddr>, now: Instant) -> Result<Place, Full> {
+        let address = address.map(network);
+        let mut state = self.state();
+        let of_address = address.and_then(|address| state.of_address.get(&address)).copied().unwrap_or_default();
+        if of_address >= self.most_of_address {
+            // They share what the address has, so the new one is as good as those that have said nothing yet.
+            let settled = now + SETTLED;
+            state.send_away(settled, |connection| connection.address == address).ok_or(Full::Address)?;
+        } else if state.connections.len() >= self.most {
+            state.send_away(now, |_| true).ok_or(Full::All)?;
+        }
+        let connection = Arc::new(Connection {
+            address,
+            activity: Mutex::new(Activity { state: Engagement::Waiting(now), wanted: Wanted::default() }),
+            leave: Notify::new(),
+        });
+        let number = state.next;
+        state.next += 1;
+        state.connections.insert(number, connection.clone());
+        address.into_iter().for_each(|address| *state.of_address.entry(address).or_default() += 1);
+        drop(state);
+        Ok(Place { places: self.clone(), number, connection })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Sends the connection away that had to leave first of those that had to by `now`. Its place is free at once.
+    fn send_away(&mut self, now: Instant, may_leave: impl Fn(&Connection) -> bool) -> Option<()> {
+        let leaving = self.connections.iter().filter(|(_, connection)| may_leave(connection));
+        let leaving = leaving.filter_map(|(number, connection)| Some((connection.leaves_from()?, *number)));
+        let (from, number) = leaving.min()?;
+        if from > now {
+            return None;
+        }
+        self.remove(number)?.leave.notify_one();
+        Some(())
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Arc<Connection>> {
+        let connection = self.connections.remove(&number)?;
+        if let Some(address) = connection.address
+            && let Some(count) = self.of_address.get_mut(&address)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.of_address.remove(&address);
+            }
+        }
+        Some(connection)
+    }
+}
+
+impl Connection {
+    /// Comes back when the connection has to leave.
+    pub(super) async fn told_to_leave(&self) {
+        self.leave.notified().await;
+    }
+
+    /// A request has come; `wanted` tells whether it is let in.
+    pub(super) fn begin(&self, wanted: Wanted) {
+        *self.activity() = Activity { state: Engagement::Waiting(Instant::now()), wanted };
+    }
+
+    /// The answer is ready to be sent.
+    pub(super) fn answer(&self) {
+        self.activity().state = Engagement::Answering;
+    }
+
+    /// The answer is sent, or hyper has the last of it.
+    pub(super) fn end(&self) {
+        *self.activity() = Activity { state: Engagement::Waiting(Instant::now()), wanted: Wanted::default() };
+    }
+
+    /// The client keeps us waiting, or does no longer.
+    pub(super) fn slow(&self, is_slow: bool) {
+        let mut activity = self.activity();
+        activity.state = match (activity.state, is_slow) {
+            (Engagement::Answering, true) => Engagement::Slow(Instant::now()),
+            (Engagement::Waiting(_), true) if activity.wanted.is_wanted() => Engagement::Slow(Instant::now()),
+            (Engagement::Slow(_), false) if activity.wanted.is_wanted() => Engagement::Waiting(Instant::now()),
+            (Engagement::Slow(_), false) => Engagement::Answering,
+            (state, _) => state,
+        }
+    }
+
+    /// From when on it may have to leave.
+    fn leaves_from(&self) -> Option<Instant> {
+        let activity = self.activity();
+        match activity.state {
+            Engagement::Waiting(since) => (!activity.wanted.is_wanted()).then(|| since + SETTLED),
+            Engagement::Answering => None,
+            Engagement::Slow(since) => Some(since),
+        }
+    }
+
+    fn activity(&self) -> MutexGuard<'_, Activity> {
+        self.activity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.state().remove(self.number);
+        self.places.left.notify_one();
+    }
+}
+
+/// What counts as one address.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & IPV6_NETWORK).into(),
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    fn let_in() -> Wanted {
+        let (mut extensions, wanted) = (http::Extensions::new(), Wanted::default());
+        extensions.insert(wanted.clone());
+        std::mem::forget(Wanted::tell(&extensions));
+        wanted
+    }
+
+    #[test]
+    fn connections_that_say_nothing_make_place_for_others() {
+        let (places, start) = (Places::new(3, 3), Instant::now());
+        let idle: Vec<_> = (0..3).map(|_| places.try_enter(None, start).unwrap()).collect();
+        assert_eq!(places.try_enter(None, start).err(), Some(Full::All));
+        idle[0].connection.begin(let_in());
+        idle[1].connection.begin(let_in());
+        idle[1].connection.answer();
+        let later = start + SETTLED * 2;
+        let new = places.try_enter(None, later).unwrap();
+        // The first two have a request under way.
+        assert_eq!(places.try_enter(None, later).err(), Some(Full::All));
+        drop(new);
+        let new = places.try_enter(None, later).unwrap();
+        new.connection.begin(let_in());
+        assert_eq!(places.try_enter(None, later + SETTLED).err(), Some(Full::All));
+        // Unless its client is slow.
+        idle[1].connection.slow(true);
+        idle[1].connection.slow(false);
+        assert_eq!(places.try_enter(None, later + SETTLED).err(), Some(Full::All));
+        idle[0].connection.slow(true);
+        places.try_enter(None, later + SETTLED).unwrap();
+        // Who had to leave gives up no place a second time.
+        drop(idle);
+        assert_eq!(places.state().connections.len(), 1);
+    }
+
+    #[test]
+    fn an_address_has_so_many_places_and_no_more() {
+        let (places, start) = (Places::new(100, 2), Instant::now());
+        let hold = |text| {
+            let place = places.try_enter(address(text), start).unwrap();
+            place.connection.begin(let_in());
+            place
+        };
+        let held = [hold("192.0.2.1"), hold("::ffff:192.0.2.1"), hold("2001:db8::1"), hold("2001:db8::ffff:0:0:1")];
+        for full in ["192.0.2.1", "2001:db8::2"] {
+            assert_eq!(places.try_enter(address(full), start).err(), Some(Full::Address), "{full}");
+        }
+        let others = [hold("192.0.2.2"), hold("2001:db8:0:1::1")];
+        assert!(places.try_enter(None, start).is_ok());
+        held[0].connection.end();
+        // It has its place from the one that is idle, and no other address loses any.
+        let new = places.try_enter(address("192.0.2.1"), start + SETTLED).unwrap();
+        assert_eq!(places.state().of_address.values().sum::<usize>(), 6);
+        drop((held, others, new));
+        assert!(places.state().of_address.is_empty());
+    }
+}

@@ -1,0 +1,43 @@
+//! How much memory a piece of work takes at most: an allocator that counts, for each thread by itself.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+thread_local! {
+    static NOW: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+fn count(bytes: isize) {
+    // Threads that end allocate when nothing is counted for them any more.
+    let _ = NOW.try_with(|now| {
+        now.set(now.get() + bytes);
+        PEAK.with(|peak| peak.set(peak.get().max(now.get())));
+    });
+}
+
+// SAFETY: every call goes to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The most bytes that `work` has allocated at a time on this thread.
+pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, u64) {
+    let before = NOW.get();
+    PEAK.set(before);
+    let result = work();
+    (result, (PEAK.get() - before).max(0) as u64)
+}
