@@ -66,7 +66,7 @@ fn repository(host: &Host) -> Repository {
 }
 
 /// Pushes an image whose layer has `bytes` bytes; gives the answer that refused.
-async fn push(repository: &Repository, tag: &str, bytes: usize) -> Result<(), Response<Bytes>> {
+async fn push(repository: &Repository, tag: &str, bytes: usize) -> Result<(), Box<Response<Bytes>>> {
     let layer = noise(bytes, tag);
     for blob in [Bytes::from_static(b"{}"), layer.clone()] {
         let uploads = format!("/v2/{}/blobs/uploads/?digest={}", repository.name, sha256(&blob));
@@ -86,8 +86,8 @@ fn image(layer: &Bytes) -> String {
     format!(r#"{{"schemaVersion": 2, "mediaType": "{IMAGE}", "config": {}, "layers": [{}]}}"#, of(b"{}"), of(layer))
 }
 
-fn accepted(reply: Response<Bytes>) -> Result<(), Response<Bytes>> {
-    if reply.status() == 201 { Ok(()) } else { Err(reply) }
+fn accepted(reply: Response<Bytes>) -> Result<(), Box<Response<Bytes>>> {
+    if reply.status() == 201 { Ok(()) } else { Err(Box::new(reply)) }
 }
 
 /// The tag leads to its image, which is there as a whole.
