@@ -28,14 +28,13 @@ fn registries(folder: &Path) -> Vec<(&'static str, Registry)> {
     let packed = Arc::new(PackedBlobStore::new(memory(), platform.clone(), 0));
     let files = Arc::new(FileBlobStore::open(folder, platform.clone()).unwrap());
     let in_memory: Arc<dyn BlobStore> = Arc::new(MemoryBlobStore::new(platform.clone()));
-    let stores: [(&str, Arc<dyn KeyValue>, Arc<dyn BlobStore>); 4] = [
-        ("memory", memory(), in_memory.clone()),
-        ("packed", memory(), packed),
-        ("files", memory(), files),
-        ("without conditions", unconditional, in_memory),
-    ];
-    let registry = |(name, keys, blobs)| (name, Registry::new(keys, blobs, platform.clone(), Limits::default()));
-    stores.into_iter().map(registry).collect()
+    let over = |keys, blobs| Registry::new(keys, blobs, platform.clone(), Limits::default());
+    vec![
+        ("memory", over(memory(), in_memory.clone())),
+        ("packed", over(memory(), packed)),
+        ("files", over(memory(), files)),
+        ("without conditions", over(unconditional, in_memory)),
+    ]
 }
 
 fn on_each(test: impl AsyncFn(&'static str, &Registry, &RepositoryName)) {
