@@ -381,8 +381,8 @@ impl Registry {
         if self.share(key, key, Some(fact.size)).await? {
             return Ok(());
         }
-        // The content is gone, or may be removed at any moment: the repository must not seem to hold it.
-        if self.load::<BlobFact>(key).await?.as_ref() == Some(fact) {
+        // Another push may already use this entry. Delete it only if its content is gone.
+        if !self.is_readable(fact).await? && self.load::<BlobFact>(key).await?.as_ref() == Some(fact) {
             self.keys.delete(key).await?;
         }
         Err(Error::Busy)
