@@ -28,14 +28,13 @@ fn registries(folder: &Path) -> Vec<(&'static str, Registry)> {
     let packed = Arc::new(PackedBlobStore::new(memory(), platform.clone(), 0));
     let files = Arc::new(FileBlobStore::open(folder, platform.clone()).unwrap());
     let in_memory: Arc<dyn BlobStore> = Arc::new(MemoryBlobStore::new(platform.clone()));
-    let stores: [(&str, Arc<dyn KeyValue>, Arc<dyn BlobStore>); 4] = [
-        ("memory", memory(), in_memory.clone()),
-        ("packed", memory(), packed),
-        ("files", memory(), files),
-        ("without conditions", unconditional, in_memory),
-    ];
-    let registry = |(name, keys, blobs)| (name, Registry::new(keys, blobs, platform.clone(), Limits::default()));
-    stores.into_iter().map(registry).collect()
+    let registry = |keys, blobs| Registry::new(keys, blobs, platform.clone(), Limits::default());
+    vec![
+        ("memory", registry(memory(), in_memory.clone())),
+        ("packed", registry(memory(), packed)),
+        ("files", registry(memory(), files)),
+        ("without conditions", registry(unconditional, in_memory)),
+    ]
 }
 
 fn on_each(test: impl AsyncFn(&'static str, &Registry, &RepositoryName)) {
@@ -101,7 +100,7 @@ fn what_came_of_a_chunk_that_broke_off_counts() {
     });
 }
 
-/// Of what the client may never have heard of nothing must be in its way.
+/// Bytes of a broken request, of which the client may never hear, do not get in the way of the repeated request.
 #[test]
 fn a_request_that_broke_off_can_be_sent_again_as_it_was() {
     on_each(async |store, registry, repository| {
@@ -140,7 +139,7 @@ fn a_request_that_broke_off_can_be_sent_again_as_it_was() {
     });
 }
 
-/// A body that is whole and wrong is not what came of a right one.
+/// The bytes of a body that is whole and wrong are dropped.
 #[test]
 fn a_chunk_that_is_wrong_does_not_count() {
     on_each(async |store, registry, repository| {
