@@ -130,10 +130,10 @@ impl Registry {
         digest: &Digest,
         chunk: Chunk,
     ) -> Result<()> {
-        // A request without bytes ends what is there, which only the store knows: a remembered session may be older.
-        let chunk = chunk.peeked().await;
         let completed = async {
             let _place = self.place_at(repository, id)?;
+            // An empty body of unknown length ends an upload, and must not be taken for the first chunk.
+            let chunk = chunk.peeked().await;
             let session = self.session_for(repository, id, chunk.is_first()).await?;
             self.complete(repository, session, digest, chunk, CutBody::Counts).await
         };
@@ -162,7 +162,9 @@ impl Registry {
             let taken = self.take_chunk(repository, &session, start, hasher, chunk, cut_body).await?;
             if let Err(error) = check_digest(&taken.progress, digest) {
                 self.abandon(&taken.progress, Some(&taken.start)).await;
-                return Err(error);
+                // The digest is wrong only for the present state of the session. This instance may remember an earlier state.
+                let now = self.session(repository, &session.id).await?;
+                return Err(if now.fact.stage == session.fact.stage { error } else { now.overtaken() });
             }
             // Written down before the commit, which takes the stage away: a crash in between is made good by another commit. This
             // also shows whether the session is still what it was.
@@ -190,7 +192,8 @@ impl Registry {
         // The session is what tells a collector that the content is coming.
         let session = self.begin(repository, digest.algorithm()).await?;
         let id = session.id.clone();
-        let completed = self.complete(repository, session, digest, Chunk { range: None, body }, CutBody::IsLost).await;
+        let chunk = Chunk { range: None, body }.peeked().await;
+        let completed = self.complete(repository, session, digest, chunk, CutBody::IsLost).await;
         if completed.is_err() {
             // The client does not know it, so nobody could go on with it.
             if let Err(error) = self.cancel_upload(repository, &id).await {
