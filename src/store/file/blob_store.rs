@@ -13,17 +13,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream;
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Item, absent_is_none, place_in_folder};
 use super::reserve::Reserve;
 use super::tidy::{self, Part};
-use super::{disk, open_folder, unblock};
+use super::{disk, open_folder, reading, unblock};
 use crate::oci::Digest;
 use crate::store::{BlobStore, Body, Error, Location, Platform, Result, Stage, Stored, Tidied, TidyRequest};
 
-/// How many bytes are read, or gathered and written, at a time.
+/// How many bytes are gathered and written at a time.
 const BUFFER_BYTES: usize = 256 * 1024;
 
 /// How many pieces of a body are gathered at most, however small they are.
@@ -164,16 +163,7 @@ impl BlobStore for FileBlobStore {
             Ok(file)
         })
         .await?;
-        let length = range.end - range.start;
-        let pieces = stream::try_unfold((file, length), |(file, left)| async move {
-            if left == 0 {
-                return Ok::<_, Error>(None);
-            }
-            let (file, bytes) = unblock(move || read_piece(file, left)).await?;
-            let left = left - bytes.len() as u64;
-            Ok(Some((bytes, (file, left))))
-        });
-        Ok(Body::from_stream(pieces).with_length(length))
+        Ok(reading::body(file, range.end - range.start, self.platform.clone()))
     }
 
     async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
@@ -461,10 +451,4 @@ fn write_pieces(mut file: File, path: &Path, offset: u64, pieces: &[Bytes]) -> i
         pieces => disk::write_on(&mut file, path, &pieces.concat())?,
     }
     Ok(file)
-}
-
-fn read_piece(mut file: File, left: u64) -> io::Result<(File, Bytes)> {
-    let mut piece = vec![0; left.min(BUFFER_BYTES as u64) as usize];
-    file.read_exact(&mut piece)?;
-    Ok((file, piece.into()))
 }

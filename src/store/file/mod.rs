@@ -21,6 +21,7 @@ mod listing;
 mod path;
 #[cfg(all(test, not(target_family = "wasm")))]
 mod power_cut;
+mod reading;
 mod reserve;
 mod tidy;
 mod tree;
