@@ -508,6 +508,52 @@ fn a_push_in_the_middle_of_a_round_rescues_too() {
     panic!("a round never ends");
 }
 
+/// Counts of failed logins that mean nothing any more go, a page at a time; all others, and what else the layer `auth` keeps, stay.
+#[test]
+fn failed_logins_are_forgotten() {
+    let limits = Limits { collect_page_entries_max: 10, collect_step_keys_max: 10, ..Limits::default() };
+    let mut world = World::with_limits(limits);
+    world.registry = world.registry.clone().with_expiring(&eyot::auth::EXPIRING);
+    world.pass(365 * 24 * HOUR_MS);
+    let now_ms = world.clock.now_ms();
+    let counts = [
+        (json!({ "count": 3, "last_ms": now_ms - HOUR_MS }), false),
+        (json!({ "count": 3, "last_ms": now_ms - 60_000 }), true),
+        (json!({ "count": 0, "last_ms": now_ms - HOUR_MS, "good_ms": now_ms - HOUR_MS }), true),
+        (json!({ "count": 0, "last_ms": now_ms - HOUR_MS, "good_ms": now_ms - 25 * HOUR_MS }), false),
+        // A clock that was ahead, and a value that nobody can read.
+        (json!({ "count": 3, "last_ms": now_ms + 24 * HOUR_MS }), false),
+        (json!("nonsense"), false),
+    ];
+    let put = |key: &str, value: &Value| {
+        block_on(world.keys.put(key, value.to_string().into(), When::Always)).unwrap();
+    };
+    put("auth/failures-secret", &json!("secret"));
+    put("auth/user!alice", &counts[0].0);
+    let mut expected = vec!["auth/failures-secret".to_owned(), "auth/user!alice".to_owned()];
+    for number in 0..120 {
+        let (value, stays) = &counts[number % counts.len()];
+        let key = format!("auth/failures/{}/{number:04}", ["address", "user-network"][number % 2]);
+        put(&key, value);
+        expected.extend(stays.then_some(key));
+    }
+    expected.sort();
+    let request = CollectRequest { grace_ms: 0, untagged_lifetime_ms: Some(0), dry_run: true };
+    assert_eq!(world.collect_as(&request).leftovers.removed, 80);
+    assert_eq!(world.left().len(), 122, "a dry run removes nothing");
+    let mut before = 0;
+    let report = loop {
+        let report = block_on(world.registry.collect_step(&CollectRequest { dry_run: false, ..request })).unwrap();
+        assert!(report.leftovers.removed - before <= 20, "a step is bounded");
+        before = report.leftovers.removed;
+        if report.done {
+            break report;
+        }
+    };
+    assert_eq!(report.leftovers.removed, 80);
+    assert_eq!(world.left(), expected);
+}
+
 /// Keys at whose every use a number of steps of the collection come first.
 struct Collected {
     inner: Arc<dyn KeyValue>,

@@ -46,7 +46,10 @@ pub use seal::Seal;
 pub use secret::Secret;
 pub use token::{KEY_ENTROPY_BITS_MIN, Token, Tokens};
 
-use crate::store;
+use crate::store::{self, Expiring};
+
+/// The keys of this layer that a collection may remove when they have expired.
+pub const EXPIRING: [Expiring; 1] = [throttle::FAILURES];
 
 /// Credentials as a request brings them.
 #[derive(Clone, Debug)]

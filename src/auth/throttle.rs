@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use super::Refusal;
-use crate::store::{self, KeyValue, Platform, When};
+use crate::store::{self, Expiring, KeyValue, Platform, When};
 
 /// The wait after the first failure that is not free; it doubles with each.
 const WAIT_MS: u64 = 1000;
@@ -52,6 +52,18 @@ const USER_ANYWHERE: Rule = Rule { kind: "user", free: 100, wait_ms_max: 10_000 
 const USER_WITHOUT_NETWORK: Rule = Rule { kind: "user-only", free: 10, wait_ms_max: 10_000 };
 /// A whole office may share an address, and one bot in it must not lock the others out.
 const ADDRESS: Rule = Rule { kind: "address", free: 100, wait_ms_max: 60_000 };
+
+/// Counts that hold up nobody any more, nor help a user through.
+pub(super) const FAILURES: Expiring = Expiring {
+    prefix: "auth/failures/",
+    is_expired: |value, now_ms| {
+        let counted: Failures = serde_json::from_slice(value).unwrap_or_default();
+        // Where the clock was set back since, the failures are forgotten as well.
+        let is_past = |then_ms: u64, lasts_ms| now_ms.abs_diff(then_ms) > lasts_ms;
+        is_past(counted.last_ms, FORGOTTEN_AFTER_MS)
+            && counted.good_ms.is_none_or(|good_ms| is_past(good_ms, KNOWN_FOR_MS))
+    },
+};
 
 pub(super) struct Throttle {
     keys: Arc<dyn KeyValue>,

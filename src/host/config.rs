@@ -318,6 +318,7 @@ impl Config {
             },
         };
         let registry = Registry::new(keys.clone(), blobs.clone(), platform.clone(), self.limits.clone());
+        let registry = registry.with_expiring(&crate::auth::EXPIRING);
         let handler = Handler::new(registry.clone(), self.access.access(&keys, &platform)?);
         let handler = self.access.apply(handler)?.with_tag_max_age_seconds(self.tag_max_age_seconds);
         Ok(Stores { keys, blobs, s3, registry, handler: handler.with_redirects(self.redirects.clone()) })

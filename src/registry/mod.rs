@@ -43,7 +43,7 @@ pub use uploads::Mounted;
 
 use crate::store::check::Finding;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use crate::store::{self, BlobStore, KeyValue, Platform};
+use crate::store::{self, BlobStore, Expiring, KeyValue, Platform};
 use begun::Begun;
 use limits::{PAGES_MEMORY_BYTES, PUSHES_MEMORY_BYTES, RECEIVING_MEMORY_BYTES};
 use memory::Memory;
@@ -55,6 +55,7 @@ pub struct Registry {
     blobs: Arc<dyn BlobStore>,
     platform: Arc<dyn Platform>,
     limits: Limits,
+    expiring: &'static [Expiring],
     begun: Arc<Begun>,
     appending: appending::Uploads,
     /// What pages of referrers share.
@@ -78,12 +79,19 @@ impl Registry {
             blobs,
             platform,
             limits,
+            expiring: &[],
             begun: Arc::default(),
             appending: Arc::default(),
             pages_memory: Memory::new(PAGES_MEMORY_BYTES),
             receiving_memory: Memory::new(RECEIVING_MEMORY_BYTES),
             pushes_memory: Memory::new(PUSHES_MEMORY_BYTES),
         }
+    }
+
+    /// A registry whose collections also remove the keys of other layers that have expired.
+    #[must_use]
+    pub fn with_expiring(self, expiring: &'static [Expiring]) -> Self {
+        Self { expiring, ..self }
     }
 
     /// A registry that forgets everything when it is dropped.

@@ -5,6 +5,7 @@
 
 mod blob_store;
 mod body;
+mod expiring;
 mod key_value;
 mod platform;
 mod tidy;
@@ -24,6 +25,7 @@ pub mod unordered;
 
 pub use blob_store::{BlobStore, Location, Stage, Stored};
 pub use body::{Body, BodyError};
+pub use expiring::Expiring;
 pub use key_value::{Entry, KEY_BYTES_MAX, KeyValue, Version, When};
 pub use platform::Platform;
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]

@@ -1,5 +1,7 @@
 //! The part of a round that looks at the blob store, for all repositories at once, and its end.
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
 use super::Collector;
 use super::cursor::Phase;
 use super::judge::Thing;
@@ -7,6 +9,7 @@ use super::report::Fate;
 use super::repository::mark_of;
 use crate::registry::facts::{BlobFact, UploadFact};
 use crate::registry::hold::CollectionFact;
+use crate::registry::limits::CALLS_AT_ONCE_MAX;
 use crate::registry::{Result, layout};
 use crate::store::{self, Tidied, TidyRequest, When};
 
@@ -150,7 +153,35 @@ impl Collector<'_> {
             }
         }
         if !more {
+            self.cursor.go_on(Phase::Expired);
+        }
+        Ok(())
+    }
+
+    /// Removes keys of other layers that have expired: a page of one family at a time.
+    pub(super) async fn expired(&mut self) -> Result<()> {
+        let registry = self.registry;
+        let Some(family) = registry.expiring.get(self.cursor.expiring) else {
             self.cursor.go_on(Phase::TidyKeys);
+            return Ok(());
+        };
+        let (keys, more) = self.page(family.prefix).await?;
+        let reads = keys.into_iter().map(|key| async move { registry.keys.get(&key).await.map(|entry| (key, entry)) });
+        let reads: Vec<_> = reads.collect();
+        let entries: Vec<_> = stream::iter(reads).buffered(CALLS_AT_ONCE_MAX).try_collect().await?;
+        let now_ms = registry.platform.now_ms();
+        for (key, entry) in entries {
+            if entry.is_some_and(|entry| (family.is_expired)(&entry.value, now_ms)) {
+                self.cursor.report.leftovers.add(Fate::Removed);
+                if !self.is_dry() {
+                    self.check_lease()?;
+                    registry.keys.delete(&key).await?;
+                }
+            }
+        }
+        if !more {
+            self.cursor.expiring += 1;
+            self.cursor.go_on(Phase::Expired);
         }
         Ok(())
     }

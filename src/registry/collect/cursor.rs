@@ -56,6 +56,8 @@ pub(super) enum Phase {
     Stored,
     /// Forgets the condemnation of what is no longer there.
     Condemned,
+    /// Removes keys of other layers that have expired.
+    Expired,
     /// Removes what killed writers left in the key-value store, and finds what is not its own.
     TidyKeys,
     /// The same in the blob store.
@@ -79,6 +81,8 @@ pub(super) struct Cursor {
     pub report: Report,
     /// How often the graph was followed by one edge.
     pub follows: usize,
+    /// How many families of keys that expire were looked at.
+    pub expiring: usize,
     /// How often it was written down; names of another time are never taken for its own.
     saves: u64,
     /// How many values the names in memory fill.
@@ -141,6 +145,7 @@ impl Cursor {
             unsure: false,
             report,
             follows: 0,
+            expiring: 0,
             saves: 0,
             fresh_values: 0,
             sets: Sets::default(),

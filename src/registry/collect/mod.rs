@@ -203,6 +203,7 @@ impl Collector<'_> {
             Phase::Condemned => self.condemned().await,
             Phase::TidyKeys => self.tidy_keys().await,
             Phase::TidyContent => self.tidy_content().await,
+            Phase::Expired => self.expired().await,
             Phase::Rescued => self.rescued().await,
         }
     }
