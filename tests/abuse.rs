@@ -29,8 +29,9 @@ mod value;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
 use client::raw;
 use host::{Host, Kind, Settings};
@@ -101,6 +102,44 @@ fn a_request_of_http_1_1_names_one_host() {
             assert!(wanted == 200 || text.contains("\"errors\""), "{head}: {text}");
         }
     });
+}
+
+/// Each guess of a password is counted, however many come at once.
+fn guesses(kind: Kind) {
+    let settings = [
+        ("AUTH_MODE", "write_only"),
+        ("AUTH_USER", "gate"),
+        ("AUTH_PASSWORD", "secret"),
+        ("LISTEN_ADDRESS", "127.0.0.1"),
+    ];
+    on(kind, &settings, async |host| {
+        let address = host.client.address;
+        let guess = move |number: usize| {
+            let credentials = Base64::encode_string(format!("gate:guess {number}").as_bytes());
+            let head = "GET /v2/ HTTP/1.1\r\nHost: eyot\r\nConnection: close\r\n";
+            heard(raw(address, format!("{head}Authorization: Basic {credentials}\r\n\r\n").as_bytes()))
+        };
+        let begun = Instant::now();
+        let guesses: Vec<_> = (0..100).map(|number| std::thread::spawn(move || guess(number))).collect();
+        let answers: Vec<_> = guesses.into_iter().map(|guess| guess.join().expect("an answer")).collect();
+        // Ten are free, one more is looked at, and each further one after a wait of 1 s, 2 s, 4 s and so on.
+        let most = 11 + (begun.elapsed().as_secs() + 1).ilog2() as usize;
+        let looked_at = answers.iter().filter(|(status, _)| *status == Some(401)).count();
+        assert!((1..=most).contains(&looked_at), "{looked_at} of at most {most}");
+        for (status, text) in answers.iter().filter(|(status, _)| *status != Some(401)) {
+            assert!(matches!(status, Some(429 | 503)) && text.contains("retry-after: "), "{text}");
+        }
+    });
+}
+
+#[test]
+fn guesses_natively() {
+    guesses(Kind::Native);
+}
+
+#[test]
+fn guesses_under_wasmtime() {
+    guesses(Kind::Wasi);
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! What a collection costs: storage calls grow with what there is, not faster, and marks stay within their bound.
 #![cfg(not(target_family = "wasm"))]
-#![cfg(not(target_family = "wasm"))]
 
 use std::sync::Arc;
 
@@ -25,10 +24,14 @@ struct Populated {
 }
 
 fn populate(repositories: usize) -> Populated {
+    populate_with(repositories, BLOBS_PER_REPOSITORY, Limits::default())
+}
+
+fn populate_with(repositories: usize, blobs_per_repository: usize, limits: Limits) -> Populated {
     let platform: Arc<dyn Platform> = Arc::new(SystemPlatform);
     let keys = Arc::new(Counting::new(Arc::new(MemoryKeyValue::default())));
     let blobs = Arc::new(Counting::new(Arc::new(MemoryBlobStore::new(platform.clone()))));
-    let registry = Registry::new(keys.clone(), blobs.clone(), platform, Limits::default());
+    let registry = Registry::new(keys.clone(), blobs.clone(), platform, limits);
     for number in 0..repositories {
         let repository: RepositoryName = format!("team{}/app{number}", number % 7).parse().unwrap();
         let blob = |blob: usize| {
@@ -39,7 +42,7 @@ fn populate(repositories: usize) -> Populated {
             block_on(registry.push_blob(&repository, &digest, content.into())).unwrap();
             descriptor
         };
-        let layers: Vec<_> = (0..BLOBS_PER_REPOSITORY).map(blob).collect();
+        let layers: Vec<_> = (0..blobs_per_repository).map(blob).collect();
         for (tag, layers) in layers.chunks(10).enumerate() {
             let manifest =
                 json!({ "schemaVersion": 2, "mediaType": OCI_IMAGE, "config": layers[0], "layers": layers[1..] });
@@ -94,6 +97,40 @@ fn a_round_costs_storage_calls_in_proportion() {
     }
     for (kept, removed) in &costs {
         assert!(*kept < 1.7 && *removed < 12.0, "{costs:?}");
+    }
+    assert!(costs[2].0 <= costs[0].0 * 1.02 && costs[2].1 <= costs[0].1 * 1.02, "{costs:?}");
+}
+
+/// One repository with many times as many blobs as the collection marks in memory.
+#[test]
+fn a_repository_that_does_not_fit_into_memory_costs_no_more_calls_a_blob() {
+    const MARKS_MAX: usize = 256;
+    let mut costs = Vec::new();
+    for times in [1, 4, 16] {
+        let blobs = MARKS_MAX * times;
+        let populated = populate_with(1, blobs, Limits { marks_max: MARKS_MAX, ..Limits::default() });
+        let (kept, kept_calls) = round(&populated);
+        assert_eq!((kept.blobs.kept, kept.content.kept, kept.holes.count), (blobs as u64, blobs as u64, 0));
+        // Images of a twentieth of the blobs go; all others stay, whatever did not fit.
+        let repository: RepositoryName = "team0/app0".parse().unwrap();
+        let removed = blobs / 20 / 10 * 10;
+        for tag in 0..removed / 10 {
+            let reference: Reference = format!("v{tag}").parse().unwrap();
+            block_on(populated.registry.delete_manifest(&repository, &reference)).unwrap();
+        }
+        populated.keys.counts.take();
+        let ((first, first_calls), (second, second_calls)) = (round(&populated), round(&populated));
+        assert_eq!((first.blobs.removed, second.content.removed), (removed as u64, removed as u64));
+        assert_eq!((first.manifests.removed, second.blobs.kept), (removed as u64 / 10, (blobs - removed) as u64));
+        assert_eq!(second.content.kept, (blobs - removed) as u64);
+        let per_blob = |calls: u64| calls as f64 / blobs as f64;
+        let cost = (per_blob(kept_calls), per_blob(first_calls + second_calls));
+        println!(
+            "{blobs} blobs: {:.2} storage calls a blob when all is kept, {:.2} for a twentieth to go",
+            cost.0, cost.1
+        );
+        assert!(cost.0 < 2.0, "{cost:?}");
+        costs.push(cost);
     }
     assert!(costs[2].0 <= costs[0].0 * 1.02 && costs[2].1 <= costs[0].1 * 1.02, "{costs:?}");
 }

@@ -105,6 +105,10 @@ impl BlobStore for Fused<dyn BlobStore> {
         fused!(self, self.inner.discard(stage))
     }
 
+    fn kept_append_bytes(&self) -> Option<u64> {
+        self.inner.kept_append_bytes()
+    }
+
     async fn abandon(&self, stage: &Stage, before: Option<&Stage>) -> Result<(), Error> {
         fused!(self, self.inner.abandon(stage, before))
     }

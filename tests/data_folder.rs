@@ -66,7 +66,7 @@ fn repository(host: &Host) -> Repository {
 }
 
 /// Pushes an image whose layer has `bytes` bytes; gives the answer that refused.
-async fn push(repository: &Repository, tag: &str, bytes: usize) -> Result<(), Response<Bytes>> {
+async fn push(repository: &Repository, tag: &str, bytes: usize) -> Result<(), Box<Response<Bytes>>> {
     let layer = noise(bytes, tag);
     for blob in [Bytes::from_static(b"{}"), layer.clone()] {
         let uploads = format!("/v2/{}/blobs/uploads/?digest={}", repository.name, sha256(&blob));
@@ -86,8 +86,8 @@ fn image(layer: &Bytes) -> String {
     format!(r#"{{"schemaVersion": 2, "mediaType": "{IMAGE}", "config": {}, "layers": [{}]}}"#, of(b"{}"), of(layer))
 }
 
-fn accepted(reply: Response<Bytes>) -> Result<(), Response<Bytes>> {
-    if reply.status() == 201 { Ok(()) } else { Err(reply) }
+fn accepted(reply: Response<Bytes>) -> Result<(), Box<Response<Bytes>>> {
+    if reply.status() == 201 { Ok(()) } else { Err(Box::new(reply)) }
 }
 
 /// The tag leads to its image, which is there as a whole.
@@ -133,10 +133,6 @@ fn a_read_only_folder_serves_pulls() {
                 for part in copied_without {
                     let path = host.data().join(part);
                     let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
-                }
-                if !copied_without.is_empty() {
-                    // By these a folder is known that was made before there were formats.
-                    fs::create_dir(host.data().join("tmp")).expect("a folder");
                 }
                 host.restart_in(Some(READ_ONLY));
                 let repository = repository(&host);
@@ -266,7 +262,7 @@ fn foreign_entries_do_not_stop_the_collection() {
                 "tmp/README".into(),
             ];
             let folders =
-                [content, "blobs/lost+found".into(), "keys/tag/team/app/!/folder=".into(), "stages/snapshot".into()];
+                [content, "blobs/lost+found".into(), "keys/tag/team/app!/folder=".into(), "stages/snapshot".into()];
             files.iter().for_each(|path| fs::write(host.data().join(path), "foreign").expect("a file"));
             folders.iter().for_each(|path| fs::create_dir(host.data().join(path)).expect("a folder"));
 
@@ -296,6 +292,20 @@ fn foreign_entries_do_not_stop_the_collection() {
             assert_eq!(tags(&repository).await, ["v1"]);
         });
     }
+}
+
+/// Another repository with an image that is there already: 5 kinds of facts in folders of its own.
+#[test]
+fn a_repository_takes_few_inodes() {
+    run(async {
+        let host = Host::start(Kind::Native);
+        push(&repository(&host), "v1", 1000).await.expect("pushed");
+        let before = all_files(&host.data().join("keys")).len() + all_files(&host.data().join("blobs")).len();
+        let other = Repository { name: "team/other", ..repository(&host) };
+        push(&other, "v1", 1000).await.expect("pushed");
+        let after = all_files(&host.data().join("keys")).len() + all_files(&host.data().join("blobs")).len();
+        assert_eq!(after - before, 15);
+    });
 }
 
 /// An outage is not read as absence, and says what it is.

@@ -85,6 +85,10 @@ impl BlobStore for Mined<MemoryBlobStore> {
         self.inner.discard(stage).await
     }
 
+    fn kept_append_bytes(&self) -> Option<u64> {
+        self.inner.kept_append_bytes()
+    }
+
     async fn abandon(&self, stage: &Stage, before: Option<&Stage>) -> Result<(), Error> {
         self.inner.abandon(stage, before).await
     }

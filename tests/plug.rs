@@ -390,7 +390,7 @@ fn let_leases_run_out(data: &Path) {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.to_str().is_some_and(|path| path.contains("/collection/lease/")) {
+            } else if path.to_str().is_some_and(|path| path.contains("/collection/lease!/")) {
                 std::fs::remove_file(path).expect("a file of ours");
             }
         }

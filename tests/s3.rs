@@ -29,7 +29,7 @@ use eyot::host::outbound::NativePlatform;
 use eyot::oci::{Algorithm, Digest, Hasher};
 use eyot::registry::Limits;
 use eyot::store::s3::{PART_BYTES_MIN, S3, S3Settings};
-use eyot::store::{BlobStore, Error, KeyValue, Platform, When, contract};
+use eyot::store::{BlobStore, BodyError, Error, KeyValue, Platform, When, contract};
 use eyot::{Body, Handler, Registry};
 use futures_util::stream;
 use http::{Method, Request, Response};
@@ -180,6 +180,34 @@ fn a_push_and_a_pull_cost_what_they_must() {
             let response = platform.send(request, Duration::from_secs(10)).await.unwrap();
             assert!(response.into_body().collect_up_to(u64::MAX).await.unwrap() == expected, "{range}");
         }
+    });
+}
+
+/// A client breaks off. Of bytes that are sent on as they come whole segments count; bytes that are gathered first count all.
+#[test]
+fn what_came_of_a_layer_that_broke_off_counts() {
+    on(Kind::SeaweedFs, async |server| {
+        let world = World::new(server).await;
+        let layer = content(12, 80 * MIB);
+        let post = world.send(Method::POST, "/v2/a/blobs/uploads/", Body::empty()).await;
+        let location = header(&post, "location").to_owned();
+        let mut start = 0;
+        for (sent, is_told, counted) in
+            [(MIB, true, MIB), (40 * MIB, true, MIB), (70 * MIB, true, 70 * MIB), (73 * MIB, false, 73 * MIB)]
+        {
+            let pieces: Vec<_> = layer.slice(start..sent).chunks(100_000).map(Bytes::copy_from_slice).map(Ok).collect();
+            let broken = Err(BodyError::Interrupted("on purpose".into()));
+            let body = Body::from_stream(futures_util::stream::iter(pieces.into_iter().chain([broken])));
+            let body = if is_told { body.with_length((layer.len() - start) as u64) } else { body };
+            let cut = world.send(Method::PATCH, &location, body).await;
+            assert_eq!(cut.status(), 400);
+            let status = world.send(Method::GET, &location, Body::empty()).await;
+            assert_eq!(header(&status, "range"), format!("0-{}", counted - 1));
+            start = counted;
+        }
+        let end = format!("{location}?digest={}", digest(&layer));
+        assert_eq!(world.send(Method::PUT, &end, layer.slice(start..).into()).await.status(), 201);
+        assert!(world.pull("a", &digest(&layer)).await == layer);
     });
 }
 

@@ -64,6 +64,13 @@ impl Accounts {
         Self { issuers: Some(issuers), ..self }
     }
 
+    /// Looks at one login at a time over all instances that share the store, where the store knows `Absent`: for instances on
+    /// one machine that cannot share a queue, as components. By default each instance hashes one password at a time.
+    pub fn in_turn(mut self) -> Self {
+        self.logins_mut().log_in_in_turn();
+        self
+    }
+
     /// How often a password was compared or hashed.
     pub fn password_checks(&self) -> u64 {
         self.logins.checks()

@@ -8,12 +8,14 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
 use super::flight::Flights;
 use super::remembered::Remembered;
 use super::throttle::Throttle;
+use super::turn::{Turn, Turns};
 use super::{Directory, PasswordHash, Refusal, Secret};
 use crate::store::{KeyValue, Platform};
 
@@ -23,6 +25,12 @@ const DECOY: &str = "$argon2id$v=19$m=19456,t=2,p=1$ZXlvdCBkZWNveSBzYWx0IQ$jSBoi
 pub(super) const LOGINS_AT_ONCE_MAX: usize = 64;
 /// When a login that found no place is to be tried again.
 const BUSY_RETRY_MS: u64 = 1000;
+
+/// How often a login looks whether another instance still has the turn, how long the login waits in between, and how long a turn
+/// lasts: the turn of an instance that was killed ends then.
+const TURN_TRIES_MAX: usize = 60;
+const TURN_WAIT: Duration = Duration::from_millis(100);
+const TURN_MS_MAX: u64 = 3000;
 
 /// The users and their passwords.
 pub(super) struct Logins {
@@ -34,6 +42,9 @@ pub(super) struct Logins {
     remembered: Remembered,
     under_way: Flights<[u8; 32], Result<(), Refusal>>,
     places: Arc<AtomicUsize>,
+    /// Where instances take turns.
+    turns: Option<Turns>,
+    keys: Arc<dyn KeyValue>,
     platform: Arc<dyn Platform>,
     checks: AtomicU64,
 }
@@ -45,10 +56,12 @@ impl Logins {
             users: HashMap::new(),
             decoys: vec![PasswordHash::parse(DECOY).expect("a hash")],
             directory: Directory::new(keys.clone(), platform.clone()),
-            throttle: Throttle::new(keys, platform.clone()),
+            throttle: Throttle::new(keys.clone(), platform.clone()),
             remembered: Remembered::new(platform.as_ref()),
             under_way: Flights::new(),
             places: Arc::default(),
+            turns: None,
+            keys,
             platform,
             checks: AtomicU64::new(0),
         }
@@ -63,6 +76,10 @@ impl Logins {
             self.decoys = users.iter().map(|(_, hash)| hash.clone()).collect();
         }
         self.users = users.into_iter().collect();
+    }
+
+    pub(super) fn log_in_in_turn(&mut self) {
+        self.turns = Some(Turns::new(self.keys.clone(), self.platform.clone()));
     }
 
     pub(super) fn checks(&self) -> u64 {
@@ -114,13 +131,48 @@ impl Logins {
             return Ok(());
         }
         let _place = Place::take(&self.places)?;
-        let counted = self.throttle.begin(user, address).await?;
-        if !self.is_right(user, password, stored.as_ref()).await {
-            return Err(Refusal::Unauthorized);
+        match &self.turns {
+            None => self.look_at(user, password, stored.as_ref(), address).await?,
+            Some(turns) => {
+                // An attempt that must wait anyway takes no turn.
+                self.throttle.check(user, address).await?;
+                let look = self.look_at(user, password, stored.as_ref(), address);
+                self.in_turn(turns, look).await??;
+            }
         }
-        self.throttle.succeeded(counted).await?;
         self.remembered.keep(digest, self.platform.now_ms());
         Ok(())
+    }
+
+    /// Counts an attempt, and takes the count back if the password is right.
+    async fn look_at(
+        &self,
+        user: &str,
+        password: &Secret,
+        stored: Option<&PasswordHash>,
+        address: Option<IpAddr>,
+    ) -> Result<(), Refusal> {
+        let counted = self.throttle.begin(user, address).await?;
+        match self.is_right(user, password, stored).await {
+            true => self.throttle.succeeded(counted).await,
+            false => Err(Refusal::Unauthorized),
+        }
+    }
+
+    /// Does the work when no other instance looks at a login, or gives up after some seconds.
+    async fn in_turn<T>(&self, turns: &Turns, work: impl Future<Output = T>) -> Result<T, Refusal> {
+        for _ in 0..TURN_TRIES_MAX {
+            match turns.take(TURN_MS_MAX).await? {
+                Turn::Ours(number) => {
+                    let done = work.await;
+                    turns.end(number).await?;
+                    return Ok(done);
+                }
+                Turn::Unknown => return Ok(work.await),
+                Turn::Taken => self.platform.sleep(TURN_WAIT).await,
+            }
+        }
+        Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS })
     }
 
     /// The hash of a user that the settings name; a text in its place where they hold the password itself.

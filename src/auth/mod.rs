@@ -22,6 +22,7 @@ mod seal;
 mod secret;
 mod throttle;
 mod token;
+mod turn;
 
 use std::net::IpAddr;
 

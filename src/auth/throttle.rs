@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use super::Refusal;
-use crate::store::{self, KeyValue, Platform, Version, When};
+use crate::store::{self, KeyValue, Platform, When};
 
 /// The wait after the first failure that is not free; it doubles with each.
 const WAIT_MS: u64 = 1000;
@@ -75,7 +75,6 @@ struct Raised {
     key: String,
     before: Failures,
     after: Failures,
-    version: Option<Version>,
 }
 
 /// An attempt that is counted.
@@ -88,18 +87,33 @@ impl Throttle {
         Self { keys, platform, secret: Mutex::default() }
     }
 
-    /// Counts an attempt as failed, or says how long to wait. An attempt that must wait is not counted.
-    pub(super) async fn begin(&self, user: &str, address: Option<IpAddr>) -> Result<Counted, Refusal> {
+    /// Says how long a user must wait who tries too often. Nothing is counted, and the user from anywhere not looked at.
+    pub(super) async fn check(&self, user: &str, address: Option<IpAddr>) -> Result<(), Refusal> {
+        for (rule, key) in self.counts(user, address).await? {
+            if rule.kind != USER_ANYWHERE.kind {
+                self.read(&key).await?.0.check(rule, self.platform.now_ms())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The counts that an attempt raises.
+    async fn counts(&self, user: &str, address: Option<IpAddr>) -> Result<Vec<(Rule, String)>, Refusal> {
         let secret = self.secret().await?;
         let key = |rule: Rule, who: &[&[u8]]| (rule, key(&secret, rule.kind, who));
-        let mut rules = vec![match address.map(network) {
-            None => key(USER_WITHOUT_NETWORK, &[user.as_bytes()]),
-            Some(network) => key(USER_IN_NETWORK, &[&network, user.as_bytes()]),
-        }];
-        if let Some(network) = address.map(network) {
-            rules.push(key(USER_ANYWHERE, &[user.as_bytes()]));
-            rules.push(key(ADDRESS, &[&network]));
-        }
+        Ok(match address.map(network) {
+            None => vec![key(USER_WITHOUT_NETWORK, &[user.as_bytes()])],
+            Some(network) => vec![
+                key(USER_IN_NETWORK, &[&network, user.as_bytes()]),
+                key(USER_ANYWHERE, &[user.as_bytes()]),
+                key(ADDRESS, &[&network]),
+            ],
+        })
+    }
+
+    /// Counts an attempt as failed, or says how long to wait. An attempt that must wait is not counted.
+    pub(super) async fn begin(&self, user: &str, address: Option<IpAddr>) -> Result<Counted, Refusal> {
+        let rules = self.counts(user, address).await?;
         let mut counted = Counted { raised: Vec::new() };
         for (rule, key) in rules {
             if rule.kind == USER_ANYWHERE.kind && counted.is_of_known_user(self.platform.now_ms()) {
@@ -123,47 +137,53 @@ impl Throttle {
     }
 
     async fn raise(&self, rule: Rule, key: String) -> Result<Raised, Refusal> {
-        for _ in 0..TRIES_MAX {
-            let (before, when) = self.read(&key).await?;
+        let raise = |before: Failures| {
             let now_ms = self.platform.now_ms();
-            let wait_ms = before.wait_until_ms(rule).saturating_sub(now_ms);
-            if wait_ms > 0 {
-                return Err(Refusal::TooManyAttempts { retry_after_ms: wait_ms.min(rule.wait_ms_max) });
-            }
+            before.check(rule, now_ms)?;
             let is_forgotten = now_ms.saturating_sub(before.last_ms) > FORGOTTEN_AFTER_MS;
-            let before = if is_forgotten { Failures { count: 0, ..before } } else { before };
-            let after = Failures { count: before.count.saturating_add(1), last_ms: now_ms, ..before };
-            if let Some(version) = self.write(&key, after, when).await? {
-                return Ok(Raised { rule, key, before, after, version });
-            }
-        }
-        Err(Refusal::Busy { retry_after_ms: CONTENDED_RETRY_MS })
+            let count = if is_forgotten { 0 } else { before.count };
+            Ok(Failures { count: count.saturating_add(1), last_ms: now_ms, ..before })
+        };
+        let (before, after) = self.change(&key, raise).await?;
+        Ok(Raised { rule, key, before, after })
     }
 
     async fn take_back(&self, counted: Counted, good_ms: Option<u64>) -> Result<(), Refusal> {
         for raised in counted.raised {
             let good_ms = good_ms.filter(|_| raised.rule.kind == USER_IN_NETWORK.kind);
-            // Most likely no other attempt has changed the count since.
-            let lowered = Failures { good_ms: good_ms.or(raised.before.good_ms), ..raised.before };
-            if let Some(version) = raised.version
-                && self.write(&raised.key, lowered, When::Unchanged(version)).await?.is_some()
-            {
-                continue;
-            }
-            for _ in 0..TRIES_MAX {
-                let (now, when) = self.read(&raised.key).await?;
+            let lower = |now: Failures| {
                 let is_last = now.last_ms == raised.after.last_ms;
-                let lowered = Failures {
+                Ok(Failures {
                     count: now.count.saturating_sub(1),
                     last_ms: if is_last { raised.before.last_ms } else { now.last_ms },
                     good_ms: good_ms.or(now.good_ms),
-                };
-                if self.write(&raised.key, lowered, when).await?.is_some() {
-                    break;
-                }
+                })
+            };
+            match self.change(&raised.key, lower).await {
+                // The attempt stays counted as failed, which does no harm but a wait.
+                Ok(_) | Err(Refusal::Busy { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// Changes a count so that no other change is lost, where the store has conditions. Gives the count before and after.
+    async fn change(
+        &self,
+        key: &str,
+        change: impl Fn(Failures) -> Result<Failures, Refusal>,
+    ) -> Result<(Failures, Failures), Refusal> {
+        for _ in 0..TRIES_MAX {
+            let (before, when) = self.read(key).await?;
+            let after = change(before)?;
+            match self.keys.put_sharpened(key, serde_json::json!(after).to_string().into(), when).await {
+                Ok(_) => return Ok((before, after)),
+                Err(store::Error::Conflict(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Refusal::Busy { retry_after_ms: CONTENDED_RETRY_MS })
     }
 
     /// A count, and the condition under which it is still the same.
@@ -173,16 +193,6 @@ impl Throttle {
             // A count that cannot be read is none: it must not lock anybody out.
             Some(entry) => (serde_json::from_slice(&entry.value).unwrap_or_default(), When::Unchanged(entry.version)),
         })
-    }
-
-    /// `None`: another attempt was faster.
-    async fn write(&self, key: &str, failures: Failures, when: When) -> Result<Option<Option<Version>>, Refusal> {
-        let value = serde_json::json!(failures).to_string();
-        match self.keys.put_sharpened(key, value.into(), when).await {
-            Ok(version) => Ok(Some(version)),
-            Err(store::Error::Conflict(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// The secret of the hash, which the first instance to need it makes.
@@ -214,10 +224,14 @@ impl Counted {
 }
 
 impl Failures {
-    fn wait_until_ms(self, rule: Rule) -> u64 {
-        match self.count.checked_sub(rule.free) {
+    fn check(self, rule: Rule, now_ms: u64) -> Result<(), Refusal> {
+        let until_ms = match self.count.checked_sub(rule.free) {
             None | Some(0) => 0,
             Some(over) => self.last_ms + (WAIT_MS << (over - 1).min(16)).min(rule.wait_ms_max),
+        };
+        match until_ms.saturating_sub(now_ms) {
+            0 => Ok(()),
+            wait_ms => Err(Refusal::TooManyAttempts { retry_after_ms: wait_ms.min(rule.wait_ms_max) }),
         }
     }
 }

@@ -18,6 +18,8 @@ pub struct AccessConfig {
     users: Users,
     /// Whether the host listens on a loopback address, so that only this machine reaches the registry.
     loopback: bool,
+    /// Whether instances take turns at logins: components on one machine, which share nothing but the store.
+    in_turn: bool,
     token_key: Option<Secret>,
     public_url: Option<String>,
     proxies: Proxies,
@@ -58,6 +60,7 @@ impl AccessConfig {
         }
         Ok(Self {
             users: Users::read(&get)?,
+            in_turn: cfg!(target_family = "wasm") && get("keys").as_deref() != Some("s3"),
             loopback: match get("listen_address").as_deref() {
                 None => false,
                 Some("localhost") => true,
@@ -101,6 +104,9 @@ impl AccessConfig {
             }
         };
         let mut accounts = Accounts::new(policy, keys.clone(), platform.clone()).with_hashes(hashes);
+        if self.in_turn {
+            accounts = accounts.in_turn();
+        }
         if let Some((user, password)) = plain {
             let added = match self.loopback {
                 true => accounts.with_local_user(user, password),

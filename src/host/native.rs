@@ -28,6 +28,8 @@ pub const OFFER: Offer =
 
 /// How many files a connection may need: its own, and those of the stores.
 const FILES_PER_CONNECTION: u64 = 4;
+/// How many files are kept for the process itself: its listener and streams, the log, the collection on a schedule.
+const FILES_OF_PROCESS: u64 = 32;
 /// The largest head of a request: what the handler takes of URL and headers, 40 KiB, and what stands in between. It is also
 /// how much is read of a body at a time, and how much of an answer hyper holds before it asks for more.
 const BUFFER_BYTES_MAX: usize = 48 * 1024;
@@ -104,11 +106,16 @@ pub async fn serve(
 
 /// As many connections as there can be files for.
 fn connections_max(wanted: u64) -> usize {
-    let files = rlimit::increase_nofile_limit(wanted * FILES_PER_CONNECTION).unwrap_or_else(|error| {
-        log::warn!("cannot raise the limit of open files: {error}");
-        rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(256, |(soft, _)| soft)
-    });
-    (files / FILES_PER_CONNECTION).clamp(1, wanted) as usize
+    let files =
+        rlimit::increase_nofile_limit(wanted * FILES_PER_CONNECTION + FILES_OF_PROCESS).unwrap_or_else(|error| {
+            log::warn!("cannot raise the limit of open files: {error}");
+            rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(256, |(soft, _)| soft)
+        });
+    connections_for(files, wanted)
+}
+
+fn connections_for(files: u64, wanted: u64) -> usize {
+    (files.saturating_sub(FILES_OF_PROCESS) / FILES_PER_CONNECTION).clamp(1, wanted) as usize
 }
 
 async fn connection_of(
@@ -169,4 +176,16 @@ fn http_connection(
         .header_read_timeout(limits.head_timeout)
         .max_buf_size(BUFFER_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_files_are_kept_for_the_process() {
+        for (files, expected) in [(1 << 20, 4096), (4 * 4096 + 32, 4096), (1024, 248), (64, 8), (36, 1), (20, 1)] {
+            assert_eq!(connections_for(files, 4096), expected, "{files}");
+        }
+    }
 }

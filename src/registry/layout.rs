@@ -76,11 +76,6 @@ pub(super) fn content(digest: &Digest) -> String {
     format!("content/{digest}")
 }
 
-/// `content`, for a digest that was not checked.
-pub(super) fn content_of(digest: &str) -> String {
-    format!("content/{digest}")
-}
-
 pub(super) fn upload(repository: &RepositoryName, session: &str) -> String {
     format!("upload/{repository}!{session}")
 }
@@ -105,10 +100,16 @@ pub(super) fn large(repository: &RepositoryName, digest: &Digest) -> String {
 }
 
 pub(super) const COLLECTION: &str = "collection/state";
+pub(super) const COLLECTION_REFUSED: &str = "collection/refused";
 pub(super) const COLLECTION_LEASES: &str = "collection/lease!";
 
 pub(super) fn collection_cursor(dry_run: bool) -> &'static str {
     if dry_run { "collection/dry-run" } else { "collection/cursor" }
+}
+
+/// What the keys of the collector's marks begin with.
+pub(super) fn collection_marks(dry_run: bool) -> String {
+    format!("{}!", collection_cursor(dry_run))
 }
 
 pub(super) fn condemned(key: &str) -> String {

@@ -31,7 +31,8 @@ pub struct Limits {
     pub collect_page_entries_max: usize,
     /// How long one step of the collection takes before it ends, in milliseconds.
     pub collect_step_ms_max: u64,
-    /// How many marks the collection holds in memory, of 8 bytes each; where there are more it takes more passes.
+    /// How many names the collection holds in memory of each kind of thing that it marks, of some 100 bytes each. More names
+    /// are sorted, written to the key-value store and read back in order.
     pub marks_max: usize,
     /// Whether a manifest may name blobs and manifests that the repository does not hold.
     pub sparse_manifests: bool,
@@ -54,7 +55,7 @@ impl Default for Limits {
             collect_step_keys_max: 10_000,
             collect_page_entries_max: 250,
             collect_step_ms_max: 10_000,
-            marks_max: 1 << 17,
+            marks_max: 1 << 14,
             sparse_manifests: false,
         }
     }
@@ -100,6 +101,10 @@ pub(super) const LEASES_LISTED_MAX: usize = 250;
 /// How long the announcement that keys are being removed is believed, in milliseconds.
 pub(super) const SWEEPING_MS_MAX: u64 = 60_000;
 
+/// How long rounds of the collection remove nothing at once after a push was refused for content that is not there, in milliseconds:
+/// the time in which the client may push it again.
+pub(super) const RIGHT_OF_WAY_MS: u64 = 10_000;
+
 /// How long a push may take from the moment at which it notes the ways back to its tags; it points no tag in the second half of it.
 pub(super) const PUSH_MS_MAX: u64 = 30_000;
 
@@ -108,6 +113,10 @@ pub(super) const LEASE_MS: u64 = 60_000;
 
 /// How many things a report of the collection names; it counts them all.
 pub(super) const NAMED_IN_REPORT_MAX: usize = 100;
+
+/// How long a chain of manifests that name each other is followed in a repository whose graph does not fit into memory. Where a
+/// chain is longer, the collector keeps all that the repository has.
+pub(super) const GRAPH_DEPTH_MAX: usize = 100;
 
 /// How many indexes below its own a push reads beside a collection, one after the other. Clients nest one or two.
 pub(super) const NESTED_INDEXES_MAX: usize = 256;
@@ -136,3 +145,6 @@ pub(super) const APPENDS_AT_ONCE_MAX: usize = 3;
 
 /// How often a tag is pointed anew under a precondition because another push has moved it.
 pub(super) const TAG_TRIES_MAX: usize = 8;
+
+/// How many segments a request's body is cut into, for stores that keep nothing of an append that breaks off. S3 takes 10,000 parts.
+pub(super) const SEGMENTS_MAX: u64 = 2000;

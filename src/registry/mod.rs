@@ -19,6 +19,7 @@ mod memory;
 mod precondition;
 mod references;
 mod referrers;
+mod segments;
 mod session;
 mod tags;
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod tests;
 use super::appending::Appending;
 use super::facts::{BlobFact, Progress, UploadFact};
 use super::intake::Intake;
+use super::segments::Segments;
 use super::session::{Chunk, Session, SessionId, Status};
 use super::{Error, Registry, Result, facts, layout};
 use crate::oci::{Algorithm, Digest, Hasher, RepositoryName};
@@ -131,6 +132,8 @@ impl Registry {
     ) -> Result<()> {
         let completed = async {
             let _place = self.place_at(repository, id)?;
+            // An empty body of unknown length ends an upload, and must not be taken for the first chunk.
+            let chunk = chunk.peeked().await;
             let session = self.session_for(repository, id, chunk.is_first()).await?;
             self.complete(repository, session, digest, chunk, CutBody::Counts).await
         };
@@ -148,7 +151,6 @@ impl Registry {
         chunk: Chunk,
         cut_body: CutBody,
     ) -> Result<()> {
-        let chunk = chunk.peeked().await;
         let progress = if let Some(ending) = session.fact.ending.take_if(|ending| ending.is(digest).unwrap_or(false)) {
             // An earlier request brought everything, and its answer was lost.
             ending
@@ -160,7 +162,9 @@ impl Registry {
             let taken = self.take_chunk(repository, &session, start, hasher, chunk, cut_body).await?;
             if let Err(error) = check_digest(&taken.progress, digest) {
                 self.abandon(&taken.progress, Some(&taken.start)).await;
-                return Err(error);
+                // The digest is wrong only for the present state of the session. This instance may remember an earlier state.
+                let now = self.session(repository, &session.id).await?;
+                return Err(if now.fact.stage == session.fact.stage { error } else { now.overtaken() });
             }
             // Written down before the commit, which takes the stage away: a crash in between is made good by another commit. This
             // also shows whether the session is still what it was.
@@ -188,7 +192,8 @@ impl Registry {
         // The session is what tells a collector that the content is coming.
         let session = self.begin(repository, digest.algorithm()).await?;
         let id = session.id.clone();
-        let completed = self.complete(repository, session, digest, Chunk { range: None, body }, CutBody::IsLost).await;
+        let chunk = Chunk { range: None, body }.peeked().await;
+        let completed = self.complete(repository, session, digest, chunk, CutBody::IsLost).await;
         if completed.is_err() {
             // The client does not know it, so nobody could go on with it.
             if let Err(error) = self.cancel_upload(repository, &id).await {
@@ -260,23 +265,68 @@ impl Registry {
         if range_bytes.or(body.length()).is_some_and(|declared| declared > limit_bytes) {
             return Err(Error::TooLarge { limit_bytes: self.limits.blob_bytes_max });
         }
-        let (intake, body) = Intake::new(body, hasher, range_bytes, limit_bytes, cut_body == CutBody::Counts);
-        let appended = self.blobs.append(&start.stage, body).await;
-        let received = match intake.finish(appended) {
-            // What is left of the limit is none that a client has heard of.
-            Err(Error::TooLarge { .. }) => return Err(Error::TooLarge { limit_bytes: self.limits.blob_bytes_max }),
-            // The store cannot find the stage, or has too many forks of it, and the session may still be there.
-            Err(Error::UploadUnknown) if self.keys.get(&session.key).await?.is_some() => return Err(Error::Busy),
-            received => received?,
-        };
-        let offset = start.offset + received.bytes;
-        let progress = Progress { stage: received.stage, hasher: received.hasher.state(), offset };
-        let Some(cut) = received.cut else { return Ok(Taken { start, progress }) };
+        let state = Progress { hasher: hasher.state(), ..start.clone() };
+        let (progress, cut) = self.append(session, state, body, range_bytes, cut_body).await?;
+        let Some(cut) = cut else { return Ok(Taken { start, progress }) };
         let noted = self.note_arrived(repository, &session.id, &start, &progress).await;
         if let Err(error) = self.or_abandon(&progress, noted).await {
             log::info!("what came of a broken request does not count: {error}");
         }
         Err(cut)
+    }
+
+    /// Appends a body to `state`: at once, or in segments where the store would keep nothing of an append that breaks off. Gives
+    /// the state behind the body, or behind what came of the body, and then why the body broke off.
+    async fn append(
+        &self,
+        session: &Session,
+        mut state: Progress,
+        body: Body,
+        range_bytes: Option<u64>,
+        cut_body: CutBody,
+    ) -> Result<(Progress, Option<Error>)> {
+        let segment_bytes = self.blobs.kept_append_bytes().filter(|_| cut_body == CutBody::Counts);
+        let mut segments = match Segments::new(body, segment_bytes) {
+            Ok(segments) => segments,
+            Err(body) => return self.append_segment(session, &state, body, range_bytes, cut_body).await,
+        };
+        let begun = state.offset;
+        while let Some(segment) = segments.next() {
+            match self.append_segment(session, &state, segment, None, cut_body).await {
+                Ok((next, None)) => state = next,
+                // The segments before this one are there.
+                Err(cut @ (Error::UploadInvalid(_) | Error::BodyIdle { .. })) if state.offset > begun => {
+                    return Ok((state, Some(cut)));
+                }
+                ended => return ended,
+            }
+        }
+        Ok((state, None))
+    }
+
+    async fn append_segment(
+        &self,
+        session: &Session,
+        state: &Progress,
+        body: Body,
+        range_bytes: Option<u64>,
+        cut_body: CutBody,
+    ) -> Result<(Progress, Option<Error>)> {
+        let most = self.limits.blob_bytes_max;
+        let limit_bytes = most.saturating_sub(state.offset);
+        let keeps_cut = cut_body == CutBody::Counts;
+        let (intake, body) = Intake::new(body, state.hasher()?, range_bytes, limit_bytes, keeps_cut);
+        let appended = self.blobs.append(&state.stage, body).await;
+        let received = match intake.finish(appended) {
+            // What is left of the limit is none that a client has heard of.
+            Err(Error::TooLarge { .. }) => return Err(Error::TooLarge { limit_bytes: most }),
+            // The store cannot find the stage, or has too many forks of it, and the session may still be there.
+            Err(Error::UploadUnknown) if self.keys.get(&session.key).await?.is_some() => return Err(Error::Busy),
+            received => received?,
+        };
+        let offset = state.offset + received.bytes;
+        let next = Progress { stage: received.stage, hasher: received.hasher.state(), offset };
+        Ok((next, received.cut))
     }
 
     /// Passes `noted` on. Where another request has gone on, or the upload has ended, nobody needs the fork `progress`.

@@ -45,6 +45,12 @@ pub trait BlobStore: Send + Sync {
     /// again. [`Conflict`](super::Error::Conflict) when the stage cannot be found any more.
     async fn append(&self, stage: &Stage, body: Body) -> Result<Stage>;
 
+    /// How many bytes an append should bring at most, where its body may break off: the back end keeps nothing of an append whose
+    /// body ends before the length that it told. `None` where what came is kept.
+    fn kept_append_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Makes the staged bytes readable, under a location that belongs to `digest`. The caller knows that the digest is theirs:
     /// nothing is read again and nothing is copied. The stage and all its forks are gone afterwards. Doing it again after an
     /// answer was lost gives the location again or [`Conflict`](super::Error::Conflict).

@@ -99,6 +99,10 @@ impl<S: BlobStore + ?Sized> BlobStore for Counting<S> {
         self.inner.discard(stage).await
     }
 
+    fn kept_append_bytes(&self) -> Option<u64> {
+        self.inner.kept_append_bytes()
+    }
+
     async fn abandon(&self, stage: &Stage, before: Option<&Stage>) -> Result<()> {
         Counts::add(&self.counts.deletes);
         self.inner.abandon(stage, before).await

@@ -198,6 +198,10 @@ impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
         faulty!(self, self.inner.discard(stage))
     }
 
+    fn kept_append_bytes(&self) -> Option<u64> {
+        self.inner.kept_append_bytes()
+    }
+
     async fn abandon(&self, stage: &Stage, before: Option<&Stage>) -> Result<()> {
         faulty!(self, self.inner.abandon(stage, before))
     }

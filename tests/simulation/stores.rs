@@ -65,6 +65,10 @@ impl BlobStore for Gated<dyn BlobStore> {
         self.inner.discard(stage).await
     }
 
+    fn kept_append_bytes(&self) -> Option<u64> {
+        self.inner.kept_append_bytes()
+    }
+
     async fn abandon(&self, stage: &Stage, before: Option<&Stage>) -> Result<()> {
         self.scheduler.gate("abandon", &stage.0).await;
         self.inner.abandon(stage, before).await

@@ -122,8 +122,6 @@ impl World {
                 page_entries_max: 1000,
                 collect_step_keys_max: 1000,
                 collect_page_entries_max: 250,
-                // With few marks untagged manifests are kept, as it cannot be known whether they are in use.
-                marks_max: 1000,
                 ..setting.limits.clone()
             },
         );

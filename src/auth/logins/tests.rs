@@ -31,6 +31,7 @@ impl World {
     }
 }
 
+#[async_trait]
 impl Platform for World {
     fn now_ms(&self) -> u64 {
         self.now_ms.load(Ordering::Relaxed)
@@ -44,17 +45,27 @@ impl Platform for World {
         self.runs_tasks
     }
 
+    /// A thousandth of the time: hashes of these tests are as much cheaper.
+    async fn sleep(&self, duration: Duration) {
+        std::thread::sleep(duration / 1000);
+        Yield(false).await;
+    }
+
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         std::thread::spawn(|| block_on(task));
     }
 }
 
-/// Lets every other request have a turn before each call: the order that is worst for counts.
-struct Yielding(MemoryKeyValue);
+/// Lets every other request have a turn before each call: the order that is worst for counts. Knows all conditions, or
+/// `Absent` alone as files under WASI do.
+struct Yielding {
+    inner: MemoryKeyValue,
+    knows_unchanged: bool,
+}
 
-struct Turn(bool);
+struct Yield(bool);
 
-impl Future for Turn {
+impl Future for Yield {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -69,21 +80,25 @@ impl Future for Turn {
 #[async_trait]
 impl KeyValue for Yielding {
     async fn get(&self, key: &str) -> store::Result<Option<Entry>> {
-        Turn(false).await;
-        self.0.get(key).await
+        Yield(false).await;
+        self.inner.get(key).await
     }
 
     async fn put(&self, key: &str, value: Bytes, when: When) -> store::Result<Option<Version>> {
-        Turn(false).await;
-        self.0.put(key, value, when).await
+        Yield(false).await;
+        match when {
+            When::Unchanged(_) if !self.knows_unchanged => Err(store::Error::Unsupported("as under WASI")),
+            when => self.inner.put(key, value, when).await,
+        }
     }
 
     async fn delete(&self, key: &str) -> store::Result<()> {
-        self.0.delete(key).await
+        Yield(false).await;
+        self.inner.delete(key).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> store::Result<Vec<String>> {
-        self.0.list(prefix, after, limit).await
+        self.inner.list(prefix, after, limit).await
     }
 }
 
@@ -102,7 +117,11 @@ struct Site {
 
 impl Site {
     fn new(runs_tasks: bool) -> Self {
-        Self::over(Arc::new(Yielding(MemoryKeyValue::default())), World::new(runs_tasks))
+        Self::over_store(runs_tasks, true)
+    }
+
+    fn over_store(runs_tasks: bool, knows_unchanged: bool) -> Self {
+        Self::over(Arc::new(Yielding { inner: MemoryKeyValue::default(), knows_unchanged }), World::new(runs_tasks))
     }
 
     /// Another instance over the same store: it remembers nothing.
@@ -114,6 +133,13 @@ impl Site {
 
     fn again(&self) -> Self {
         Self::over(self.keys.clone(), self.world.clone())
+    }
+
+    /// The same, as components are.
+    fn in_turn(&self) -> Self {
+        let mut site = self.again();
+        Arc::get_mut(&mut site.logins).unwrap().log_in_in_turn();
+        site
     }
 
     fn try_once(&self, password: &str, address: Option<&str>) -> Result<(), Refusal> {
@@ -145,10 +171,15 @@ fn waits(outcome: &Result<(), Refusal>) -> Option<u64> {
 
 #[test]
 fn guesses_at_the_same_moment_are_counted_one_by_one() {
-    for (runs_tasks, address, crowd) in
-        [(false, None, 800), (false, Some("192.0.2.1"), 800), (true, Some("192.0.2.1"), 100)]
-    {
-        let site = Site::new(runs_tasks);
+    for (runs_tasks, knows_unchanged, address, crowd) in [
+        (false, true, None, 800),
+        (false, true, Some("192.0.2.1"), 800),
+        (true, true, Some("192.0.2.1"), 100),
+        (false, false, None, 800),
+        (false, false, Some("192.0.2.1"), 800),
+    ] {
+        let site = Site::over_store(runs_tasks, knows_unchanged);
+        let site = if knows_unchanged { site } else { site.in_turn() };
         for (round, guesses) in [crowd, 60].into_iter().enumerate() {
             let guesses: Vec<_> = (0..guesses).map(|n| format!("guess {n}")).collect();
             let outcomes = block_on(join_all(guesses.iter().map(|guess| site.log_in("alice", guess, address))));
@@ -261,4 +292,29 @@ fn a_crowd_of_logins_finds_no_place() {
     let busy = outcomes.iter().filter(|outcome| matches!(outcome, Err(Refusal::Busy { .. }))).count();
     assert_eq!((busy, site.logins.checks()), (200 - LOGINS_AT_ONCE_MAX, LOGINS_AT_ONCE_MAX as u64));
     assert_eq!(site.try_once("right", None), Ok(()), "the places are free again");
+}
+
+#[test]
+fn instances_that_share_nothing_log_in_in_turn() {
+    let first = Site::over_store(false, false);
+    let instances: Vec<_> = (0..50).map(|_| first.in_turn()).collect();
+    let logins = instances.iter().map(|instance| instance.log_in("alice", "right", Some("192.0.2.1")));
+    let outcomes = block_on(join_all(logins));
+    // A crowd is served one by one, and the rest is told to come back: nobody is taken for a guesser.
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(()) | Err(Refusal::Busy { .. }))), "{outcomes:?}");
+    let checks: u64 = instances.iter().map(|instance| instance.logins.checks()).sum();
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count() as u64, checks);
+    assert!(checks > 0);
+    // Logins that wait in vain are not counted as failed.
+    let turns = Turns::new(first.keys.clone(), first.world.clone());
+    let Turn::Ours(left) = block_on(turns.take(TURN_MS_MAX)).unwrap() else { panic!("nobody has the turn") };
+    for _ in 0..30 {
+        let outcome = first.in_turn().try_once("right", Some("198.51.100.1"));
+        assert!(matches!(outcome, Err(Refusal::Busy { .. })), "{outcome:?}");
+    }
+    assert!(first.counts().iter().all(|count| *count == 0), "{:?}", first.counts());
+    // The turn of an instance that was killed ends.
+    first.world.pass(TURN_MS_MAX + 1);
+    assert_eq!(first.in_turn().try_once("right", Some("198.51.100.1")), Ok(()));
+    assert_eq!(block_on(turns.take(TURN_MS_MAX)), Ok(Turn::Ours(left + 2)));
 }

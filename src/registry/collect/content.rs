@@ -4,6 +4,7 @@ use super::Collector;
 use super::cursor::Phase;
 use super::judge::Thing;
 use super::report::Fate;
+use super::repository::mark_of;
 use crate::registry::facts::{BlobFact, UploadFact};
 use crate::registry::hold::CollectionFact;
 use crate::registry::{Result, layout};
@@ -17,7 +18,7 @@ impl Collector<'_> {
                 Some((fact, _)) => self.registry.blobs.names_of_stage(&fact.stage).await,
                 None => Err(store::Error::Corrupt(key.clone())),
             };
-            self.mark_names(&key, names)?;
+            self.mark_names(&key, names).await?;
         }
         if !more {
             self.cursor.go_on(Phase::ContentOfManifests);
@@ -30,12 +31,12 @@ impl Collector<'_> {
         let (keys, more) = self.page(prefix).await?;
         for (key, fact) in self.read_all::<BlobFact>(keys).await? {
             let digest = key.rsplit_once('!').unwrap_or_default().1;
-            self.cursor.marks.mark(&layout::content_of(digest));
+            self.cursor.sets.content.mark(&self.shelf(), [mark_of(digest)]).await?;
             let names = match fact {
                 Some((fact, _)) => self.registry.blobs.names_of(&fact.location).await,
                 None => Err(store::Error::Corrupt(key.clone())),
             };
-            self.mark_names(&key, names)?;
+            self.mark_names(&key, names).await?;
         }
         if !more {
             self.cursor.go_on(then);
@@ -43,9 +44,9 @@ impl Collector<'_> {
         Ok(())
     }
 
-    fn mark_names(&mut self, key: &str, names: store::Result<Vec<String>>) -> Result<()> {
+    async fn mark_names(&mut self, key: &str, names: store::Result<Vec<String>>) -> Result<()> {
         match names {
-            Ok(names) => names.iter().for_each(|name| self.cursor.marks.mark(name)),
+            Ok(names) => self.cursor.sets.stored.mark(&self.shelf(), names).await?,
             Err(store::Error::Corrupt(_)) => {
                 self.cursor.unsure = true;
                 self.cursor.report.unknown.add(key.to_owned());
@@ -59,9 +60,13 @@ impl Collector<'_> {
     pub(super) async fn contents(&mut self) -> Result<()> {
         let after = self.cursor.after.clone();
         let (keys, more) = self.page("content/").await?;
-        let marks = &self.cursor.marks;
-        let covered = keys.into_iter().filter(|key| marks.covers(key));
-        let things: Vec<Thing> = covered.map(|key| Thing::new(key.as_str(), marks.has(&key))).collect();
+        let shelf = self.shelf();
+        let mut things = Vec::new();
+        for key in keys {
+            let digest = key.split_once('/').unwrap_or_default().1;
+            let live = self.cursor.sets.content.has(&shelf, &mark_of(digest)).await?;
+            things.push(Thing::new(key, live));
+        }
         let fates = self.judge(after.as_deref(), &things).await?;
         fates.into_iter().for_each(|fate| self.cursor.report.leftovers.add(fate));
         if !more {
@@ -77,10 +82,18 @@ impl Collector<'_> {
         let more = stored.len() == self.registry.limits.collect_page_entries_max;
         self.cursor.after = stored.last().map(|last| last.name.clone());
         let listed: Vec<String> = stored.iter().map(|stored| stored.name.clone()).collect();
-        let (marks, unsure) = (&self.cursor.marks, self.cursor.unsure);
+        let (shelf, unsure) = (self.shelf(), self.cursor.unsure);
         let (mut things, mut sizes) = (Vec::new(), Vec::new());
-        for stored in stored.into_iter().filter(|stored| marks.covers(&stored.name)) {
-            things.push(Thing::new(layout::stored(&stored.name), unsure || marks.has(&stored.name)));
+        let mut family = (String::new(), false);
+        for stored in stored {
+            let marks = &mut self.cursor.sets.stored;
+            // A mark that ends in `!` stands for all names that begin with it.
+            let of = stored.name.split_inclusive('!').next().unwrap_or_default();
+            if family.0 != of {
+                family = (of.to_owned(), marks.has(&shelf, of).await?);
+            }
+            let live = unsure || family.1 || marks.has(&shelf, &stored.name).await?;
+            things.push(Thing::new(layout::stored(&stored.name), live));
             sizes.push(stored.bytes.unwrap_or(0));
         }
         self.forget_gone(after.as_deref(), &listed, more).await?;
@@ -93,8 +106,7 @@ impl Collector<'_> {
             }
         }
         if !more {
-            let again = self.cursor.marks.next();
-            self.cursor.go_on(if again { Phase::ContentOfUploads } else { Phase::Condemned });
+            self.cursor.go_on(Phase::Condemned);
         }
         Ok(())
     }
@@ -188,13 +200,17 @@ impl Collector<'_> {
             self.cursor.report.done = true;
             return Ok(());
         }
-        let collection = CollectionFact { round: self.cursor.report.round, ..CollectionFact::default() };
+        let (round, ended_ms) = (self.cursor.report.round, self.registry.platform.now_ms());
+        let collection = CollectionFact { round, ended_ms, ..CollectionFact::default() };
         self.check_lease()?;
         self.registry.store(layout::COLLECTION, &collection, When::Always).await?;
         let (keys, more) = self.page(layout::RESCUED).await?;
-        for key in keys {
-            self.check_lease()?;
-            self.registry.keys.delete(&key).await?;
+        for (key, rescued) in self.read_all::<u64>(keys).await? {
+            // A push that has just rescued it may not yet have read that the round is over, and that another one began.
+            if rescued.is_none_or(|(in_round, _)| in_round < round) {
+                self.check_lease()?;
+                self.registry.keys.delete(&key).await?;
+            }
         }
         self.cursor.report.done = !more;
         Ok(())

@@ -1,16 +1,18 @@
 //! Where a round stands, between its steps.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::Collector;
-use super::marks::{self, Marks};
+use super::marks::{Marks, Shelf};
 use super::report::Report;
 use crate::registry::{Registry, Result, facts, layout};
 use crate::store::{self, When};
 
-/// How many bytes of the marks lie in one value.
-const MARKS_VALUE_BYTES: usize = 256 * 1024;
+/// How many bytes of the names that were in memory lie in one value.
+const FRESH_VALUE_BYTES: usize = 256 * 1024;
 
 /// What a round does, in this order: what is of one repository, for each of them; then what is of none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Serialize, Deserialize)]
@@ -28,6 +30,10 @@ pub(super) enum Phase {
     Present,
     /// Notes which manifest holds which.
     Graph,
+    /// Follows the graph by one edge from what was marked last, where the graph does not fit into memory.
+    Follow,
+    /// Marks what was reached so.
+    Reached,
     /// Judges manifests, and marks everything that those name that stay.
     Manifests,
     /// Judges blobs.
@@ -71,33 +77,61 @@ pub(super) struct Cursor {
     /// Whether something could not be read, so that what is not marked may be in use.
     pub unsure: bool,
     pub report: Report,
-    /// How often it was written down; marks of another time are never taken for its own.
+    /// How often the graph was followed by one edge.
+    pub follows: usize,
+    /// How often it was written down; names of another time are never taken for its own.
     saves: u64,
-    /// How many values the marks fill.
-    marks_values: usize,
-    kept_bytes: usize,
-    present_bytes: usize,
-    marks_bytes: usize,
-    /// What is in use.
-    #[serde(skip, default = "none")]
-    pub marks: Marks,
-    /// Which manifests of the repository, and which ways to them, are.
-    #[serde(skip, default = "none")]
-    pub kept: Marks,
-    /// Which manifests the repository has.
-    #[serde(skip, default = "none")]
-    pub present: Marks,
-    /// Which manifest is in use if which other is.
-    #[serde(skip)]
-    pub edges: Vec<(u64, u64)>,
+    /// How many values the names in memory fill.
+    fresh_values: usize,
+    pub sets: Sets,
 }
 
-fn none() -> Marks {
-    Marks::new(0)
+/// What was seen, of one repository at a time but for the last two.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Sets {
+    /// Which manifests are in use, and which ways to them.
+    pub kept: Marks,
+    /// Which manifests the repository has.
+    pub present: Marks,
+    /// Which manifest is in use if which other is.
+    pub edges: Marks,
+    /// The manifests from which the graph is followed next, and those that were reached.
+    pub frontier: Marks,
+    pub reached: Marks,
+    /// What manifests name that stay; with a `!` behind it what they need as a blob.
+    pub named: Marks,
+    /// Blobs that are needed and are not there; no more than fit into memory.
+    pub missing: Marks,
+    /// Digests that repositories hold, as blobs or as large manifests.
+    pub content: Marks,
+    /// Objects of the blob store that something leads to.
+    pub stored: Marks,
+}
+
+impl Sets {
+    fn all(&self) -> [&Marks; 9] {
+        let Self { kept, present, edges, frontier, reached, named, missing, content, stored } = self;
+        [kept, present, edges, frontier, reached, named, missing, content, stored]
+    }
+
+    fn all_mut(&mut self) -> [&mut Marks; 9] {
+        let Self { kept, present, edges, frontier, reached, named, missing, content, stored } = self;
+        [kept, present, edges, frontier, reached, named, missing, content, stored]
+    }
+
+    fn fresh_text(&self) -> String {
+        self.all().map(Marks::fresh_text).join("\0")
+    }
+
+    fn restore(&mut self, text: &str) {
+        for (set, text) in self.all_mut().into_iter().zip(text.split('\0')) {
+            set.restore(text);
+        }
+    }
 }
 
 impl Cursor {
-    pub(super) fn new(report: Report, grace_ms: u64, untagged_lifetime_ms: Option<u64>, marks_max: usize) -> Self {
+    pub(super) fn new(report: Report, grace_ms: u64, untagged_lifetime_ms: Option<u64>) -> Self {
         Self {
             phase: Phase::default(),
             repository: None,
@@ -106,15 +140,10 @@ impl Cursor {
             untagged_lifetime_ms,
             unsure: false,
             report,
+            follows: 0,
             saves: 0,
-            marks_values: 0,
-            kept_bytes: 0,
-            present_bytes: 0,
-            marks_bytes: 0,
-            marks: Marks::new(marks_max),
-            kept: Marks::new(marks_max),
-            present: Marks::new(marks_max),
-            edges: Vec::new(),
+            fresh_values: 0,
+            sets: Sets::default(),
         }
     }
 
@@ -122,17 +151,11 @@ impl Cursor {
     pub(super) fn go_on(&mut self, phase: Phase) {
         self.phase = phase;
         self.after = None;
+        self.sets.all_mut().into_iter().for_each(Marks::rewind);
     }
-}
 
-/// All marks of a cursor, of whatever time.
-fn marks_prefix(dry_run: bool) -> String {
-    format!("{}!", layout::collection_cursor(dry_run))
-}
-
-impl Cursor {
-    fn marks_key(&self, number: usize) -> String {
-        format!("{}{}!{number:04}", marks_prefix(self.report.dry_run), self.saves)
+    fn fresh_key(&self, number: usize) -> String {
+        format!("{}{}!{number:04}", layout::collection_marks(self.report.dry_run), self.saves)
     }
 }
 
@@ -142,59 +165,62 @@ impl Registry {
         let Some(mut cursor) = self.load::<Cursor>(key).await? else { return Ok(None) };
         let corrupt = || store::Error::Corrupt(format!("the marks of {key}"));
         let mut bytes = Vec::new();
-        for number in 0..cursor.marks_values {
-            bytes.extend_from_slice(&self.keys.get(&cursor.marks_key(number)).await?.ok_or_else(corrupt)?.value);
+        for number in 0..cursor.fresh_values {
+            bytes.extend_from_slice(&self.keys.get(&cursor.fresh_key(number)).await?.ok_or_else(corrupt)?.value);
         }
-        let mut bytes = Bytes::from(bytes);
-        if bytes.len() < cursor.kept_bytes + cursor.present_bytes + cursor.marks_bytes {
-            return Err(corrupt().into());
-        }
-        let most = self.limits.marks_max;
-        cursor.kept = Marks::from_bytes(bytes.split_to(cursor.kept_bytes), most).ok_or_else(corrupt)?;
-        cursor.present = Marks::from_bytes(bytes.split_to(cursor.present_bytes), most).ok_or_else(corrupt)?;
-        cursor.marks = Marks::from_bytes(bytes.split_to(cursor.marks_bytes), most).ok_or_else(corrupt)?;
-        cursor.edges = marks::edges_from_bytes(bytes).ok_or_else(corrupt)?;
+        cursor.sets.restore(&String::from_utf8(bytes).map_err(|_| corrupt())?);
         Ok(Some(cursor))
     }
 }
 
-impl Collector<'_> {
+impl<'a> Collector<'a> {
+    /// Where the marks of this round lie.
+    pub(super) fn shelf(&self) -> Shelf<'a> {
+        Shelf { registry: self.registry, dry_run: self.is_dry(), deadline_ms: self.deadline_ms }
+    }
+
     /// The marks first: a cursor never speaks of marks that are not there.
     pub(super) async fn save_cursor(&mut self) -> Result<()> {
         let cursor = &mut self.cursor;
-        let all = [&cursor.kept, &cursor.present, &cursor.marks].map(Marks::to_bytes);
-        [cursor.kept_bytes, cursor.present_bytes, cursor.marks_bytes] = all.each_ref().map(Vec::len);
-        let all = [all.concat(), marks::edges_to_bytes(&cursor.edges)].concat();
+        let fresh = cursor.sets.fresh_text();
         cursor.saves += 1;
-        cursor.marks_values = all.len().div_ceil(MARKS_VALUE_BYTES);
+        cursor.fresh_values = fresh.len().div_ceil(FRESH_VALUE_BYTES);
         let cursor = &self.cursor;
-        for (number, value) in all.chunks(MARKS_VALUE_BYTES).enumerate() {
+        for (number, value) in fresh.as_bytes().chunks(FRESH_VALUE_BYTES).enumerate() {
             self.check_lease()?;
             let value = Bytes::copy_from_slice(value);
-            self.registry.keys.put(&cursor.marks_key(number), value, When::Always).await?;
+            self.registry.keys.put(&cursor.fresh_key(number), value, When::Always).await?;
         }
         let key = layout::collection_cursor(cursor.report.dry_run);
         self.check_lease()?;
         self.registry.keys.put(key, facts::to_line(key, cursor, &[])?, When::Always).await?;
-        let mine: Vec<String> = (0..cursor.marks_values).map(|number| cursor.marks_key(number)).collect();
+        let mut mine: HashSet<String> = (0..cursor.fresh_values).map(|number| cursor.fresh_key(number)).collect();
+        let shelf = self.shelf();
+        mine.extend(cursor.sets.all().into_iter().flat_map(|set| set.keys(&shelf)));
         self.forget_marks(&mine).await
     }
 
     pub(super) async fn forget_cursor(&self) -> Result<()> {
         self.check_lease()?;
         self.registry.keys.delete(layout::collection_cursor(self.cursor.report.dry_run)).await?;
-        self.forget_marks(&[]).await
+        self.forget_marks(&HashSet::new()).await
     }
 
     /// Forgets all marks but these, also what a step that was cut off left.
-    async fn forget_marks(&self, but: &[String]) -> Result<()> {
-        let prefix = marks_prefix(self.cursor.report.dry_run);
-        for key in self.registry.keys.list(&prefix, None, self.registry.limits.page_entries_max).await? {
-            if !but.contains(&key) {
+    async fn forget_marks(&self, but: &HashSet<String>) -> Result<()> {
+        let prefix = layout::collection_marks(self.cursor.report.dry_run);
+        let most = self.registry.limits.page_entries_max;
+        let mut after: Option<String> = None;
+        loop {
+            let keys = self.registry.keys.list(&prefix, after.as_deref(), most).await?;
+            for key in keys.iter().filter(|key| !but.contains(*key)) {
                 self.check_lease()?;
-                self.registry.keys.delete(&key).await?;
+                self.registry.keys.delete(key).await?;
             }
+            if keys.len() < most {
+                return Ok(());
+            }
+            after = keys.last().cloned();
         }
-        Ok(())
     }
 }

@@ -1,215 +1,375 @@
-//! What was seen to be in use: a set of hashes of a bounded size.
+//! What was seen to be in use: sorted sets of names, of any size in bounded memory.
+//!
+//! A set keeps its newest names in memory. When there are too many of them they are written to the key-value store as a
+//! sorted *run*, and runs that become many are merged, as in an external sort. The collector asks for names in their order,
+//! the order in which stores list keys and content, so each run is read from its beginning to its end, once.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
-use bytes::{Buf as _, BufMut as _, Bytes};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
-use crate::oci::Algorithm;
+use crate::registry::{Error, Registry, Result, layout};
+use crate::store::When;
 
-/// Names that were marked, as hashes of 64 bits. Two names of one hash keep each other alive, which does no harm.
-///
-/// When there are too many, the set gives up the upper part of its range: what hashes there is decided in another pass.
-#[derive(Clone, Debug)]
-pub(super) struct Marks {
-    hashes: BTreeSet<u64>,
-    from: u64,
-    /// The first hash beyond the range, if it has an end.
-    to: Option<u64>,
-    most: usize,
+/// How many runs of the first level a set has before they are merged into one of the second.
+const RUNS_MAX: usize = 16;
+/// How many names a value of a run has at least.
+const VALUE_NAMES_MIN: usize = 1024;
+
+/// Where runs lie.
+#[derive(Clone, Copy)]
+pub(super) struct Shelf<'a> {
+    pub registry: &'a Registry,
+    pub dry_run: bool,
+    /// After this nothing may be written.
+    pub deadline_ms: u64,
 }
 
-/// The upper half is of what comes before the first `!`, so that all names of a family are decided in one pass; the lower half
-/// of a family's own mark is 0.
-fn hash(name: &str) -> u64 {
-    match name.split_once('!') {
-        None => first_bits(name),
-        Some((family, "")) => first_bits(family) & FAMILY,
-        Some((family, rest)) => first_bits(family) & FAMILY | first_bits(rest) & !FAMILY,
+/// A set of names. At most as many as the limit says, plus those of one call of [`Marks::mark`], are in memory.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Marks {
+    #[serde(skip)]
+    fresh: BTreeSet<String>,
+    runs: Vec<Run>,
+}
+
+/// Names in order, in values of which one is in memory.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Run {
+    id: String,
+    values: usize,
+    is_merged: bool,
+    /// The value that was read last.
+    at: usize,
+    #[serde(skip)]
+    names: Option<Vec<String>>,
+}
+
+impl Shelf<'_> {
+    fn key(&self, run: &str, number: usize) -> String {
+        format!("{}run-{run}!{number:06}", layout::collection_marks(self.dry_run))
+    }
+
+    async fn put(&self, run: &str, number: usize, names: &[String]) -> Result<()> {
+        self.registry.check_deadline(self.deadline_ms)?;
+        let value = Bytes::from(names.join("\n"));
+        self.registry.keys.put(&self.key(run, number), value, When::Always).await?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// [`Error::Busy`] when the names are gone: another step is under way, or the store lost them. In either case the next step
+    /// begins a new round.
+    async fn get(&self, run: &str, number: usize) -> Result<Vec<String>> {
+        let key = self.key(run, number);
+        let value = self.registry.keys.get(&key).await?.map(|entry| entry.value);
+        let text = value.as_deref().and_then(|value| std::str::from_utf8(value).ok());
+        if let Some(text) = text {
+            return Ok(text.split('\n').map(str::to_owned).collect());
+        }
+        self.registry.check_deadline(self.deadline_ms)?;
+        log::warn!("a round of the collection begins anew: the value of {key} is gone");
+        self.registry.keys.delete(layout::collection_cursor(self.dry_run)).await?;
+        Err(Error::Busy)
+    }
+
+    fn value_names(&self) -> usize {
+        (self.registry.limits.marks_max / 8).max(VALUE_NAMES_MIN)
     }
 }
 
-const FAMILY: u64 = 0xffff_ffff_0000_0000;
+impl Run {
+    /// Loads the value where `name` is, if it is in this run.
+    async fn seek(&mut self, shelf: &Shelf<'_>, name: &str) -> Result<&[String]> {
+        self.load(shelf).await?;
+        while self.at > 0 && self.names().first().is_some_and(|first| first.as_str() > name) {
+            self.go_to(shelf, self.at - 1).await?;
+        }
+        while self.at + 1 < self.values && self.names().last().is_some_and(|last| last.as_str() < name) {
+            self.go_to(shelf, self.at + 1).await?;
+        }
+        Ok(self.names())
+    }
 
-fn first_bits(text: &str) -> u64 {
-    let digest = Algorithm::Sha256.digest(text.as_bytes());
-    u64::from_str_radix(&digest.hex()[..16], 16).unwrap_or_default()
+    /// Loads the value where the first name behind `after` is, and gives what the value has behind it.
+    async fn seek_behind(&mut self, shelf: &Shelf<'_>, after: &str) -> Result<&[String]> {
+        self.seek(shelf, after).await?;
+        if self.at + 1 < self.values && self.names().last().is_some_and(|last| last.as_str() <= after) {
+            self.go_to(shelf, self.at + 1).await?;
+        }
+        let names = self.names();
+        Ok(&names[names.partition_point(|name| name.as_str() <= after)..])
+    }
+
+    async fn go_to(&mut self, shelf: &Shelf<'_>, at: usize) -> Result<()> {
+        (self.at, self.names) = (at, None);
+        self.load(shelf).await
+    }
+
+    async fn load(&mut self, shelf: &Shelf<'_>) -> Result<()> {
+        if self.names.is_none() {
+            self.names = Some(shelf.get(&self.id, self.at).await?);
+        }
+        Ok(())
+    }
+
+    fn names(&self) -> &[String] {
+        self.names.as_deref().unwrap_or_default()
+    }
 }
 
 impl Marks {
-    pub(super) fn new(most: usize) -> Self {
-        Self { hashes: BTreeSet::new(), from: 0, to: None, most }
-    }
-
-    pub(super) fn mark(&mut self, name: &str) {
-        self.insert(hash(name));
-    }
-
-    fn insert(&mut self, hash: u64) {
-        if self.covers_hash(hash) && self.hashes.insert(hash) && self.hashes.len() > self.most {
-            self.halve();
+    /// Adds names. Writes to the store when there are too many in memory.
+    pub(super) async fn mark(&mut self, shelf: &Shelf<'_>, names: impl IntoIterator<Item = String>) -> Result<()> {
+        self.fresh.extend(names);
+        if self.fresh.len() <= shelf.registry.limits.marks_max {
+            return Ok(());
         }
+        let mut writer = Writer::new(shelf);
+        for name in std::mem::take(&mut self.fresh) {
+            writer.write(name).await?;
+        }
+        self.runs.extend(writer.finish(false).await?);
+        if self.runs.iter().filter(|run| !run.is_merged).count() >= RUNS_MAX {
+            self.merge(shelf).await?;
+        }
+        Ok(())
     }
 
-    fn halve(&mut self) {
-        let middle = self.hashes.iter().nth(self.hashes.len() / 2).copied().unwrap_or_default();
-        let last = self.hashes.last().copied().unwrap_or_default();
-        // A family is never cut in two, were it ever so large.
-        for to in [middle & FAMILY, last & FAMILY] {
-            if to > self.from && self.hashes.first().is_some_and(|first| *first < to) {
-                self.hashes.split_off(&to);
-                self.to = Some(to);
-                return;
+    async fn merge(&mut self, shelf: &Shelf<'_>) -> Result<()> {
+        let (merged, runs) = std::mem::take(&mut self.runs).into_iter().partition(|run| run.is_merged);
+        self.runs = merged;
+        let mut many = Self { fresh: BTreeSet::new(), runs };
+        many.rewind();
+        let mut writer = Writer::new(shelf);
+        let mut after = String::new();
+        loop {
+            let names = many.behind(shelf, &after).await?;
+            let Some(last) = names.last() else { break };
+            after.clone_from(last);
+            for name in names {
+                writer.write(name).await?;
             }
         }
+        self.runs.extend(writer.finish(true).await?);
+        Ok(())
     }
 
-    fn covers_hash(&self, hash: u64) -> bool {
-        hash >= self.from && self.to.is_none_or(|to| hash < to)
+    /// Whether a name is in the set. Cheap where each name sorts behind the one that was asked for before.
+    pub(super) async fn has(&mut self, shelf: &Shelf<'_>, name: &str) -> Result<bool> {
+        if self.fresh.contains(name) {
+            return Ok(true);
+        }
+        for run in &mut self.runs {
+            if run.seek(shelf, name).await?.binary_search_by(|other| other.as_str().cmp(name)).is_ok() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
-    /// Whether this pass decides about `name`.
-    pub(super) fn covers(&self, name: &str) -> bool {
-        self.covers_hash(hash(name))
+    /// Whether a name may be in the set, without reading what is not in memory.
+    pub(super) fn may_have(&self, name: &str) -> bool {
+        !self.runs.is_empty() || self.fresh.contains(name)
     }
 
-    /// Whether `name` was marked, or all names of its family.
-    pub(super) fn has(&self, name: &str) -> bool {
-        let hash = hash(name);
-        self.hashes.contains(&hash) || self.hashes.contains(&(hash & FAMILY))
+    /// The next names that sort behind `after`; nothing when there are no more. No name is empty.
+    pub(super) async fn behind(&mut self, shelf: &Shelf<'_>, after: &str) -> Result<Vec<String>> {
+        let mut names = BTreeSet::new();
+        // Up to here all runs are known.
+        let mut horizon: Option<String> = None;
+        for run in &mut self.runs {
+            let rest = run.seek_behind(shelf, after).await?;
+            names.extend(rest.iter().cloned());
+            let last = rest.last().cloned();
+            if run.at + 1 < run.values {
+                horizon = horizon.into_iter().chain(last).min();
+            }
+        }
+        let fresh = self.fresh.range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
+        names.extend(fresh.take_while(|name| horizon.as_ref().is_none_or(|horizon| *name <= horizon)).cloned());
+        names.retain(|name| horizon.as_ref().is_none_or(|horizon| name <= horizon));
+        Ok(names.into_iter().collect())
     }
 
-    /// Takes a mark away that was met.
-    pub(super) fn meet(&mut self, name: &str) {
-        self.hashes.remove(&hash(name));
+    /// The next name is asked for from the beginning.
+    pub(super) fn rewind(&mut self) {
+        for run in &mut self.runs {
+            (run.at, run.names) = (0, None);
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.hashes.is_empty()
+        self.fresh.is_empty() && self.runs.is_empty()
     }
 
-    /// Whether everything is in this pass's range.
-    pub(super) fn is_whole(&self) -> bool {
-        self.from == 0 && self.to.is_none()
+    /// How many names are in memory.
+    pub(super) fn len(&self) -> usize {
+        self.fresh.len()
     }
 
-    pub(super) fn is_first(&self) -> bool {
-        self.from == 0
+    pub(super) fn is_in_memory(&self) -> bool {
+        self.runs.is_empty()
     }
 
-    /// Goes on to the next part of the range, if there is one.
-    pub(super) fn next(&mut self) -> bool {
-        self.hashes.clear();
-        let more = self.to.is_some();
-        self.from = self.to.take().unwrap_or(0);
-        more
-    }
-
-    /// Marks `child` wherever `parent` is marked, until there is nothing more to mark.
-    pub(super) fn follow(&mut self, edges: &[(u64, u64)]) {
-        let mut sorted = edges.to_vec();
-        sorted.sort_unstable();
-        let mut open: Vec<u64> = self.hashes.iter().copied().collect();
+    /// Adds the children of all names that are in the set, until there are no more. Both sets must be in memory; `edges` has
+    /// pairs of a parent and a child, with a space between.
+    pub(super) fn follow(&mut self, edges: &Self) {
+        let mut open: Vec<String> = self.fresh.iter().cloned().collect();
         while let Some(parent) = open.pop() {
-            let start = sorted.partition_point(|edge| edge.0 < parent);
-            for (_, child) in sorted[start..].iter().take_while(|edge| edge.0 == parent) {
-                if self.hashes.insert(*child) {
-                    open.push(*child);
+            let prefix = format!("{parent} ");
+            let from = edges.fresh.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
+            for child in from.map_while(|edge| edge.strip_prefix(&prefix)) {
+                if self.fresh.insert(child.to_owned()) {
+                    open.push(child.to_owned());
                 }
             }
         }
     }
 
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(17 + self.hashes.len() * 8);
-        bytes.put_u64(self.from);
-        bytes.put_u8(self.to.is_some().into());
-        bytes.put_u64(self.to.unwrap_or(0));
-        self.hashes.iter().for_each(|hash| bytes.put_u64(*hash));
-        bytes
+    /// The keys of all values in the store.
+    pub(super) fn keys(&self, shelf: &Shelf<'_>) -> Vec<String> {
+        let of = |run: &Run| (0..run.values).map(|number| shelf.key(&run.id, number)).collect::<Vec<_>>();
+        self.runs.iter().flat_map(of).collect()
     }
 
-    pub(super) fn from_bytes(mut bytes: Bytes, most: usize) -> Option<Self> {
-        let mut marks = Self::new(most);
-        marks.from = bytes.try_get_u64().ok()?;
-        let has_end = bytes.try_get_u8().ok()? == 1;
-        let to = bytes.try_get_u64().ok()?;
-        marks.to = has_end.then_some(to);
-        while bytes.has_remaining() {
-            marks.hashes.insert(bytes.try_get_u64().ok()?);
+    /// The names in memory, for [`Marks::restore`].
+    pub(super) fn fresh_text(&self) -> String {
+        self.fresh.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+
+    pub(super) fn restore(&mut self, text: &str) {
+        self.fresh = text.split('\n').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    }
+}
+
+/// Writes one run, whose names come in order.
+struct Writer<'a> {
+    shelf: &'a Shelf<'a>,
+    id: String,
+    values: usize,
+    names: Vec<String>,
+}
+
+impl<'a> Writer<'a> {
+    fn new(shelf: &'a Shelf<'a>) -> Self {
+        // Two steps at once never write the same run.
+        Self { shelf, id: shelf.registry.platform.uuid(), values: 0, names: Vec::new() }
+    }
+
+    async fn write(&mut self, name: String) -> Result<()> {
+        self.names.push(name);
+        if self.names.len() < self.shelf.value_names() {
+            return Ok(());
         }
-        Some(marks)
+        self.flush().await
     }
-}
 
-/// That what `parent` names is in use if `parent` is.
-pub(super) fn edge(parent: &str, child: &str) -> (u64, u64) {
-    (hash(parent), hash(child))
-}
-
-pub(super) fn edges_to_bytes(edges: &[(u64, u64)]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(edges.len() * 16);
-    for (parent, child) in edges {
-        bytes.put_u64(*parent);
-        bytes.put_u64(*child);
+    async fn flush(&mut self) -> Result<()> {
+        self.shelf.put(&self.id, self.values, &self.names).await?;
+        self.values += 1;
+        self.names.clear();
+        Ok(())
     }
-    bytes
-}
 
-pub(super) fn edges_from_bytes(mut bytes: Bytes) -> Option<Vec<(u64, u64)>> {
-    let mut edges = Vec::with_capacity(bytes.len() / 16);
-    while bytes.has_remaining() {
-        edges.push((bytes.try_get_u64().ok()?, bytes.try_get_u64().ok()?));
+    async fn finish(mut self, is_merged: bool) -> Result<Option<Run>> {
+        if !self.names.is_empty() {
+            self.flush().await?;
+        }
+        let Self { id, values, .. } = self;
+        Ok((values > 0).then_some(Run { id, values, is_merged, at: 0, names: None }))
     }
-    Some(edges)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
 
-    #[test]
-    fn every_name_is_decided_in_one_pass_however_few_fit() {
-        let names: Vec<String> = (0..1000).map(|n| format!("{}!{}", n / 3, n % 3)).collect();
-        let mut marks = Marks::new(10);
-        let mut decided = vec![0; names.len()];
-        let mut passes = 0;
-        loop {
-            for name in names.iter().step_by(2) {
-                marks.mark(name);
-            }
-            for (n, name) in names.iter().enumerate().filter(|(_, name)| marks.covers(name)) {
-                assert_eq!(marks.has(name), n % 2 == 0, "{name}");
-                decided[n] += 1;
-            }
-            passes += 1;
-            if !marks.next() {
-                break;
-            }
-        }
-        assert!(decided.iter().all(|times| *times == 1), "{decided:?}");
-        assert!(passes > 10, "{passes}");
+    use futures_executor::block_on;
+
+    use super::*;
+    use crate::registry::Limits;
+    use crate::store::SystemPlatform;
+    use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
+
+    fn registry(marks_max: usize) -> Registry {
+        let platform = Arc::new(SystemPlatform);
+        let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
+        let limits = Limits { marks_max, ..Limits::default() };
+        Registry::new(Arc::new(MemoryKeyValue::default()), blobs, platform, limits)
+    }
+
+    /// A set as another process reads it.
+    fn read_back(marks: &Marks) -> Marks {
+        let mut read: Marks = serde_json::from_str(&serde_json::to_string(marks).unwrap()).unwrap();
+        read.restore(&marks.fresh_text());
+        read
     }
 
     #[test]
-    fn a_family_stands_for_its_names() {
-        let mut marks = Marks::new(10);
-        marks.mark("family!");
-        assert!(marks.has("family!a") && marks.has("family!") && !marks.has("other!a"));
+    fn a_set_has_what_was_marked_however_little_fits_into_memory() {
+        // In no order; with repeats.
+        let names: Vec<String> = (0..20_000_u64).map(|n| format!("{:05}", n * 7919 % 30_011)).collect();
+        for marks_max in [1000, 100, 30_000] {
+            let registry = registry(marks_max);
+            let shelf = Shelf { registry: &registry, dry_run: false, deadline_ms: u64::MAX };
+            let mut marks = Marks::default();
+            for name in names.iter().chain(&names[..500]) {
+                block_on(marks.mark(&shelf, [name.clone()])).unwrap();
+                assert!(marks.len() <= marks_max);
+            }
+            let mut marks = read_back(&marks);
+            let mut all: Vec<&String> = names.iter().collect();
+            all.sort();
+            for n in 0..30_011 {
+                let name = format!("{n:05}");
+                assert_eq!(block_on(marks.has(&shelf, &name)), Ok(all.binary_search(&&name).is_ok()), "{name}");
+            }
+            marks.rewind();
+            let (mut listed, mut after) = (Vec::new(), String::new());
+            loop {
+                let behind = block_on(marks.behind(&shelf, &after)).unwrap();
+                let Some(last) = behind.last() else { break };
+                after.clone_from(last);
+                listed.extend(behind);
+                marks = read_back(&marks);
+            }
+            assert!(listed.iter().eq(all.iter().copied()), "{} of {}", listed.len(), all.len());
+            // Runs that were merged are not read again.
+            assert!(marks.runs.iter().filter(|run| !run.is_merged).count() < RUNS_MAX);
+        }
     }
 
     #[test]
     fn marks_follow_edges() {
-        let mut marks = Marks::new(10);
-        marks.mark("a");
-        marks.follow(&[edge("b", "c"), edge("a", "b"), edge("x", "y"), edge("c", "a")]);
-        assert!(marks.has("b") && marks.has("c") && !marks.has("y") && !marks.has("x"));
+        let set = |names: &[&str]| Marks { fresh: names.iter().map(|name| (*name).to_owned()).collect(), runs: vec![] };
+        let mut marks = set(&["a"]);
+        marks.follow(&set(&["b c", "a b", "x y", "c a"]));
+        assert_eq!(marks.fresh, set(&["a", "b", "c"]).fresh);
     }
 
     #[test]
-    fn marks_are_read_back() {
-        let mut marks = Marks::new(4);
-        (0..20).for_each(|n| marks.mark(&n.to_string()));
-        let read = Marks::from_bytes(marks.to_bytes().into(), 4).unwrap();
-        assert_eq!((read.hashes, read.from, read.to), (marks.hashes, marks.from, marks.to));
+    fn a_set_can_be_asked_in_any_order() {
+        let registry = registry(10);
+        let shelf = Shelf { registry: &registry, dry_run: false, deadline_ms: u64::MAX };
+        let mut marks = Marks::default();
+        for n in (0..1000).step_by(2) {
+            block_on(marks.mark(&shelf, [format!("{n:03}")])).unwrap();
+        }
+        for n in (0..1000).rev().chain([0, 999, 998, 3, 500]) {
+            assert_eq!(block_on(marks.has(&shelf, &format!("{n:03}"))), Ok(n % 2 == 0));
+        }
+    }
+
+    #[test]
+    fn a_run_that_is_gone_is_no_absence() {
+        let registry = registry(1);
+        let shelf = Shelf { registry: &registry, dry_run: false, deadline_ms: u64::MAX };
+        let mut marks = Marks::default();
+        block_on(marks.mark(&shelf, ["a".to_owned(), "b".to_owned()])).unwrap();
+        block_on(registry.keys.delete(&marks.keys(&shelf)[0])).unwrap();
+        assert_eq!(block_on(marks.has(&shelf, "a")), Err(Error::Busy));
     }
 }

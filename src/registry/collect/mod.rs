@@ -7,6 +7,7 @@
 
 mod content;
 mod cursor;
+mod graph;
 mod judge;
 mod marks;
 mod report;
@@ -15,7 +16,7 @@ mod repository;
 pub use report::{Named, Report, Tally};
 
 use super::hold::CollectionFact;
-use super::limits::{LEASE_MS, LEASES_LISTED_MAX};
+use super::limits::{LEASE_MS, LEASES_LISTED_MAX, RIGHT_OF_WAY_MS};
 use super::{Error, Registry, Result, layout};
 use crate::store::{self, When};
 use cursor::{Cursor, Phase};
@@ -126,14 +127,17 @@ impl Registry {
         let collection = self.collection().await?;
         let round = collection.round + 1;
         let report = Report { round, dry_run: request.dry_run, ..Report::default() };
-        let cursor = Cursor::new(report, request.grace_ms, request.untagged_lifetime_ms, self.limits.marks_max);
+        let mut grace_ms = request.grace_ms;
         if !request.dry_run {
+            if self.is_asked_for_time().await? {
+                grace_ms = grace_ms.max(RIGHT_OF_WAY_MS);
+            }
             // Before anything is marked: from here on pushes see to it themselves that what they lean on stays.
             let collection = CollectionFact { round, active: true, ..CollectionFact::default() };
             self.check_deadline(deadline_ms)?;
             self.store(layout::COLLECTION, &collection, When::Always).await?;
         }
-        Ok(cursor)
+        Ok(Cursor::new(report, grace_ms, request.untagged_lifetime_ms))
     }
 
     /// Another step may be under way when the lease has run out: from then on nothing may be written.
@@ -152,7 +156,8 @@ impl Registry {
                 Err(Error::Store(store::Error::Corrupt(_))) => 0,
                 until_ms => until_ms?.unwrap_or_default(),
             };
-            if until_ms > now_ms {
+            // One that ends later than any clock would let it comes from before a clock was set back.
+            if until_ms > now_ms && until_ms - now_ms <= 2 * LEASE_MS {
                 return Err(Error::Busy);
             }
             number = last[layout::COLLECTION_LEASES.len()..].parse::<u64>().unwrap_or_default() + 1;
@@ -180,6 +185,8 @@ impl Collector<'_> {
             Phase::Pushes => self.pushes().await,
             Phase::Present => self.present().await,
             Phase::Graph => self.graph().await,
+            Phase::Follow => self.follow().await,
+            Phase::Reached => self.reached().await,
             Phase::Manifests => self.manifests().await,
             Phase::Blobs => self.blobs().await,
             Phase::Holes => self.holes().await,

@@ -1,13 +1,14 @@
 //! The part of a round that looks at one repository after the other.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use serde::de::DeserializeOwned;
 
 use super::Collector;
-use super::cursor::Phase;
+use super::cursor::{Phase, Sets};
 use super::judge::Thing;
-use super::marks::{self, Marks};
 use super::report::{Fate, Tally};
 use crate::oci::{self, Descriptor, Digest};
 use crate::registry::facts::{ManifestFact, TagFact, UploadFact};
@@ -21,16 +22,16 @@ const KINDS: [&str; 4] = ["repository", "manifest", "blob", "upload"];
 const KINDS_KEPT: [&str; 9] =
     ["manifest", "blob", "upload", "tag", "warning", "tagged", "large", "referrer", "adopted"];
 
-/// A manifest as the collector sees it.
-struct Seen {
-    digest: String,
-    fact: ManifestFact,
-    /// `None` when its bytes are gone: those of a large manifest whose push was cut off.
-    manifest: Option<oci::Manifest>,
-}
+/// How many characters of a digest its mark has: 160 bits of it.
+const MARK_CHARS: usize = "sha256:".len() + 40;
 
-/// What manifests whose bytes are gone hold: nobody knows.
-const UNKNOWN: &str = "unknown";
+/// A manifest as the collector sees it.
+pub(super) struct Seen {
+    pub digest: String,
+    pub fact: ManifestFact,
+    /// `None` when its bytes are gone: those of a large manifest whose push was cut off.
+    pub manifest: Option<oci::Manifest>,
+}
 
 impl Collector<'_> {
     pub(super) async fn next_repository(&mut self) -> Result<()> {
@@ -44,11 +45,8 @@ impl Collector<'_> {
             let found = format!("{repository}!");
             next = Some(next.map_or(found.clone(), |next| next.min(found)));
         }
-        let most = self.registry.limits.marks_max;
         let cursor = &mut self.cursor;
-        (cursor.marks, cursor.kept, cursor.present) = (Marks::new(most), Marks::new(most), Marks::new(most));
-        cursor.unsure = false;
-        cursor.edges.clear();
+        (cursor.sets, cursor.unsure, cursor.follows) = (Sets::default(), false, 0);
         let Some(next) = next else {
             cursor.go_on(Phase::ContentOfUploads);
             return Ok(());
@@ -61,7 +59,7 @@ impl Collector<'_> {
         Ok(())
     }
 
-    fn prefix(&self, kind: &str) -> String {
+    pub(super) fn prefix(&self, kind: &str) -> String {
         layout::of_repository(kind, &self.cursor.repository.as_deref().unwrap_or_default())
     }
 
@@ -106,10 +104,13 @@ impl Collector<'_> {
         let prefix = self.prefix("tag");
         for (key, fact) in self.read_all::<TagFact>(keys).await? {
             let Some((fact, _)) = fact else { continue };
-            self.cursor.kept.mark(fact.digest.as_str());
-            self.cursor.kept.mark(&way(fact.digest.as_str(), &key[prefix.len()..]));
+            self.keep_tagged(fact.digest.as_str(), &key[prefix.len()..]).await?;
         }
         Ok(())
+    }
+
+    async fn keep_tagged(&mut self, digest: &str, tag: &str) -> Result<()> {
+        self.cursor.sets.kept.mark(&self.shelf(), [mark_of(digest), way(digest, tag)]).await
     }
 
     /// A push notes the way back from a manifest to its tag before it points the tag. A round that begins in between must not take the manifest
@@ -117,23 +118,25 @@ impl Collector<'_> {
     /// have been read too early.
     pub(super) async fn pushes(&mut self) -> Result<()> {
         let prefix = self.prefix("tagged");
-        let (mut keys, more) = self.page(&prefix).await?;
+        let (keys, more) = self.page(&prefix).await?;
         let parts = |key: &str| {
             let (digest, tag) = key[prefix.len()..].split_once('!').unwrap_or_default();
             (digest.to_owned(), tag.to_owned())
         };
-        keys.retain(|key| {
-            let (digest, tag) = parts(key);
-            !self.cursor.kept.has(&way(&digest, &tag))
-        });
+        let mut unmarked = Vec::new();
+        for key in keys {
+            let (digest, tag) = parts(&key);
+            if !self.cursor.sets.kept.has(&self.shelf(), &way(&digest, &tag)).await? {
+                unmarked.push(key);
+            }
+        }
         let now_ms = self.registry.platform.now_ms();
         let mut done = Vec::new();
-        for (key, noted_ms) in self.read_all::<u64>(keys).await? {
+        for (key, noted_ms) in self.read_all::<u64>(unmarked).await? {
             let (digest, tag) = parts(&key);
-            if noted_ms.is_some_and(|(noted_ms, _)| now_ms.saturating_sub(noted_ms) <= PUSH_MS_MAX) {
+            if noted_ms.is_some_and(|(noted_ms, _)| now_ms.abs_diff(noted_ms) <= PUSH_MS_MAX) {
                 self.note_due(now_ms + PUSH_MS_MAX);
-                self.cursor.kept.mark(&digest);
-                self.cursor.kept.mark(&way(&digest, &tag));
+                self.keep_tagged(&digest, &tag).await?;
             } else {
                 done.push(format!("{}{tag}", self.prefix("tag")));
             }
@@ -146,67 +149,28 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// Notes which manifests there are, so that the graph has room for these and not for every layer that they name.
-    pub(super) async fn present(&mut self) -> Result<()> {
-        let prefix = self.prefix("manifest");
-        let (keys, more) = self.page(&prefix).await?;
-        keys.iter().for_each(|key| self.cursor.present.mark(&key[prefix.len()..]));
-        if !more {
-            self.cursor.go_on(Phase::Graph);
-        }
-        Ok(())
-    }
-
-    pub(super) async fn graph(&mut self) -> Result<()> {
-        let (keys, more) = self.page(&self.prefix("manifest")).await?;
-        let now_ms = self.registry.platform.now_ms();
-        let lifetime_ms = self.cursor.untagged_lifetime_ms.unwrap_or(u64::MAX);
-        for seen in self.see(keys).await?.into_iter().filter_map(|(_, seen)| seen) {
-            let cursor = &mut self.cursor;
-            if now_ms.saturating_sub(seen.fact.pushed_ms) < lifetime_ms {
-                cursor.kept.mark(&seen.digest);
-            }
-            // A manifest holds whatever it names, and a subject what refers to it.
-            let digest = seen.digest.as_str();
-            let named = seen.manifest.iter().flat_map(|manifest| manifest.digests());
-            let may_be_manifest = |name: &&Digest| !cursor.present.is_whole() || cursor.present.has(name.as_str());
-            let children = named.filter(may_be_manifest).map(|child| (digest, child.as_str()));
-            let subject = seen.fact.subject.iter().map(|subject| (subject.as_str(), digest));
-            let unknown = seen.manifest.is_none().then_some((digest, UNKNOWN));
-            let edges = children.chain(subject).chain(unknown);
-            cursor.edges.extend(edges.map(|(parent, child)| marks::edge(parent, child)));
-        }
-        let cursor = &mut self.cursor;
-        // Then not all can be known that is in use.
-        cursor.unsure |= cursor.edges.len() > self.registry.limits.marks_max || !cursor.kept.is_whole();
-        if cursor.unsure {
-            cursor.edges.clear();
-        }
-        if !more {
-            let edges = std::mem::take(&mut cursor.edges);
-            cursor.kept.follow(&edges);
-            cursor.unsure |= cursor.kept.has(UNKNOWN);
-            cursor.go_on(Phase::Manifests);
-        }
-        Ok(())
-    }
-
     pub(super) async fn manifests(&mut self) -> Result<()> {
         let after = self.cursor.after.clone();
         let (keys, more) = self.page(&self.prefix("manifest")).await?;
         // One that is gone by now is not among them.
         let all = self.see(keys).await?;
-        let fates = if self.cursor.marks.is_first() {
-            let things: Vec<Thing> = all.iter().map(|(key, seen)| self.manifest(key, seen.as_ref())).collect();
-            let fates = self.judge(after.as_deref(), &things).await?;
-            fates.iter().for_each(|fate| self.cursor.report.manifests.add(*fate));
-            fates
-        } else {
-            vec![Fate::Kept; all.len()]
-        };
+        let mut things = Vec::new();
+        for (key, seen) in &all {
+            things.push(self.manifest(key, seen.as_ref()).await?);
+        }
+        let fates = self.judge(after.as_deref(), &things).await?;
+        fates.iter().for_each(|fate| self.cursor.report.manifests.add(*fate));
         for ((key, seen), _) in all.into_iter().zip(fates).filter(|(_, fate)| *fate != Fate::Removed) {
             match seen.and_then(|seen| seen.manifest) {
-                Some(manifest) => manifest.digests().iter().for_each(|named| self.cursor.marks.mark(named.as_str())),
+                Some(manifest) => {
+                    let needs: BTreeSet<&Digest> = needed_blobs(&manifest).map(|blob| &blob.digest).collect();
+                    let mark = |named: &Digest| {
+                        let mark = mark_of(named.as_str());
+                        if needs.contains(named) { needed(&mark) } else { mark }
+                    };
+                    let named = manifest.digests().iter().map(mark);
+                    self.cursor.sets.named.mark(&self.shelf(), named).await?;
+                }
                 None => self.tell_unknown(key),
             }
         }
@@ -219,54 +183,74 @@ impl Collector<'_> {
     /// Nothing that a manifest may name is removed which stays and cannot be read.
     fn tell_unknown(&mut self, key: String) {
         self.cursor.unsure = true;
-        if self.cursor.marks.is_first() {
-            self.cursor.report.unknown.add(key);
-        }
+        self.cursor.report.unknown.add(key);
     }
 
-    fn manifest(&self, key: &str, seen: Option<&Seen>) -> Thing {
-        let cursor = &self.cursor;
+    async fn manifest(&mut self, key: &str, seen: Option<&Seen>) -> Result<Thing> {
+        let shelf = self.shelf();
+        let cursor = &mut self.cursor;
         let keeps_all = cursor.untagged_lifetime_ms.is_none() || cursor.unsure || seen.is_none();
         let digest = key.rsplit_once('!').unwrap_or_default().1;
-        let mut thing = Thing::new(key, keeps_all || cursor.kept.has(digest));
+        let live = keeps_all || cursor.sets.kept.has(&shelf, &mark_of(digest)).await?;
+        let mut thing = Thing::new(key, live);
         if let Some(subject) = seen.and_then(|seen| seen.fact.subject.as_ref()) {
             thing.names.push(format!("{}{subject}!{digest}", self.prefix("referrer")));
         }
-        thing
+        Ok(thing)
     }
 
     pub(super) async fn blobs(&mut self) -> Result<()> {
         let after = self.cursor.after.clone();
         let prefix = self.prefix("blob");
         let (keys, more) = self.page(&prefix).await?;
-        let mut things = Vec::new();
-        for key in keys {
-            let digest = &key[prefix.len()..];
-            if self.cursor.marks.covers(digest) {
-                things.push(Thing::new(key.clone(), self.cursor.unsure || self.cursor.marks.has(digest)));
-                self.cursor.marks.meet(digest);
-            }
-        }
+        let marks: Vec<String> = keys.iter().map(|key| mark_of(&key[prefix.len()..])).collect();
+        let from = after.as_ref().map_or(String::new(), |after| needed(&mark_of(&after[prefix.len()..])));
+        let named = self.named_of(&marks, from, more).await?;
+        let unsure = self.cursor.unsure;
+        let things: Vec<Thing> =
+            keys.into_iter().zip(&marks).map(|(key, mark)| Thing::new(key, unsure || named.contains(mark))).collect();
         let fates = self.judge(after.as_deref(), &things).await?;
         fates.into_iter().for_each(|fate| self.cursor.report.blobs.add(fate));
         if !more {
-            // What is left was named and not met.
-            let whole = self.cursor.marks.is_empty();
-            self.cursor.go_on(Phase::Holes);
-            if whole {
-                self.after_holes();
-            }
+            let is_whole = self.cursor.sets.missing.is_empty();
+            self.cursor.go_on(if is_whole { Phase::Ways } else { Phase::Holes });
         }
         Ok(())
     }
 
+    /// Which of the blobs that are listed behind `from` manifests name. Notes those that manifests need between them and that are
+    /// not listed; with no more to list, also those behind the last.
+    async fn named_of(&mut self, listed: &[String], mut from: String, more: bool) -> Result<BTreeSet<String>> {
+        let until = listed.last().filter(|_| more).map(|last| needed(last));
+        let shelf = self.shelf();
+        let sets = &mut self.cursor.sets;
+        let mut found = BTreeSet::new();
+        loop {
+            let names = sets.named.behind(&shelf, &from).await?;
+            let Some(last) = names.last() else { return Ok(found) };
+            from.clone_from(last);
+            for name in names {
+                if until.as_ref().is_some_and(|until| name > *until) {
+                    return Ok(found);
+                }
+                let mark = name.trim_end_matches('!');
+                if listed.binary_search_by(|other| other.as_str().cmp(mark)).is_ok() {
+                    found.insert(mark.to_owned());
+                } else if mark != name && sets.missing.len() < shelf.registry.limits.marks_max {
+                    sets.missing.mark(&shelf, [mark.to_owned()]).await?;
+                }
+            }
+        }
+    }
+
+    /// Tells which manifests need what is missing.
     pub(super) async fn holes(&mut self) -> Result<()> {
         let (keys, more) = self.page(&self.prefix("manifest")).await?;
         let repository = self.cursor.repository.clone().unwrap_or_default();
         let (mut missing, mut names) = (Vec::new(), Vec::new());
         for seen in self.see(keys).await?.into_iter().filter_map(|(_, seen)| seen) {
             for blob in seen.manifest.iter().flat_map(needed_blobs) {
-                if self.cursor.marks.has(blob.digest.as_str()) {
+                if self.cursor.sets.missing.may_have(&mark_of(blob.digest.as_str())) {
                     names.push(format!("{repository}@{} names {}", seen.digest, blob.digest));
                     missing.push(format!("{}{}", self.prefix("manifest"), blob.digest));
                 }
@@ -277,26 +261,22 @@ impl Collector<'_> {
         let holes = names.into_iter().zip(there).filter(|(_, there)| !there);
         holes.for_each(|(name, _)| self.cursor.report.holes.add(name));
         if !more {
-            self.after_holes();
+            self.cursor.go_on(Phase::Ways);
         }
         Ok(())
-    }
-
-    fn after_holes(&mut self) {
-        let again = self.cursor.marks.next();
-        self.cursor.go_on(if again { Phase::Manifests } else { Phase::Ways });
     }
 
     /// Ways back from a digest to a tag that points elsewhere.
     pub(super) async fn ways(&mut self) -> Result<()> {
         let prefix = self.prefix("tagged");
-        let live = |this: &Self, key: &str| {
-            let (digest, tag) = key[prefix.len()..].split_once('!').unwrap_or_default();
-            !this.cursor.kept.is_whole() || this.cursor.kept.has(&way(digest, tag))
-        };
         let after = self.cursor.after.clone();
         let (keys, more) = self.page(&prefix).await?;
-        let things: Vec<Thing> = keys.iter().map(|key| Thing::new(key.as_str(), live(self, key))).collect();
+        let mut things = Vec::new();
+        for key in keys {
+            let (digest, tag) = key[prefix.len()..].split_once('!').unwrap_or_default();
+            let live = self.cursor.sets.kept.has(&self.shelf(), &way(digest, tag)).await?;
+            things.push(Thing::new(key, live));
+        }
         self.judge_leftovers(after, things, more, Phase::Referrers).await
     }
 
@@ -365,7 +345,7 @@ impl Collector<'_> {
     }
 
     /// Reads manifests. One that cannot be read makes what it may name unknown.
-    async fn see(&mut self, keys: Vec<String>) -> Result<Vec<(String, Option<Seen>)>> {
+    pub(super) async fn see(&mut self, keys: Vec<String>) -> Result<Vec<(String, Option<Seen>)>> {
         let prefix = self.prefix("manifest");
         let mut all = Vec::new();
         for (key, fact) in self.read_all::<ManifestFact>(keys).await? {
@@ -433,9 +413,19 @@ fn needed_blobs(manifest: &oci::Manifest) -> impl Iterator<Item = &Descriptor> {
     manifest.blobs().chain(manifest.children().filter(|child| !child.is_manifest()))
 }
 
-/// How the way back from a digest to a tag is marked.
+/// How a digest is marked: by so many of its characters that no two digests have one mark. Marks sort as digests do.
+pub(super) fn mark_of(digest: &str) -> String {
+    digest.chars().take(MARK_CHARS).collect()
+}
+
+/// How it is marked that a blob is needed, behind the mark of its digest.
+fn needed(mark: &str) -> String {
+    format!("{mark}!")
+}
+
+/// How the way back from a digest to a tag is marked; these sort as their keys do.
 fn way(digest: &str, tag: &str) -> String {
-    format!("{digest} {tag}")
+    format!("{digest}!{tag}")
 }
 
 fn store_error(error: BodyError) -> store::Error {

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use super::disk;
+use super::{disk, path};
 
 /// The file that says which format a data folder has.
 pub(super) const FILE: &str = "format";
@@ -11,25 +11,33 @@ pub(super) const FILE: &str = "format";
 const TITLE: &str = "eyot data folder, format ";
 /// The format that this version reads and writes.
 const FORMAT: u32 = 1;
-/// Folders by which a data folder is known that was made before there were formats: those of keys, and those of content.
-const PAIRS: [[&str; 2]; 2] = [["keys", "tmp"], ["blobs", "stages"]];
+/// Folders by which a data folder is known that has no format: those of keys, and those of content. A copy may lack the file.
+const PAIRS: [[&str; 2]; 3] = [["keys", "tmp"], ["keys", "blobs"], ["blobs", "stages"]];
+/// How deep folders of keys lie at most: a folder for each byte of a key.
+const DEPTH_MAX: usize = crate::store::KEY_BYTES_MAX;
 /// What a folder may hold that is taken for empty: what file systems, hosts and `scripts/up` put there.
 const HARMLESS: [&str; 4] = ["lost+found", "spin", "reserve", ".DS_Store"];
 /// How many foreign names an error tells.
 const NAMES_TOLD_MAX: usize = 3;
 
-/// Refuses a folder that holds something else, or that a newer version wrote. An empty folder, and a data folder of the time
-/// before there were formats, is marked with the format of today.
+/// Refuses a folder that holds something else, or that another version wrote. An empty folder, and a data folder whose file of the
+/// format is missing, is marked with the format of today.
 pub(super) fn check(folder: &Path) -> io::Result<()> {
     let file = folder.join(FILE);
     match disk::read(&file)? {
         Some(text) => is_known(folder, &String::from_utf8_lossy(&text)),
         None => {
-            if !is_older(folder)? {
+            if !has_parts(folder)? {
                 is_empty(folder)?;
                 disk::create_folder(folder)?;
+                return mark(&file);
             }
-            mark(&file)
+            has_todays_keys(folder)?;
+            // A folder that cannot be written can still be read.
+            mark(&file).or_else(|error| {
+                log::debug!("the data folder stays without its format: {error}");
+                Ok(())
+            })
         }
     }
 }
@@ -53,7 +61,7 @@ fn is_known(folder: &Path, text: &str) -> io::Result<()> {
     }))
 }
 
-fn is_older(folder: &Path) -> io::Result<bool> {
+fn has_parts(folder: &Path) -> io::Result<bool> {
     for pair in PAIRS {
         let mut all = true;
         for name in pair {
@@ -64,6 +72,25 @@ fn is_older(folder: &Path) -> io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// Before there were formats a separator had a folder of its own in `keys`, which is met on the way to any key.
+fn has_todays_keys(folder: &Path) -> io::Result<()> {
+    let mut below = folder.join("keys");
+    for _ in 0..DEPTH_MAX {
+        let items = disk::list(&below)?;
+        if items.iter().any(|item| item.is_folder && matches!(item.name.as_str(), "!" | ":")) {
+            let folder = folder.display();
+            return Err(io::Error::other(format!(
+                "{folder} was written by a version of eyot before the first release, which this one cannot read; push the images into a new folder"
+            )));
+        }
+        match items.into_iter().find(|item| path::part_of(item).is_some() && item.is_folder) {
+            Some(item) => below.push(item.name),
+            None => break,
+        }
+    }
+    Ok(())
 }
 
 fn is_empty(folder: &Path) -> io::Result<()> {
@@ -79,7 +106,6 @@ fn is_empty(folder: &Path) -> io::Result<()> {
     )))
 }
 
-/// A folder that cannot be written can still be read.
 fn mark(file: &Path) -> io::Result<()> {
     let line = format!("{TITLE}{FORMAT}\n");
     let marked = disk::create_new(file).and_then(|mut made| {
@@ -88,11 +114,9 @@ fn mark(file: &Path) -> io::Result<()> {
         disk::sync_folder(file.parent().unwrap_or(Path::new(".")))
     });
     match marked {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            log::debug!("the data folder stays without its format: {error}");
-            Ok(())
-        }
-        _ => Ok(()),
+        // Another process opens the folder too.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        marked => marked,
     }
 }
 
@@ -115,8 +139,8 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_from_before_there_were_formats_is_adopted() {
-        for names in [["keys", "tmp"], ["blobs", "stages"]] {
+    fn a_data_folder_without_its_format_is_adopted() {
+        for names in PAIRS {
             let folder = tempfile::tempdir().unwrap();
             for name in names {
                 fs::create_dir(folder.path().join(name)).unwrap();
@@ -124,6 +148,19 @@ mod tests {
             fs::write(folder.path().join("README"), "an operator's note").unwrap();
             check(folder.path()).unwrap();
             assert!(folder.path().join(FILE).exists());
+        }
+    }
+
+    #[test]
+    fn keys_from_before_there_were_formats_are_refused() {
+        for keys in ["tag/team/app/!", "content/sha256/:"] {
+            let folder = tempfile::tempdir().unwrap();
+            fs::create_dir(folder.path().join("tmp")).unwrap();
+            fs::create_dir_all(folder.path().join("keys").join(keys)).unwrap();
+            let refused = check(folder.path()).unwrap_err().to_string();
+            assert!(refused.contains("before the first release"), "{refused}");
+            assert!(refused.contains(folder.path().to_str().unwrap()), "{refused}");
+            assert!(!folder.path().join(FILE).exists());
         }
     }
 

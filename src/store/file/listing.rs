@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::path::{self, Part};
+use super::path::{self, End, Part};
 use super::tree::Tree;
 
 /// What is known of the keys to come, least first. A folder stands there with what all its keys begin with, none of which is
@@ -64,8 +64,8 @@ impl Listing<'_> {
         for part in self.tree.read(folder)? {
             match part {
                 Part::Leaf(name) => self.add([base, &name].concat(), Lead::Key),
-                Part::Folder(name) => {
-                    for (separator, below) in path::below(folder, &name) {
+                Part::Folder(name, separator) => {
+                    if let Some(below) = path::place(folder, &name, End::Separator(separator)) {
                         self.add([base, &name, &[separator as u8]].concat(), Lead::Folder(below));
                     }
                 }

@@ -1,11 +1,10 @@
 //! How keys lie in folders.
 //!
-//! A key is cut at `/`, `!` and `:`. What stands before a separator is a folder, in which `!` and `:` have a folder of their
-//! own, and what comes after the last separator is a file whose name ends in `=`: `tag/team/app!v1` is
-//! `tag/team/app/!/v1=`.
+//! A key is cut at `/`, `!` and `:`. The text before a separator is a folder, whose name ends in the separator where that is `!`
+//! or `:`, and the text behind the last separator is a file whose name ends in `=`: `tag/team/app!v1` is `tag/team/app!/v1=`.
 //!
 //! A folder that has enough names takes no more. Further ones lie in its *buckets*, the folders `+v` for names that go on
-//! with `v`, which have buckets in their turn: `tag/team/app/!/+v/1=` is the same key. Names of files and of folders are
+//! with `v`, which have buckets in their turn: `tag/team/app!/+v/1=` is the same key. Names of files and of folders are
 //! put into buckets alike. `tree.rs` says who looks where.
 
 use std::path::{Path, PathBuf};
@@ -41,10 +40,12 @@ pub(super) fn names(prefix: &str) -> impl Iterator<Item = (&[u8], End)> {
 /// Where `folder` itself has a name; `None` where it is too long for that.
 pub(super) fn place(folder: &Path, name: &[u8], end: End) -> Option<PathBuf> {
     let mut entry = encode(name);
-    if end == End::Key {
-        entry.push('=');
+    match end {
+        End::Key => entry.push('='),
+        End::Separator('/') => {}
+        End::Separator(separator) => entry.push(separator),
     }
-    (entry.len() <= NAME_BYTES_MAX).then(|| with_separator(folder.join(entry), end))
+    (entry.len() <= NAME_BYTES_MAX).then(|| folder.join(entry))
 }
 
 /// The bucket of names that begin with `byte`.
@@ -52,55 +53,35 @@ pub(super) fn bucket(folder: &Path, byte: u8) -> PathBuf {
     folder.join(format!("+{}", encode(&[byte])))
 }
 
-fn with_separator(folder: PathBuf, end: End) -> PathBuf {
-    match end {
-        End::Separator('!') => folder.join("!"),
-        End::Separator(':') => folder.join(":"),
-        _ => folder,
-    }
-}
-
 /// What an entry of a folder adds to the keys below it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Part {
     /// A key ends here.
     Leaf(Vec<u8>),
-    /// Keys go on below this folder with a separator.
-    Folder(Vec<u8>),
+    /// Keys go on below this folder, behind this separator.
+    Folder(Vec<u8>, char),
     /// More names, which begin with this.
     Bucket(u8),
 }
 
-/// What an entry adds to keys; `None` for one that is not the store's own, and for the folders of separators, which belong
-/// to their parent's name.
+/// What an entry adds to keys; `None` for one that is not the store's own.
 pub(super) fn part_of(item: &Item) -> Option<Part> {
     let part = part_of_name(&item.name).filter(|_| item.is_text)?;
     let fits = if matches!(part, Part::Leaf(_)) { item.is_file } else { item.is_folder };
     fits.then_some(part)
 }
 
-/// Whether this is the folder of a separator.
-pub(super) fn is_separator(item: &Item) -> bool {
-    item.is_folder && matches!(item.name.as_str(), "!" | ":")
-}
-
 fn part_of_name(entry: &str) -> Option<Part> {
     let own = |encoded: &str| Some(decode(encoded)).filter(|name| encode(name) == encoded);
-    if matches!(entry, "!" | ":") {
-        None
-    } else if let Some(byte) = entry.strip_prefix('+') {
+    if let Some(byte) = entry.strip_prefix('+') {
         own(byte)?.try_into().ok().map(|[byte]: [u8; 1]| Part::Bucket(byte))
     } else if let Some(name) = entry.strip_suffix('=') {
         own(name).map(Part::Leaf)
     } else {
-        own(entry).map(Part::Folder)
+        let separator = entry.chars().next_back().filter(|last| matches!(last, '!' | ':'));
+        let name = &entry[..entry.len() - separator.map_or(0, char::len_utf8)];
+        own(name).map(|name| Part::Folder(name, separator.unwrap_or('/')))
     }
-}
-
-/// The folders in which keys go on behind `name`, with the separator that each stands for.
-pub(super) fn below(folder: &Path, name: &[u8]) -> impl Iterator<Item = (char, PathBuf)> {
-    let folder = folder.join(encode(name));
-    SEPARATORS.into_iter().map(move |separator| (separator, with_separator(folder.clone(), End::Separator(separator))))
 }
 
 /// Every byte that could mean something to a file system or to us is written as `%XX`; an empty name is `%`.
@@ -140,9 +121,9 @@ mod tests {
 
     #[test]
     fn keys_lie_where_the_documentation_says() {
-        assert_eq!(path("tag/team/app!v1"), "tag/team/app/!/v1=");
-        assert_eq!(path("content/sha256:ab"), "content/sha256/:/ab=");
-        assert_eq!(path("repository/a!"), "repository/a/!/%=");
+        assert_eq!(path("tag/team/app!v1"), "tag/team/app!/v1=");
+        assert_eq!(path("content/sha256:ab"), "content/sha256:/ab=");
+        assert_eq!(path("repository/a!"), "repository/a!/%=");
         assert_eq!(path("a"), "a=");
         assert_eq!(bucket(Path::new("a/!"), b'v'), Path::new("a/!/+v"));
     }
@@ -160,7 +141,10 @@ mod tests {
         for text in ["v1", "", ".", "..", "a=b%", "+a", "é\0"] {
             let name = text.as_bytes();
             assert_eq!(part_of_name(&format!("{}=", encode(name))), Some(Part::Leaf(name.to_vec())));
-            assert_eq!(part_of_name(&encode(name)), Some(Part::Folder(name.to_vec())));
+            for separator in SEPARATORS {
+                let folder = place(Path::new(""), name, End::Separator(separator)).unwrap();
+                assert_eq!(part_of_name(folder.to_str().unwrap()), Some(Part::Folder(name.to_vec(), separator)));
+            }
         }
         for byte in 0..=255 {
             let bucket = bucket(Path::new(""), byte);

@@ -60,8 +60,6 @@ impl Part {
             Part::Keys => match path::part_of(item) {
                 Some(path::Part::Leaf(_)) => true,
                 Some(_) => return Kind::Folder,
-                // Below the name that they belong to.
-                None if depth > 0 && path::is_separator(item) => return Kind::Folder,
                 None => false,
             },
             Part::Locks => item.is_file && item.name.len() == 2 && item.name.parse::<u8>().is_ok(),

@@ -115,7 +115,7 @@ impl Tree {
             // Where the reading breaks off the folder is counted for emptier than it is, which does no harm.
             let Some(item) = item? else { break };
             self.entries_read.fetch_add(1, Ordering::Relaxed);
-            names += usize::from(matches!(path::part_of(&item), Some(Part::Leaf(_) | Part::Folder(_))));
+            names += usize::from(matches!(path::part_of(&item), Some(Part::Leaf(_) | Part::Folder(..))));
             if names >= self.names_max {
                 return Ok(false);
             }

@@ -151,3 +151,46 @@ fn hidden_cause(path: &Path, writes: bool, error: &io::Error) -> Option<(ErrorKi
     }
     None
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_itself_the_operation_and_the_path() {
+        let told = |errno: i32, writes: bool| {
+            let failed: io::Result<()> = Err(io::Error::from_raw_os_error(errno));
+            let result = if writes {
+                writing("create", Path::new("/data/x"), failed)
+            } else {
+                reading("open", Path::new("/data/x"), failed)
+            };
+            Error::from(result.unwrap_err())
+        };
+        for (errno, name, is_full, is_read_only) in [
+            (2, "ENOENT", false, false),
+            (5, "EIO", false, false),
+            (13, "EACCES", false, true),
+            (23, "ENFILE", false, false),
+            (24, "EMFILE", false, false),
+            (28, "ENOSPC", true, false),
+            (30, "EROFS", false, true),
+            (122, "EDQUOT", true, false),
+        ] {
+            let error = told(errno, true);
+            let text = error.to_string();
+            assert!(text.contains(&format!("cannot create /data/x: {name}: ")), "{text}");
+            assert_eq!(
+                (matches!(error, Error::Full(_)), matches!(error, Error::ReadOnly(_))),
+                (is_full, is_read_only),
+                "{text}"
+            );
+        }
+        // A file that may not be read is an outage, whatever else can be done.
+        let unreadable = told(13, false);
+        assert_eq!(
+            unreadable,
+            Error::Unavailable("cannot open /data/x: EACCES: Permission denied (os error 13)".into())
+        );
+    }
+}

@@ -23,6 +23,8 @@ use crate::store::{BlobStore, Body, Error, Location, Result, Stage, Stored};
 
 /// What stands between a family and a token in the name of an object; `!` is not the same on all servers.
 const FAMILY_END: &str = ".";
+/// How much of an upload is lost at most when a client breaks off whose bytes are sent on as they come.
+const STREAMED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// How many requests for pieces are under way at once.
 const PIECES_AT_ONCE_MAX: usize = 8;
 
@@ -222,6 +224,11 @@ impl BlobStore for S3BlobStore {
         }
         self.remove_objects(stale).await;
         staging.seal()
+    }
+
+    fn kept_append_bytes(&self) -> Option<u64> {
+        // S3 takes no part of a part. Parts that are gathered in memory first are kept.
+        self.cut.streams(STREAMED_BYTES_MAX).then_some(STREAMED_BYTES_MAX)
     }
 
     async fn commit(&self, stage: &Stage, digest: &Digest) -> Result<Location> {

@@ -127,8 +127,8 @@ fn a_page_costs_the_same_however_many_keys_there_are() {
 fn of_two_files_the_first_counts_and_a_delete_removes_both() {
     let (store, folder) = store(8, false);
     put(&store, "tag/a!v1");
-    let first = folder.path().join("keys/tag/a/!/v1=");
-    let second = folder.path().join("keys/tag/a/!/+v/1=");
+    let first = folder.path().join("keys/tag/a!/v1=");
+    let second = folder.path().join("keys/tag/a!/+v/1=");
     fs::create_dir(second.parent().unwrap()).unwrap();
     fs::copy(&first, &second).unwrap();
     block_on(store.put("tag/a!v1", "new".into(), When::Always)).unwrap();

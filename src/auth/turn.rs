@@ -1,0 +1,73 @@
+//! Turns at something that one instance may do at a time, over all instances that share a store.
+//!
+//! A store that only knows the condition `Absent` is enough, and no key is removed while it counts: a removal may take a key
+//! with it that somebody else has just created. Turns have numbers. A key holds the number of the last turn that has ended, and
+//! the turn after it belongs to the instance that creates the key with its number.
+
+use std::sync::Arc;
+
+use crate::store::{Error, KeyValue, Platform, Result, When};
+
+/// Holds the number of the last turn that has ended.
+const ENDED: &str = "auth/turns-ended";
+
+pub(super) struct Turns {
+    keys: Arc<dyn KeyValue>,
+    platform: Arc<dyn Platform>,
+}
+
+/// The outcome of asking for a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// The turn of this number is ours until we end it.
+    Ours(u64),
+    /// Another instance has the turn.
+    Taken,
+    /// The store cannot tell.
+    Unknown,
+}
+
+impl Turns {
+    pub(super) fn new(keys: Arc<dyn KeyValue>, platform: Arc<dyn Platform>) -> Self {
+        Self { keys, platform }
+    }
+
+    /// Asks for a turn. A turn that is older than `age_ms_max` is that of an instance that was killed, and ends.
+    pub(super) async fn take(&self, age_ms_max: u64) -> Result<Turn> {
+        let (now_ms, ended) = (self.platform.now_ms(), self.ended().await?);
+        let next = ended + 1;
+        // Looking costs less than a write that conflicts.
+        if let Some(since_ms) = self.number(&key(next)).await? {
+            if now_ms.saturating_sub(since_ms) > age_ms_max && self.ended().await? == ended {
+                self.end(next).await?;
+            }
+            return Ok(Turn::Taken);
+        }
+        match self.keys.put(&key(next), now_ms.to_string().into(), When::Absent).await {
+            // The key of a turn that has ended can be created again; the turn cannot be had again.
+            Ok(_) if self.ended().await? == ended => Ok(Turn::Ours(next)),
+            Ok(_) => self.keys.delete(&key(next)).await.map(|()| Turn::Taken),
+            Err(Error::Conflict(_)) => Ok(Turn::Taken),
+            Err(Error::Unsupported(_)) => Ok(Turn::Unknown),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn end(&self, turn: u64) -> Result<()> {
+        self.keys.put(ENDED, turn.to_string().into(), When::Always).await?;
+        self.keys.delete(&key(turn)).await
+    }
+
+    async fn ended(&self) -> Result<u64> {
+        Ok(self.number(ENDED).await?.unwrap_or_default())
+    }
+
+    async fn number(&self, key: &str) -> Result<Option<u64>> {
+        let entry = self.keys.get(key).await?;
+        Ok(entry.and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse().ok()))
+    }
+}
+
+fn key(turn: u64) -> String {
+    format!("auth/turns/{turn}")
+}

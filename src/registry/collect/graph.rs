@@ -1,0 +1,126 @@
+//! Which manifests of a repository are in use because others are.
+
+use super::Collector;
+use super::cursor::Phase;
+use super::repository::{Seen, mark_of};
+use crate::registry::Result;
+use crate::registry::limits::GRAPH_DEPTH_MAX;
+
+/// What manifests whose bytes are gone hold: nobody knows.
+const UNKNOWN: &str = "unknown";
+
+impl Collector<'_> {
+    /// Notes which manifests there are, so that the graph has room for these and not for every layer that they name.
+    pub(super) async fn present(&mut self) -> Result<()> {
+        let prefix = self.prefix("manifest");
+        let (keys, more) = self.page(&prefix).await?;
+        let digests = keys.iter().map(|key| mark_of(&key[prefix.len()..]));
+        self.cursor.sets.present.mark(&self.shelf(), digests).await?;
+        if !more {
+            self.cursor.go_on(Phase::Graph);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn graph(&mut self) -> Result<()> {
+        let (keys, more) = self.page(&self.prefix("manifest")).await?;
+        let now_ms = self.registry.platform.now_ms();
+        let lifetime_ms = self.cursor.untagged_lifetime_ms.unwrap_or(u64::MAX);
+        for seen in self.see(keys).await?.into_iter().filter_map(|(_, seen)| seen) {
+            if now_ms.saturating_sub(seen.fact.pushed_ms) < lifetime_ms {
+                self.cursor.sets.kept.mark(&self.shelf(), [mark_of(&seen.digest)]).await?;
+            }
+            let edges = self.edges(&seen);
+            self.cursor.sets.edges.mark(&self.shelf(), edges).await?;
+        }
+        if more {
+            return Ok(());
+        }
+        let sets = &mut self.cursor.sets;
+        sets.present = Default::default();
+        if sets.kept.is_in_memory() && sets.edges.is_in_memory() {
+            sets.kept.follow(&sets.edges);
+            return self.end_graph().await;
+        }
+        self.cursor.go_on(Phase::Follow);
+        Ok(())
+    }
+
+    /// A manifest holds whatever it names, and a subject what refers to it.
+    fn edges(&self, seen: &Seen) -> Vec<String> {
+        let own = mark_of(&seen.digest);
+        let named = seen.manifest.iter().flat_map(|manifest| manifest.digests());
+        let manifests = named.map(|name| mark_of(name.as_str())).filter(|name| self.cursor.sets.present.may_have(name));
+        let children = manifests.map(|child| edge(&own, &child));
+        let subject = seen.fact.subject.iter().map(|subject| edge(&mark_of(subject.as_str()), &own));
+        let unknown = seen.manifest.is_none().then(|| edge(&own, UNKNOWN));
+        children.chain(subject).chain(unknown).collect()
+    }
+
+    /// Finds what some edges lead to from the frontier. The graph is too large for memory: each time that it is followed by one
+    /// edge, all edges are read in their order.
+    pub(super) async fn follow(&mut self) -> Result<()> {
+        let shelf = self.shelf();
+        let (sets, is_first) = (&mut self.cursor.sets, self.cursor.follows == 0);
+        let after = self.cursor.after.take().unwrap_or_default();
+        let edges = sets.edges.behind(&shelf, &after).await?;
+        for (parent, child) in edges.iter().filter_map(|edge| edge.split_once(' ')) {
+            let frontier = if is_first { &mut sets.kept } else { &mut sets.frontier };
+            if frontier.has(&shelf, parent).await? {
+                sets.reached.mark(&shelf, [child.to_owned()]).await?;
+            }
+        }
+        self.cursor.after = edges.last().cloned();
+        if edges.is_empty() {
+            self.cursor.sets.frontier = Default::default();
+            self.cursor.go_on(Phase::Reached);
+        }
+        Ok(())
+    }
+
+    /// Marks what was reached, and goes on from what was not marked before.
+    pub(super) async fn reached(&mut self) -> Result<()> {
+        let shelf = self.shelf();
+        let sets = &mut self.cursor.sets;
+        let after = self.cursor.after.take().unwrap_or_default();
+        let reached = sets.reached.behind(&shelf, &after).await?;
+        for name in &reached {
+            if !sets.kept.has(&shelf, name).await? {
+                sets.kept.mark(&shelf, [name.clone()]).await?;
+                sets.frontier.mark(&shelf, [name.clone()]).await?;
+            }
+        }
+        self.cursor.after = reached.last().cloned();
+        if !reached.is_empty() {
+            return Ok(());
+        }
+        sets.reached = Default::default();
+        self.cursor.follows += 1;
+        if self.cursor.sets.frontier.is_empty() {
+            return self.end_graph().await;
+        }
+        if self.cursor.follows > GRAPH_DEPTH_MAX {
+            // Then not all can be known that is in use.
+            let repository = self.cursor.repository.as_deref().unwrap_or_default();
+            log::warn!("{repository} keeps all it has: its manifests name each other over {GRAPH_DEPTH_MAX} steps");
+            self.cursor.unsure = true;
+            return self.end_graph().await;
+        }
+        self.cursor.go_on(Phase::Follow);
+        Ok(())
+    }
+
+    async fn end_graph(&mut self) -> Result<()> {
+        let shelf = self.shelf();
+        let cursor = &mut self.cursor;
+        cursor.unsure |= cursor.sets.kept.has(&shelf, UNKNOWN).await?;
+        (cursor.sets.edges, cursor.sets.frontier) = Default::default();
+        cursor.go_on(Phase::Manifests);
+        Ok(())
+    }
+}
+
+/// That what `parent` names is in use if `parent` is.
+fn edge(parent: &str, child: &str) -> String {
+    format!("{parent} {child}")
+}
