@@ -103,8 +103,8 @@ fn check_policy(text: &str, policy: &Policy) {
                     let is_granted = |word: &&str| {
                         *word == "all" || *word == action.as_str() || (*word == "pull" && action == Action::List)
                     };
-                    rule.who.iter().any(|who| is_meant(&who))
-                        && rule.actions.iter().any(|word| is_granted(&word))
+                    rule.who.iter().any(is_meant)
+                        && rule.actions.iter().any(is_granted)
                         && is_match(rule.pattern, name.as_str())
                 };
                 let expected = rules.iter().any(|rule| applies(&rule));
