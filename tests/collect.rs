@@ -12,7 +12,7 @@ use eyot::registry::{Chunk, CollectRequest, Error, Limits, Report};
 use eyot::store::file::{FileBlobStore, FileKeyValue};
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use eyot::store::packed::PackedBlobStore;
-use eyot::store::{BlobStore, KeyValue, Platform, SystemPlatform};
+use eyot::store::{BlobStore, Entry, KeyValue, Platform, SystemPlatform, Version, When};
 use futures_executor::block_on;
 use serde_json::{Value, json};
 
@@ -508,6 +508,114 @@ fn a_push_in_the_middle_of_a_round_rescues_too() {
     panic!("a round never ends");
 }
 
+/// Keys at whose every use a number of steps of the collection come first.
+struct Collected {
+    inner: Arc<dyn KeyValue>,
+    collector: Registry,
+    steps: usize,
+}
+
+impl Collected {
+    async fn collect(&self) {
+        let request = CollectRequest { grace_ms: 0, untagged_lifetime_ms: Some(0), dry_run: false };
+        for _ in 0..self.steps {
+            self.collector.collect_step(&request).await.unwrap();
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl KeyValue for Collected {
+    async fn get(&self, key: &str) -> eyot::store::Result<Option<Entry>> {
+        self.collect().await;
+        self.inner.get(key).await
+    }
+
+    async fn put(&self, key: &str, value: Bytes, when: When) -> eyot::store::Result<Option<Version>> {
+        self.collect().await;
+        self.inner.put(key, value, when).await
+    }
+
+    async fn delete(&self, key: &str) -> eyot::store::Result<()> {
+        self.collect().await;
+        self.inner.delete(key).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> eyot::store::Result<Vec<String>> {
+        self.inner.list(prefix, after, limit).await
+    }
+}
+
+/// Steps of rounds without grace at each storage call of a client, so that rounds begin and end in the middle of each push: the
+/// client may have to push its layer again, and then the manifest gets in.
+#[test]
+fn a_push_gets_in_beside_rounds_without_end() {
+    for (steps, collect_step_keys_max) in [(1, 1), (2, 1), (3, 1)] {
+        let limits = Limits { collect_step_keys_max, manifest_inline_bytes_max: 500, ..Limits::default() };
+        let mut world = World::with_limits(limits.clone());
+        let collector = world.registry.clone();
+        let keys = Arc::new(Collected { inner: world.keys.clone(), collector: collector.clone(), steps });
+        world.registry = Registry::new(keys, world.blobs.clone(), world.clock.clone(), limits);
+        world.pass(HOUR_MS);
+        let push = |tag: &str, padding: usize, layer: &str| {
+            let (layer_digest, reference) = (digest(layer.as_bytes()), tag.parse().unwrap());
+            let body = Bytes::from(layer.to_owned()).into();
+            let pushed = block_on(world.registry.push_blob(&world.repository, &layer_digest, body));
+            assert!(matches!(pushed, Ok(()) | Err(Error::Busy)), "{pushed:?}");
+            let blob = json!({ "mediaType": "a/b", "digest": layer_digest, "size": layer.len() });
+            let mut image = image(&blob);
+            image["annotations"] = json!({ "padding": "x".repeat(padding) });
+            let body = Bytes::from(image.to_string()).into();
+            block_on(world.registry.push_manifest(&world.repository, &reference, &[], Some(OCI_IMAGE), body))
+        };
+        for (tag, padding) in [("small", 0), ("large", 1000)] {
+            let outcomes: Vec<_> = (0..3).map(|_| push(tag, padding, &format!("layer of {tag}"))).collect();
+            let first = outcomes.iter().position(Result::is_ok);
+            assert!(first.is_some(), "{tag} {steps} {collect_step_keys_max}: {outcomes:?}");
+            for _ in 0..300 {
+                world.pass(HOUR_MS);
+                block_on(collector.collect_step(&world.registry.collect_request())).unwrap();
+            }
+            assert!(world.has_blob(&format!("layer of {tag}")), "{tag} {steps} {collect_step_keys_max}");
+        }
+    }
+}
+
+/// What was written down before the clock was set back holds up neither the collection nor a push.
+#[test]
+fn a_clock_that_was_set_back_holds_nothing_up() {
+    const DAY_MS: u64 = 24 * HOUR_MS;
+    let world = World::with_limits(Limits { collect_step_keys_max: 1, ..Limits::default() });
+    let blob = world.blob("layer");
+    // As a collector leaves it that is killed in a sweep, a year ahead.
+    world.pass(365 * DAY_MS);
+    let request = CollectRequest { grace_ms: 0, untagged_lifetime_ms: Some(0), dry_run: false };
+    block_on(world.registry.collect_step(&request)).unwrap();
+    let state = json!({
+        "round": 1, "active": true, "sweeping": [format!("blob/team/app!{}", digest(b"layer"))],
+        "sweeping_ms": world.clock.now_ms(),
+    });
+    let until_ms = world.clock.now_ms() + 60_000;
+    for (key, value) in [("state", state.to_string()), ("lease!0000000000000001", until_ms.to_string())] {
+        block_on(world.keys.put(&format!("collection/{key}"), value.into(), When::Always)).unwrap();
+    }
+    assert_eq!(block_on(world.registry.collect_step(&request)), Err(Error::Busy));
+    world.clock.0.fetch_sub(365 * DAY_MS, Ordering::Relaxed);
+    world.push(Some("v1"), &image(&blob));
+    assert!(block_on(world.registry.collect_step(&request)).is_ok());
+    world.collect(0);
+    // What was condemned before has its grace from now on.
+    world.pass(365 * DAY_MS);
+    world.blob("another");
+    world.collect(HOUR_MS);
+    world.collect(HOUR_MS);
+    world.clock.0.fetch_sub(365 * DAY_MS, Ordering::Relaxed);
+    world.collect(HOUR_MS);
+    world.pass(HOUR_MS);
+    assert_eq!(world.collect(HOUR_MS).blobs.removed, 1);
+    assert!(world.has_blob("layer"));
+}
+
 #[test]
 fn a_dry_run_changes_nothing_and_tells_the_same() {
     let world = World::in_memory();
@@ -541,7 +649,7 @@ fn what_cannot_be_read_keeps_what_it_may_lead_to() {
     world.blob("layer");
     let broken = [format!("manifest/team/app!{}", digest(b"x")), format!("upload/other!{}", SystemPlatform.uuid())];
     for key in &broken {
-        block_on(world.keys.put(key, "nonsense".into(), eyot::store::When::Always)).unwrap();
+        block_on(world.keys.put(key, "nonsense".into(), When::Always)).unwrap();
     }
     for _ in 0..3 {
         let report = world.collect(0);
@@ -558,7 +666,7 @@ fn a_step_at_a_time() {
     let request = world.registry.collect_request();
     let key = "collection/lease!0000000000000000";
     let until = (world.clock.now_ms() + 1000).to_string();
-    block_on(world.keys.put(key, until.into(), eyot::store::When::Always)).unwrap();
+    block_on(world.keys.put(key, until.into(), When::Always)).unwrap();
     assert_eq!(block_on(world.registry.collect_step(&request)), Err(Error::Busy));
     world.pass(1001);
     assert!(!block_on(world.registry.collect_step(&request)).unwrap().done);

@@ -36,21 +36,21 @@ impl Turns {
     pub(super) async fn take(&self, age_ms_max: u64) -> Result<Turn> {
         let (now_ms, ended) = (self.platform.now_ms(), self.ended().await?);
         let next = ended + 1;
+        // Looking costs less than a write that conflicts.
+        if let Some(since_ms) = self.number(&key(next)).await? {
+            if now_ms.saturating_sub(since_ms) > age_ms_max && self.ended().await? == ended {
+                self.end(next).await?;
+            }
+            return Ok(Turn::Taken);
+        }
         match self.keys.put(&key(next), now_ms.to_string().into(), When::Absent).await {
             // The key of a turn that has ended can be created again; the turn cannot be had again.
-            Ok(_) if self.ended().await? == ended => return Ok(Turn::Ours(next)),
-            Ok(_) => self.keys.delete(&key(next)).await?,
-            Err(Error::Unsupported(_)) => return Ok(Turn::Unknown),
-            Err(Error::Conflict(_)) => {
-                let since_ms = self.number(&key(next)).await?;
-                let is_left = since_ms.is_some_and(|since_ms| now_ms.saturating_sub(since_ms) > age_ms_max);
-                if is_left && self.ended().await? == ended {
-                    self.end(next).await?;
-                }
-            }
-            Err(error) => return Err(error),
+            Ok(_) if self.ended().await? == ended => Ok(Turn::Ours(next)),
+            Ok(_) => self.keys.delete(&key(next)).await.map(|()| Turn::Taken),
+            Err(Error::Conflict(_)) => Ok(Turn::Taken),
+            Err(Error::Unsupported(_)) => Ok(Turn::Unknown),
+            Err(error) => Err(error),
         }
-        Ok(Turn::Taken)
     }
 
     pub(super) async fn end(&self, turn: u64) -> Result<()> {

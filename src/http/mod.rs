@@ -118,6 +118,7 @@ impl Handler {
     }
 
     /// Whether this is the address of a proxy whose headers are believed.
+    #[cfg(all(feature = "native", not(target_family = "wasm")))]
     pub(crate) fn is_proxy(&self, address: std::net::IpAddr) -> bool {
         self.admission.proxies.trusts(Some(address))
     }

@@ -4,8 +4,9 @@
 //! and looks again when it has written. If nothing has begun by then, whatever round comes next sees what was written. If a round is under
 //! way, the push first *rescues* its keys, each by a key of its own, and only then looks whether they are there. The collector
 //! says which keys it is about to remove before it looks for rescues. Each of the two writes before it reads, so at least one
-//! of them sees the other, and neither needs a condition of the store. Rescues are forgotten when their round ends, so a push that finds
-//! another round than the one it rescued in rescues again.
+//! of them sees the other, and neither needs a condition of the store. Rescues are forgotten when the round after theirs ends, so a push
+//! that finds a later round than that rescues again. The second time what the push wrote is there already, so it is enough that
+//! what it leans on is still there as well: a push gets through however often rounds begin and end beside it.
 
 use std::collections::HashSet;
 
@@ -13,7 +14,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
 use super::facts::BlobFact;
-use super::limits::{CALLS_AT_ONCE_MAX, SWEEPING_MS_MAX};
+use super::limits::{CALLS_AT_ONCE_MAX, RIGHT_OF_WAY_MS, SWEEPING_MS_MAX};
 use super::{Error, Registry, Result, layout};
 use crate::store::{self, When};
 
@@ -30,11 +31,18 @@ pub(super) struct CollectionFact {
     pub sweeping: Vec<String>,
     #[serde(default)]
     pub sweeping_ms: u64,
+    /// When the last round ended.
+    #[serde(default)]
+    pub ended_ms: u64,
 }
 
 impl CollectionFact {
-    /// Whether one of `keys` is being removed just now.
-    fn is_sweeping(&self, keys: &[String]) -> bool {
+    /// Whether one of `keys` is being removed just now. An announcement that is too old, or dated so far in the future that
+    /// the clock must have been set back since, comes from a collector that was cut off.
+    fn is_sweeping(&self, keys: &[String], now_ms: u64) -> bool {
+        if now_ms.abs_diff(self.sweeping_ms) > SWEEPING_MS_MAX {
+            return false;
+        }
         let swept: HashSet<&String> = self.sweeping.iter().collect();
         keys.iter().any(|key| swept.contains(key))
     }
@@ -72,14 +80,12 @@ impl Registry {
             }
             self.rescue(keys, round).await?;
             collection = self.collection().await?;
-            // What is rescued is forgotten when the round ends. In another one it must be rescued anew.
-            if collection.active && collection.round == round {
-                // What a collector that was cut off was about to remove is let go after a while.
-                let is_late = self.platform.now_ms().saturating_sub(collection.sweeping_ms) > SWEEPING_MS_MAX;
-                if !is_late && collection.is_sweeping(keys) {
+            // What is rescued is forgotten at the end of the next round. In a later one it must be rescued anew.
+            if collection.active && collection.round <= round + 1 {
+                if collection.is_sweeping(keys, self.platform.now_ms()) {
                     return Err(Error::Busy);
                 }
-                return Ok(Hold { round, active: true });
+                return Ok(Hold { round: collection.round, active: true });
             }
         }
         Err(Error::Busy)
@@ -98,6 +104,22 @@ impl Registry {
     pub(super) async fn is_held(&self, hold: &Hold) -> Result<bool> {
         let collection = self.collection().await?;
         Ok(collection.round == hold.round && collection.active == hold.active)
+    }
+
+    /// Notes that a push was refused for content that a collection may just have removed, so that the client can push it again:
+    /// the rounds that begin during the next seconds remove nothing at once.
+    pub(super) async fn ask_for_time(&self) -> Result<()> {
+        let (collection, now_ms) = (self.collection().await?, self.platform.now_ms());
+        if !collection.active && now_ms.abs_diff(collection.ended_ms) > RIGHT_OF_WAY_MS {
+            return Ok(());
+        }
+        self.store(layout::COLLECTION_REFUSED, &now_ms, When::Always).await
+    }
+
+    /// Whether a push was refused so a short while ago.
+    pub(super) async fn is_asked_for_time(&self) -> Result<bool> {
+        let refused_ms: Option<u64> = self.load(layout::COLLECTION_REFUSED).await?;
+        Ok(refused_ms.is_some_and(|refused_ms| self.platform.now_ms().abs_diff(refused_ms) <= RIGHT_OF_WAY_MS))
     }
 
     /// Lets `key` hold the content that the fact under `source` leads to, if it is there and, where it is known, of this size.
@@ -141,7 +163,8 @@ impl Registry {
                     written = None;
                     continue;
                 }
-                Some(_) => {}
+                // The fact was written before the collection's state was read: whatever round comes next sees it.
+                Some(_) => return Ok(true),
             }
             if self.is_held(&hold).await? {
                 return Ok(true);

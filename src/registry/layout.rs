@@ -100,6 +100,7 @@ pub(super) fn large(repository: &RepositoryName, digest: &Digest) -> String {
 }
 
 pub(super) const COLLECTION: &str = "collection/state";
+pub(super) const COLLECTION_REFUSED: &str = "collection/refused";
 pub(super) const COLLECTION_LEASES: &str = "collection/lease!";
 
 pub(super) fn collection_cursor(dry_run: bool) -> &'static str {

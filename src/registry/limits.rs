@@ -101,6 +101,10 @@ pub(super) const LEASES_LISTED_MAX: usize = 250;
 /// How long the announcement that keys are being removed is believed, in milliseconds.
 pub(super) const SWEEPING_MS_MAX: u64 = 60_000;
 
+/// How long rounds of the collection remove nothing at once after a push was refused for content that is not there, in milliseconds:
+/// the time in which the client may push it again.
+pub(super) const RIGHT_OF_WAY_MS: u64 = 10_000;
+
 /// How long a push may take from the moment at which it notes the ways back to its tags; it points no tag in the second half of it.
 pub(super) const PUSH_MS_MAX: u64 = 30_000;
 

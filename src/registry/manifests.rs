@@ -50,17 +50,21 @@ impl Push<'_> {
     /// The keys that must stay from now on: the push's own and those of all content that the manifest names, which may be here
     /// as a blob, as a manifest or as both.
     fn leans_on(&self, nested: &BTreeSet<Digest>, ways: &[String]) -> Vec<String> {
-        let (repository, digest) = (self.repository, &self.descriptor.digest);
-        let mut keys = vec![
-            layout::manifest(repository, digest),
-            layout::large(repository, digest),
-            layout::repository(repository),
-        ];
-        keys.extend(self.fact.subject.iter().map(|subject| layout::referrer(repository, subject, digest.as_str())));
+        let repository = self.repository;
+        let mut keys = self.own_keys(ways);
+        keys.push(layout::large(repository, &self.descriptor.digest));
         for named in self.manifest.digests().union(nested) {
             keys.push(layout::blob(repository, named));
             keys.push(layout::manifest(repository, named));
         }
+        keys
+    }
+
+    /// The keys that the push writes whatever the size of the manifest.
+    fn own_keys(&self, ways: &[String]) -> Vec<String> {
+        let (repository, digest) = (self.repository, &self.descriptor.digest);
+        let mut keys = vec![layout::manifest(repository, digest), layout::repository(repository)];
+        keys.extend(self.fact.subject.iter().map(|subject| layout::referrer(repository, subject, digest.as_str())));
         keys.extend_from_slice(ways);
         keys
     }
@@ -277,16 +281,27 @@ impl Registry {
     async fn keep_manifest(&self, push: &Push<'_>, tags: &[&Tag]) -> Result<u64> {
         let digest = &push.descriptor.digest;
         let ways: Vec<String> = tags.iter().map(|tag| layout::tag_of(push.repository, digest, tag)).collect();
-        for attempt in 0..HOLD_TRIES_MAX {
+        let mut stored_ms: Option<u64> = None;
+        for _ in 0..HOLD_TRIES_MAX {
             let hold = match self.hold_references(push, &ways).await {
                 Ok(hold) => hold,
                 Err(error) => {
-                    if attempt > 0 && matches!(error, Error::ManifestBlobUnknown(_)) {
-                        self.withdraw(push).await?;
+                    if matches!(error, Error::ManifestBlobUnknown(_)) {
+                        if stored_ms.is_some() {
+                            self.withdraw(push).await?;
+                        }
+                        self.ask_for_time().await?;
                     }
                     return Err(error);
                 }
             };
+            // Rounds that began since the manifest was stored see it. All that it needs is there, and held against the round
+            // that may have begun before.
+            if let Some(noted_ms) = stored_ms
+                && self.is_stored(push, &ways).await?
+            {
+                return Ok(noted_ms + PUSH_MS_MAX / 2);
+            }
             // First, as a collection finds what a push leaves behind by its repository.
             self.note_repository(push.repository).await?;
             self.store_manifest(push).await?;
@@ -299,8 +314,25 @@ impl Registry {
             if self.is_held(&hold).await? {
                 return Ok(noted_ms + PUSH_MS_MAX / 2);
             }
+            stored_ms = Some(noted_ms);
         }
         Err(Error::Busy)
+    }
+
+    /// Whether all that a push has written is still there, now that it is held.
+    async fn is_stored(&self, push: &Push<'_>, ways: &[String]) -> Result<bool> {
+        if self.are_there(push.own_keys(ways)).await?.contains(&false) {
+            return Ok(false);
+        }
+        if !self.is_large(push) {
+            return Ok(true);
+        }
+        let large = layout::large(push.repository, &push.descriptor.digest);
+        self.share(&large, &large, Some(push.fact.size)).await
+    }
+
+    fn is_large(&self, push: &Push<'_>) -> bool {
+        push.fact.size > self.limits.manifest_inline_bytes_max
     }
 
     /// Holds everything that a push leans on, and sees to it that it is there.
@@ -354,7 +386,7 @@ impl Registry {
         let Push { repository, descriptor, .. } = push;
         let mut fact = push.fact.clone();
         let mut inline = push.bytes.clone();
-        if fact.size > self.limits.manifest_inline_bytes_max {
+        if self.is_large(push) {
             let bytes = std::mem::take(&mut inline);
             self.store_large(repository, &descriptor.digest, bytes).await?;
             fact.large = true;

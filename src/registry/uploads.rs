@@ -151,7 +151,6 @@ impl Registry {
         chunk: Chunk,
         cut_body: CutBody,
     ) -> Result<()> {
-        let chunk = chunk.peeked().await;
         let progress = if let Some(ending) = session.fact.ending.take_if(|ending| ending.is(digest).unwrap_or(false)) {
             // An earlier request brought everything, and its answer was lost.
             ending
@@ -193,7 +192,8 @@ impl Registry {
         // The session is what tells a collector that the content is coming.
         let session = self.begin(repository, digest.algorithm()).await?;
         let id = session.id.clone();
-        let completed = self.complete(repository, session, digest, Chunk { range: None, body }, CutBody::IsLost).await;
+        let chunk = Chunk { range: None, body }.peeked().await;
+        let completed = self.complete(repository, session, digest, chunk, CutBody::IsLost).await;
         if completed.is_err() {
             // The client does not know it, so nobody could go on with it.
             if let Err(error) = self.cancel_upload(repository, &id).await {

@@ -85,8 +85,7 @@ pub fn repository(world: &World, number: usize) -> Outcome {
             return Err(format!("{name} is {value:?}, and not one of {values:?}"));
         }
         let manifest = (number, value.unwrap_or_default());
-        let since = model.pushed_at(manifest);
-        whole(world, manifest, &|child| model.is_deleted_since(child, since))
+        whole(world, manifest, &|parent, child| model.is_deleted_since(child, model.pushed_at(parent)))
             .map_err(|why| format!("{name}: {why}"))?;
         // While another value is possible, this one may come from a push that is not acknowledged yet.
         if values.len() == 1 {
@@ -95,8 +94,7 @@ pub fn repository(world: &World, number: usize) -> Outcome {
     }
     if world.setting.untagged_lifetime_ms.is_none() {
         for manifest in model.certain_manifests().filter(|manifest| manifest.0 == number) {
-            let since = model.pushed_at(manifest);
-            whole(world, manifest, &|child| model.is_deleted_since(child, since))?;
+            whole(world, manifest, &|parent, child| model.is_deleted_since(child, model.pushed_at(parent)))?;
             promised(world, &model, manifest)?;
         }
     }
@@ -157,8 +155,9 @@ fn promised(world: &World, model: &Model, manifest: ManifestId) -> Outcome {
     Ok(())
 }
 
-/// A manifest and all that it names can be read.
-fn whole(world: &World, manifest: ManifestId, is_deleted: &dyn Fn(ManifestId) -> bool) -> Outcome {
+/// A manifest and all that it names can be read, but for children that were deleted since their parent was pushed. A push looks
+/// for the children of its own manifest; what these list may be gone.
+fn whole(world: &World, manifest: ManifestId, is_deleted: &dyn Fn(ManifestId, ManifestId) -> bool) -> Outcome {
     let name = world.repository(manifest.0);
     let this = &contents().manifests[manifest.1];
     let wrong = |what: &str, error: &str| format!("manifest {} in {name}: {what}: {error}", manifest.1);
@@ -179,7 +178,7 @@ fn whole(world: &World, manifest: ManifestId, is_deleted: &dyn Fn(ManifestId) ->
         }
     }
     for child in &this.children {
-        if !is_deleted((manifest.0, *child)) {
+        if !is_deleted(manifest, (manifest.0, *child)) {
             whole(world, (manifest.0, *child), is_deleted).map_err(|why| wrong("its child", &why))?;
         }
     }
@@ -201,7 +200,7 @@ pub fn quiet(world: &World) -> Outcome {
             let found = found.map_err(|error| format!("{name}:{tag} is listed: {error}"))?;
             let value = contents().manifest_of(&found.digest).ok_or("a manifest that nobody pushed")?;
             let model = world.model.lock().unwrap();
-            whole(world, (number, value), &|child| model.is_deleted_since(child, 0))
+            whole(world, (number, value), &|_, child| model.is_deleted_since(child, 0))
                 .map_err(|why| format!("{name}:{tag} is listed: {why}"))?;
         }
     }

@@ -200,13 +200,17 @@ impl Collector<'_> {
             self.cursor.report.done = true;
             return Ok(());
         }
-        let collection = CollectionFact { round: self.cursor.report.round, ..CollectionFact::default() };
+        let (round, ended_ms) = (self.cursor.report.round, self.registry.platform.now_ms());
+        let collection = CollectionFact { round, ended_ms, ..CollectionFact::default() };
         self.check_lease()?;
         self.registry.store(layout::COLLECTION, &collection, When::Always).await?;
         let (keys, more) = self.page(layout::RESCUED).await?;
-        for key in keys {
-            self.check_lease()?;
-            self.registry.keys.delete(&key).await?;
+        for (key, rescued) in self.read_all::<u64>(keys).await? {
+            // A push that has just rescued it may not yet have read that the round is over, and that another one began.
+            if rescued.is_none_or(|(in_round, _)| in_round < round) {
+                self.check_lease()?;
+                self.registry.keys.delete(&key).await?;
+            }
         }
         self.cursor.report.done = !more;
         Ok(())

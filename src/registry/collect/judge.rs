@@ -175,6 +175,11 @@ impl Collector<'_> {
             fact => fact?,
         };
         let Some(fact) = fact else { return Ok(Verdict::Fate(Fate::Condemned)) };
+        if fact.since_ms > self.registry.platform.now_ms() {
+            // The clock was set back since: the grace begins anew.
+            self.condemn(key).await?;
+            return Ok(Verdict::Fate(Fate::Condemned));
+        }
         let is_over = fact.since_ms.saturating_add(self.cursor.grace_ms) <= self.registry.platform.now_ms();
         // In a round before this one: since then all that may lead to it was looked at anew.
         if is_over && fact.round < self.cursor.report.round {
@@ -209,7 +214,7 @@ impl Collector<'_> {
         self.check_lease()?;
         let sweeping_ms = self.registry.platform.now_ms();
         let round = self.cursor.report.round;
-        let collection = CollectionFact { round, active: true, sweeping, sweeping_ms };
+        let collection = CollectionFact { round, active: true, sweeping, sweeping_ms, ..CollectionFact::default() };
         self.registry.store(layout::COLLECTION, &collection, When::Always).await
     }
 

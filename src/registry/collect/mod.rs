@@ -16,7 +16,7 @@ mod repository;
 pub use report::{Named, Report, Tally};
 
 use super::hold::CollectionFact;
-use super::limits::{LEASE_MS, LEASES_LISTED_MAX};
+use super::limits::{LEASE_MS, LEASES_LISTED_MAX, RIGHT_OF_WAY_MS};
 use super::{Error, Registry, Result, layout};
 use crate::store::{self, When};
 use cursor::{Cursor, Phase};
@@ -127,14 +127,17 @@ impl Registry {
         let collection = self.collection().await?;
         let round = collection.round + 1;
         let report = Report { round, dry_run: request.dry_run, ..Report::default() };
-        let cursor = Cursor::new(report, request.grace_ms, request.untagged_lifetime_ms);
+        let mut grace_ms = request.grace_ms;
         if !request.dry_run {
+            if self.is_asked_for_time().await? {
+                grace_ms = grace_ms.max(RIGHT_OF_WAY_MS);
+            }
             // Before anything is marked: from here on pushes see to it themselves that what they lean on stays.
             let collection = CollectionFact { round, active: true, ..CollectionFact::default() };
             self.check_deadline(deadline_ms)?;
             self.store(layout::COLLECTION, &collection, When::Always).await?;
         }
-        Ok(cursor)
+        Ok(Cursor::new(report, grace_ms, request.untagged_lifetime_ms))
     }
 
     /// Another step may be under way when the lease has run out: from then on nothing may be written.
@@ -153,7 +156,8 @@ impl Registry {
                 Err(Error::Store(store::Error::Corrupt(_))) => 0,
                 until_ms => until_ms?.unwrap_or_default(),
             };
-            if until_ms > now_ms {
+            // One that ends later than any clock would let it comes from before a clock was set back.
+            if until_ms > now_ms && until_ms - now_ms <= 2 * LEASE_MS {
                 return Err(Error::Busy);
             }
             number = last[layout::COLLECTION_LEASES.len()..].parse::<u64>().unwrap_or_default() + 1;

@@ -134,7 +134,7 @@ impl Collector<'_> {
         let mut done = Vec::new();
         for (key, noted_ms) in self.read_all::<u64>(unmarked).await? {
             let (digest, tag) = parts(&key);
-            if noted_ms.is_some_and(|(noted_ms, _)| now_ms.saturating_sub(noted_ms) <= PUSH_MS_MAX) {
+            if noted_ms.is_some_and(|(noted_ms, _)| now_ms.abs_diff(noted_ms) <= PUSH_MS_MAX) {
                 self.note_due(now_ms + PUSH_MS_MAX);
                 self.keep_tagged(&digest, &tag).await?;
             } else {
