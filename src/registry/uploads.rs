@@ -3,7 +3,7 @@
 //! A session is a key. It holds the stage that the blob store gave, the hasher's state, and how far the upload is, so that any
 //! server can take the next chunk and nothing is hashed or read twice.
 
-#[cfg(test)]
+#[cfg(all(test, not(target_family = "wasm")))]
 mod tests;
 
 use super::appending::Appending;
