@@ -562,6 +562,37 @@ fn too_many_headers_and_too_large_ones() {
     });
 }
 
+/// Answers that nobody takes, and heads that do not end, cost a connection each and a buffer.
+#[test]
+fn clients_that_do_not_go_on_take_little_memory() {
+    const CLIENTS: usize = 200;
+    const BYTES_EACH_MAX: u64 = 192 << 10;
+    native(&[("BODY_IDLE_TIMEOUT_SECONDS", "600"), ("HEAD_TIMEOUT_SECONDS", "600")], async |host| {
+        let (address, memory) = (host.client.address, host.memory());
+        let digest = repository(host).push(noise(MORE_THAN_BUFFERS, "not taken")).await;
+        let get = format!("GET /v2/team/abuse/blobs/{digest} HTTP/1.1\r\nHost: eyot\r\n\r\n");
+        let head = format!("GET /v2/ HTTP/1.1\r\nHost: eyot\r\nX: {}", "x".repeat(47 << 10));
+        for (kind, request) in [("answers", get), ("heads", head)] {
+            alive(address);
+            memory.reset_peak();
+            let before = memory.now_bytes();
+            let silent: Vec<_> = (0..CLIENTS).map(|_| raw(address, request.as_bytes())).collect();
+            // Until the server does no more for them.
+            let (mut last, mut same) = (0, 0);
+            while same < 10 {
+                std::thread::sleep(Duration::from_millis(50));
+                let peak = memory.peak_bytes();
+                same = if peak == last { same + 1 } else { 0 };
+                last = peak;
+            }
+            let each = last.saturating_sub(before) / CLIENTS as u64;
+            eprintln!("{CLIENTS} clients with {kind}: {each} bytes each");
+            assert!(each < BYTES_EACH_MAX, "{kind}: {each} bytes each");
+            drop(silent);
+        }
+    });
+}
+
 /// Uploads that are begun and left cost a file each and nothing else.
 async fn open_uploads(host: &mut Host) {
     let memory = host.memory();

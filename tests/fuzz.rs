@@ -20,7 +20,7 @@ const SEQUENCES: usize = 600;
 const INPUT_BYTES_MAX: usize = 2000;
 
 /// What is more than any bytes.
-const WORDS: [&[u8]; 24] = [
+const WORDS: [&[u8]; 36] = [
     b"sha256:",
     b"sha512:",
     b"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
@@ -45,6 +45,18 @@ const WORDS: [&[u8]; 24] = [
     b"\xff\xfe",
     "\u{ff56}\u{202e}".as_bytes(),
     b"__",
+    b"**",
+    b"/*",
+    b"anonymous",
+    b"authenticated ** all\n",
+    b"repository:a:pull,push",
+    b"\nx-forwarded-for: 192.0.2.1, 10.1.1.1",
+    b"\nx-forwarded-host: ",
+    b"\nforwarded: for=\"[2001:db8::1]:80\";host=\"a\\\"b\";proto=https",
+    b"\nauthorization: Basic YWxpY2U6czpjcmV0",
+    b"&grant_type=password&username=alice&password=s%3acret",
+    b" xmlns='",
+    b"<![CDATA[",
 ];
 
 fn folder() -> PathBuf {
@@ -117,6 +129,28 @@ fn ranges() {
 #[test]
 fn manifests() {
     run("manifests", targets::manifests, TEXTS);
+}
+
+#[test]
+fn rules() {
+    run("rules", targets::rules, TEXTS);
+}
+
+#[test]
+fn answers() {
+    run("answers", targets::answers, TEXTS);
+}
+
+#[test]
+fn logins() {
+    run("logins", targets::logins, TEXTS);
+    let reached = targets::LOGINS_REACHED.lock().unwrap();
+    println!("logins: {reached:?}");
+    for outcome in
+        ["GET token 200", "POST token 200", "POST token 400", "POST token 401", "GET other 200", "GET other 401"]
+    {
+        assert!(reached.contains(outcome), "no input comes as far as {outcome}, only: {reached:?}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Settings as people give them: wrong values and names on every host, and what `scripts/up` makes of them.
+//! Settings as people give them: wrong values and names on every host, and `scripts/up`.
 #![cfg(all(feature = "native", not(target_family = "wasm")))]
 
 #[allow(dead_code, reason = "shared with other tests")]
@@ -46,7 +46,7 @@ fn get(address: std::net::SocketAddr, header: &str) -> String {
     answer
 }
 
-/// The names of the settings that components have as well: what the others are for says that they are native.
+/// The names of the settings that components have as well. The table says of each other one that it is native.
 fn of_components() -> impl Iterator<Item = &'static str> {
     SETTINGS.iter().filter(|(.., purpose)| !purpose.contains("nativ")).map(|(name, ..)| *name)
 }

@@ -1,4 +1,4 @@
-//! What only shows on a host that is as slow as Spin where Spin is slow: `--manners real` of `tests/spin_host`.
+//! Faults that only show on a host as slow as Spin: `--manners real` of `tests/spin_host`.
 #![cfg(all(feature = "native", not(target_family = "wasm")))]
 
 #[allow(dead_code, reason = "shared with other tests")]
@@ -26,7 +26,7 @@ use std::net::TcpStream;
 use host::{Host, Kind};
 
 const MANIFEST: &str = r#"{"schemaVersion": 2, "manifests": []}"#;
-/// What the tests count is counted over so many requests on one connection, after as many that warm the host up.
+/// The number of requests on one connection whose answers are counted, after as many that warm the host up.
 const REQUESTS: usize = 60;
 
 /// A connection that is kept, on which answers are counted by the segments in which they come.

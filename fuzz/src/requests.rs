@@ -334,7 +334,11 @@ impl Client {
         }
         let manifest: Value = serde_json::from_slice(&reply.body).expect("JSON");
         for child in manifest["manifests"].as_array().into_iter().flatten() {
-            self.check_manifest(name, child["digest"].as_str().expect("a digest"));
+            let digest = child["digest"].as_str().expect("a digest");
+            // An index may list blobs, as BuildKit's cache does.
+            if self.get(&format!("/v2/{name}/blobs/{digest}")).status != 200 {
+                self.check_manifest(name, digest);
+            }
         }
         let layers = manifest["layers"].as_array().into_iter().flatten();
         for blob in layers.chain(manifest.get("config")).filter(|blob| blob["urls"].is_null()) {

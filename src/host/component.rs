@@ -21,8 +21,8 @@ use crate::store::{Body, BodyError};
 /// How many bytes of a request's body are taken from the host at a time.
 const READ_BYTES: usize = 128 * 1024;
 
-/// What an instance has opened. A host may give an instance more than one request, at the same time too: they share this. Of
-/// the first ones each may open the stores: one request cannot wait for another.
+/// The stores of this instance. A host may give an instance several requests at once, which share the stores. Each of the first
+/// requests may open them, as one request cannot wait for another.
 static OPENED: OnceLock<Opened> = OnceLock::new();
 
 /// Whether this instance has logged that a setting is wrong.
@@ -67,7 +67,7 @@ pub(super) async fn answer(
 /// the body a moment later, and without TCP_NODELAY the kernel holds the second segment back until the client has acknowledged
 /// the first, 40 ms later. After a pause both are on one thread again, and the server sends them together.
 async fn pause() {
-    // The least there is; hosts wait for about a millisecond.
+    // The shortest wait there is; the timers of hosts make about a millisecond of it.
     wasip3::clocks::monotonic_clock::wait_for(1).await;
 }
 

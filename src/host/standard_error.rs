@@ -1,4 +1,4 @@
-//! What the program says on standard error: the log, and why it cannot start.
+//! Lines on standard error: the log, and why the program cannot start.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -46,8 +46,8 @@ fn line(record: &log::Record) -> String {
     format!("{level}: {id}{}", visible(&record.args().to_string()))
 }
 
-/// The text on one line as a terminal shows it: names and media types come from clients, and a control character or a change
-/// of direction in them would forge lines, or hide what is on them. These are written as in Rust (`\\u{1b}`, `\\n`).
+/// The text on one line, with control characters and changes of direction written as in Rust (`\u{1b}`, `\n`). Names and media
+/// types come from clients, who could otherwise forge lines of the log or hide parts of them.
 pub fn visible(text: &str) -> String {
     let mut visible = String::with_capacity(text.len());
     for character in text.chars() {

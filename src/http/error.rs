@@ -117,7 +117,9 @@ impl Error {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "a request names one host, in one Host header")
             }
             Self::OtherSite => {
-                denied(StatusCode::FORBIDDEN, "a page of another site may not change anything here", None)
+                let message =
+                    "a page of another site may not change anything here; the setting public_url names this site";
+                denied(StatusCode::FORBIDDEN, message, None)
             }
             Self::OtherName => {
                 let message = "this registry is open to this machine only and answers to its names: an address such as \

@@ -3,7 +3,7 @@
 //! A session is a key. It holds the stage that the blob store gave, the hasher's state, and how far the upload is, so that any
 //! server can take the next chunk and nothing is hashed or read twice.
 
-#[cfg(test)]
+#[cfg(all(test, not(target_family = "wasm")))]
 mod tests;
 
 use super::appending::Appending;
@@ -111,7 +111,7 @@ impl Registry {
         let hasher = start.hasher()?;
         let taken = self.take_chunk(repository, &session, start, hasher, chunk, CutBody::Counts).await?;
         if taken.is_nothing() {
-            // Nothing came, nothing has changed; not by us.
+            // The chunk had no bytes. Another request may have moved the upload.
             return Ok(self.session(repository, id).await?.status());
         }
         let noted = self.write_down(repository, session, &taken.start, &taken.progress, false).await;
@@ -319,7 +319,7 @@ impl Registry {
         let (intake, body) = Intake::new(body, state.hasher()?, range_bytes, limit_bytes, keeps_cut);
         let appended = self.blobs.append(&state.stage, body).await;
         let received = match intake.finish(appended) {
-            // What is left of the limit is none that a client has heard of.
+            // The client knows the limit of the whole blob, not what is left of that limit.
             Err(Error::TooLarge { .. }) => return Err(Error::TooLarge { limit_bytes: most }),
             // The store cannot find the stage, or has too many forks of it, and the session may still be there.
             Err(Error::UploadUnknown) if self.keys.get(&session.key).await?.is_some() => return Err(Error::Busy),

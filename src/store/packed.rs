@@ -379,7 +379,7 @@ fn seal(pack: &Pack) -> Result<String> {
     serde_json::to_string(pack).map_err(|e| Error::Corrupt(e.to_string()))
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(target_family = "wasm")))]
 mod tests {
     use futures_executor::block_on;
 

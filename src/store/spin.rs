@@ -18,7 +18,7 @@ use super::{Entry, Error, KeyValue, Platform, Result, Version, When};
 
 /// The label of the store or database in the application's manifest.
 const LABEL: &str = "default";
-/// What SQLite says of a statement in a database that has no table yet.
+/// SQLite's error for a statement in a database that has no table yet.
 const NO_TABLE: &str = "no such table";
 
 // A component has one thread; what the SDK gives is bound to it.

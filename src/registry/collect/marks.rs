@@ -283,7 +283,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(target_family = "wasm")))]
 mod tests {
     use std::sync::Arc;
 

@@ -100,7 +100,7 @@ fn what_came_of_a_chunk_that_broke_off_counts() {
     });
 }
 
-/// Of what the client may never have heard of nothing must be in its way.
+/// Bytes of a broken request, of which the client may never hear, do not get in the way of the repeated request.
 #[test]
 fn a_request_that_broke_off_can_be_sent_again_as_it_was() {
     on_each(async |store, registry, repository| {
@@ -139,7 +139,7 @@ fn a_request_that_broke_off_can_be_sent_again_as_it_was() {
     });
 }
 
-/// A body that is whole and wrong is not what came of a right one.
+/// The bytes of a body that is whole and wrong are dropped.
 #[test]
 fn a_chunk_that_is_wrong_does_not_count() {
     on_each(async |store, registry, repository| {

@@ -124,8 +124,12 @@ pub(super) fn create_folder(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound => match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => {
-                create_folder(parent)?;
-                return create_folder(path);
+                return match create_folder(parent) {
+                    Ok(()) => create_folder(path),
+                    // Nothing above is there either: the path that was asked for says more.
+                    Err(above) if above.kind() == ErrorKind::NotFound => Err(error),
+                    Err(above) => Err(above),
+                };
             }
             _ => return Err(error),
         },

@@ -28,7 +28,11 @@ pub(super) fn check(folder: &Path) -> io::Result<()> {
         Some(text) => is_known(folder, &String::from_utf8_lossy(&text)),
         None => {
             if !has_parts(folder)? {
-                is_empty(folder)?;
+                if let Err(refused) = is_empty(folder) {
+                    // Another process may just have made the folder, its format first.
+                    let text = disk::read(&file)?.ok_or(refused)?;
+                    return is_known(folder, &String::from_utf8_lossy(&text));
+                }
                 disk::create_folder(folder)?;
                 return mark(&file);
             }
@@ -148,6 +152,25 @@ mod tests {
             fs::write(folder.path().join("README"), "an operator's note").unwrap();
             check(folder.path()).unwrap();
             assert!(folder.path().join(FILE).exists());
+        }
+    }
+
+    /// Components open the folder with each request, and the first ones come at the same time.
+    #[test]
+    fn many_may_open_a_new_folder_at_once() {
+        for _ in 0..20 {
+            let parent = tempfile::tempdir().unwrap();
+            let folder = parent.path().join("data");
+            std::thread::scope(|scope| {
+                let openers: Vec<_> = (0..8)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            crate::store::file::open_folder(&folder, &folder.join("keys"), &[&folder.join("tmp")])
+                        })
+                    })
+                    .collect();
+                openers.into_iter().for_each(|opener| opener.join().unwrap().unwrap());
+            });
         }
     }
 

@@ -45,9 +45,10 @@ async fn unblock<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
 /// is missing.
 fn open_folder(folder: &Path, needed: &Path, beside: &[&Path]) -> io::Result<()> {
     format::check(folder)?;
-    match disk::create_folder(needed) {
-        Err(error) if !needed.is_dir() => return Err(error),
-        _ => {}
+    let made = disk::create_folder(needed);
+    if !needed.is_dir() {
+        made?;
+        return Err(io::Error::other(format!("ENOTDIR: {} is not a folder", needed.display())));
     }
     for path in beside {
         if let Err(error) = disk::create_folder(path) {
@@ -71,5 +72,23 @@ fn tell_of_readers(folder: &Path, part: &Path) {
             part.display(),
             folder.display()
         );
+    }
+}
+
+#[cfg(all(test, not(target_family = "wasm")))]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_file_in_the_place_of_a_part_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = folder.path().join("blobs");
+        open_folder(folder.path(), &blobs, &[]).unwrap();
+        fs::remove_dir(&blobs).unwrap();
+        fs::write(&blobs, "a file").unwrap();
+        let refused = open_folder(folder.path(), &blobs, &[]).unwrap_err().to_string();
+        assert_eq!(refused, format!("ENOTDIR: {} is not a folder", blobs.display()));
     }
 }

@@ -36,11 +36,8 @@ impl fmt::Display for Trouble {
     }
 }
 
-impl error::Error for Trouble {
-    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        Some(&self.source)
-    }
-}
+/// Without a source: the text has the source's already.
+impl error::Error for Trouble {}
 
 /// Adds the operation and the path to the error of an operation that reads.
 pub(super) fn reading<T>(operation: &'static str, path: &Path, result: io::Result<T>) -> io::Result<T> {
@@ -134,9 +131,10 @@ fn hidden_cause(path: &Path, writes: bool, error: &io::Error) -> Option<(ErrorKi
     if !is_io_error(error) {
         return None;
     }
-    for folder in path.ancestors().skip(1) {
+    for folder in path.ancestors() {
         match File::open(folder) {
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Ok(file) if file.metadata().is_ok_and(|found| !found.is_dir()) => continue,
             Err(error) if is_io_error(&error) => {
                 return Some((ErrorKind::Other, "EMFILE: too many open files, or the disk fails"));
             }

@@ -6,7 +6,7 @@ use instant_xml::FromXml;
 
 use crate::store::{Error, Result};
 
-pub(super) const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
+pub const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 /// What may follow the name of a tag.
 const NAME_END: [char; 5] = [' ', '\n', '\r', '\t', '/'];
 /// How much of a refusal that is no XML is shown.
@@ -14,11 +14,11 @@ const SHOWN_CHARS_MAX: usize = 200;
 
 /// Why S3 did not do something.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub struct Refusal {
     /// S3's code, such as `NoSuchKey`; empty where the answer has none.
-    pub(super) code: String,
+    pub code: String,
     /// For people.
-    pub(super) message: String,
+    pub message: String,
 }
 
 #[derive(FromXml)]
@@ -31,7 +31,7 @@ struct ErrorXml {
 }
 
 impl Refusal {
-    pub(super) fn parse(body: &[u8]) -> Self {
+    pub fn parse(body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(body);
         match instant_xml::from_str::<ErrorXml>(&in_namespace(&text, "")) {
             Ok(error) => Self { code: error.code.unwrap_or_default(), message: error.message.unwrap_or_default() },
@@ -43,28 +43,28 @@ impl Refusal {
 /// A page of the multipart uploads under way.
 #[derive(Debug, FromXml)]
 #[xml(rename = "ListMultipartUploadsResult", ns(NAMESPACE))]
-pub(super) struct Uploads {
+pub struct Uploads {
     #[xml(rename = "IsTruncated")]
-    pub(super) is_truncated: Option<bool>,
+    pub is_truncated: Option<bool>,
     #[xml(rename = "NextKeyMarker")]
-    pub(super) next_key: Option<String>,
+    pub next_key: Option<String>,
     #[xml(rename = "NextUploadIdMarker")]
-    pub(super) next_upload_id: Option<String>,
-    pub(super) uploads: Vec<Upload>,
+    pub next_upload_id: Option<String>,
+    pub uploads: Vec<Upload>,
 }
 
 /// A multipart upload under way.
 #[derive(Debug, FromXml)]
 #[xml(rename = "Upload", ns(NAMESPACE))]
-pub(super) struct Upload {
+pub struct Upload {
     #[xml(rename = "Key")]
-    pub(super) key: String,
+    pub key: String,
     #[xml(rename = "UploadId")]
-    pub(super) upload_id: String,
+    pub upload_id: String,
 }
 
 impl Uploads {
-    pub(super) fn parse(text: &str) -> Result<Self> {
+    pub fn parse(text: &str) -> Result<Self> {
         instant_xml::from_str(text).map_err(|e| Error::Unavailable(format!("S3: a list of uploads: {e}")))
     }
 }
@@ -77,14 +77,15 @@ fn root(text: &str) -> Range<usize> {
 }
 
 /// Whether XML comes to its end, which its parser does not look for: half a list must not be taken for all of it.
-pub(super) fn is_whole(text: &str) -> bool {
-    let tag = &text[root(text)];
+pub fn is_whole(text: &str) -> bool {
+    let Range { start, end } = root(text);
+    let tag = &text[start..end];
     let name = tag.trim_start_matches('<').split(NAME_END).next().unwrap_or_default();
-    tag.ends_with('/') || text.trim_end().ends_with(&format!("</{name}>"))
+    tag.ends_with('/') && text[end..].starts_with('>') || text.trim_end().ends_with(&format!("</{name}>"))
 }
 
 /// The text with this default namespace. Servers disagree about it, and parsers are strict.
-pub(super) fn in_namespace(text: &str, namespace: &str) -> String {
+pub fn in_namespace(text: &str, namespace: &str) -> String {
     // While a server is busy it may send white space, which must not stand before the declaration.
     let text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
     let Range { start: root, end } = root(text);
@@ -124,6 +125,7 @@ mod tests {
             ("<?xml version=\"1.0\"?>\n<List a='b'><Key>x</Key></List>\n", true),
             ("<s3:List/>", true),
             ("<List>", false),
+            ("<List xmlns=\"http://s3.amazonaws.com/", false),
             ("<List><Key>x</Key>", false),
             ("<List><Key>x</Ke", false),
             ("", false),

@@ -8,7 +8,8 @@
 //!
 //! Names are drawn anew, so nothing is ever overwritten and deleting one content harms no other.
 
-mod answer;
+#[doc(hidden)]
+pub mod answer;
 mod blob_store;
 mod client;
 mod download;
