@@ -105,6 +105,10 @@ pub(super) const SWEEPING_MS_MAX: u64 = 60_000;
 /// the time in which the client may push it again.
 pub(super) const RIGHT_OF_WAY_MS: u64 = 10_000;
 
+/// How long the two writes of a blob's admission may take until the registry makes sure that its content is still there, in
+/// milliseconds.
+pub(super) const ADMITTED_UNSEEN_MS: u64 = 1000;
+
 /// How long a push may take from the moment at which it notes the ways back to its tags; it points no tag in the second half of it.
 pub(super) const PUSH_MS_MAX: u64 = 30_000;
 
