@@ -82,6 +82,10 @@ impl KeyValue for Fused<dyn KeyValue> {
         fused!(self, self.inner.delete(key))
     }
 
+    async fn delete_unchanged(&self, key: &str, version: &Version) -> Result<(), Error> {
+        fused!(self, self.inner.delete_unchanged(key, version))
+    }
+
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, Error> {
         fused!(self, self.inner.list(prefix, after, limit))
     }

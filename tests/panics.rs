@@ -57,6 +57,11 @@ impl KeyValue for Mined<MemoryKeyValue> {
         self.inner.delete(key).await
     }
 
+    async fn delete_unchanged(&self, key: &str, version: &Version) -> Result<(), Error> {
+        self.trap.step();
+        self.inner.delete_unchanged(key, version).await
+    }
+
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, Error> {
         self.trap.step();
         self.inner.list(prefix, after, limit).await

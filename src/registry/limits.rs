@@ -147,7 +147,7 @@ pub(super) const SESSION_TRIES_MAX: usize = 4;
 /// yet noticed that the first one broke off. Each may keep a copy of what came before.
 pub(super) const APPENDS_AT_ONCE_MAX: usize = 3;
 
-/// How often a tag is pointed anew under a precondition because another push has moved it.
+/// How often a tag is pointed or deleted anew under a precondition because another push has moved it.
 pub(super) const TAG_TRIES_MAX: usize = 8;
 
 /// How many segments a request's body is cut into, for stores that keep nothing of an append that breaks off. S3 takes 10,000 parts.

@@ -78,23 +78,45 @@ impl Registry {
         precondition.check(self.current(repository, reference).await?.as_ref())
     }
 
-    /// As [`Registry::delete_manifest`], if the precondition holds. Another request that moves the tag between the check and
-    /// the deletion is not seen: no store deletes under a condition.
+    /// As [`Registry::delete_manifest`], if the precondition holds. The deletion of a tag is a
+    /// compare-and-swap where the store has conditional deletes: a push that moves the tag after the check
+    /// keeps its tag. Elsewhere the tag is checked right before the deletion.
     ///
     /// # Errors
     /// [`Error::PreconditionFailed`] when the precondition does not hold; [`Error::ManifestUnknown`] comes first.
+    /// [`Error::Busy`] when pushes move the tag faster than the registry can check it.
     pub async fn delete_manifest_if(
         &self,
         repository: &RepositoryName,
         reference: &Reference,
         precondition: &Precondition,
     ) -> Result<()> {
-        if !precondition.is_empty() {
-            let unknown = || Error::ManifestUnknown(reference.to_string());
-            let current = self.current(repository, reference).await?.ok_or_else(unknown)?;
-            precondition.check(Some(&current))?;
+        match reference {
+            Reference::Tag(tag) if !precondition.is_empty() => self.delete_tag_if(repository, tag, precondition).await,
+            Reference::Digest(digest) if !precondition.is_empty() => {
+                // A digest leads to the same content for ever, so only the check for a missing manifest
+                // can have another result by the time of the deletion. The deletion repeats that check.
+                let current = self.current(repository, reference).await?;
+                precondition.check(Some(&current.ok_or_else(|| Error::ManifestUnknown(digest.to_string()))?))?;
+                self.delete_manifest(repository, reference).await
+            }
+            _ => self.delete_manifest(repository, reference).await,
         }
-        self.delete_manifest(repository, reference).await
+    }
+
+    async fn delete_tag_if(&self, repository: &RepositoryName, tag: &Tag, precondition: &Precondition) -> Result<()> {
+        let key = layout::tag(repository, tag);
+        for _ in 0..TAG_TRIES_MAX {
+            let found = self.load_version::<TagFact>(&key).await?;
+            let (current, _, version) = found.ok_or_else(|| Error::ManifestUnknown(tag.to_string()))?;
+            precondition.check(Some(&current.digest))?;
+            match self.keys.delete_unchanged(&key, &version).await {
+                Err(store::Error::Conflict(_)) => {}
+                Err(store::Error::Unsupported(_)) => return Ok(self.keys.delete(&key).await?),
+                deleted => return Ok(deleted?),
+            }
+        }
+        Err(Error::Busy)
     }
 
     /// Points a tag if the precondition holds of what the tag points to. Exact where the store has conditions: of two requests
@@ -125,13 +147,14 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::atomic::AtomicI64;
+    use std::sync::{Arc, Mutex};
 
     use futures_executor::block_on;
-    use futures_util::future::join_all;
+    use futures_util::future::{BoxFuture, join_all};
 
     use super::super::Limits;
-    use super::super::tests::{TestPlatform, digest, name};
+    use super::super::tests::{Meddled, TestPlatform, digest, in_memory, name};
     use super::*;
     use crate::store::contract::yield_now;
     use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
@@ -162,6 +185,86 @@ mod tests {
             yield_now().await;
             self.0.list(prefix, after, limit).await
         }
+    }
+
+    /// Points the tag to an index.
+    async fn push(registry: &Registry, tag: &Reference, content: &str) {
+        registry.push_manifest(&name("a"), tag, &[], None, content.to_owned().into_bytes().into()).await.unwrap();
+    }
+
+    /// A conditional deletion of the tag of `index(0)`, with a push of `pushed` before each of its storage calls.
+    /// Gives the results in which the push came between, and what the tag leads to after each.
+    fn deletions_that_meet_a_push(condition: &Precondition, pushed: usize) -> Vec<(Result<()>, Option<Digest>)> {
+        let (repository, tag) = (name("a"), Reference::Tag("v1".parse().unwrap()));
+        let mut met = Vec::new();
+        for calls_left in 0.. {
+            let (plain, platform) = in_memory();
+            let plain = Arc::new(plain);
+            block_on(push(&plain, &tag, &index(0)));
+            let (other, other_tag) = (plain.clone(), tag.clone());
+            let meddle: BoxFuture<'static, ()> =
+                Box::pin(async move { push(&other, &other_tag, &index(pushed)).await });
+            let (calls_left, meddle) = (AtomicI64::new(calls_left), Mutex::new(Some(meddle)));
+            let keys = Arc::new(Meddled { inner: plain.keys.clone(), calls_left, meddle });
+            let registry = Registry::new(keys.clone(), plain.blobs.clone(), platform, Limits::default());
+            let result = block_on(registry.delete_manifest_if(&repository, &tag, condition));
+            if keys.meddle.lock().unwrap().is_some() {
+                // The deletion ended before its push: nothing hindered it.
+                assert!(result.is_ok(), "{result:?}");
+                break;
+            }
+            met.push((result, block_on(plain.current(&repository, &tag)).unwrap()));
+        }
+        assert!(met.len() > 1, "only {met:?}");
+        met
+    }
+
+    #[test]
+    fn a_push_that_meets_a_deletion_under_a_condition_keeps_its_tag() {
+        let [old, new] = [0, 1].map(|number| digest(index(number).as_bytes()));
+        for condition in [
+            Precondition { matches: Some(Expected::OneOf(vec![old])), matches_none: None },
+            Precondition { matches: None, matches_none: Some(Expected::OneOf(vec![new.clone()])) },
+        ] {
+            for (result, current) in deletions_that_meet_a_push(&condition, 1) {
+                assert!(matches!(result, Err(Error::PreconditionFailed)), "{condition:?}: {result:?}");
+                assert_eq!(current, Some(new.clone()), "{condition:?}");
+            }
+        }
+    }
+
+    /// The condition names digests, so a push of the same manifest does not make it fail.
+    #[test]
+    fn a_push_of_the_same_manifest_does_not_hinder_a_deletion_under_a_condition() {
+        let same = Expected::OneOf(vec![digest(index(0).as_bytes())]);
+        for (result, current) in
+            deletions_that_meet_a_push(&Precondition { matches: Some(same), matches_none: None }, 0)
+        {
+            assert!(result.is_ok(), "{result:?}");
+            assert_eq!(current, None);
+        }
+    }
+
+    /// [`Yielding`] has no conditional deletes.
+    #[test]
+    fn a_store_without_conditional_deletes_checks_before_it_deletes() {
+        block_on(async {
+            let platform = Arc::new(TestPlatform::default());
+            let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
+            let keys = Arc::new(Yielding(MemoryKeyValue::default()));
+            let registry = Registry::new(keys, blobs, platform, Limits::default());
+            let tag = Reference::Tag("v1".parse().unwrap());
+            push(&registry, &tag, &index(0)).await;
+            let of = |number: usize| Precondition {
+                matches: Some(Expected::OneOf(vec![digest(index(number).as_bytes())])),
+                matches_none: None,
+            };
+            let refused = registry.delete_manifest_if(&name("a"), &tag, &of(1)).await;
+            assert!(matches!(refused, Err(Error::PreconditionFailed)), "{refused:?}");
+            registry.delete_manifest_if(&name("a"), &tag, &of(0)).await.unwrap();
+            let gone = registry.delete_manifest_if(&name("a"), &tag, &of(0)).await;
+            assert!(matches!(gone, Err(Error::ManifestUnknown(_))), "{gone:?}");
+        });
     }
 
     fn index(number: usize) -> String {

@@ -42,7 +42,7 @@ pub(super) fn chunk(bytes: &'static [u8]) -> Chunk {
     Chunk { range: None, body: Bytes::from_static(bytes).into() }
 }
 
-fn in_memory() -> (Registry, Arc<TestPlatform>) {
+pub(super) fn in_memory() -> (Registry, Arc<TestPlatform>) {
     let platform = Arc::new(TestPlatform::default());
     (Registry::in_memory(platform.clone()), platform)
 }
@@ -483,10 +483,10 @@ fn the_longest_keys_fit_every_store() {
 }
 
 /// Lets another request do all of its work before the call number `calls_left`.
-struct Meddled {
-    inner: Arc<dyn KeyValue>,
-    calls_left: AtomicI64,
-    meddle: Mutex<Option<BoxFuture<'static, ()>>>,
+pub(super) struct Meddled {
+    pub(super) inner: Arc<dyn KeyValue>,
+    pub(super) calls_left: AtomicI64,
+    pub(super) meddle: Mutex<Option<BoxFuture<'static, ()>>>,
 }
 
 impl Meddled {
@@ -513,6 +513,11 @@ impl KeyValue for Meddled {
     async fn delete(&self, key: &str) -> store::Result<()> {
         self.turn().await;
         self.inner.delete(key).await
+    }
+
+    async fn delete_unchanged(&self, key: &str, version: &store::Version) -> store::Result<()> {
+        self.turn().await;
+        self.inner.delete_unchanged(key, version).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> store::Result<Vec<String>> {

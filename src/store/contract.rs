@@ -64,6 +64,8 @@ clauses! {
     one_creator_wins
     one_swapper_wins
     a_deleted_key_has_no_version
+    a_changed_value_is_not_deleted
+    one_deleter_or_swapper_wins
     a_write_gives_its_version
 }
 
@@ -293,6 +295,58 @@ pub(crate) async fn a_deleted_key_has_no_version(store: Arc<dyn KeyValue>) {
         let late = store.put(key, text("late"), When::Unchanged(version)).await;
         assert!(matches!(late, Err(Error::Conflict(_) | Error::Unsupported(_))), "{late:?}");
         assert_eq!(store.get(key).await, Ok(None));
+    }
+}
+
+pub(crate) async fn a_changed_value_is_not_deleted(store: Arc<dyn KeyValue>) {
+    let key = "contract/delete-changed!a";
+    let nonsense = Version("nonsense".into());
+    // The same value written again is another version.
+    put(&store, key, "same").await;
+    let stale = store.get(key).await.unwrap().unwrap().version;
+    put(&store, key, "same").await;
+    let current = store.get(key).await.unwrap().unwrap().version;
+    for version in [&stale, &nonsense] {
+        let late = store.delete_unchanged(key, version).await;
+        assert!(matches!(late, Err(Error::Conflict(_) | Error::Unsupported(_))), "{late:?}");
+        assert_eq!(value(&store, key).await, Some(text("same")));
+    }
+    store.delete(key).await.unwrap();
+    for version in [&stale, &current, &nonsense] {
+        let late = store.delete_unchanged(key, version).await;
+        assert!(matches!(late, Err(Error::Conflict(_) | Error::Unsupported(_))), "{late:?}");
+        assert_eq!(store.get(key).await, Ok(None));
+    }
+}
+
+/// Deletions and writes under one version at the same time: at most one of all succeeds, and the key is as that one left it.
+pub(crate) async fn one_deleter_or_swapper_wins(store: Arc<dyn KeyValue>) {
+    let key = "contract/delete-race!a";
+    for writers in [0, 4] {
+        put(&store, key, "before").await;
+        let version = store.get(key).await.unwrap().unwrap().version;
+        let contents: Vec<String> = (0..writers).map(|n| format!("content {n}")).collect();
+        let deletes = join_all((0..4).map(|_| store.delete_unchanged(key, &version)));
+        let writes = contents.iter().map(|content| store.put(key, text(content), When::Unchanged(version.clone())));
+        let (deletes, writes) = futures_util::future::join(deletes, join_all(writes)).await;
+        let mut outcomes: Vec<Option<Bytes>> = Vec::new();
+        for (number, write) in writes.iter().enumerate() {
+            match write {
+                Ok(_) => outcomes.push(Some(text(&contents[number]))),
+                Err(error) => assert!(matches!(error, Error::Conflict(_) | Error::Unsupported(_)), "{error:?}"),
+            }
+        }
+        let are_supported = !deletes.iter().all(|delete| matches!(delete, Err(Error::Unsupported(_))));
+        for delete in &deletes {
+            match delete {
+                Ok(()) => outcomes.push(None),
+                Err(error) => assert_eq!(matches!(error, Error::Conflict(_)), are_supported, "{error:?}"),
+            }
+        }
+        assert!(outcomes.len() <= 1, "{deletes:?} {writes:?}");
+        assert!(!are_supported || outcomes.len() == 1, "{deletes:?} {writes:?}");
+        let expected = outcomes.pop().unwrap_or(Some(text("before")));
+        assert_eq!(value(&store, key).await, expected, "{deletes:?} {writes:?}");
     }
 }
 

@@ -71,6 +71,11 @@ impl<S: KeyValue + ?Sized> KeyValue for Counting<S> {
         self.inner.delete(key).await
     }
 
+    async fn delete_unchanged(&self, key: &str, version: &Version) -> Result<()> {
+        Counts::add(&self.counts.deletes);
+        self.inner.delete_unchanged(key, version).await
+    }
+
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
         Counts::add(&self.counts.lists);
         self.inner.list(prefix, after, limit).await

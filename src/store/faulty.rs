@@ -155,6 +155,10 @@ impl<S: KeyValue + ?Sized> KeyValue for Faulty<S> {
         faulty!(self, self.inner.delete(key))
     }
 
+    async fn delete_unchanged(&self, key: &str, version: &Version) -> Result<()> {
+        faulty!(self, self.inner.delete_unchanged(key, version))
+    }
+
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
         faulty!(self, self.inner.list(prefix, after, limit))
     }

@@ -15,7 +15,7 @@ pub const KEY_BYTES_MAX: usize = 1024;
 pub struct Entry {
     /// The value.
     pub value: Bytes,
-    /// The version, for [`When::Unchanged`].
+    /// The version, for [`When::Unchanged`] and [`KeyValue::delete_unchanged`].
     pub version: Version,
 }
 
@@ -54,6 +54,17 @@ pub trait KeyValue: Send + Sync {
 
     /// Removes `key`; removing one that is not there is no error.
     async fn delete(&self, key: &str) -> Result<()>;
+
+    /// Removes `key` only if its value still has this version. The default implementation refuses every
+    /// call as unsupported.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when the value has another version or is gone, [`Error::Unsupported`] when the
+    /// back end cannot tell; the store removes nothing in these cases.
+    async fn delete_unchanged(&self, key: &str, version: &Version) -> Result<()> {
+        let _ = (key, version);
+        Err(Error::Unsupported("this store has no conditional deletes"))
+    }
 
     /// At most `limit` keys that begin with `prefix` and sort after `after`, in byte order.
     /// Fewer than `limit` means that there are no more.

@@ -55,6 +55,16 @@ impl KeyValue for MemoryKeyValue {
         Ok(())
     }
 
+    async fn delete_unchanged(&self, key: &str, version: &Version) -> Result<()> {
+        let mut state = lock(&self.state);
+        match state.entries.get(key) {
+            Some((_, current)) if current.to_string() == version.0 => {}
+            _ => return Err(Error::Conflict(key.to_owned())),
+        }
+        state.entries.remove(key);
+        Ok(())
+    }
+
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
         let state = lock(&self.state);
         let start = match after {

@@ -189,6 +189,13 @@ impl KeyValue for SpinSqlite {
         self.execute("DELETE FROM eyot WHERE key = ?", vec![text(key)]).map(drop)
     }
 
+    async fn delete_unchanged(&self, key: &str, version: &Version) -> Result<()> {
+        // The statement gives a row when it deleted one.
+        let statement = "DELETE FROM eyot WHERE key = ?1 AND version = ?2 RETURNING 1";
+        let rows = self.execute(statement, vec![text(key), text(&version.0)])?;
+        if rows.is_empty() { Err(Error::Conflict(key.to_owned())) } else { Ok(()) }
+    }
+
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
         // Text is compared by its bytes. The last character there is comes after everything that begins with the prefix.
         let end = format!("{prefix}{}", char::MAX);

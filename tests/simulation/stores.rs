@@ -37,6 +37,11 @@ impl KeyValue for Gated<dyn KeyValue> {
         self.inner.delete(key).await
     }
 
+    async fn delete_unchanged(&self, key: &str, version: &Version) -> Result<()> {
+        self.scheduler.gate("delete unchanged", key).await;
+        self.inner.delete_unchanged(key, version).await
+    }
+
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
         self.scheduler.gate("list", prefix).await;
         self.inner.list(prefix, after, limit).await

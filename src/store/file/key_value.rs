@@ -26,8 +26,8 @@ const WRITE_TRIES_MAX: usize = 3;
 
 /// Facts in a folder, a file each.
 ///
-/// [`When::Absent`] is exact everywhere (a hard link is made or refused). [`When::Unchanged`] needs file locks, which WASI
-/// has not: there it is refused as unsupported.
+/// [`When::Absent`] is exact everywhere (a hard link is made or refused). [`When::Unchanged`] and
+/// [`KeyValue::delete_unchanged`] need file locks. WASI has no file locks, so this store refuses both there as unsupported.
 pub struct FileKeyValue {
     folder: Folder,
     platform: Arc<dyn Platform>,
@@ -113,7 +113,12 @@ impl KeyValue for FileKeyValue {
 
     async fn delete(&self, key: &str) -> Result<()> {
         let (folder, key) = (self.folder.clone(), key.to_owned());
-        unblock(move || folder.delete(&key)).await
+        unblock(move || folder.delete(&key, None)).await
+    }
+
+    async fn delete_unchanged(&self, key: &str, version: &Version) -> Result<()> {
+        let (folder, key, version) = (self.folder.clone(), key.to_owned(), version.clone());
+        unblock(move || folder.delete(&key, Some(&version))).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
@@ -189,14 +194,8 @@ impl Folder {
                 };
                 place_in_folder(&target, |target| disk::rename(tmp, target))?;
             }
-            When::Unchanged(_) if lock.is_none() => return Err(Error::Unsupported("WASI has no file locks")),
             When::Unchanged(expected) => {
-                let conflict = || Error::Conflict(key.to_owned());
-                let target = self.keys.files(key)?.into_iter().next().ok_or_else(conflict)?;
-                let current = disk::read(&target)?;
-                if current.is_none_or(|current| !current.starts_with(expected.0.as_bytes())) {
-                    return Err(conflict());
-                }
+                let target = self.unchanged_file(key, &expected, lock.as_ref())?;
                 place_in_folder(&target, |target| disk::rename(tmp, target))?;
             }
         }
@@ -245,9 +244,28 @@ impl Folder {
         Ok(())
     }
 
-    fn delete(&self, key: &str) -> Result<()> {
+    /// The file of the key's value, if the value has the version `expected`. Only the key's lock keeps the
+    /// answer true until the caller has used it.
+    fn unchanged_file(&self, key: &str, expected: &Version, lock: Option<&File>) -> Result<PathBuf> {
+        if lock.is_none() {
+            return Err(Error::Unsupported("WASI has no file locks"));
+        }
+        let conflict = || Error::Conflict(key.to_owned());
+        let file = self.keys.files(key)?.into_iter().next().ok_or_else(conflict)?;
+        let current = disk::read(&file)?;
+        if current.is_none_or(|current| !current.starts_with(expected.0.as_bytes())) {
+            return Err(conflict());
+        }
+        Ok(file)
+    }
+
+    /// Removes the key's files. With `expected` only if the value has this version.
+    fn delete(&self, key: &str, expected: Option<&Version>) -> Result<()> {
         // On a full disk the file of the lock may need a little space: what is deleted gives space back.
-        let _lock = self.reserve.for_upkeep().write(|| self.lock(key), reserve::is_full)?;
+        let lock = self.reserve.for_upkeep().write(|| self.lock(key), reserve::is_full)?;
+        if let Some(expected) = expected {
+            self.unchanged_file(key, expected, lock.as_ref())?;
+        }
         for _ in 0..RACE_TRIES_MAX {
             // Until there is none: one that was created after we looked must not show when the one before it is gone.
             let files = self.keys.files(key)?;
