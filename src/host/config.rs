@@ -16,7 +16,7 @@ use crate::store::packed::{CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MIN, PackedBlobStore
 use crate::store::s3::{PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_BYTES_MIN, REDIRECT_SECONDS_MAX, S3, S3Settings};
 use crate::store::{BlobStore, KeyValue, Platform};
 
-/// Every setting: its name in lower case, its values, and its purpose. `--help` and the README show
+/// Every setting: its name in lower case, its values, and its purpose. `--help` and docs/settings.md show
 /// this table.
 pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("keys", "files | s3 | memory | spin-key-value | spin-sqlite", "where tags, manifests and upload state are kept"),
