@@ -1,7 +1,8 @@
-//! A collection over files, with pulls beside it: `cargo bench --bench collect`.
+//! A collection on file stores, with pulls in parallel: `cargo bench --bench collect`.
 //!
-//! BLOBS says how many blobs there are (10000), a hundred in a repository. Prints how long a round takes that keeps everything, how much memory the
-//! process has, and how many pulls a second are served meanwhile, beside how many are served without it.
+//! BLOBS sets the number of blobs (default 10000), a hundred in each repository. The output is the
+//! time of three rounds (one that keeps everything, two that remove), the memory of the process,
+//! and the pulls per second during each round and without a round.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -108,7 +109,7 @@ fn delete_tags(registry: &Registry, repositories: usize) {
     for number in 0..repositories {
         for tag in 0..BLOBS_PER_REPOSITORY / 10 {
             let reference: Reference = format!("v{tag}").parse().expect("a tag");
-            // The second time they are gone.
+            // In the second call the tags are already deleted, so an error is ignored.
             let _ = block_on(registry.delete_manifest(&name(number), &reference));
         }
     }
@@ -124,7 +125,7 @@ fn round(registry: &Registry, untagged_lifetime_ms: Option<u64>) -> Report {
     }
 }
 
-/// Pulls blobs on one thread while `work` is done on another; gives pulls a second.
+/// Pulls blobs on another thread while `work` runs. Returns pulls per second.
 fn pulls_while(registry: &Registry, repositories: usize, work: impl FnOnce()) -> f64 {
     let (handler, stop, pulls) =
         (Handler::new(registry.clone(), eyot::auth::Access::open()), AtomicBool::new(false), AtomicU64::new(0));
@@ -140,7 +141,7 @@ fn pulls_while(registry: &Registry, repositories: usize, work: impl FnOnce()) ->
                 let uri = format!("/v2/{}/blobs/{digest}", name(repository));
                 let request = http::Request::get(uri).body(Body::empty()).expect("a request");
                 let response = block_on(handler.handle(request));
-                // What is being removed is served or is not there; it is never cut short.
+                // A blob under removal is served completely or answered with 404, never cut short.
                 assert!(matches!(response.status().as_u16(), 200 | 404));
                 block_on(response.into_body().collect_up_to(1000)).expect("a body");
                 pulls.fetch_add(1, Ordering::Relaxed);
@@ -152,7 +153,7 @@ fn pulls_while(registry: &Registry, repositories: usize, work: impl FnOnce()) ->
     pulls.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64()
 }
 
-/// What the process holds in memory; 0 where the system does not tell.
+/// The resident memory of the process in KiB, or 0 if the system does not report the value.
 fn memory_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! What the clock tells of users: `cargo bench --bench login`. A wrong password and an unknown user should take the same time.
+//! Whether response times reveal which users exist: `cargo bench --bench login`. A wrong password
+//! and an unknown user should take the same time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,10 +10,11 @@ use eyot::store::memory::MemoryKeyValue;
 use eyot::store::{KeyValue, Platform};
 use futures_executor::block_on;
 
-/// How many attempts there are.
+/// The number of login attempts.
 const ATTEMPTS: usize = 400;
 
-/// Time flies, so that no failure is remembered and nobody is slowed down.
+/// A clock that advances an hour per reading, so that failures are forgotten and no login is
+/// delayed.
 #[derive(Default)]
 struct Flying(AtomicU64);
 
@@ -39,8 +41,9 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// The medians of attempts in an order that is drawn: memory that one attempt gives back makes the next one quicker, and a
-/// regular order would put that down to the user.
+/// The median times for a known and for unknown users, with attempts in random order. Memory that
+/// one attempt frees makes the next attempt faster, and a regular order would attribute that effect
+/// to the user.
 fn measure(accounts: &Accounts) -> (Duration, Duration) {
     let (mut known, mut unknown) = (Vec::new(), Vec::new());
     let mut drawn: u64 = 0x2545_f491_4f6c_dd1d;

@@ -1,7 +1,8 @@
 //! eyot: an OCI registry for the edge.
 //!
-//! One body of code, four forms: a WebAssembly component for Spin, one for any WASI host, a native binary, and this
-//! library. The layers, each of which knows only those above it in this list:
+//! The same code is built in four forms: a WebAssembly component for Spin, a WebAssembly component
+//! for any WASI host, a native binary, and this library. Each layer uses only the layers above
+//! itself in the list:
 //!
 //! ```text
 //! oci       digests, names, tags, descriptors, manifests, ranges      no I/O, no async

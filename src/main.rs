@@ -5,6 +5,6 @@ fn main() -> std::process::ExitCode {
     eyot::host::command::main()
 }
 
-/// As WebAssembly eyot is the library, which a host calls; see `scripts/build`.
+/// Empty in a WebAssembly build: there a host calls eyot's library. See `scripts/build`.
 #[cfg(target_family = "wasm")]
 fn main() {}

@@ -1,5 +1,5 @@
-//! Clients that mean no good, or know no better, over TCP: slow ones, many, and requests that two servers could read in two
-//! ways. Each limit shows itself, and the server goes on.
+//! Malicious or faulty clients over TCP: slow clients, many clients, and requests that two servers
+//! could read in two ways. Each limit takes effect, and the server continues to serve.
 
 #![cfg(all(feature = "native", not(target_family = "wasm")))]
 
@@ -39,7 +39,7 @@ use repository::{Repository, Session};
 use value::{noise, sha256};
 
 const MIB: usize = 1 << 20;
-/// More than the sockets' buffers of both sides hold.
+/// More bytes than the socket buffers of both sides hold.
 const MORE_THAN_BUFFERS: usize = 32 * MIB;
 
 const EMPTY_INDEX: &str = r#"{"schemaVersion": 2, "manifests": []}"#;
@@ -58,17 +58,19 @@ fn repository(host: &Host) -> Repository {
     Repository { client: host.client, name: "team/abuse" }
 }
 
-/// All that the server says until it closes the connection: the status of its first answer, and the text.
+/// Reads until the server closes the connection. Returns the status of the first answer and the
+/// whole text.
 fn heard(mut stream: TcpStream) -> (Option<u16>, String) {
     let mut bytes = Vec::new();
-    // A reset after the answer is as good as an end.
+    // A connection reset after the answer counts as the end of the answer.
     let _ = stream.read_to_end(&mut bytes);
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let status = text.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
     (status, text)
 }
 
-/// Whether the server has not closed the connection, of which nothing is to be read.
+/// Whether the server has kept the connection open. Only valid for a connection without unread
+/// data.
 fn is_open(stream: &TcpStream) -> bool {
     stream.set_nonblocking(true).expect("a socket");
     let looked = stream.peek(&mut [0]);
@@ -81,7 +83,8 @@ fn alive(address: SocketAddr) {
     assert_eq!(answer.0, Some(200), "{answer:?}");
 }
 
-/// RFC 9112, section 3.2. A proxy that goes by the first of two hosts and a server that goes by the second disagree.
+/// RFC 9112, section 3.2: a proxy that uses the first of two hosts and a server that uses the
+/// second would disagree.
 #[test]
 fn a_request_of_http_1_1_names_one_host() {
     native(&[], async |host| {
@@ -104,7 +107,7 @@ fn a_request_of_http_1_1_names_one_host() {
     });
 }
 
-/// Each guess of a password is counted, however many come at once.
+/// Each guess of a password is counted, even among many concurrent guesses.
 fn guesses(kind: Kind) {
     let settings = [
         ("AUTH_MODE", "write_only"),
@@ -122,7 +125,8 @@ fn guesses(kind: Kind) {
         let begun = Instant::now();
         let guesses: Vec<_> = (0..100).map(|number| std::thread::spawn(move || guess(number))).collect();
         let answers: Vec<_> = guesses.into_iter().map(|guess| guess.join().expect("an answer")).collect();
-        // Ten are free, one more is looked at, and each further one after a wait of 1 s, 2 s, 4 s and so on.
+        // The first ten guesses are free, the eleventh is checked, and each further guess is
+        // checked after a wait of 1 s, 2 s, 4 s and so on.
         let most = 11 + (begun.elapsed().as_secs() + 1).ilog2() as usize;
         let looked_at = answers.iter().filter(|(status, _)| *status == Some(401)).count();
         assert!((1..=most).contains(&looked_at), "{looked_at} of at most {most}");
@@ -148,7 +152,7 @@ fn a_slow_head_is_cut_off() {
         let silent = raw(host.client.address, b"");
         let mut trickling = raw(host.client.address, b"GET /v2/ HTTP/1.1\r\nX-Slow: ");
         let mut reader = trickling.try_clone().expect("a socket");
-        // Each byte comes in time, the head never.
+        // Each byte arrives in time, but the head never ends.
         let trickle = std::thread::spawn(move || {
             while trickling.write_all(b"x").is_ok() {
                 std::thread::sleep(Duration::from_millis(100));
@@ -175,7 +179,8 @@ fn a_body_that_stalls_is_cut_off_and_one_that_trickles_is_not() {
             ("PUT", format!("?digest={digest}")),
             ("POST", format!("{uploads}?digest={digest}")),
             ("PUT", manifest.into()),
-            // Nobody wants it: it is what is left of a body that is waited for.
+            // The invalid tag `-` is refused, and the server waits only to drain the rest of the
+            // body.
             ("PUT", "/v2/team/abuse/manifests/-".into()),
         ] {
             for framing in ["Content-Length: 10\r\n\r\n01234", "Transfer-Encoding: chunked\r\n\r\na\r\n01234"] {
@@ -187,7 +192,7 @@ fn a_body_that_stalls_is_cut_off_and_one_that_trickles_is_not() {
                 let wanted = if target.ends_with('-') { 400 } else { 408 };
                 assert_eq!(status, Some(wanted), "{method} {target}: {text}");
                 assert!(wanted == 400 || text.contains("nothing of it came for 1 seconds"), "{text}");
-                // The upload goes on where the body stalled.
+                // The upload continues at the offset where the body stalled.
                 let expected = if is_upload { 5 } else { 0 };
                 assert_eq!(session.offset().await, expected, "{method} {target} {framing:?}");
             }
@@ -206,7 +211,8 @@ fn a_body_that_stalls_is_cut_off_and_one_that_trickles_is_not() {
     });
 }
 
-/// With one place there is none for others until the server gives up on the client that does not read.
+/// With only one connection allowed, other clients wait until the server cuts off the client that
+/// does not read.
 #[test]
 fn a_client_that_does_not_read_its_answer_is_cut_off() {
     native(&[("BODY_IDLE_TIMEOUT_SECONDS", "1"), ("CONNECTIONS_MAX", "1")], async |host| {
@@ -240,8 +246,8 @@ fn connections_over_the_limit_wait() {
     });
 }
 
-/// Whatever gives none of them up by itself: heads that do not end, bodies that nobody wants, bodies of which a byte came,
-/// answers that nobody reads.
+/// With these settings, timeouts never end the silent connections: heads that do not end, unwanted
+/// bodies, bodies of which one byte arrived, and answers that are not read.
 #[test]
 fn clients_that_say_nothing_leave_places_for_others() {
     let never = "86400";
@@ -260,7 +266,7 @@ fn clients_that_say_nothing_leave_places_for_others() {
         for _ in 0..2 {
             sessions.push(repository(host).start().await.location);
         }
-        // A slow line all the time, which is none of those who say nothing.
+        // A slow upload that sends bytes all the time, and therefore is not a silent client.
         let upload = std::thread::spawn(move || {
             let piece = noise(1024, "a slow line");
             let head = format!(
@@ -290,20 +296,21 @@ fn clients_that_say_nothing_leave_places_for_others() {
             let mut answer = [0; 15];
             new.read_exact(&mut answer).expect("an answer");
             assert_eq!(&answer, b"HTTP/1.1 200 OK");
-            // Each of these keeps its place as well, so that all of the others have to leave.
+            // Each new connection is kept open too, so that all silent connections have to be
+            // closed.
             held.push(new);
         };
         while silent[..6].iter().any(is_open) {
             come();
         }
-        // Those that have an answer do not show that they are closed before it is read.
+        // A connection with an unread answer does not show that the server has closed it.
         (0..20).for_each(|_| come());
         assert_eq!(upload.join().expect("a thread that ends").0, Some(202));
         silent.into_iter().for_each(|silent| drop(heard(silent)));
     });
 }
 
-/// Each byte comes in time, the body does not.
+/// Each byte of an unwanted body arrives in time, but the whole body takes too long.
 #[test]
 fn a_body_that_nobody_wants_is_not_waited_for() {
     native(&[("UNWANTED_BODY_TIMEOUT_SECONDS", "1")], async |host| {
@@ -333,7 +340,8 @@ fn a_request_under_way_ends_when_the_process_is_told_to_stop() {
         let Session { location, .. } = repository(host).start().await;
         let head = format!("PATCH {location} HTTP/1.1\r\nHost: eyot\r\nContent-Length: 10\r\n\r\n01234");
         let mut under_way = raw(address, head.as_bytes());
-        // An answer on a later connection: the one before has been accepted by then.
+        // An answer on a later connection proves that the server has accepted the earlier
+        // connection.
         alive(address);
         host.terminate();
         while TcpStream::connect(address).is_ok() {
@@ -364,14 +372,15 @@ fn a_request_that_does_not_end_holds_the_stop_up_for_its_time_only() {
     });
 }
 
-/// What a request came to: with which status, or any of an error or none at all.
+/// The expected result of a request: a certain status, or a refusal (any error status, or no
+/// answer).
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Wanted {
     Status(u16),
     Refused,
 }
 
-/// Where a body ends must be told in one way that everybody reads alike (RFC 9112, section 6).
+/// The end of a body must be declared in one way that all servers read alike (RFC 9112, section 6).
 #[test]
 fn framings() {
     use Wanted::{Refused, Status};
@@ -421,7 +430,7 @@ fn framings() {
                 assert!(text.contains("range: 0-4\r\n"), "{framing:?}: {text}");
             } else {
                 let mut session = Session { repository: repository(host), location };
-                // What came before the framing broke is kept: the upload goes on there.
+                // The bytes before the broken framing are kept: the upload continues after them.
                 let kept = if framing.contains("\r\n5\r\n012345") { 5 } else { 0 };
                 assert_eq!(session.offset().await, kept, "{framing:?}");
             }
@@ -430,8 +439,9 @@ fn framings() {
     });
 }
 
-/// A length beside chunks: hyper goes by the chunks alone, never shows us the length, and closes the connection, as RFC 9112
-/// asks: whoever went by the length before us cannot have a request of its own begin in between.
+/// A request with both Content-Length and chunked coding: hyper uses only the chunks, hides the
+/// length from eyot, and closes the connection, as RFC 9112 demands. So a proxy that used the
+/// length cannot be made to smuggle a second request.
 #[test]
 fn behind_a_length_and_chunks_nothing_more_is_read() {
     native(&[], async |host| {
@@ -450,7 +460,7 @@ fn behind_a_length_and_chunks_nothing_more_is_read() {
     });
 }
 
-/// Nothing that is written in a path leads out of the data folder, or to somebody else's keys in it.
+/// A path cannot lead out of the data folder, or to another repository's keys in it.
 async fn paths(host: &mut Host) {
     let address = host.client.address;
     let digest = repository(host).push(Bytes::from_static(b"{}")).await;
@@ -503,7 +513,7 @@ async fn paths(host: &mut Host) {
         assert!(!text.to_lowercase().contains("\nx-injected"), "{target:?}: {text}");
     }
     assert_eq!(files(host.data()), before);
-    // Another way to write the very same request is no trick.
+    // Other spellings of the same path are accepted.
     for target in
         ["http://eyot/v2/team/abuse/manifests/v1", "/v2/team%2fabuse/manifests/v1", "/v2/team%2F%61buse/manifests/v1/"]
     {
@@ -539,7 +549,8 @@ fn too_many_headers_and_too_large_ones() {
         let (status, text) =
             heard(raw(host.client.address, format!("GET /v2/ HTTP/1.1\r\n{fields}X-Long: {long}\r\n\r\n").as_bytes()));
         assert!(status == Some(431) && text.contains("more than 32768 bytes"), "{text}");
-        // The largest that is taken, and one that does not end: it is not waited for.
+        // The largest accepted head, and a head that does not end, which is refused without waiting
+        // for its end.
         let (last, fields_bytes) = ("x".repeat(8192 - "/v2/a/tags/list?last=".len()), "HostConnectionXeyotclose".len());
         let most = "x".repeat(32 * 1024 - fields_bytes);
         let (status, text) = heard(raw(
@@ -562,7 +573,7 @@ fn too_many_headers_and_too_large_ones() {
     });
 }
 
-/// Answers that nobody takes, and heads that do not end, cost a connection each and a buffer.
+/// Each unread answer and each unfinished head costs one connection and one buffer.
 #[test]
 fn clients_that_do_not_go_on_take_little_memory() {
     const CLIENTS: usize = 200;
@@ -577,7 +588,7 @@ fn clients_that_do_not_go_on_take_little_memory() {
             memory.reset_peak();
             let before = memory.now_bytes();
             let silent: Vec<_> = (0..CLIENTS).map(|_| raw(address, request.as_bytes())).collect();
-            // Until the server does no more for them.
+            // Wait until the server's memory has stopped growing.
             let (mut last, mut same) = (0, 0);
             while same < 10 {
                 std::thread::sleep(Duration::from_millis(50));
@@ -593,7 +604,7 @@ fn clients_that_do_not_go_on_take_little_memory() {
     });
 }
 
-/// Uploads that are begun and left cost a file each and nothing else.
+/// Each abandoned upload costs one file and nothing else.
 async fn open_uploads(host: &mut Host) {
     let memory = host.memory();
     let repository = repository(host);

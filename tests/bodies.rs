@@ -1,4 +1,4 @@
-//! Bodies of requests that come slowly, or that nobody wants.
+//! Request bodies that arrive slowly, or that the handler does not need.
 #![cfg(not(target_family = "wasm"))]
 
 use std::sync::Arc;
@@ -29,7 +29,7 @@ fn header(response: &Response<Body>, name: &str) -> String {
     response.headers()[name].to_str().unwrap().to_owned()
 }
 
-/// A body of so many MiB that counts what is taken from it.
+/// A body of `mebibytes` MiB, with a counter of the MiB taken from it.
 fn counted(mebibytes: usize) -> (Body, Arc<AtomicU64>) {
     let (piece, taken) = (Bytes::from(vec![0; MIB]), Arc::new(AtomicU64::new(0)));
     let counter = taken.clone();
@@ -40,7 +40,8 @@ fn counted(mebibytes: usize) -> (Body, Arc<AtomicU64>) {
     (Body::from_stream(pieces), taken)
 }
 
-/// A client that gets its answer before all is sent would see a reset connection in its place.
+/// The rest of a refused body is drained: a client that is answered before it has sent everything
+/// would see a connection reset instead of the answer.
 #[test]
 fn what_is_left_of_a_refused_body_is_read() {
     let handler = Handler::in_memory();
@@ -50,7 +51,7 @@ fn what_is_left_of_a_refused_body_is_read() {
         ("POST", "/v2/a/tags/list", StatusCode::METHOD_NOT_ALLOWED),
         ("PATCH", "/v2/a/blobs/uploads/00000000-0000-4000-8000-000000000000", StatusCode::NOT_FOUND),
         ("POST", "/v2/a/blobs/uploads/?digest=sha256:12", StatusCode::BAD_REQUEST),
-        // Not refused, but without use for a body.
+        // Beginning an upload is accepted, but does not use the body.
         ("POST", "/v2/a/blobs/uploads/", StatusCode::ACCEPTED),
     ];
     for (method, uri, expected) in refusals {
@@ -77,12 +78,12 @@ fn a_client_that_waits_for_a_word_is_not_made_to_send() {
     assert_eq!(taken.load(Ordering::Relaxed), 0);
 }
 
-/// A body whose rest comes when the gate is opened.
+/// A body whose second part comes when the gate is opened.
 fn gated(first: &'static [u8], rest: &'static [u8]) -> (Body, Arc<AtomicBool>) {
     let gate = Arc::new(AtomicBool::new(false));
     let opened = gate.clone();
     let wait = stream::poll_fn(move |_| match opened.load(Ordering::Relaxed) {
-        // Nobody is woken: the test polls again.
+        // No waker is needed: the test polls again.
         false => Poll::Pending,
         true => Poll::Ready(Some(())),
     });
@@ -91,7 +92,8 @@ fn gated(first: &'static [u8], rest: &'static [u8]) -> (Body, Arc<AtomicBool>) {
     (Body::from_stream(pieces), gate)
 }
 
-/// Nothing is locked while a client's body is read: neither its upload, nor its repository, nor its tag.
+/// No lock is held while a client's body is read: neither for its upload, nor for its repository,
+/// nor for its tag.
 #[test]
 fn a_slow_body_holds_up_nobody() {
     let handler = Handler::in_memory();

@@ -1,4 +1,4 @@
-//! Several ranges of a blob in one answer: what is in the body, and what it costs.
+//! Several ranges of a blob in one answer: the content of the body, and the number of reads.
 #![cfg(not(target_family = "wasm"))]
 
 use std::ops::Range;
@@ -19,7 +19,7 @@ use http::{Request, StatusCode};
 
 struct World {
     handler: Handler,
-    /// What the content's values cost.
+    /// Counts the calls to the store of the content's values.
     chunks: Arc<Counting<MemoryKeyValue>>,
     blob: Bytes,
     uri: String,
@@ -39,7 +39,8 @@ impl World {
         Self { handler, chunks, blob, uri: format!("/v2/a/blobs/{digest}") }
     }
 
-    /// The parts of the answer to a request for these ranges, and how often the store was read for them.
+    /// The parts of the answer to a request for these ranges, and the number of reads from the
+    /// store.
     fn parts(&self, ranges: &[Range<usize>]) -> (Vec<(Range<usize>, Bytes)>, u64) {
         let texts: Vec<String> = ranges.iter().map(|range| format!("{}-{}", range.start, range.end - 1)).collect();
         let request = Request::get(&self.uri).header("range", format!("bytes={}", texts.join(",")));
@@ -83,7 +84,8 @@ fn each_part_has_its_bytes() {
     for ranges in [
         vec![0..2, 4..6],
         vec![2_999_999..3_000_000, 0..1],
-        // Across the values that the content is cut into, near each other and far.
+        // Ranges across the boundaries of the stored values, some close to each other and some far
+        // apart.
         vec![65_000..66_000, 131_071..131_073, 900_000..1_900_000, 2_500_000..2_500_001, 10..20],
     ] {
         let (parts, _) = world.parts(&ranges);
@@ -93,7 +95,8 @@ fn each_part_has_its_bytes() {
     }
 }
 
-/// As many parts as a client may ask for, close to each other as in a layer of which little is missing.
+/// Requests the maximum number of parts, close to each other as in a layer of which little is
+/// missing.
 #[test]
 fn many_small_parts_cost_few_reads() {
     let world = World::new(3_000_000);
@@ -101,7 +104,7 @@ fn many_small_parts_cost_few_reads() {
     let (parts, reads) = world.parts(&ranges);
     assert_eq!(parts.len(), RANGES_MAX);
     assert!(parts.iter().all(|(range, bytes)| *bytes == world.blob[range.clone()]));
-    // Every value once.
+    // Each value is read at most once.
     let values = world.blob.len().div_ceil(CHUNK_BYTES_MIN as usize) as u64;
     assert!(reads <= values, "{reads} reads of {values} values");
 }

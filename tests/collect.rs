@@ -1,4 +1,5 @@
-//! Garbage collection over each pair of stores: what is removed, what is kept, and that every step can be cut off.
+//! Garbage collection over each pair of stores: which content is removed and which is kept, and
+//! that every step can be interrupted.
 #![cfg(not(target_family = "wasm"))]
 
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 
 const HOUR_MS: u64 = 60 * 60 * 1000;
 
-/// A clock that only tests move.
+/// A clock that moves only when a test moves it.
 struct Clock(AtomicU64);
 
 impl Platform for Clock {
@@ -102,7 +103,7 @@ impl World {
         String::from_utf8(block_on(body.collect_up_to(1 << 20)).unwrap().to_vec()).unwrap()
     }
 
-    /// One whole round.
+    /// Runs one whole round of the collection.
     fn collect(&self, grace_ms: u64) -> Report {
         self.collect_as(&CollectRequest { grace_ms, untagged_lifetime_ms: Some(grace_ms), dry_run: false })
     }
@@ -116,7 +117,7 @@ impl World {
         }
     }
 
-    /// What is left in the stores beside the collection's own facts.
+    /// The keys and blobs left in the stores, without the collection's own keys.
     fn left(&self) -> Vec<String> {
         let keys = block_on(self.keys.list("", None, 10_000)).unwrap();
         let mut left: Vec<String> = keys.into_iter().filter(|key| !key.starts_with("collection/")).collect();
@@ -142,7 +143,7 @@ fn referrer(subject: &Digest, kind: &str) -> Value {
     })
 }
 
-/// Everything that there is in a registry, some of it in use and some not.
+/// Fills a registry with content of every kind, partly in use and partly not.
 fn populate(world: &World) {
     let one = world.image(None, "one");
     let two = world.image(None, "two");
@@ -158,7 +159,7 @@ fn populate(world: &World) {
     block_on(world.registry.append_upload(&world.repository, &status.session, chunk)).unwrap();
 }
 
-/// Over each pair of stores.
+/// Runs a test over each pair of stores.
 fn each_world(limits: &Limits, test: impl Fn(&World)) {
     test(&World::with_limits(limits.clone()));
     let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
@@ -172,7 +173,8 @@ fn each_world(limits: &Limits, test: impl Fn(&World)) {
     test(&World::new(keys, open, limits.clone()));
 }
 
-/// Collects with nothing spared but what `untagged_lifetime_ms` keeps, until nothing is removed any more.
+/// Collects without grace until a round removes nothing. Only `untagged_lifetime_ms` protects
+/// untagged manifests.
 fn collect_all(world: &World, untagged_lifetime_ms: Option<u64>) -> Report {
     loop {
         world.pass(25 * HOUR_MS);
@@ -186,7 +188,8 @@ fn collect_all(world: &World, untagged_lifetime_ms: Option<u64>) -> Report {
     }
 }
 
-/// A tagged manifest of this form keeps every blob that occurs in it, and lets them go when it goes itself.
+/// Checks that a tagged manifest of this form keeps every blob that occurs in it, and that the
+/// blobs are collected after the manifest.
 fn keeps(manifest: impl Fn(&World) -> Value, blobs: &[&str]) {
     for untagged_lifetime_ms in [None, Some(0)] {
         each_world(&Limits::default(), |world| {
@@ -267,7 +270,7 @@ fn what_manifests_of_every_type_name_stays() {
     );
 }
 
-/// As BuildKit pushes its cache, with or without an index around it.
+/// Pushes a cache as BuildKit does, with and without an index around it.
 #[test]
 fn blobs_that_an_index_lists_stay() {
     const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
@@ -289,7 +292,7 @@ fn blobs_that_an_index_lists_stay() {
             &["cache config", "cached layer"],
         );
     }
-    // What is neither a blob nor a manifest of the repository is refused.
+    // A child that is neither a blob nor a manifest of the repository is refused.
     let world = World::in_memory();
     let bytes = Bytes::from(index(&[&digest(b"nowhere")]).to_string());
     let reference = "v1".parse().unwrap();
@@ -297,13 +300,13 @@ fn blobs_that_an_index_lists_stay() {
     assert_eq!(block_on(pushed), Err(Error::ManifestBlobUnknown(vec![digest(b"nowhere")])));
 }
 
-/// A blob that an index lists is missed as a layer of an image is.
+/// A missing blob that an index lists is reported like a missing layer of an image.
 #[test]
 fn a_child_that_is_no_manifest_is_told_when_it_is_missing() {
     let world = World::in_memory();
     let cache = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [world.blob("cached")] });
     let manifest = world.push(Some("v1"), &cache);
-    // A child whose type the registry does not know is no hole where it is a manifest.
+    // A child of an unknown media type does not count as missing if it exists as a manifest.
     let kind = "application/vnd.example.thing+json";
     let thing = world.push(None, &json!({ "mediaType": kind, "at": digest(b"nowhere") }));
     let child = json!({ "mediaType": kind, "digest": thing, "size": 1 });
@@ -375,7 +378,7 @@ fn nothing_is_left_in_files() {
     assert_eq!(kinds, ["collection"]);
 }
 
-/// The same in steps as small as can be, and with marks for only a few.
+/// Removes everything in steps of 1 or 3 keys, also when memory holds only a few marks.
 #[test]
 fn nothing_is_left_by_small_steps() {
     for (collect_step_keys_max, marks_max) in [(1, 1 << 17), (3, 4), (1, 1)] {
@@ -383,7 +386,7 @@ fn nothing_is_left_by_small_steps() {
         let world = World::with_limits(limits);
         populate(&world);
         let one = digest(image(&world.blob("one")).to_string().as_bytes());
-        // The graph is followed to what an index lists at any depth, in memory or not.
+        // The collector follows nested indexes at any depth, with marks in memory or in the store.
         let outer = world.push(None, &index(&[&world.push(None, &index(&[&one]))]));
         world.push(Some("outer"), &index(&[&outer]));
         world.push(None, &referrer(&outer, "application/signature"));
@@ -438,7 +441,7 @@ fn nothing_goes_before_its_grace_is_over() {
     world.image(Some("v1"), "layer");
     world.delete("v1");
     world.pass(25 * HOUR_MS);
-    // The manifest, then what it named, then its bytes.
+    // First the manifest is collected, then the blobs that it named, then their bytes.
     for (collected, manifests, blobs, content) in [
         (0, [0, 1, 0], [1, 0, 0], [1, 0, 0]),
         (59, [0, 1, 0], [1, 0, 0], [1, 0, 0]),
@@ -467,7 +470,7 @@ fn a_push_rescues_what_is_condemned() {
     world.push(Some("v1"), &image(&blob));
     let report = world.collect(HOUR_MS);
     assert_eq!((report.blobs.kept, report.blobs.removed), (1, 0), "{report:?}");
-    // It has its grace anew.
+    // Once untagged, the manifest is collected, here by a round without grace.
     world.delete("v1");
     world.pass(HOUR_MS / 2);
     assert_eq!(world.collect(0).manifests.removed, 1);
@@ -475,7 +478,7 @@ fn a_push_rescues_what_is_condemned() {
 
 #[test]
 fn a_push_in_the_middle_of_a_round_rescues_too() {
-    // Steps of one page: the push comes in between, wherever that is.
+    // Steps are as small as possible, so the push comes at every point of the round.
     for steps in 0..40 {
         let world = World::with_limits(Limits { collect_step_keys_max: 1, ..Limits::default() });
         let blob = world.blob("layer");
@@ -508,7 +511,8 @@ fn a_push_in_the_middle_of_a_round_rescues_too() {
     panic!("a round never ends");
 }
 
-/// Counts of failed logins that mean nothing any more go, a page at a time; all others, and what else the layer `auth` keeps, stay.
+/// The collection removes outdated counts of failed logins, one page at a time. All other keys of
+/// the layer `auth` stay.
 #[test]
 fn failed_logins_are_forgotten() {
     let limits = Limits { collect_page_entries_max: 10, collect_step_keys_max: 10, ..Limits::default() };
@@ -521,7 +525,7 @@ fn failed_logins_are_forgotten() {
         (json!({ "count": 3, "last_ms": now_ms - 60_000 }), true),
         (json!({ "count": 0, "last_ms": now_ms - HOUR_MS, "good_ms": now_ms - HOUR_MS }), true),
         (json!({ "count": 0, "last_ms": now_ms - HOUR_MS, "good_ms": now_ms - 25 * HOUR_MS }), false),
-        // A clock that was ahead, and a value that nobody can read.
+        // A count from a clock that was ahead, and an unreadable value.
         (json!({ "count": 3, "last_ms": now_ms + 24 * HOUR_MS }), false),
         (json!("nonsense"), false),
     ];
@@ -554,7 +558,7 @@ fn failed_logins_are_forgotten() {
     assert_eq!(world.left(), expected);
 }
 
-/// Keys at whose every use a number of steps of the collection come first.
+/// Keys that run a number of collection steps before each call.
 struct Collected {
     inner: Arc<dyn KeyValue>,
     collector: Registry,
@@ -592,8 +596,9 @@ impl KeyValue for Collected {
     }
 }
 
-/// Steps of rounds without grace at each storage call of a client, so that rounds begin and end in the middle of each push: the
-/// client may have to push its layer again, and then the manifest gets in.
+/// Runs steps of rounds without grace before each storage call of a client, so that rounds begin
+/// and end in the middle of each push. The client may have to push its layer again; then its
+/// manifest is accepted.
 #[test]
 fn a_push_gets_in_beside_rounds_without_end() {
     for (steps, collect_step_keys_max) in [(1, 1), (2, 1), (3, 1)] {
@@ -627,13 +632,14 @@ fn a_push_gets_in_beside_rounds_without_end() {
     }
 }
 
-/// What was written down before the clock was set back holds up neither the collection nor a push.
+/// State written before the clock was set back blocks neither the collection nor a push.
 #[test]
 fn a_clock_that_was_set_back_holds_nothing_up() {
     const DAY_MS: u64 = 24 * HOUR_MS;
     let world = World::with_limits(Limits { collect_step_keys_max: 1, ..Limits::default() });
     let blob = world.blob("layer");
-    // As a collector leaves it that is killed in a sweep, a year ahead.
+    // The state that a collector leaves when it is killed in a sweep, with a clock that is a year
+    // ahead.
     world.pass(365 * DAY_MS);
     let request = CollectRequest { grace_ms: 0, untagged_lifetime_ms: Some(0), dry_run: false };
     block_on(world.registry.collect_step(&request)).unwrap();
@@ -650,7 +656,7 @@ fn a_clock_that_was_set_back_holds_nothing_up() {
     world.push(Some("v1"), &image(&blob));
     assert!(block_on(world.registry.collect_step(&request)).is_ok());
     world.collect(0);
-    // What was condemned before has its grace from now on.
+    // The grace of content that was condemned by the clock ahead is counted from now on.
     world.pass(365 * DAY_MS);
     world.blob("another");
     world.collect(HOUR_MS);
@@ -718,7 +724,8 @@ fn a_step_at_a_time() {
     assert!(!block_on(world.registry.collect_step(&request)).unwrap().done);
 }
 
-/// A large manifest whose bytes were lost, as when its push was cut off, goes when nothing holds it, and holds nothing up.
+/// A large manifest whose bytes were lost, for example by an interrupted push, is collected when it
+/// is untagged, and does not block the collection.
 #[test]
 fn a_manifest_without_bytes_goes_when_it_is_untagged() {
     let world = World::in_memory();
@@ -732,7 +739,7 @@ fn a_manifest_without_bytes_goes_when_it_is_untagged() {
         world.collect(0);
     }
     assert_eq!(world.left(), Vec::<String>::new());
-    // Tagged it stays, and so does all that it may name.
+    // A tagged manifest without bytes stays, together with all content that it may name.
     world.push(Some("v1"), &manifest);
     world.blob("never named");
     block_on(world.keys.delete(&format!("large/team/app!{digest}"))).unwrap();

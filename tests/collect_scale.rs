@@ -1,4 +1,5 @@
-//! What a collection costs: storage calls grow with what there is, not faster, and marks stay within their bound.
+//! The cost of a collection: the number of storage calls grows at most linearly with the content,
+//! and marks in memory stay within their limit.
 #![cfg(not(target_family = "wasm"))]
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use eyot::store::{Platform, SystemPlatform};
 use futures_executor::block_on;
 use serde_json::json;
 
-/// Images with ten blobs each, ten in a repository.
+/// Ten images with ten blobs each in every repository.
 const BLOBS_PER_REPOSITORY: usize = 100;
 
 struct Populated {
@@ -56,7 +57,7 @@ fn populate_with(repositories: usize, blobs_per_repository: usize, limits: Limit
     Populated { registry, keys, blobs }
 }
 
-/// Runs a round; gives what it found and how many storage calls it took.
+/// Runs a round; returns its report and the number of storage calls.
 fn round(populated: &Populated) -> (Report, u64) {
     let request = CollectRequest { grace_ms: 0, untagged_lifetime_ms: Some(0), dry_run: false };
     loop {
@@ -101,7 +102,7 @@ fn a_round_costs_storage_calls_in_proportion() {
     assert!(costs[2].0 <= costs[0].0 * 1.02 && costs[2].1 <= costs[0].1 * 1.02, "{costs:?}");
 }
 
-/// One repository with many times as many blobs as the collection marks in memory.
+/// A repository with up to 16 times as many blobs as the collection marks in memory.
 #[test]
 fn a_repository_that_does_not_fit_into_memory_costs_no_more_calls_a_blob() {
     const MARKS_MAX: usize = 256;
@@ -111,7 +112,8 @@ fn a_repository_that_does_not_fit_into_memory_costs_no_more_calls_a_blob() {
         let populated = populate_with(1, blobs, Limits { marks_max: MARKS_MAX, ..Limits::default() });
         let (kept, kept_calls) = round(&populated);
         assert_eq!((kept.blobs.kept, kept.content.kept, kept.holes.count), (blobs as u64, blobs as u64, 0));
-        // Images of a twentieth of the blobs go; all others stay, whatever did not fit.
+        // The images of a twentieth of the blobs are collected. All other content stays, although
+        // the marks do not fit into memory.
         let repository: RepositoryName = "team0/app0".parse().unwrap();
         let removed = blobs / 20 / 10 * 10;
         for tag in 0..removed / 10 {

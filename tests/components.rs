@@ -1,4 +1,5 @@
-//! The registry over TCP on every host: the transcripts, and what text cannot tell. `scripts/test` builds what they need.
+//! Tests every host over TCP: runs the transcripts, and checks behaviour that transcripts cannot
+//! express. `scripts/test` builds the required components.
 
 #![cfg(all(feature = "native", not(target_family = "wasm")))]
 
@@ -38,7 +39,7 @@ use value::{noise, sha256};
 
 const MIB: usize = 1 << 20;
 
-/// How much more than idle a host's process may ever need.
+/// The maximum memory that a host's process may use above its idle memory.
 const MEMORY_LIMIT_BYTES: u64 = 200 << 20;
 
 macro_rules! on_host {
@@ -93,7 +94,7 @@ mod contract {
     }
 }
 
-/// Where layers are files, a test can take one away while it is read.
+/// Only on hosts that store layers as files: the test truncates a file while it is read.
 mod broken_answer {
     use super::*;
 
@@ -126,7 +127,8 @@ async fn transcripts(host: &mut Host) {
     runner::run_all(&host.client).await;
 }
 
-/// As docker pushes: one PATCH that does not say how long it is. 300 MiB; 2 GiB with EYOT_BIG=1.
+/// Pushes a blob as docker does, in one PATCH of unknown length. The blob has 300 MiB, or 2 GiB
+/// with EYOT_BIG=1.
 async fn large_blob(host: &mut Host) {
     let mebibytes = match std::env::var("EYOT_BIG") {
         Ok(big) if big == "1" => 2048,
@@ -155,7 +157,7 @@ async fn large_blob(host: &mut Host) {
     assert!(growth_bytes < MEMORY_LIMIT_BYTES, "{growth_bytes} bytes");
 }
 
-/// Each piece differs from the others, so that none can take another's place.
+/// Pieces of 1 MiB that all differ, so that the digest detects swapped pieces.
 fn mebibytes_of_noise(mebibytes: usize) -> impl Iterator<Item = Bytes> + Send {
     let block = noise(MIB, "a large layer");
     (0..mebibytes).map(move |index| {
@@ -165,7 +167,7 @@ fn mebibytes_of_noise(mebibytes: usize) -> impl Iterator<Item = Bytes> + Send {
     })
 }
 
-/// A body in as many frames as it has bytes must not cost more than its bytes.
+/// A body in one-byte frames must not need more memory than its bytes.
 async fn tiny_frames(host: &mut Host) {
     let repository = repository(host, "team/tiny");
     repository.push(noise(MIB, "to warm up")).await;
@@ -182,7 +184,7 @@ async fn tiny_frames(host: &mut Host) {
     assert!(growth_bytes < MEMORY_LIMIT_BYTES, "{growth_bytes} bytes");
 }
 
-/// What is not touched is on every list, whatever comes and goes beside it.
+/// Tags that stay untouched appear in every list while other tags come and go.
 async fn lists(host: &mut Host) {
     let repository = repository(host, "team/lists");
     repository.push(Bytes::from_static(b"{}")).await;
@@ -212,10 +214,11 @@ async fn lists(host: &mut Host) {
     }
 }
 
-/// What SQLite did for one page: statements, rows, steps of its machine, rows stepped over for want of an index.
+/// The cost of one page in SQLite: statements, rows, virtual machine steps, rows scanned without an
+/// index.
 type PageCost = [u64; 4];
 
-/// A page of 10,000 tags is whole and costs SQLite what one of 1,000 does.
+/// A page of a list of 10,000 tags is complete and costs SQLite the same as a page of 1,000 tags.
 async fn ten_thousand_tags(host: &mut Host) {
     let repository = repository(host, "team/many");
     let index = Bytes::from_static(br#"{"schemaVersion": 2, "manifests": []}"#);
@@ -224,7 +227,7 @@ async fn ten_thousand_tags(host: &mut Host) {
     let mut costs: Vec<PageCost> = Vec::new();
     for count in [1000, 10_000] {
         while tags.len() < count {
-            // As many as one push may name; not in the order of lists.
+            // A push may name at most 100 tags. Their order differs from the order of lists.
             tags.extend((tags.len()..tags.len() + 100).map(|n| format!("build-{:05}", n * 7919 % 10_007)));
             let query: Vec<String> = tags[tags.len() - 100..].iter().map(|tag| format!("tag={tag}")).collect();
             let put = repository.put_manifest(&format!("{digest}?{}", query.join("&")));
@@ -234,9 +237,9 @@ async fn ten_thousand_tags(host: &mut Host) {
         let (listed, mut pages) = tags_in_pages(host, &repository).await;
         tags.sort();
         assert!(listed == tags, "{count} tags in order");
-        // A new instance opens the database first.
+        // A new instance first opens the database, which needs additional statements.
         assert!(pages.iter().all(|[statements, ..]| *statements <= 3), "{pages:?}");
-        // The one in the middle, as now and then there is a new instance.
+        // Take the median, because some pages come from new instances.
         pages.sort_by_key(|[_, _, steps, _]| *steps);
         println!("{count} tags, pages of 100: {:?} in the middle, {:?} at most", pages[count / 200], pages.last());
         costs.push(pages[count / 200]);
@@ -286,7 +289,7 @@ async fn small_chunks(host: &mut Host) {
     assert_eq!(repository.pull(&digest).await, (digest, length));
 }
 
-/// How a raw request tells where its body ends.
+/// The way in which a raw request declares the end of its body.
 #[derive(Clone, Copy, Debug)]
 enum Framing {
     Length,
@@ -294,7 +297,7 @@ enum Framing {
     Chunked,
 }
 
-/// A request for `body`, which is sent only up to `cut`.
+/// Sends a request that declares the whole `body` but contains only its first `cut` bytes.
 fn cut_request(
     host: &Host,
     method: &str,
@@ -312,7 +315,7 @@ fn cut_request(
             let last = offset + length - 1;
             format!("Content-Length: {length}\r\nContent-Range: {offset}-{last}\r\n\r\n")
         }
-        // One chunk of which a part is missing.
+        // A single chunk that declares the full length. Its end is never sent.
         Framing::Chunked => format!("Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n"),
     };
     bytes.extend_from_slice(fields.as_bytes());
@@ -320,8 +323,9 @@ fn cut_request(
     raw(address, &bytes)
 }
 
-/// A client goes away in the middle of a PATCH. The session says how far it is and goes on from there at once, though the
-/// server may not have noticed yet; what was never whole cannot be pulled.
+/// A client disappears in the middle of a PATCH. The session reports its offset, and the upload
+/// resumes from there at once, even if the server has not noticed the cut yet. An incomplete blob
+/// cannot be pulled.
 async fn cut_and_resume(host: &Host, framing: Framing, offset: usize, layer: Bytes, cut: usize) {
     let repository = repository(host, "team/cut");
     let digest = sha256(&layer);
@@ -350,7 +354,7 @@ async fn cut_pushes(host: &mut Host) {
             cut_and_resume(host, framing, offset, layer, 2 * MIB).await;
         }
     }
-    // The resumed request and the end of the cut one come in any order.
+    // The server may handle the resumed request and the end of the cut request in any order.
     for round in 0..40 {
         let layer = noise(MIB + round * 50_000, &format!("cut {round}"));
         let (offset, cut) = (round % 2 * 1000, layer.len() / 2);
@@ -358,7 +362,7 @@ async fn cut_pushes(host: &mut Host) {
     }
 
     let repository = repository(host, "team/cut");
-    // The worst of it: what has come so far has the digest that was named.
+    // The worst case: the bytes before the cut have the digest that the request names.
     let layer = noise(2 * MIB, "cut in the closing PUT");
     let part = sha256(&layer[..MIB]);
     for framing in [Framing::Length, Framing::Chunked] {
@@ -369,7 +373,8 @@ async fn cut_pushes(host: &mut Host) {
             [("PUT", format!("{location}{joint}digest={part}")), ("POST", format!("{uploads}?digest={part}"))]
         {
             let mut stream = cut_request(host, method, &target, framing, (0, &layer), MIB);
-            // Half closed, so that there still is someone to tell, and we know when the server is done with it.
+            // Close only the write side, so that the server can still answer and the test knows
+            // when the server has finished the request.
             stream.shutdown(Shutdown::Write).expect("an open socket");
             let status = raw_status(&mut stream);
             assert!(status.is_none_or(|status| status >= 400), "{status:?}");
@@ -387,12 +392,13 @@ async fn cut_pushes(host: &mut Host) {
     assert_eq!(repository.manifest("cut").await.status(), 404);
 }
 
-/// How often a status is asked for until a host has noticed the end of a connection, and how long it is waited in between.
+/// How often the test asks for a status until a host has noticed the end of a connection, and the
+/// pause between requests.
 const STATUS_TRIES_MAX: usize = 600;
 const STATUS_PAUSE: Duration = Duration::from_millis(50);
 
-/// What came of a request that broke off is safe, and the client goes on behind it: in the middle of a layer, and in the
-/// closing request.
+/// The received bytes of a broken request are kept, and the client continues after them: in the
+/// middle of a layer, and in the closing request.
 async fn cut_uploads_count(host: &mut Host) {
     let repository = repository(host, "team/counted");
     let cut = MIB + 12_345;
@@ -401,7 +407,7 @@ async fn cut_uploads_count(host: &mut Host) {
             let layer = noise(4 * MIB, &format!("counted {framing:?} {method} {is_closed}"));
             let digest = sha256(&layer);
             let mut session = repository.start().await;
-            // With bytes before, and without.
+            // Some uploads have bytes before the broken request, some do not.
             let start = number % 2 * 1000;
             if start > 0 {
                 let reply = session.patch(Some((0, start)), whole(layer.slice(..start))).await;
@@ -437,7 +443,8 @@ async fn cut_uploads_count(host: &mut Host) {
     }
 }
 
-/// A client that stops in the middle of its body holds up nobody, not even another one at the same upload.
+/// A client that stalls in the middle of its body blocks no other client, not even a request to the
+/// same upload.
 async fn slow_client(host: &mut Host) {
     let repository = repository(host, "team/slow");
     let layer = noise(3 * MIB, "slow");
@@ -450,7 +457,7 @@ async fn slow_client(host: &mut Host) {
     repository.tag("slow", &sha256(b"{}"), 2).await;
     assert_eq!(repository.tags().await["tags"], serde_json::json!(["quick", "slow"]));
     assert_eq!(session.offset().await, 0);
-    // The one that is quick has the upload for itself.
+    // The fast client can use the upload without waiting for the stalled request.
     session.resume(&layer).await;
     session.finish(&sha256(&layer)).await;
     assert_eq!(repository.pull(&sha256(&layer)).await, (sha256(&layer), layer.len() as u64));
@@ -458,8 +465,9 @@ async fn slow_client(host: &mut Host) {
     assert_eq!(repository.pull(&sha256(&layer)).await, (sha256(&layer), layer.len() as u64));
 }
 
-/// Clients that begin to read only when the host would long have dropped an idle instance. Where the sockets' buffers end is
-/// not known, so the answers are of many lengths: of some all is with the host and nothing left with us.
+/// Clients that begin to read after the time in which the host drops an idle instance. The size of
+/// the socket buffers is unknown, so the answers have many lengths. For some lengths the host holds
+/// all remaining bytes and the component has already finished.
 async fn paused_readers(host: &mut Host) {
     let layer = noise(5 * MIB, "paused");
     let digest = repository(host, "team/paused").push(layer.clone()).await;
@@ -482,7 +490,7 @@ async fn paused_readers(host: &mut Host) {
     assert!(cut.is_empty(), "wanted and got: {cut:?}");
 }
 
-/// The store fails in the middle of an answer: the client must see that half a layer is not a layer.
+/// The store fails in the middle of an answer: the client must see that the layer is incomplete.
 async fn broken_answer(host: &mut Host) {
     let repository = repository(host, "team/broken");
     let length = 64 * MIB;
@@ -494,7 +502,7 @@ async fn broken_answer(host: &mut Host) {
     let request = Request::get(format!("/v2/team/broken/blobs/{digest}")).body(whole("")).expect("a request");
     let reply = host.client.open(request).await.expect("a reply");
     assert_eq!((reply.status().as_u16(), &reply.headers()[CONTENT_LENGTH]), (200, &length.into()));
-    // More than the sockets' buffers hold has not been read yet.
+    // The reply exceeds the socket buffers, so the server has not read the end of the file yet.
     file.set_len(48 * MIB as u64).expect("a file of ours");
     let (mut body, mut received) = (reply.into_body(), 0);
     let broken = loop {
@@ -505,7 +513,8 @@ async fn broken_answer(host: &mut Host) {
         }
     };
     assert!(broken && received < length, "{received} bytes look like a whole layer");
-    // Nothing is sent of what is known to be broken, and the server goes on.
+    // The server sends no bytes of a blob that is known to be broken, and continues to serve other
+    // requests.
     let again = repository.status_of(Method::GET, &format!("blobs/{digest}")).await;
     assert_eq!(again, 500);
     let other = noise(MIB, "after the broken one");
@@ -524,7 +533,7 @@ fn largest_file(folder: &std::path::Path) -> std::fs::File {
 
 const TAGS: [&str; 10] = ["t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7", "t8", "t9"];
 
-/// Ten clients push the same layer and a tag each, all at once.
+/// Ten clients concurrently push the same layer, each with a tag of its own.
 async fn ten_clients(host: &mut Host) {
     let repository = repository(host, "team/crowd");
     let layer = noise(2 * MIB, "the layer of all");
@@ -557,7 +566,7 @@ async fn ten_clients(host: &mut Host) {
     }
 }
 
-/// SIGKILL in the middle of a PATCH, then a new process on the same data.
+/// Kills the host (SIGKILL) in the middle of a PATCH and starts a new process on the same data.
 async fn killed_host(host: &mut Host) {
     let before = repository(host, "team/killed");
     let kept = noise(MIB, "kept");
@@ -572,7 +581,8 @@ async fn killed_host(host: &mut Host) {
     assert_eq!(reply.status(), 202, "{reply:?}");
     let rest = (MIB, &layer[MIB..]);
     let target = &session.location;
-    // More than the sockets' buffers hold: when this returns, the server has begun to read.
+    // The body exceeds the socket buffers: when `cut_request` returns, the server has begun to
+    // read.
     let stream = cut_request(host, "PATCH", target, Framing::Length, rest, 24 * MIB);
     host.kill_and_restart();
     drop(stream);
@@ -591,7 +601,8 @@ async fn killed_host(host: &mut Host) {
     assert_eq!(*reply.body(), manifest);
 }
 
-/// What is too large or no HTTP at all: refused, nothing stored, and the server goes on.
+/// Oversized or malformed requests are refused and store nothing, and the server continues to
+/// serve.
 async fn refusals(host: &mut Host) {
     let repository = repository(host, "team/refused");
     repository.push(noise(2 * MIB, "to warm up")).await;
@@ -640,7 +651,8 @@ async fn refusals(host: &mut Host) {
     ] {
         let shown = &request[..request.len().min(60)];
         let status = raw_status(&mut raw(host.client.address, request.as_bytes()));
-        // The host's HTTP server may answer before we are asked, or only close the connection.
+        // The host's HTTP server may answer before eyot sees the request, or only close the
+        // connection.
         match wanted {
             Some(_) => assert_eq!(status, wanted, "{shown:?}"),
             None => assert!(status.is_none_or(|status| (400..500).contains(&status)), "{shown:?}: {status:?}"),

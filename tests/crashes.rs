@@ -1,5 +1,6 @@
-//! A crash between any two storage calls, before or after the call has done its work: whatever is visible afterwards is whole,
-//! and the client's next try succeeds. And a store that fails once: what the answer says was done is done.
+//! Simulates a crash between any two storage calls, before or after the call has done its work. All
+//! visible content is whole afterwards, and the client's next try succeeds. Also simulates a single
+//! failed storage call: every change that the answer reports as done is done.
 #![cfg(not(target_family = "wasm"))]
 
 use std::ops::Range;
@@ -22,12 +23,12 @@ use serde_json::{Value, json};
 const OCI_IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const SECRET: &str = "the plug was pulled";
 
-/// Counts down to the crash; from then on every call fails, as the process is gone.
+/// Counts down to the crash. After the crash every call fails, because the process is gone.
 struct Fuse {
     calls_left: AtomicI64,
-    /// Whether it is no crash but a single call that fails.
+    /// Whether only a single call fails, instead of a crash.
     recovers: bool,
-    /// Whether the last call does its work before the crash, so that only its answer is lost.
+    /// Whether the failing call does its work, so that only its answer is lost.
     works: bool,
 }
 
@@ -49,7 +50,7 @@ impl Fuse {
     }
 }
 
-/// A store behind a fuse.
+/// A store whose calls count down a fuse.
 struct Fused<S: ?Sized> {
     fuse: Arc<Fuse>,
     inner: Arc<S>,
@@ -149,12 +150,13 @@ impl World {
         Self { keys: Arc::new(MemoryKeyValue::default()), blobs }
     }
 
-    /// A process that crashes at its storage call number `at`, if that is one.
+    /// A process that crashes at its storage call number `at`, or never if `at` is `None` or beyond
+    /// the last call.
     fn process(&self, at: Option<i64>, works: bool) -> Client {
         self.client(Fuse { calls_left: AtomicI64::new(at.unwrap_or(i64::MAX)), works, recovers: false })
     }
 
-    /// A process whose storage call number `at` fails, and no other.
+    /// A process of which only the storage call number `at` fails.
     fn hiccup(&self, at: i64, works: bool) -> Client {
         self.client(Fuse { calls_left: AtomicI64::new(at), works, recovers: true })
     }
@@ -164,7 +166,8 @@ impl World {
         let platform: Arc<dyn Platform> = Arc::new(SystemPlatform);
         let keys = Arc::new(Fused { fuse: fuse.clone(), inner: self.keys.clone() });
         let blobs = Arc::new(Fused { fuse: fuse.clone(), inner: self.blobs.clone() });
-        // Small manifests go both ways, so that the calls of large ones are among those that fail.
+        // With this limit, manifests are stored inline and as large manifests, so that both kinds
+        // of calls are among the failing calls.
         let limits = Limits { manifest_inline_bytes_max: 500, ..Limits::default() };
         Client { handler: Handler::new(Registry::new(keys, blobs, platform, limits), Access::open()), fuse }
     }
@@ -179,7 +182,7 @@ struct Reply {
     status: StatusCode,
     location: String,
     range: String,
-    /// The tags that the answer says were pushed.
+    /// The pushed tags according to the answer.
     tags: String,
     body: Bytes,
 }
@@ -196,7 +199,7 @@ impl Client {
         let tags = header(&response, "oci-tag");
         let body = futures_executor::block_on(response.into_body().collect_up_to(1 << 20)).unwrap();
         if self.has_crashed() {
-            // Never "not found": an outage says nothing about what is there.
+            // Never "not found": an outage must not look like absence.
             assert!(status.is_success() || status == StatusCode::INTERNAL_SERVER_ERROR, "{status}");
         }
         if status.is_server_error() {
@@ -228,8 +231,8 @@ fn image(layer: &[u8], subject: Option<&[u8]>) -> Vec<u8> {
 
 const CHUNKS: [&[u8]; 3] = [b"one ", b"two ", b"three"];
 
-/// What a client does; it gives up at the first answer that is not the one expected. The session's location, when there is
-/// one, goes into `session`.
+/// The requests of one client, which gives up at the first unexpected answer. Writes the location
+/// of the upload session, once known, into `session`.
 fn push_and_delete(client: &Client, session: &mut String) -> Option<()> {
     let layer = CHUNKS.concat();
     let expect = |reply: Reply, status| (reply.status == status).then_some(reply);
@@ -251,7 +254,7 @@ fn push_and_delete(client: &Client, session: &mut String) -> Option<()> {
     expect(client.send(Method::PUT, &tagged, &new), StatusCode::CREATED)?;
     expect(client.send(Method::DELETE, &format!("/v2/a/manifests/{}", digest(&old)), b""), StatusCode::ACCEPTED)?;
     expect(client.send(Method::DELETE, "/v2/a/manifests/v3", b""), StatusCode::ACCEPTED)?;
-    // Small enough to be listed without a look at the manifest.
+    // The referrer is small enough to be listed without reading its manifest.
     let mut referrer: Value = serde_json::from_slice(&image(&layer, Some(&old))).unwrap();
     referrer.as_object_mut().unwrap().remove("annotations");
     let referrer = referrer.to_string().into_bytes();
@@ -267,7 +270,7 @@ fn read_json(client: &Client, uri: &str) -> Option<Value> {
     (reply.status == StatusCode::OK).then(|| serde_json::from_slice(&reply.body).unwrap())
 }
 
-/// Whatever is listed can be pulled whole.
+/// Checks that all listed manifests can be pulled whole.
 fn check(client: &Client) {
     let tags = read_json(client, "/v2/a/tags/list").map(|list| list["tags"].clone());
     let subject = digest(&image(&CHUNKS.concat(), None));
@@ -285,7 +288,7 @@ fn check(client: &Client) {
     }
 }
 
-/// A session that says where it stands can be gone on with from there.
+/// Checks that an upload can be resumed from the offset that its session reports.
 fn resume(client: &Client, session: &str) {
     if session.is_empty() {
         return;
@@ -296,7 +299,7 @@ fn resume(client: &Client, session: &str) {
     }
     let last: usize = status.range.strip_prefix("0-").unwrap().parse().unwrap();
     let layer = CHUNKS.concat();
-    // `0-0` says one byte or none; no chunk here is a single byte.
+    // `0-0` means one byte or none. No chunk of this test is a single byte.
     let offset = if last == 0 { 0 } else { last + 1 };
     let end = format!("{session}?digest={}", digest(&layer));
     let completed = client.send(Method::PUT, &end, &layer[offset..]);
@@ -332,7 +335,8 @@ fn a_crash_at_any_storage_call_leaves_nothing_half() {
     assert!(crashes > 80, "only {crashes} crashes");
 }
 
-/// A push by digest with several tags, of which one cannot be written: the answer names those that were, and no other.
+/// A push by digest with several tags of which one write fails: the answer names exactly the tags
+/// that were written.
 #[test]
 fn the_tags_that_an_answer_names_are_there() {
     let manifest = image(b"single", None);
@@ -356,7 +360,7 @@ fn the_tags_that_an_answer_names_are_there() {
                 let named: Vec<&str> = reply.tags.split(", ").collect();
                 partial += usize::from(named.len() < 4);
                 if works {
-                    // One more may be there: only the answer to its write was lost.
+                    // The list may have one more tag: only the answer to that tag's write was lost.
                     assert!(named.iter().all(|tag| listed.as_array().unwrap().contains(&json!(tag))), "{listed}");
                 } else {
                     assert_eq!(json!(named), listed, "the call {at} failed");

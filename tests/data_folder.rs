@@ -1,5 +1,6 @@
-//! The data folder in trouble, natively and under wasmtime: read-only, full, with foreign entries, gone; and who may read what.
-//! Mounts are made in a namespace of the server's own (`unshare`), which needs root or user namespaces.
+//! The data folder in trouble, natively and under wasmtime: read-only, full, with foreign entries,
+//! missing; and the permissions of its files. Mounts are made in a namespace of the server's own
+//! (`unshare`), which needs root or user namespaces.
 
 #![cfg(all(feature = "native", target_os = "linux"))]
 
@@ -47,11 +48,11 @@ use serde_json::Value;
 use value::{noise, sha256};
 
 const HOSTS: [Kind; 2] = [Kind::Native, Kind::Wasi];
-/// What is not in use goes at once.
+/// The collection removes unused content at once.
 const NO_GRACE: [(&str, &str); 2] = [("GRACE_SECONDS", "0"), ("UNTAGGED_LIFETIME_SECONDS", "0")];
-/// More images than fit on any disk here.
+/// More images than fit on any disk of these tests.
 const IMAGES_MAX: usize = 1000;
-/// More rounds of the collection than anything here needs.
+/// More collection rounds than any test here needs.
 const ROUNDS_MAX: usize = 6;
 const READ_ONLY: &str = "mount --bind \"$1\" \"$1\"; mount -o remount,ro,bind \"$1\"";
 const SMALL: &str = "mount -t tmpfs -o size=12m tmpfs \"$1\"";
@@ -65,7 +66,7 @@ fn repository(host: &Host) -> Repository {
     Repository { client: host.client, name: "team/app" }
 }
 
-/// Pushes an image whose layer has `bytes` bytes; gives the answer that refused.
+/// Pushes an image whose layer has `bytes` bytes. Returns the answer that refused the push, if any.
 async fn push(repository: &Repository, tag: &str, bytes: usize) -> Result<(), Box<Response<Bytes>>> {
     let layer = noise(bytes, tag);
     for blob in [Bytes::from_static(b"{}"), layer.clone()] {
@@ -90,7 +91,7 @@ fn accepted(reply: Response<Bytes>) -> Result<(), Box<Response<Bytes>>> {
     if reply.status() == 201 { Ok(()) } else { Err(Box::new(reply)) }
 }
 
-/// The tag leads to its image, which is there as a whole.
+/// Checks that the tag leads to its image, and that the image is complete.
 async fn is_whole(repository: &Repository, tag: &str) {
     let reply = repository.manifest(tag).await;
     assert_eq!(reply.status(), 200, "{tag}: {reply:?}");
@@ -106,7 +107,7 @@ async fn tags(repository: &Repository) -> Vec<String> {
     tags["tags"].as_array().expect("tags").iter().map(|tag| tag.as_str().expect("a tag").to_owned()).collect()
 }
 
-/// One round of the collection, to its end.
+/// Runs one complete round of the collection and returns its report.
 async fn collect(repository: &Repository) -> Value {
     for _ in 0..1000 {
         let reply = repository.send(Request::post("/v2/_eyot/collect"), whole("")).await;
@@ -119,7 +120,7 @@ async fn collect(repository: &Repository) -> Value {
     panic!("the round does not end");
 }
 
-/// A replica from which images are pulled, and that takes nothing.
+/// A read-only replica serves pulls and refuses pushes.
 #[test]
 fn a_read_only_folder_serves_pulls() {
     for kind in HOSTS {
@@ -127,7 +128,7 @@ fn a_read_only_folder_serves_pulls() {
             let mut host = Host::start(kind);
             push(&repository(&host), "v1", 100_000).await.expect("pushed");
             let files = all_files(host.data());
-            // An older copy may lack what only writers need.
+            // An older copy may lack the entries that only writers need.
             for copied_without in [&[][..], &["tmp", "locks", "stages", "reserve", "format"][..]] {
                 host.kill();
                 for part in copied_without {
@@ -167,7 +168,8 @@ fn a_read_only_folder_serves_pulls() {
     }
 }
 
-/// Pushes are refused with 507 before the disk is full, pulls go on, and deleting and collecting makes room again.
+/// Pushes get 507 before the disk is full, and pulls continue. Deleting and collecting frees space
+/// again.
 async fn fill_and_empty(kind: Kind, place: &'static str, bytes: usize, to_the_brim: bool) {
     let mut host = Host::start_in(kind, &NO_GRACE, Some(place));
     let first = repository(&host);
@@ -191,7 +193,7 @@ async fn fill_and_empty(kind: Kind, place: &'static str, bytes: usize, to_the_br
     for number in 0..pushed {
         is_whole(&first, &format!("v{number}")).await;
     }
-    // The half of them goes.
+    // Delete half of the images.
     for number in 0..pushed / 2 {
         let reply = first.send(Request::delete(format!("/v2/team/app/manifests/v{number}")), whole("")).await;
         assert_eq!(reply.status(), 202, "{reply:?}");
@@ -238,7 +240,8 @@ fn a_disk_without_a_free_inode_can_be_emptied() {
     }
 }
 
-/// Whatever lies about in the data folder, the collection goes to its end, names it, and leaves it alone.
+/// The collection completes despite foreign entries in the data folder, names the entries, and
+/// leaves them alone.
 #[test]
 fn foreign_entries_do_not_stop_the_collection() {
     for kind in HOSTS {
@@ -294,7 +297,8 @@ fn foreign_entries_do_not_stop_the_collection() {
     }
 }
 
-/// Another repository with an image that is there already: 5 kinds of facts in folders of its own.
+/// Pushes to a second repository an image whose content is already stored: 5 kinds of facts, each
+/// in folders of the repository.
 #[test]
 fn a_repository_takes_few_inodes() {
     run(async {
@@ -308,7 +312,8 @@ fn a_repository_takes_few_inodes() {
     });
 }
 
-/// An outage is not read as absence, and says what it is.
+/// A missing folder causes an error that names the folder. The registry does not report the content
+/// as absent.
 #[test]
 fn a_folder_that_is_gone_is_named() {
     for kind in HOSTS {
@@ -316,7 +321,8 @@ fn a_folder_that_is_gone_is_named() {
             let host = Host::start(kind);
             let repository = repository(&host);
             push(&repository, "v1", 1000).await.expect("pushed");
-            // Where each request opens the folder anew, the registry would begin with an empty one.
+            // A file takes the folder's place. Without the file, a host that opens the folder for
+            // each request would start with an empty folder.
             let hidden = host.data().join("hidden");
             fs::rename(host.data().join("keys"), &hidden).expect("renamed");
             fs::write(host.data().join("keys"), "a file in the folder's place").expect("a file");
@@ -366,8 +372,8 @@ fn all_files(folder: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// Password hashes and the key that signs tokens are among the files. Under WASI the host's umask decides, which
-/// `scripts/up` sets.
+/// The files contain password hashes and the key that signs tokens. Under WASI the host's umask
+/// decides, which `scripts/up` sets.
 #[test]
 fn files_are_for_their_owner_alone() {
     for (kind, place) in [(Kind::Native, "umask 000"), (Kind::Wasi, "umask 077")] {
@@ -392,7 +398,7 @@ fn files_are_for_their_owner_alone() {
     }
 }
 
-/// `scripts/backup` while images are pushed and tags move.
+/// Runs `scripts/backup` while images are pushed and tags move.
 #[test]
 fn a_copy_made_under_load_is_consistent() {
     run(async {
@@ -415,7 +421,8 @@ fn a_copy_made_under_load_is_consistent() {
         let mut copy = Host::start(Kind::Native);
         copy.kill();
         fs::remove_dir_all(copy.data()).expect("an empty registry");
-        // Every program that the script calls waits until the load has gone on for a while.
+        // The script's `cp` is replaced by a program that waits until the load has added more than
+        // 5 blob files.
         let slow = tempfile::tempdir().expect("a folder");
         let waiting = format!(
             "#!/bin/sh\nbefore=$(find {0} -type f | wc -l)\nuntil [ \"$(find {0} -type f | wc -l)\" -gt $((before + 5)) ]; do :; done\nexec /bin/cp \"$@\"\n",
@@ -444,8 +451,9 @@ fn a_copy_made_under_load_is_consistent() {
     });
 }
 
-/// Nothing is answered before it is durable: when an answer goes out, all that was written under `keys`, `blobs` and `stages`
-/// was synced, and so were the folders of all names. The system calls tell.
+/// Every write is durable before the answer: when an answer goes out, all files written under
+/// `keys`, `blobs` and `stages` were synced, and so were the folders of all names. The trace of the
+/// system calls proves the order.
 #[test]
 fn nothing_is_answered_before_it_is_synced() {
     for kind in HOSTS {

@@ -1,5 +1,6 @@
-//! Every operation of the API over stores that fail by seed: always an answer, which is a 5xx or as good as without faults; never
-//! wrong bytes, never absence because of an outage; and what was acknowledged is served when the faults are over.
+//! Every operation of the API over stores with seeded faults. An answer is a 5xx or equals the
+//! answer without faults. Bytes are never wrong, and an outage never looks like absence.
+//! Acknowledged content is served once the faults are over.
 #![cfg(not(target_family = "wasm"))]
 
 use std::sync::Arc;
@@ -25,7 +26,7 @@ const UPLOAD: &str = "first second";
 struct Reply {
     status: StatusCode,
     location: String,
-    /// `None`: it broke off.
+    /// `None`: the body broke off.
     body: Option<Bytes>,
 }
 
@@ -45,7 +46,7 @@ fn referrer(padding: usize) -> String {
         .to_string()
 }
 
-/// A registry with something of everything in it.
+/// A registry that contains at least one thing of each kind.
 struct World {
     handler: Handler,
     faults: Arc<Faults>,
@@ -100,7 +101,7 @@ struct Operation {
     method: Method,
     uri: String,
     body: String,
-    /// What is there, or not there any more, when it has succeeded.
+    /// The expected content by URI after success; `None`: the content is absent.
     then: Vec<(String, Option<String>)>,
 }
 
@@ -125,7 +126,7 @@ impl Operation {
     }
 }
 
-/// Every operation of the API; `{session}` stands for an upload.
+/// Every operation of the API; `{session}` stands for an upload session.
 fn operations() -> Vec<Operation> {
     let blob = |repository: &str, bytes: &str| format!("/v2/{repository}/blobs/{}", digest(bytes));
     let manifest = |bytes: &str| format!("/v2/a/manifests/{}", digest(bytes));
@@ -143,7 +144,7 @@ fn operations() -> Vec<Operation> {
     all.extend([
         uploads(String::new()),
         uploads(format!("digest={}", digest("new"))).with("new").then(blob("b", "new"), "new"),
-        // The same content again, which is kept once.
+        // Another push of stored content, which is stored only once.
         uploads(format!("digest={}", digest(LAYER))).with(LAYER).then(&then_layer, LAYER),
         uploads(format!("mount={}&from=a", digest(LAYER))).then(&then_layer, LAYER),
         uploads(format!("mount={}", digest(LAYER))).then(&then_layer, LAYER),
@@ -166,7 +167,7 @@ fn operations() -> Vec<Operation> {
     all
 }
 
-/// What is there before an operation.
+/// The content that exists before an operation.
 fn fixtures() -> Vec<(String, String)> {
     let large = referrer(2000);
     let blob = format!("/v2/a/blobs/{}", digest(LAYER));
@@ -183,7 +184,7 @@ fn is_read(operation: &Operation) -> bool {
     operation.method == Method::GET || operation.method == Method::HEAD
 }
 
-/// Whether a request succeeded.
+/// Runs an operation over faulty stores and returns whether the request succeeded.
 fn run(operation: &Operation, seed: u64, is_packed: bool) -> bool {
     let name = format!("{} {}, seed {seed}, packed: {is_packed}", operation.method, operation.uri);
     let world = World::new(seed, is_packed);
@@ -203,14 +204,15 @@ fn run(operation: &Operation, seed: u64, is_packed: bool) -> bool {
             }
             status == expected.status
         }
-        // A chunk that was taken twice is out of order, which tells the client where the upload stands.
+        // A chunk whose first copy was stored is out of order when it is repeated. The answer tells
+        // the client where the upload stands.
         None => {
             let is_out_of_order = status == StatusCode::RANGE_NOT_SATISFIABLE && is_upload;
             assert!(status.is_success() || status.is_server_error() || is_out_of_order, "{name}: {status}");
             status.is_success()
         }
     };
-    // A mount may become an upload.
+    // A mount may turn into an upload.
     if succeeded && !(operation.uri.contains("mount=") && status == StatusCode::ACCEPTED) {
         for (uri, wanted) in &operation.then {
             let uri = uri.replace("{session}", &world.session);
@@ -221,7 +223,7 @@ fn run(operation: &Operation, seed: u64, is_packed: bool) -> bool {
             }
         }
     }
-    // An operation touches nothing but its own.
+    // An operation must not change other content.
     let touched = |uri: &str| uri == operation.uri || operation.then.iter().any(|(touched, _)| touched == uri);
     for (uri, bytes) in fixtures().into_iter().filter(|(uri, _)| !touched(uri)) {
         let found = world.send(Method::GET, &uri, "");

@@ -1,5 +1,6 @@
-//! The fuzz targets on stable Rust: every file of `fuzz/corpus`, and mutations of it by a seed. `EYOT_SEED` repeats a run, and
-//! `EYOT_FUZZ_ROUNDS` makes it longer. A failing input is printed, and written where cargo-fuzz would write it.
+//! The fuzz targets on stable Rust. The inputs are every file of `fuzz/corpus` and mutations of the
+//! files by a seed. `EYOT_SEED` repeats a run, and `EYOT_FUZZ_ROUNDS` makes a run longer. A failing
+//! input is printed, and written where cargo-fuzz would write it.
 #![cfg(not(target_family = "wasm"))]
 
 #[path = "../fuzz/src/lib.rs"]
@@ -13,13 +14,14 @@ use std::path::{Path, PathBuf};
 
 use random::Random;
 
-/// How often the targets of one text, and those of many requests, are run in CI: some seconds in all, without optimisation.
+/// The numbers of runs in CI, for targets that parse one text and for targets that send many
+/// requests. All runs together take some seconds without optimisation.
 const TEXTS: usize = 4000;
 const SEQUENCES: usize = 600;
-/// The longest input. Sequences of requests take a byte or two for each decision.
+/// The longest input in bytes. A sequence of requests takes a byte or two for each decision.
 const INPUT_BYTES_MAX: usize = 2000;
 
-/// What is more than any bytes.
+/// Texts with a meaning in the protocol, which random bytes would hardly ever produce.
 const WORDS: [&[u8]; 36] = [
     b"sha256:",
     b"sha512:",
@@ -67,7 +69,8 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
     let folder = folder().join("corpus").join(target);
     let entries = std::fs::read_dir(&folder).unwrap_or_else(|why| panic!("{}: {why}", folder.display()));
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    // Folders come in any order; the same seed is to do the same.
+    // The operating system lists folders in any order. Sorting makes a run with the same seed
+    // repeatable.
     files.sort();
     assert!(!files.is_empty(), "{} is empty", folder.display());
     files.iter().map(|file| std::fs::read(file).unwrap()).collect()

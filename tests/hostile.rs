@@ -1,4 +1,5 @@
-//! Manifests made to do harm: nested deep, ambiguous, referring in circles. Each is refused, or kept as it is and does none.
+//! Malicious manifests: deeply nested, ambiguous, or circular. The registry refuses each manifest,
+//! or stores it unchanged and stays unharmed.
 #![cfg(not(target_family = "wasm"))]
 
 #[path = "support/allocation.rs"]
@@ -20,7 +21,7 @@ use http::{Request, Response};
 use serde_json::{Value, json};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-/// As deep as a recursion over it would end the process, and as the size of a manifest allows.
+/// So deep that a recursion would overflow the stack, yet within the size limit of a manifest.
 const DEEP: usize = 1_000_000;
 
 fn handler(limits: Limits) -> Handler {
@@ -52,7 +53,7 @@ fn descriptor(bytes: &[u8]) -> Value {
     json!({ "mediaType": INDEX, "digest": digest(bytes), "size": bytes.len() })
 }
 
-/// Rounds of the collection with nothing spared, until one removes nothing.
+/// Runs rounds of the collection without grace until a round removes nothing.
 fn collect(handler: &Handler) {
     loop {
         let (status, body) = send(handler, "POST", "/v2/_eyot/collect", b"");
@@ -72,7 +73,7 @@ fn json_that_nests_deep_overflows_no_stack() {
         let (open, close) = (open.repeat(DEEP), close.repeat(DEEP));
         format!(r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[],"{member}":{open}{close}}}"#).into_bytes()
     };
-    // In a member that nobody reads it does not matter how deep it is: the bytes are kept as they are.
+    // The depth of an unread member does not matter: the registry stores the bytes unchanged.
     let unknown = around("x", "[", "]");
     assert_eq!(push(&handler, "unknown", &unknown).0, 201);
     assert_eq!(send(&handler, "GET", "/v2/a/manifests/unknown", b""), (200, unknown));
@@ -87,7 +88,7 @@ fn json_that_nests_deep_overflows_no_stack() {
     assert_eq!(push(&handler, "endless", &endless).0, 400);
 }
 
-/// Two readers that each take another of two members of one name must not be served one manifest.
+/// A manifest with a duplicate member is refused, because two readers may use different values.
 #[test]
 fn members_that_are_there_twice_are_refused_where_they_are_read() {
     let handler = Handler::in_memory();
@@ -115,7 +116,7 @@ fn indexes_of_indexes_of_indexes() {
     for _ in 0..1000 {
         assert_eq!(push(&handler, &digest(&index).to_string(), &index).0, 201);
         let child = descriptor(&index);
-        // Each also is its child's referrer, and names it twice.
+        // Each index also refers to its child as subject, and lists the child twice.
         let above = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [child, child], "subject": child });
         index = above.to_string().into_bytes();
         all.push(index.clone());
@@ -132,7 +133,8 @@ fn indexes_of_indexes_of_indexes() {
     assert_eq!(left.count(), 0);
 }
 
-/// No manifest can name its own digest, but the tag under which clients without the referrers API keep a list is only a name.
+/// A manifest cannot name its own digest. But the fallback tag, under which clients without the
+/// referrers API keep a list, is only a name and can form a circle.
 #[test]
 fn lists_of_referrers_in_circles() {
     let handler = handler(Limits { grace_ms: 0, untagged_lifetime_ms: Some(0), ..Limits::default() });
@@ -147,7 +149,8 @@ fn lists_of_referrers_in_circles() {
         json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor(&referrer), descriptor(subject)] });
     let list = list.to_string().into_bytes();
     let fallback = |digest: &Digest| digest.to_string().replace(':', "-");
-    // The list is that of the subject, of the referrer in it, and of itself.
+    // The same list serves as the list of the subject, of the referrer in it, and of the list
+    // itself.
     let lists = [digest(subject), digest(&referrer), digest(&list)];
     for of in &lists {
         assert_eq!(push(&handler, &fallback(of), &list).0, 201);
@@ -165,7 +168,8 @@ fn lists_of_referrers_in_circles() {
     }
 }
 
-/// What a manifest names is looked up, so their number is limited, before anything is written.
+/// Every digest in a manifest is looked up. So the number of digests is limited, and checked before
+/// any write.
 #[test]
 fn manifests_that_name_too_much() {
     let handler = Handler::in_memory();
@@ -181,7 +185,8 @@ fn manifests_that_name_too_much() {
     assert_eq!(send(&handler, "GET", "/v2/a/tags/list", b"").0, 404);
 }
 
-/// Text that a JSON string may hold and a header may not.
+/// Media types and artifact types with characters that a JSON string may contain and a header may
+/// not.
 #[test]
 fn media_types_and_artifact_types_of_any_text() {
     let handler = Handler::in_memory();
@@ -201,7 +206,7 @@ fn media_types_and_artifact_types_of_any_text() {
     assert_eq!((status, page["manifests"].as_array().unwrap().len()), (200, 1));
 }
 
-/// A registry whose reads are counted.
+/// A registry that counts storage calls and read bytes.
 struct Counted {
     handler: Handler,
     keys: Arc<Counting<dyn KeyValue>>,
@@ -217,7 +222,7 @@ impl Counted {
         Self { handler: Handler::new(registry, eyot::auth::Access::open()), keys, blobs }
     }
 
-    /// The storage calls and the bytes read since the last call of this.
+    /// The number of storage calls and of bytes read since the last call of `cost`.
     fn cost(&self) -> (u64, u64) {
         let calls = self.keys.counts.take().iter().chain(&self.blobs.counts.take()).sum();
         (calls, self.keys.counts.take_read_bytes() + self.blobs.counts.take_read_bytes())
@@ -242,7 +247,7 @@ fn referrer(subject: &Digest, members: &Value) -> Vec<u8> {
     manifest.to_string().into_bytes()
 }
 
-/// Each list of referrers repeats what a descriptor carries.
+/// A descriptor is repeated in each list of referrers, so its size is limited.
 #[test]
 fn descriptors_that_are_too_large_for_a_list_are_refused() {
     let counted = Counted::new(Limits::default());
@@ -261,14 +266,16 @@ fn descriptors_that_are_too_large_for_a_list_are_refused() {
         assert!(status == 400 && text.contains("MANIFEST_INVALID") && text.contains("65536"), "{number}: {text}");
     }
     assert_eq!(block_on(counted.keys.list("", None, 10)).unwrap(), [] as [&str; 0]);
-    // The limit is one of lists: a manifest that is in none may have more.
+    // The limit applies only to listed descriptors: a manifest without subject may have more
+    // annotations.
     let alone = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [], "annotations": { "note": "x".repeat(1 << 20) } });
     assert_eq!(push(&counted.handler, "alone", alone.to_string().as_bytes()).0, 201);
     let fits = referrer(&subject, &json!({ "annotations": { "note": "x".repeat(65_000) } }));
     assert_eq!(push(&counted.handler, "fits", &fits).0, 201);
 }
 
-/// Also where nothing of what is read passes the filter, and where descriptors are read from the manifests.
+/// The bound also holds if no referrer passes the filter, and if descriptors are read from the
+/// manifests.
 #[test]
 fn a_page_of_referrers_reads_a_bounded_number_of_bytes() {
     for manifest_inline_bytes_max in [Limits::default().manifest_inline_bytes_max, 1000] {
@@ -285,7 +292,7 @@ fn a_page_of_referrers_reads_a_bounded_number_of_bytes() {
                 counted.cost();
                 let response = get(&counted.handler, &uri);
                 let (calls, bytes) = counted.cost();
-                // The limit of a page, and what was read ahead.
+                // The limit of a page, plus the bytes that were read ahead.
                 assert!(bytes <= (4 << 20) + 16 * (64 << 10), "{filter}: {bytes} bytes");
                 assert!(calls <= 4 * 150, "{filter}: {calls} calls");
                 let next = next_page(&response);
@@ -301,7 +308,8 @@ fn a_page_of_referrers_reads_a_bounded_number_of_bytes() {
     }
 }
 
-/// Clients that ask for large pages and do not read them get smaller pages, and no more memory.
+/// Clients that request large pages without reading them get smaller pages. The pages share a
+/// limited amount of memory.
 #[test]
 fn pages_that_nobody_reads_share_their_memory() {
     let handler = Handler::in_memory();
@@ -322,7 +330,8 @@ fn pages_that_nobody_reads_share_their_memory() {
     assert_eq!(get(&handler, &uri).body().length(), Some(lengths[0]));
 }
 
-/// Manifests whose end does not come take the memory of what came, which is limited, and none from small ones.
+/// Incomplete large manifests use memory only for the received bytes, within a shared limit. Small
+/// manifests are still accepted.
 #[test]
 fn manifests_that_stop_in_the_middle_share_their_memory() {
     let handler = Handler::in_memory();
@@ -351,7 +360,7 @@ fn manifests_that_stop_in_the_middle_share_their_memory() {
     assert_eq!(push_large().0, 201);
 }
 
-/// Text that takes many times its size where it is kept in pieces.
+/// Manifests that need many times their size in memory when they are parsed into pieces.
 #[test]
 fn a_manifest_takes_a_bounded_multiple_of_its_size() {
     const SIZE: usize = 4 << 20;
@@ -406,12 +415,12 @@ fn a_manifest_takes_a_bounded_multiple_of_its_size() {
         let request = Request::put("/v2/a/manifests/v1").body(body.with_length(manifest.len() as u64)).unwrap();
         let (answer, peak) = allocation::peak_of(|| block_on(handler.handle(request)));
         println!("{kind}: {} for {} bytes: {peak} bytes", answer.status(), manifest.len());
-        // The bytes themselves and what is counted for the rest (registry/limits.rs).
+        // The bytes of the manifest, plus the allowance for parsing (registry/limits.rs).
         assert!(peak <= 8 * SIZE as u64, "{kind}: {peak} bytes");
     }
 }
 
-/// What a client lists under a fallback tag costs its push a bounded number of calls, and readers nothing.
+/// A list under a fallback tag costs its push a bounded number of calls, and costs readers nothing.
 #[test]
 fn long_lists_under_a_fallback_tag() {
     let counted = Counted::new(Limits { sparse_manifests: true, ..Limits::default() });

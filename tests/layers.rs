@@ -1,10 +1,11 @@
-//! The layers know each other in one direction only (ARCHITECTURE.md), and only hosts know a host's crates.
+//! The layers depend on each other in one direction only (ARCHITECTURE.md), and only hosts use a
+//! host's crates.
 #![cfg(not(target_family = "wasm"))]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A layer, and the layers it may name.
+/// Each layer, with the layers that its code may name.
 const LAYERS: &[(&str, &[&str])] = &[
     ("oci", &["oci"]),
     ("store", &["store", "oci"]),

@@ -1,4 +1,5 @@
-//! A registry with many tags in one repository among others: pages are complete, and what they cost does not grow.
+//! A registry with many tags in one repository among others: pages are complete, and the cost of a
+//! page does not grow with the number of tags.
 #![cfg(not(target_family = "wasm"))]
 
 use std::collections::BTreeSet;
@@ -18,9 +19,9 @@ const REPOSITORIES: usize = 100;
 const TAGS: usize = 10_000;
 const PAGE: usize = 100;
 
-/// How many entries of folders a page of `PAGE` tags or fewer may read.
+/// How many folder entries a page of `PAGE` tags or fewer may read.
 const PAGE_ENTRIES_MAX: u64 = 1500;
-/// As many as keep the disk busy.
+/// The number of parallel writers, enough to keep the disk busy.
 const WRITERS: usize = 16;
 
 struct Files {
@@ -30,7 +31,7 @@ struct Files {
     folder: tempfile::TempDir,
 }
 
-/// What the dearest page of a list cost.
+/// The cost of the most expensive page of a list.
 #[derive(Debug, Default)]
 struct Cost {
     entries: u64,
@@ -68,7 +69,8 @@ impl Files {
         self.tag(tags);
     }
 
-    /// Further tags by their keys: pushes would write twice as much, and one after another.
+    /// Adds tags by writing their keys, because pushes would write twice as much, and one after
+    /// another.
     fn tag(&self, tags: &[String]) {
         let key = |tag: &String| format!("tag/{REPOSITORY}!{tag}");
         let value = block_on(self.files.get(&key(&"first".into()))).unwrap().expect("a tag that was pushed").value;
@@ -87,7 +89,8 @@ impl Files {
         (entries.map(|entry| entry.as_str().unwrap().to_owned()).collect(), more)
     }
 
-    /// All entries of a list in pages, and what the dearest cost. `turned` sees each page's last entry before the next.
+    /// Returns all entries of a list, read in pages, and the cost of the most expensive page.
+    /// `turned` receives each page's last entry before the next page is read.
     fn pages(&self, list: &str, field: &str, count: usize, turned: impl Fn(&str)) -> (Vec<String>, Cost) {
         let (mut all, mut cost): (Vec<String>, _) = (Vec::new(), Cost::default());
         loop {
@@ -115,7 +118,7 @@ fn at_once(names: &[String], work: impl Fn(&String) + Sync) {
     });
 }
 
-/// Of the kinds that people use, as if in the order of time.
+/// Tags of the kinds that people use, in the order of time.
 fn tags() -> Vec<String> {
     let tag = |n: usize| match n % 10 {
         0..5 => format!("build-{n:05}"),
@@ -145,10 +148,11 @@ fn a_page_of_ten_thousand_tags_costs_what_one_of_a_thousand_does() {
     assert!(listed == sorted(&tags), "the tags that were pushed, in order");
     println!("pages of {PAGE} tags of 1,000: {before:?}; of {TAGS}: {after:?}");
     assert_eq!((before.calls, after.calls), (1, 1));
-    // Not the same: a thousand names that begin alike do not yet fill all folders on the way of this beginning.
+    // The costs differ: a thousand names with the same beginning do not yet fill all folders on the
+    // path of that beginning.
     assert!(after.entries <= PAGE_ENTRIES_MAX && after.entries <= before.entries * 3, "{before:?}, {after:?}");
 
-    // The tag at which a page ended is gone when the next one is asked for.
+    // The tag at which a page ended is deleted before the next page is requested.
     let (all, _) = files.tags(|last| {
         let (status, ..) = files.send(Method::DELETE, &format!("/v2/{REPOSITORY}/manifests/{last}"), "");
         assert_eq!(status, StatusCode::ACCEPTED);

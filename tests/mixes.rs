@@ -1,5 +1,6 @@
-//! Both components over a real S3 server, by the host's own way out: the contract, and the protocol with everything in the
-//! bucket or with layers alone. `scripts/test` builds what they need.
+//! Both components on a real S3 server, by the outbound HTTP of their host: the contract of the
+//! stores, and the protocol with all data or only layers in the bucket. `scripts/test` builds the
+//! components that the tests need.
 
 #![cfg(all(feature = "native", not(target_family = "wasm")))]
 
@@ -49,7 +50,7 @@ use value::{noise, sha256};
 
 const MIB: usize = 1 << 20;
 const DENIED: &str = "<Error><Code>AccessDenied</Code><Message>not in this bucket</Message></Error>";
-/// Layers through the component.
+/// Layers are streamed through the component, without redirects.
 const STREAM: (&str, &str) = ("REDIRECTS", "false");
 
 #[test]
@@ -98,7 +99,8 @@ async fn start_behind(server: &S3Server, kind: Kind, keys: &str) -> (Host, Proxy
     (host, proxy)
 }
 
-/// Both stores in the bucket, through the proxy, which takes no more than S3 does.
+/// Runs the contract with keys and blobs in the bucket. The proxy refuses chunked transfer coding,
+/// as S3 does.
 async fn strict_contract(server: &S3Server, kind: Kind) {
     let (host, proxy) = start_behind(server, kind, "s3").await;
     host.keeps_the_contract().await;
@@ -111,7 +113,7 @@ async fn transcripts(server: &S3Server, kind: Kind, keys: &str) {
     runner::run_all(&host.client).await;
 }
 
-/// As docker pushes a layer of a few parts.
+/// Pushes as docker pushes a layer of several parts.
 async fn push(repository: &Repository, layer: &Bytes) {
     let mut session = repository.start().await;
     let reply = session.patch(None, chunked(stream::iter(pieces(layer.clone())))).await;
@@ -119,7 +121,7 @@ async fn push(repository: &Repository, layer: &Bytes) {
     session.finish(&sha256(layer)).await;
 }
 
-/// What goes wrong on the way to the bucket is put right, or named.
+/// The registry repairs failures on the way to the bucket by retries, or names them in the log.
 async fn troubles(server: &S3Server, kind: Kind, keys: &str) {
     let (host, proxy) = start_behind(server, kind, keys).await;
     let repository = Repository { client: host.client, name: "team/troubled" };
@@ -139,7 +141,7 @@ async fn troubles(server: &S3Server, kind: Kind, keys: &str) {
     let mut session = repository.start().await;
     proxy.take();
     assert_eq!(session.patch(None, whole(layer)).await.status(), 500);
-    // The line may arrive a moment after the reply.
+    // The log line may arrive shortly after the reply.
     let named = async {
         while !host.has_logged("403 AccessDenied: not in this bucket") {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -149,7 +151,7 @@ async fn troubles(server: &S3Server, kind: Kind, keys: &str) {
     assert_eq!(proxy.take().0.iter().filter(|seen| seen.method == "PUT").count(), 1, "a refusal is no trouble");
 }
 
-/// A layer is pulled from the bucket itself, all of it or a range.
+/// The client pulls a layer, or a range of the layer, from the bucket itself.
 async fn redirects(server: &S3Server, kind: Kind, keys: &str) {
     let host = start(server, kind, keys, &[]);
     let repository = Repository { client: host.client, name: "team/redirected" };

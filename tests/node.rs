@@ -1,4 +1,5 @@
-//! The handler over the in-memory store where there is no operating system at all: wasm32-unknown-unknown, under Node.
+//! The handler with the in-memory store, without an operating system: wasm32-unknown-unknown, under
+//! Node.
 #![cfg(all(target_family = "wasm", target_os = "unknown"))]
 
 use std::cell::Cell;
@@ -12,7 +13,7 @@ use eyot::{Body, Handler, Registry};
 use http::{Request, Response, StatusCode};
 use wasm_bindgen_test::wasm_bindgen_test;
 
-/// Time that stands still and randomness that counts: here both belong to the test.
+/// A platform with a fixed clock and counted randomness, both controlled by the test.
 #[derive(Default)]
 struct TestPlatform {
     drawn: AtomicU64,

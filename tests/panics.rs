@@ -1,5 +1,6 @@
-//! A panic below the handler: the request gets an answer, the next one is served, and the client learns nothing of it but an
-//! id. Components are built without unwinding; there a host replaces the instance.
+//! Panics below the handler: the request gets an answer, the next request is served, and the client
+//! learns only the request id. Components are built without unwinding; their host replaces the
+//! instance instead.
 #![cfg(not(target_family = "wasm"))]
 
 use std::ops::Range;
@@ -23,7 +24,7 @@ use http::{Request, Response, StatusCode};
 const SECRET: &str = "the store has lost its head";
 const EMPTY_INDEX: &str = r#"{"schemaVersion": 2, "manifests": []}"#;
 
-/// Panics at one of the calls to come: 1 is the next.
+/// Panics at one of the coming calls: 1 is the next call.
 #[derive(Default)]
 struct Trap(AtomicU32);
 
@@ -98,7 +99,7 @@ impl BlobStore for Mined<MemoryBlobStore> {
         self.inner.abandon(stage, before).await
     }
 
-    /// With a trap set, the bytes come with a panic in the middle.
+    /// With a trap set, the stream of bytes may panic in the middle.
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body, Error> {
         let half = range.start + (range.end - range.start) / 2;
         let first = self.inner.read(location, range.start..half).await?;
@@ -151,7 +152,8 @@ fn send(handler: &Handler, method: &str, uri: &str, body: impl Into<Body>) -> (R
     (Response::from_parts(head, ()), block_on(body.collect_up_to(1 << 20)))
 }
 
-/// The log. Other tests of this file write to it too, under the same id: what is looked for is what only one test does.
+/// Records the log. Other tests of this file write into the same log with the same id, so a test
+/// must search for text that no other test causes.
 struct Lines(Mutex<Vec<String>>);
 
 static LINES: Lines = Lines(Mutex::new(Vec::new()));
@@ -169,7 +171,7 @@ impl log::Log for Lines {
     fn flush(&self) {}
 }
 
-/// At every storage call of a push, in turn.
+/// Panics in turn at every storage call of a push, of reads and of a deletion.
 #[test]
 fn a_panic_is_answered_and_the_next_request_is_served() {
     log::set_logger(&LINES).unwrap();
@@ -228,11 +230,12 @@ fn a_panic_in_the_middle_of_an_answer_breaks_it_off() {
     assert_eq!(send(&handler, "GET", &uri, "").1.unwrap(), "a whole layer");
 }
 
-/// The panic of a request's body, such as another server's below us.
+/// A panic in a request's body, for example in another HTTP server below the handler.
 #[test]
 fn a_body_that_panics_is_answered_too() {
     let handler = Handler::in_memory();
-    // Once where the body is wanted, once where it is what is left.
+    // The first request needs the body. The second request is refused, and its body is only
+    // drained.
     for (uri, expected) in [("/v2/a/manifests/v1", 500), ("/v2/a/manifests/-v1", 400)] {
         let pieces = stream::poll_fn(|_| -> Poll<Option<Result<Bytes, BodyError>>> { panic!("{SECRET}") });
         let (head, body) = send(&handler, "PUT", uri, Body::from_stream(pieces));

@@ -1,6 +1,7 @@
-//! The plug pulled for real: SIGKILL at random moments, under ten clients that push, move tags, delete and pull, while garbage is
-//! collected; then a new process on the same data. Whatever was acknowledged is there, and whatever is there is whole.
-//! `EYOT_SEED` repeats what the clients want to do; when the process dies is the machine's to say. `EYOT_ROUNDS` makes it longer.
+//! Kills the server (SIGKILL) at random moments while ten clients push, move tags, delete and pull,
+//! and while garbage is collected. Then starts a new process on the same data. All acknowledged
+//! content is there, and all visible content is whole. `EYOT_SEED` repeats the clients' random
+//! choices, but not the moment at which the process dies. `EYOT_ROUNDS` sets the number of rounds.
 
 #![cfg(all(feature = "native", not(target_family = "wasm")))]
 
@@ -42,38 +43,41 @@ use value::{noise, sha256};
 
 const ROUNDS: usize = 20;
 const PUSHERS: usize = 10;
-/// How many tags each client has for its own.
+/// The number of tags that each client has for itself.
 const TAGS: usize = 3;
 const REPOSITORIES: [&str; 2] = ["team/plug", "team/socket"];
-/// The process is killed within this time from when the clients begin.
+/// The process is killed at most this many ms after the clients begin.
 const LIFE_MS_MAX: usize = 900;
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
-/// Nothing that is not in use is spared, so that the collection has something to do.
+/// Short periods of grace, so that the collection finds garbage to remove.
 const SETTINGS: [(&str, &str); 3] =
     [("GRACE_SECONDS", "1"), ("UNTAGGED_LIFETIME_SECONDS", "1"), ("COLLECT_STEP_KEYS_MAX", "400")];
 
-/// What a client knows of one of its tags: nobody else touches it.
+/// A client's knowledge of one of its tags. No other client changes the tag.
 #[derive(Clone, Debug, Default)]
 struct Knowledge {
-    /// Where it points, as far as was acknowledged; `None`: nowhere.
+    /// The digest that the tag points to according to the last acknowledged request; `None`: the
+    /// tag is absent.
     settled: Option<String>,
-    /// Where it points if the last request, which was not answered, was carried out.
+    /// The digest that the tag points to if the unanswered last request was carried out.
     pending: Option<Option<String>>,
 }
 
-/// A client and what it may rely on.
+/// A client and the state that the client may rely on.
 struct Pusher {
     name: usize,
     random: Random,
     client: Client,
     tags: BTreeMap<(&'static str, String), Knowledge>,
-    /// A session, what is uploaded in it, and how much of that was acknowledged.
+    /// The location of an upload session, the blob that is uploaded, and the number of acknowledged
+    /// bytes.
     open: Option<(String, Bytes, usize)>,
     pushed: usize,
     acknowledged: usize,
 }
 
-/// The process is gone, or this request was refused for a reason that may come with a collection.
+/// `Dead`: the process is gone. `TryLater`: a concurrent collection may have caused the refusal of
+/// this request.
 enum Stop {
     Dead,
     TryLater,
@@ -87,7 +91,7 @@ impl Pusher {
         Self { name, random, client, tags: BTreeMap::new(), open: None, pushed: 0, acknowledged: 0 }
     }
 
-    /// Goes on until the process dies.
+    /// Sends requests until the process dies.
     async fn work(mut self) -> Self {
         loop {
             let step = match self.random.below(10) {
@@ -114,14 +118,15 @@ impl Pusher {
                 Ok(reply)
             }
             503 => Err(Stop::TryLater),
-            // What was pushed a moment ago and is in no manifest yet may have been collected.
+            // The collection may have removed a freshly pushed blob that no manifest names yet.
             400 if text.contains("MANIFEST_BLOB_UNKNOWN") => Err(Stop::TryLater),
             404 if text.contains("UNKNOWN") => Err(Stop::TryLater),
             _ => panic!("client {}: {sent}: {reply:?}", self.name),
         }
     }
 
-    /// Of a few kinds that all clients push, or of its own; small, or large enough to be cut in the middle.
+    /// A layer that several clients push, or a layer of this client: small, or large enough to be
+    /// cut in the middle.
     fn layer(&mut self) -> Bytes {
         match self.random.below(6) {
             0..=1 => noise(2000 + self.random.below(4), &format!("shared {}", self.random.below(4))),
@@ -159,7 +164,8 @@ impl Pusher {
         Ok(())
     }
 
-    /// A new image under one of the client's tags, which may have pointed elsewhere.
+    /// Pushes a new image under one of the client's tags. The tag may have pointed to another
+    /// image.
     async fn push(&mut self) -> Step {
         let repository = *self.random.choose(&REPOSITORIES);
         let tag = self.tag();
@@ -171,7 +177,8 @@ impl Pusher {
         let of = |blob: &Bytes| json!({ "mediaType": "application/octet-stream", "digest": sha256(blob), "size": blob.len() });
         let manifest = json!({
             "schemaVersion": 2, "mediaType": IMAGE, "config": of(&layers[0]), "layers": layers.iter().map(of).collect::<Vec<_>>(),
-            // Nobody else's image is the same: a delete by digest takes away this client's tags alone.
+            // The annotation makes the image unique, so that a delete by digest removes only tags
+            // of this client.
             "annotations": { "of": format!("{} {}", self.name, self.pushed) },
         });
         let manifest = Bytes::from(manifest.to_string());
@@ -191,7 +198,7 @@ impl Pusher {
         self.settle(deleted.map(drop))
     }
 
-    /// By digest: every tag on it goes too.
+    /// Deletes a manifest by digest, which also removes all tags on the manifest.
     async fn delete_manifest(&mut self) -> Step {
         let repository = *self.random.choose(&REPOSITORIES);
         let tag = self.tag();
@@ -202,7 +209,7 @@ impl Pusher {
         self.settle(deleted.map(drop))
     }
 
-    /// An upload that goes on in the next round, by what the server says that it has.
+    /// Uploads a part of a blob. The upload continues in the next round at the server's offset.
     async fn upload_a_part(&mut self) -> Step {
         let (location, blob, offset) = match self.open.take() {
             Some(open) => open,
@@ -239,7 +246,8 @@ impl Pusher {
         self.tags.entry((repository, tag)).or_default().pending = Some(to);
     }
 
-    /// The one change that is pending was acknowledged, refused, or not answered, so that it may have been done or not.
+    /// Records the outcome of the pending change: acknowledged, refused, or unanswered and
+    /// therefore possibly done.
     fn settle(&mut self, outcome: Step) -> Step {
         for known in self.tags.values_mut() {
             match (&outcome, known.pending.take()) {
@@ -251,7 +259,8 @@ impl Pusher {
         outcome
     }
 
-    /// What the process before last acknowledged is there; from now on it is known what became of the rest.
+    /// Checks that acknowledged tags are served. Afterwards the outcome of every unanswered change
+    /// is known.
     fn compare(&mut self, served: &BTreeMap<(&'static str, String), String>) {
         for (place, known) in &mut self.tags {
             let found = served.get(place).cloned();
@@ -266,7 +275,8 @@ impl Pusher {
         }
     }
 
-    /// The server has at least what it acknowledged of an upload, and goes on with it.
+    /// Checks that the server has at least the acknowledged bytes of an upload, and continues the
+    /// upload.
     async fn resume(&mut self) {
         let Some((location, blob, acknowledged)) = self.open.take() else { return };
         let status = Request::get(&location).body(whole("")).expect("a request");
@@ -288,14 +298,14 @@ fn location(reply: &Response<Bytes>) -> String {
     runner::local(location, "/")
 }
 
-/// Collects now and then until the process dies; how many steps were taken.
+/// Runs steps of the collection until the process dies. Returns the number of steps.
 async fn collect(client: Client) -> usize {
     let mut steps = 0;
     loop {
         let request = Request::post("/v2/_eyot/collect").body(whole("")).expect("a request");
         match client.fetch(request).await {
             Ok(reply) if reply.status() == 200 => steps += 1,
-            // One that was killed holds its lease for a while.
+            // A collection step that was killed still holds its lease for a while.
             Ok(reply) => assert_eq!(reply.status(), 503, "{reply:?}"),
             Err(_) => return steps,
         }
@@ -310,7 +320,8 @@ async fn get(client: Client, uri: &str) -> Response<Bytes> {
         .unwrap_or_else(|why| panic!("{uri}: {why}"))
 }
 
-/// Every tag that is listed is served, and all that its image names is there and hashes to its name. By place: the digests.
+/// Checks that every listed tag is served and that all blobs of its image exist and match their
+/// digests. Returns the digest of each tag by repository and tag.
 async fn served(
     client: Client,
     tags: impl Iterator<Item = (&'static str, String)>,
@@ -339,7 +350,7 @@ async fn served(
         let reply = get(client, &format!("/v2/{repository}/blobs/{digest}")).await;
         assert_eq!((reply.status().as_u16(), sha256(reply.body())), (200, digest.clone()), "{repository}: {digest}");
     }
-    // A tag that is not listed is not served either.
+    // A tag that is not listed must not be served.
     for (repository, tag) in tags.filter(|place| !served.contains_key(place)) {
         let reply = get(client, &format!("/v2/{repository}/manifests/{tag}")).await;
         assert_eq!(reply.status(), 404, "{repository}:{tag} is not listed and yet served");
@@ -382,7 +393,8 @@ async fn rounds(mut host: Host, mut random: Random) {
     );
 }
 
-/// A step of the collection that was killed keeps others off for two minutes. Nobody works on it any more: we need not wait.
+/// Removes the collection lease. A killed step would block other collectors for two minutes,
+/// although its process is gone.
 fn let_leases_run_out(data: &Path) {
     let mut folders = vec![data.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -1,4 +1,4 @@
-//! The S3 stores over real S3 servers: the contract, and what S3 alone can get wrong.
+//! The S3 stores on real S3 servers: the contract of the stores, and faults that only S3 can have.
 #![cfg(not(target_family = "wasm"))]
 
 #[allow(dead_code, reason = "shared with other tests")]
@@ -68,7 +68,7 @@ fn seaweedfs_keeps_the_contract() {
     on(Kind::SeaweedFs, async |server| keep_contract(&server.open()).await);
 }
 
-/// What is left of R2's character: parts of one size.
+/// Of R2's deviations from S3, the rule that all parts of an upload have one size is tested here.
 #[test]
 fn equal_parts_keep_the_contract() {
     on(Kind::SeaweedFs, async |server| {
@@ -78,7 +78,7 @@ fn equal_parts_keep_the_contract() {
     });
 }
 
-/// A registry with everything in one bucket, behind a proxy.
+/// A registry with all its data in one bucket, which the registry reaches through a proxy.
 struct World {
     handler: Handler,
     proxy: Proxy,
@@ -97,7 +97,7 @@ impl World {
         self.handler.handle(request.body(body).unwrap()).await
     }
 
-    /// Pushes as docker does: POST, a PATCH that does not say how long it is, PUT.
+    /// Pushes as docker does: POST, a PATCH without Content-Length, PUT.
     async fn push(&self, repository: &str, bytes: &Bytes) {
         let post = self.send(Method::POST, &format!("/v2/{repository}/blobs/uploads/"), Body::empty()).await;
         assert_eq!(post.status(), 202);
@@ -171,7 +171,7 @@ fn a_push_and_a_pull_cost_what_they_must() {
         assert_eq!((get.status().as_u16(), get.body().length()), (307, Some(0)));
         assert_eq!(header(&get, "docker-content-digest"), digest(&layer).as_str());
         assert_eq!(world.proxy.take().0.len(), 1);
-        // Whoever follows gets the bytes, all or a range of them.
+        // A client that follows the redirect gets the whole layer or a range of the layer.
         let platform = NativePlatform::default();
         for (range, expected) in
             [("bytes=0-", layer.clone()), ("bytes=20000000-20000009", layer.slice(20_000_000..20_000_010))]
@@ -183,7 +183,8 @@ fn a_push_and_a_pull_cost_what_they_must() {
     });
 }
 
-/// A client breaks off. Of bytes that are sent on as they come whole segments count; bytes that are gathered first count all.
+/// The client breaks off an upload. Of bytes that the registry streams on, only whole segments
+/// count. Of bytes that the registry gathers first, all count.
 #[test]
 fn what_came_of_a_layer_that_broke_off_counts() {
     on(Kind::SeaweedFs, async |server| {
@@ -213,7 +214,8 @@ fn what_came_of_a_layer_that_broke_off_counts() {
 
 const SLOW_DOWN: &str = "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>";
 
-/// Every request meets its own trouble once, of every kind there is in turn; what comes again goes through.
+/// Each distinct request fails three times: with 503, with a cut before the server sees the
+/// request, and with a cut after. The fourth attempt passes.
 fn trouble_once(seen_before: &mut Vec<Seen>, seen: &Seen) -> Act {
     let times = seen_before.iter().filter(|before| *before == seen).count();
     seen_before.push(seen.clone());
@@ -275,7 +277,8 @@ fn a_server_that_stays_down_is_no_absence() {
     });
 }
 
-/// A condition that an earlier attempt made fail by holding is no conflict; another's write is one.
+/// A conditional write whose own earlier attempt succeeded, but whose answer was lost, is no
+/// conflict. A write by another client is a conflict.
 #[test]
 fn a_write_whose_answer_was_lost_is_known_again() {
     on(Kind::SeaweedFs, async |server| {
@@ -321,14 +324,15 @@ fn of_two_uploads_with_parts_one_wins() {
                 Err(error) => assert!(matches!(error, Error::Conflict(_)), "{error}"),
             }
         }
-        // Both may lose when each has sent a part over the other's; never do both win.
+        // Both uploads may lose, if each replaced a part of the other. At most one upload wins.
         assert!(committed <= 1);
         let late = blobs.append(&stage, streamed(&more[0])).await;
         assert!(committed == 0 || matches!(late, Err(Error::Conflict(_))), "{late:?}");
     });
 }
 
-/// Everything that is there is listed, parts of uploads under way too, and all of it can be removed.
+/// The listing names all stored blobs, and the parts of unfinished uploads. Each listed name can be
+/// removed.
 #[test]
 fn what_is_stored_is_listed_and_removed() {
     on(Kind::SeaweedFs, async |server| {
@@ -363,7 +367,8 @@ fn what_is_stored_is_listed_and_removed() {
             }
         };
         for limit in [1, 2, 100] {
-            // The first two were rewritten by their second append, and what they were before is still there.
+            // The second append rewrote the first two blobs, and the listing still contains the
+            // versions before the append.
             let all = listed(limit).await;
             let is_there = |(name, bytes): &(String, Option<u64>)| {
                 all.iter().any(|(listed, has)| {
@@ -380,7 +385,7 @@ fn what_is_stored_is_listed_and_removed() {
     });
 }
 
-/// The clock of a machine that is off.
+/// A clock that is off by the given number of milliseconds.
 struct OffClock(NativePlatform, i64);
 
 #[async_trait::async_trait]
@@ -439,7 +444,8 @@ fn refusals_of_juicefs_name_their_cause() {
     on(Kind::JuiceFs, async |server| refusals(server, true).await);
 }
 
-/// Signatures are strict here; conditions are not honoured, and the setting says so.
+/// JuiceFS checks signatures strictly and ignores conditional headers, so `conditional_puts` is
+/// off.
 #[test]
 fn juicefs_keeps_the_contract() {
     on(Kind::JuiceFs, async |server| keep_contract(&server.open()).await);
@@ -499,7 +505,7 @@ fn transcripts_on_every_mix_of_stores() {
     });
 }
 
-/// A registry in a process of its own, with everything in the bucket.
+/// A registry in its own process, with all its data in the bucket.
 struct Instance(Host);
 
 impl Instance {
@@ -524,7 +530,8 @@ impl Instance {
     ) -> Result<Response<Body>, Error> {
         let uri = format!("http://{}{uri}", self.0.client.address);
         let request = Request::builder().method(method).uri(uri).header("content-type", OCI_IMAGE);
-        // A client of its own: a runtime's connections do not outlive the tasks that made them.
+        // Each request uses a new client, because a connection does not outlive the runtime whose
+        // task opened the connection.
         NativePlatform::default().send(request.body(body).unwrap(), timeout).await
     }
 
@@ -537,7 +544,8 @@ impl Instance {
         Self::push_through([self; 4], repository, tag, layer).await
     }
 
-    /// Pushes as docker does, each request to another instance; whether all was well.
+    /// Pushes as docker does, with each request sent to another instance. Returns whether every
+    /// request succeeded.
     async fn push_through(through: [&Self; 4], repository: &str, tag: &str, layer: &Bytes) -> Result<bool, Error> {
         let location = through[0].begin(repository).await?;
         let patch = through[1].send(Method::PATCH, &location, streamed(layer)).await?;
@@ -597,10 +605,11 @@ fn instances_over_one_bucket_see_each_others_pushes() {
     });
 }
 
-/// How much more than idle the native program may ever need.
+/// How many bytes more than in the idle state the native program may use.
 const MEMORY_LIMIT_BYTES: u64 = 100 << 20;
 
-/// Each piece differs from the others, so that none can take another's place.
+/// `count` pieces of 1 MiB. The pieces differ, so that the digest shows when two pieces are
+/// swapped.
 fn mebibytes(count: u64) -> impl Iterator<Item = Bytes> {
     let block = content(20, MIB);
     (0..count).map(move |index| {
@@ -610,7 +619,8 @@ fn mebibytes(count: u64) -> impl Iterator<Item = Bytes> {
     })
 }
 
-/// As docker pushes, one PATCH that does not say how long it is, and as all pull. 150 MiB; 6 GiB with EYOT_BIG=1.
+/// Pushes a layer as docker does, with one PATCH without Content-Length, and pulls the layer by the
+/// redirect. The layer has 150 MiB, or 6 GiB with EYOT_BIG=1.
 #[test]
 fn a_large_layer_needs_little_memory() {
     let count = if std::env::var("EYOT_BIG").is_ok_and(|big| big == "1") { 6 * 1024 } else { 150 };
@@ -656,7 +666,8 @@ fn a_large_layer_needs_little_memory() {
     });
 }
 
-/// SIGKILL at any moment of a push; another process goes on with the session, and what was acknowledged is there.
+/// SIGKILL hits the server at varying times during a push. Another process continues the session,
+/// and all acknowledged bytes are still stored.
 #[test]
 fn a_killed_server_loses_nothing_that_it_acknowledged() {
     on(Kind::SeaweedFs, async |server| {

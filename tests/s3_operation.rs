@@ -1,5 +1,5 @@
-//! S3 as an operator meets it: https, names and addresses, settings that are wrong, a server that dies. The real program over a
-//! real S3 server.
+//! S3 from the operator's side: https, host names and addresses, wrong settings, a server that
+//! dies. The tests run the native program on a real S3 server.
 
 #![cfg(all(feature = "native", not(target_family = "wasm")))]
 
@@ -65,24 +65,26 @@ use value::{noise, sha256};
 
 const MIB: usize = 1024 * 1024;
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
-/// Longer than anything here may take: after its death SeaweedFS may need half a minute until it takes bytes again.
+/// The timeout for every wait in this file. SeaweedFS may need half a minute after a kill until the
+/// server takes writes again.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// The settings of a program over this server; `changes` come last and win.
+/// The settings of a program that uses this S3 server. Entries of `changes` override the defaults.
 fn settings(server: &S3Server, changes: &[(&'static str, &str)]) -> Vec<(&'static str, &'static str)> {
     let mut settings: BTreeMap<_, String> = server.environment().into_iter().collect();
     settings.extend(changes.iter().map(|(name, value)| (*name, (*value).to_owned())));
     settings.into_iter().map(|(name, value)| (name, &*value.leak())).collect()
 }
 
-/// Starts `eyot check` with these settings, and with no certificates but those that they name.
+/// Starts `eyot check` with these settings. Only certificates that the settings name are trusted.
 fn check(settings: &[(&'static str, &'static str)]) -> std::process::Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_eyot"));
     command.arg("check").env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR").envs(settings.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a program of ours")
 }
 
-/// What a check says, which has to hold `named` where it fails, and never the secret.
+/// Checks the output of `eyot check`. With `named`, the check must fail, and the last line must
+/// contain every text of `named`. The output never contains the secret key.
 fn checked(output: &Output, named: Option<&[&str]>) {
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.success(), named.is_none(), "{text}");
@@ -93,7 +95,8 @@ fn checked(output: &Output, named: Option<&[&str]>) {
     assert!(!text.contains(SECRET_ACCESS_KEY), "{text}");
 }
 
-/// Waits for what must come.
+/// Waits until `is_there` returns true, at most for `PATIENCE`. `what` names the event in the panic
+/// message.
 async fn until(what: &str, is_there: impl Fn() -> bool) {
     let begin = Instant::now();
     while !is_there() {
@@ -106,7 +109,8 @@ fn location(reply: &Response<Bytes>) -> &str {
     reply.headers()[LOCATION].to_str().expect("text")
 }
 
-/// A server that speaks https too, at a second port, with a certificate that only `authority` answers for.
+/// An S3 server that also listens for https, on a second port, with a certificate signed by
+/// `authority`.
 async fn https_server(authority: &Authority<'_>) -> (S3Server, SocketAddr) {
     let (certificate, key) = authority.sign("IP:127.0.0.1");
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -140,7 +144,8 @@ async fn https_needs_an_authority_that_is_trusted() {
         (&right, &missing, Some(&[&right, "missing.pem", "No such file", "SSL_CERT_FILE"])),
         (&wrong_name, &trusted, Some(&[&wrong_name, "certificate not valid for name \"localhost\"", "127.0.0.1"])),
         (&no_tls, &trusted, Some(&[&no_tls, "s3_endpoint", "no TLS"])),
-        // Who does without TLS needs no certificates; a small container has none.
+        // An endpoint without TLS needs no certificates, and a small container has no certificate
+        // file.
         (&plain, &missing, None),
     ];
     let checks = cases.map(|(endpoint, file, named)| {
@@ -151,7 +156,8 @@ async fn https_needs_an_authority_that_is_trusted() {
     }
 }
 
-/// The registry goes to one address over https, its clients to another, for which their URLs are signed.
+/// The registry reaches S3 at a private https address. Clients get URLs that are signed for the
+/// public address.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_are_sent_to_an_address_of_their_own() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -170,7 +176,7 @@ async fn clients_are_sent_to_an_address_of_their_own() {
     );
     let host = Host::start_with(host::Kind::Native, &settings);
     let repository = Repository { client: host.client, name: "team/app" };
-    // In memory, in one part that streams, in parts.
+    // Three ways to store a layer: gathered in memory, one streamed part, several parts.
     let layers = [30_000, 22 * MIB, 23 * MIB].map(|length| noise(length, "a layer"));
     repository.push(layers[0].clone()).await;
     repository.push(layers[1].clone()).await;
@@ -190,14 +196,15 @@ async fn clients_are_sent_to_an_address_of_their_own() {
             let request = Request::get(path).header(RANGE, range).body(whole("")).expect("a request");
             assert!(clients.fetch(request).await.expect("a reply").body() == &expected, "{range}");
         }
-        // It is good for that address alone.
+        // The signed URL is valid only for the public address.
         let elsewhere = Request::get(uri.to_string()).header(HOST, private.to_string()).body(Body::empty());
         let refused = NativePlatform::default().send(elsewhere.expect("a request"), PATIENCE).await;
         assert_eq!(refused.expect("an answer").status(), 403);
     }
 }
 
-/// Goes to one address, whatever host a URL names: what the names of buckets need where no DNS knows them.
+/// Sends each request to one address, whatever host the URL names. Bucket host names in this test
+/// have no DNS entry.
 struct OneAddress(NativePlatform, SocketAddr);
 
 #[async_trait::async_trait]
@@ -260,7 +267,7 @@ async fn buckets_can_be_named_by_the_host() {
     for (host, range, expected) in [
         (format!("{BUCKET}.s3.example:{port}"), "bytes=0-", Some(&layer[..])),
         (format!("{BUCKET}.s3.example:{port}"), "bytes=7000000-7000009", Some(&layer[7_000_000..7_000_010])),
-        // Signed for another name of the same bucket.
+        // The URL was signed for another host name of the same bucket.
         (format!("{BUCKET}.s3.test:{port}"), "bytes=0-", None),
     ] {
         let request = Request::get(location(&redirect)).header(RANGE, range).header(HOST, &host).body(Body::empty());
@@ -271,7 +278,8 @@ async fn buckets_can_be_named_by_the_host() {
     }
 }
 
-/// The operator is told the cause and the setting, who pushes or pulls what kind of trouble it is and nothing of the store.
+/// The operator reads the cause and the setting in the log. A client reads the kind of failure, and
+/// no detail of the store.
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_settings_are_named_to_the_operator_alone() {
     let server = S3Server::start(Kind::SeaweedFs);
@@ -303,7 +311,8 @@ async fn wrong_settings_are_named_to_the_operator_alone() {
     }
 }
 
-/// A refusal in the form of the specification that says whose fault it is, and not where the store is or who may use it.
+/// Checks that the refusal has the form of the specification and says that the store failed,
+/// without the store's address or credentials.
 fn is_trouble_of_the_store(reply: &Response<Bytes>) {
     let body: serde_json::Value = serde_json::from_slice(reply.body()).unwrap_or_else(|_| panic!("{reply:?}"));
     let (code, message) = (&body["errors"][0]["code"], body["errors"][0]["message"].as_str().expect("a message"));
@@ -313,15 +322,17 @@ fn is_trouble_of_the_store(reply: &Response<Bytes>) {
     assert!(inner.iter().all(|inner| !message.contains(inner)), "{message}");
 }
 
-/// How often the S3 server dies, unless `EYOT_ROUNDS` says so. Every other time it is back at once.
+/// How many times the S3 server is killed, unless `EYOT_ROUNDS` gives another number. Every other
+/// time, the server restarts at once.
 const DEATHS: usize = 3;
-/// It dies within this time from when pushes go on.
+/// The longest time in milliseconds from the resumption of the pushes to the next kill.
 const LIFE_MS_MAX: usize = 600;
 const PUSHERS: usize = 5;
-/// The sizes of layers in turn: in one request, in parts.
+/// The sizes of the layers in turn. Small layers take one request to S3, large layers several
+/// parts.
 const LAYER_BYTES: [usize; 4] = [2000, MIB, 300_000, 23 * MIB];
 
-/// What all who push have seen.
+/// Counts of acknowledged and refused requests of all pushers.
 #[derive(Default)]
 struct Tally {
     acknowledged: AtomicUsize,
@@ -329,12 +340,12 @@ struct Tally {
     is_over: AtomicBool,
 }
 
-/// Pushes images, each again and again until it is acknowledged.
+/// Pushes images. Each image is pushed again until the registry acknowledges the image.
 struct Pusher {
     name: usize,
     client: Client,
     tally: Arc<Tally>,
-    /// What was acknowledged: the digests of layers, and of manifests by tag.
+    /// The acknowledged content: digests of layers, and digests of manifests by tag.
     layers: Vec<String>,
     tags: BTreeMap<String, String>,
 }
@@ -370,7 +381,7 @@ impl Pusher {
         Err(Refused)
     }
 
-    /// As docker does; `streams`: without saying how long the layer is.
+    /// Pushes as docker does. With `streams`, the PATCH has no Content-Length.
     async fn push(&mut self, layer: &Bytes, tag: &str, streams: bool) -> Result<(), Refused> {
         let digest = sha256(layer);
         let begun = self.send(Request::post("/v2/team/app/blobs/uploads/"), whole("")).await?;

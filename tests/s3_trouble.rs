@@ -1,4 +1,5 @@
-//! S3 servers in trouble, and such as are not quite S3: a server in memory with a character of its own, behind the proxy.
+//! S3 servers in trouble, and S3-like servers that deviate from S3. A server in memory with
+//! configurable deviations runs behind the proxy.
 #![cfg(not(target_family = "wasm"))]
 
 #[path = "support/content.rs"]
@@ -28,13 +29,15 @@ use proxy::{Act, Proxy, Seen};
 
 const SECRET: &str = "a-secret-that-nobody-sees";
 
-/// Nobody waits for long: pauses take a hundredth of their time, and where it is asked for so does everything else.
+/// A platform that shortens waits: a pause takes a hundredth of its time, and `haste` divides
+/// timeouts and speeds up the clock.
 struct Hasty {
     haste: u32,
     platform: NativePlatform,
     begin: Instant,
     pauses: Arc<Mutex<Vec<Duration>>>,
-    /// Whether the next answer ends in its middle, as if that was its end: some hosts do not tell.
+    /// Whether the next answer is cut in the middle and reported as complete, as on hosts that hide
+    /// the cut.
     halves: Arc<Mutex<bool>>,
 }
 
@@ -66,7 +69,7 @@ impl Platform for Hasty {
     }
 }
 
-/// A registry with everything in one bucket.
+/// A registry with all its data in one bucket.
 struct World {
     server: FakeS3,
     proxy: Proxy,
@@ -126,7 +129,7 @@ impl World {
         self.handler.handle(request).await
     }
 
-    /// Pushes as docker does; gives the last status.
+    /// Pushes as docker does. Returns the status of the last answer.
     async fn push(&self, bytes: &Bytes) -> u16 {
         let post = self.send(Method::POST, "/v2/a/blobs/uploads/", Body::empty()).await;
         let patch = self.send(Method::PATCH, header(&post, "location"), streamed(bytes)).await;
@@ -143,7 +146,7 @@ impl World {
         response.into_body().collect_up_to(u64::MAX).await.unwrap()
     }
 
-    /// A whole round.
+    /// Runs one complete round of the collection.
     async fn collect(&self) {
         loop {
             let step = self.send(Method::POST, "/v2/_eyot/collect", Body::empty()).await;
@@ -167,9 +170,9 @@ impl World {
     }
 }
 
-/// Runs a test, which must come to an end.
+/// Runs a test, which must end within 60 seconds.
 fn run<F: Future<Output = ()>>(test: F) {
-    // Only the first one sets it.
+    // `set_logger` succeeds only for the first test in this process.
     if log::set_logger(&Memory).is_ok() {
         log::set_max_level(log::LevelFilter::Trace);
     }
@@ -185,7 +188,7 @@ fn error(status: u16, code: &str) -> Response<Body> {
     answer(status, &format!("<Error><Code>{code}</Code><Message>Not now.</Message></Error>"))
 }
 
-/// Does `act` once, with the first request that it is for.
+/// Does `act` once, with the first request for which `is_meant` returns true.
 fn once(is_meant: fn(&Seen) -> bool, act: impl Fn() -> Act + Send + 'static) -> impl FnMut(&Seen) -> Act + Send {
     let mut done = false;
     move |seen| {
@@ -278,7 +281,8 @@ fn a_server_that_never_answers_is_given_up() {
         for _ in 0..2 {
             let late = world.keys.get("a").await;
             assert!(matches!(&late, Err(Error::Unavailable(why)) if why.contains("no answer")), "{late:?}");
-            // Whoever waits for us gives up some time, too.
+            // The registry makes two attempts and then gives up, because the client that waits also
+            // has a timeout.
             assert_eq!(world.proxy.take().0.len(), 2);
         }
     });
@@ -338,7 +342,7 @@ fn an_error_behind_a_200_is_tried_again() {
             assert_eq!(world.push(&layer).await, 201, "{code}");
             assert!(world.pull(&layer).await == layer);
         }
-        // Content that looks like an error is content.
+        // Content that has the form of an S3 error is served as content.
         let layer = Bytes::from_static(b"<Error><Code>InternalError</Code></Error>");
         assert_eq!(world.push(&layer).await, 201);
         assert_eq!(world.pull(&layer).await, layer);
@@ -358,7 +362,8 @@ fn a_completion_without_a_word_is_looked_after() {
     });
 }
 
-/// ETags need not be made of those of the parts: with keys of a customer's on AWS, and on some servers always.
+/// The ETag of an upload is not always computed from the ETags of its parts: AWS uses other ETags
+/// with a customer's keys, and some servers always do.
 #[test]
 fn etags_may_be_made_in_any_way() {
     run(async {
@@ -409,7 +414,8 @@ fn an_upload_that_was_begun_twice_leaves_none_behind() {
     });
 }
 
-/// A body of known length goes out as it comes. As long as little of it has, it can be sent again.
+/// A body of known length is streamed. The part can be sent again as long as only a small beginning
+/// of the body was sent.
 #[test]
 fn a_streamed_part_is_sent_again_while_its_beginning_is_there() {
     run(async {
@@ -424,7 +430,8 @@ fn a_streamed_part_is_sent_again_while_its_beginning_is_there() {
             let body = || streamed(&layer).with_length(layer.len() as u64);
             let patch = world.send(Method::PATCH, &location, body()).await;
             if seed == 2 {
-                // All of it was taken: the client must send it again, and can.
+                // The whole body was consumed, so the registry cannot repeat the part. The client
+                // must send the bytes again, and the session accepts the repeated bytes.
                 assert_eq!(patch.status(), 500);
                 let status = world.send(Method::GET, &location, Body::empty()).await;
                 assert_eq!((status.status().as_u16(), header(&status, "range")), (204, "0-0"));
@@ -440,7 +447,7 @@ fn a_streamed_part_is_sent_again_while_its_beginning_is_there() {
     });
 }
 
-/// The time that a client takes is not held against the S3 server.
+/// Time that the client takes to send does not count towards the timeout of the S3 server.
 #[test]
 fn a_slow_client_may_take_its_time() {
     run(async {
@@ -457,7 +464,8 @@ fn a_slow_client_may_take_its_time() {
     });
 }
 
-/// Uploads that were cut off are aborted, bytes that were parked for them go, and what is under way is left alone.
+/// The collection aborts interrupted uploads, removes the bytes that were parked for cancelled
+/// sessions, and leaves active uploads alone.
 #[test]
 fn what_was_cut_off_is_collected_and_what_goes_on_is_not() {
     run(async {
@@ -483,7 +491,7 @@ fn what_was_cut_off_is_collected_and_what_goes_on_is_not() {
         let parked = header(&parked, "location").to_owned();
         assert_eq!(world.send(Method::PATCH, &parked, content(23, 100_000).into()).await.status(), 202);
         assert_eq!(world.send(Method::DELETE, &parked, Body::empty()).await.status(), 204);
-        // One is cut off as by a kill, and its session is over.
+        // The first push is interrupted as by a kill, and its session is cancelled.
         let (pieces, cut_off, location) = pushes.remove(0);
         cut_off.abort();
         assert!(cut_off.await.unwrap_err().is_cancelled());
@@ -522,7 +530,8 @@ fn a_download_has_the_bytes_that_were_asked_for_or_breaks_off() {
         });
         let elsewhere = world.read(&location, range.clone()).await;
         assert!(matches!(elsewhere, Err(Error::Unavailable(_))), "{elsewhere:?}");
-        // Shorter than it says, longer than was asked for, and a refusal that breaks off itself.
+        // Three faults: a body shorter than the requested range, a server that ignores ranges and
+        // sends more, and a refusal whose own body is cut off.
         world.proxy.script(once(reads_content, || Act::Respond(short_206())));
         assert!(
             world.read(&location, range.clone()).await.unwrap()
@@ -588,7 +597,7 @@ fn lists_that_would_skip_or_repeat_keys_are_refused() {
             || page(&[], Some("same")),
             || page(&["c", "b"], None),
             || page(&["b", "b"], None),
-            || page(&["a", "b"], None), // as if nothing had been said of where to begin
+            || page(&["a", "b"], None), // as if the server ignored start-after
             || answer(200, "<ListBucketResult>"),
         ];
         for (number, page) in pages.into_iter().enumerate() {
@@ -602,7 +611,8 @@ fn lists_that_would_skip_or_repeat_keys_are_refused() {
     });
 }
 
-/// A page full of uploads of others is no end, and one that comes again is.
+/// A page that lists only uploads outside the registry's prefix does not end the listing. A page
+/// that does not advance ends the listing with an error.
 #[test]
 fn lists_of_uploads_go_on_or_are_refused() {
     run(async {
@@ -679,7 +689,7 @@ fn a_version_may_come_through_a_proxy_that_calls_it_weak() {
     });
 }
 
-/// What was logged in this process.
+/// All lines that were logged in this process.
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Memory;

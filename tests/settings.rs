@@ -1,4 +1,4 @@
-//! Settings as people give them: wrong values and names on every host, and `scripts/up`.
+//! Settings as users give them: wrong values and names on every host, and `scripts/up`.
 #![cfg(all(feature = "native", not(target_family = "wasm")))]
 
 #[allow(dead_code, reason = "shared with other tests")]
@@ -32,7 +32,8 @@ use std::process::{Command, Stdio};
 use eyot::host::config::SETTINGS;
 use host::{Host, Kind};
 
-/// A variable of Spin's manifest that is no setting of eyot: the host to which the component may send requests.
+/// A variable of Spin's manifest that is not a setting of eyot: the host to which the component may
+/// send requests.
 const MANIFEST_ONLY: &str = "oidc_host";
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -46,7 +47,8 @@ fn get(address: std::net::SocketAddr, header: &str) -> String {
     answer
 }
 
-/// The names of the settings that components have as well. The table says of each other one that it is native.
+/// The names of the settings that components have. The purpose of every other setting contains
+/// "nativ".
 fn of_components() -> impl Iterator<Item = &'static str> {
     SETTINGS.iter().filter(|(.., purpose)| !purpose.contains("nativ")).map(|(name, ..)| *name)
 }
@@ -71,7 +73,7 @@ fn spins_manifest_has_the_settings_of_components() {
     assert!(manifest.contains("\nsqlite_databases = [\"default\"]\n"));
 }
 
-/// An instance serves 128 requests, so these need several.
+/// An instance serves 128 requests, so 300 requests need several instances.
 const REQUESTS: usize = 300;
 
 #[test]
@@ -118,13 +120,15 @@ fn a_misspelt_name_stops_a_component_and_is_hinted_at_natively() {
     assert_eq!(host.times_logged("AUHT_MODE is no setting; AUTH_MODE may be meant"), 1);
 }
 
-/// A copy of what `scripts/up` needs of the project, with programs that stand in for builds and for Spin.
+/// A copy of the project files that `scripts/up` needs, with programs that stand in for builds and
+/// for Spin.
 struct Project {
     folder: tempfile::TempDir,
     data: tempfile::TempDir,
 }
 
-/// Takes the options of `spin up` that `scripts/up` gives, and serves with the tests' own host.
+/// A stand-in for Spin: takes the options of `spin up` that `scripts/up` gives, and serves with the
+/// tests' own host.
 const SPIN: &str = r#"#!/usr/bin/env bash
 set -euo pipefail
 [ "$1" != --version ] || { echo 'spin 4.1.0 (a stand-in)'; exit; }
@@ -195,7 +199,8 @@ impl Project {
         script
     }
 
-    /// Runs it to its own end; gives its status and what it said.
+    /// Runs `scripts/up` until the script ends. Returns the exit status and the standard error
+    /// output.
     fn ends(&self, host: &str, settings: &[&str]) -> (Option<i32>, String) {
         let output = self.up(host, host::free_port(), settings).output().expect("bash");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
@@ -248,7 +253,8 @@ fn the_script_keeps_secrets_off_command_lines() {
         let serving = lines.any(|line| line.is_ok_and(|line| line.starts_with("eyot is serving")));
         let address = ([127, 0, 0, 1], port).into();
         let answers = serving.then(|| (get(address, ""), get(address, BASIC), command_lines()));
-        // A shell that starts the tests in the background makes them ignore SIGINT, and bash cannot trap an ignored signal.
+        // A shell that starts the tests in the background makes the tests ignore SIGINT, and bash
+        // cannot trap an ignored signal.
         let told = Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status();
         assert!(told.expect("a program of every system").success());
         let output = child.wait_with_output().expect("an end");

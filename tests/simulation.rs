@@ -1,7 +1,9 @@
-//! Many clients and collectors at once over stores that fail, in an order that follows from a seed: nothing is lost, nothing is left.
+//! Simulates many concurrent clients and collectors over failing stores, in an order that follows
+//! from a seed. The test asserts that acknowledged content is never lost and that no garbage is
+//! left.
 //!
-//! `EYOT_SIM_SEED=<seed>` runs one seed and prints what happened; `EYOT_SIM_SEEDS=<number>` runs more or fewer of them, and
-//! `EYOT_SIM_FIRST=<seed>` begins with another one.
+//! `EYOT_SIM_SEED=<seed>` runs one seed and prints its events; `EYOT_SIM_SEEDS=<number>` sets the
+//! number of seeds, and `EYOT_SIM_FIRST=<seed>` the first seed.
 #![cfg(not(target_family = "wasm"))]
 
 #[path = "simulation/check.rs"]
@@ -26,9 +28,9 @@ use executor::{Executor, TaskId};
 use world::World;
 
 const SEEDS: u64 = 10_000;
-/// More than any seed needs: who does not end by then never does.
+/// More steps than any seed needs. A simulation that has not ended by then is stuck.
 const STEPS_MAX: u64 = 100_000;
-/// How many steps of the collection one collector does before another takes its place.
+/// The maximum number of collection steps by one collector before another collector replaces it.
 const COLLECT_STEPS_MAX: usize = 40;
 
 struct Story {
@@ -67,7 +69,7 @@ fn play(world: &World) -> Result<(), String> {
             }
         }
         if scheduler.dice(|dice| dice.per_mille(setting.crashes_per_mille)) {
-            // Collectors more often than clients: there are always new ones.
+            // Crash collectors more often than clients: crashed collectors are replaced.
             let crashing = if scheduler.below(3) == 0 { &clients } else { &collectors };
             if !crashing.is_empty() {
                 executor.crash(crashing[scheduler.below(crashing.len())]);

@@ -1,4 +1,4 @@
-//! Faults that only show on a host as slow as Spin: `--manners real` of `tests/spin_host`.
+//! Faults that appear only on a host as slow as Spin: `--manners real` of `tests/spin_host`.
 #![cfg(all(feature = "native", not(target_family = "wasm")))]
 
 #[allow(dead_code, reason = "shared with other tests")]
@@ -26,10 +26,11 @@ use std::net::TcpStream;
 use host::{Host, Kind};
 
 const MANIFEST: &str = r#"{"schemaVersion": 2, "manifests": []}"#;
-/// The number of requests on one connection whose answers are counted, after as many that warm the host up.
+/// The number of requests on one connection whose answers are counted. As many requests before them
+/// warm up the host.
 const REQUESTS: usize = 60;
 
-/// A connection that is kept, on which answers are counted by the segments in which they come.
+/// A kept-alive connection on which the test counts the segments of each answer.
 struct Kept(TcpStream);
 
 impl Kept {
@@ -39,8 +40,9 @@ impl Kept {
         Self(stream)
     }
 
-    /// Sends a request; gives the answer, and how often something came. With Nagle's algorithm on, a second segment comes only
-    /// after the first was acknowledged, so the two are never read as one.
+    /// Sends a request. Returns the answer and the number of reads that received data. With Nagle's
+    /// algorithm on, a second segment arrives only after the first was acknowledged, so the two are
+    /// never read as one.
     fn exchange(&mut self, head: &str, body: &str) -> (String, usize) {
         let length = body.len();
         let request = format!("{head} HTTP/1.1\r\nHost: eyot\r\nContent-Length: {length}\r\n");
@@ -67,7 +69,8 @@ fn calls(host: &Host) -> serde_json::Value {
     serde_json::from_str(answer.split_once("\r\n\r\n").expect("a body").1).expect("JSON")
 }
 
-/// Pulls a manifest again and again; gives how many of the answers came in more than one segment.
+/// Pulls a manifest `REQUESTS` times after a warm-up. Returns how many answers came in more than
+/// one segment.
 fn split_answers(host: &Host) -> usize {
     let mut kept = Kept::to(host);
     let (answer, _) = kept.exchange("PUT /v2/team/app/manifests/v1", MANIFEST);
@@ -83,8 +86,8 @@ fn split_answers(host: &Host) -> usize {
     (0..REQUESTS).filter(|_| pull() > 1).count()
 }
 
-/// An answer in two segments takes 44 ms on a kept connection. The host's threads race, so a few may be split; without the
-/// component's pause more than half are.
+/// An answer in two segments takes 44 ms on a kept-alive connection. The host's threads race, so a
+/// few answers may be split. Without the component's pause, more than half are split.
 #[test]
 fn small_answers_from_key_value_leave_in_one_segment() {
     let host = Host::start(Kind::SlowSpinHost("spin-key-value"));

@@ -1,4 +1,4 @@
-//! How many storage calls a request costs: a number that does not vary from machine to machine.
+//! How many storage calls a request costs. The number is the same on every machine.
 #![cfg(not(target_family = "wasm"))]
 
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl Counted {
         futures_executor::block_on(self.handler.handle(request.body(body).unwrap()))
     }
 
-    /// Sends a request and gives what it cost: key operations, and blob reads and writes.
+    /// Sends a request and returns its cost: key operations, and blob reads and writes.
     fn cost(&self, method: Method, uri: &str, body: impl Into<Body>, expected: StatusCode) -> Cost {
         self.keys.counts.take();
         self.blobs.counts.take();
@@ -70,7 +70,8 @@ fn digest(bytes: &[u8]) -> Digest {
     Algorithm::Sha256.digest(bytes)
 }
 
-/// Pushes as docker does: POST, a streamed PATCH, PUT. Gives the key operations and the blob store's calls.
+/// Pushes as docker does: POST, a streamed PATCH, PUT. Returns the key operations and the blob
+/// store's calls.
 fn push_layer(counted: &Counted, bytes: &Bytes) -> (u64, [u64; 4]) {
     let post = counted.cost(Method::POST, "/v2/a/blobs/uploads/", Body::empty(), StatusCode::ACCEPTED);
     let stream = Body::from_stream(futures_util::stream::iter([Ok::<_, BodyError>(bytes.clone())]));
@@ -97,7 +98,7 @@ fn a_docker_style_push_of_a_layer_costs_six_key_operations() {
     let counted = Counted::new();
     let (keys, blobs) = push_layer(&counted, &Bytes::from(vec![1; 100_000]));
     assert_eq!(keys, 6);
-    // One append, one commit: the bytes are written once and never read.
+    // One append and one commit: the bytes are written once and never read.
     assert_eq!(blobs, [0, 2, 0, 0]);
 }
 
@@ -108,7 +109,7 @@ fn a_pull_costs_as_little_as_it_can() {
     push_layer(&counted, &layer);
     let manifest = image(&layer);
     let push = counted.cost(Method::PUT, "/v2/a/manifests/v1", manifest.clone(), StatusCode::CREATED);
-    // Two of them make sure that no collection takes away what the manifest names.
+    // Two of the key operations protect the blobs of the manifest against a running collection.
     assert!(push.key_operations() <= 10, "{:?}", push.keys);
     assert_eq!(push.blobs, [0; 4]);
 
@@ -154,13 +155,15 @@ fn a_refused_push_writes_nothing() {
     assert_eq!(left, Vec::<String>::new());
 }
 
-/// The same layer again, as in another repository: what came in is given up for what is there.
+/// Pushes the same layer again, as for another repository. The registry discards the new copy and
+/// uses the stored copy.
 #[test]
 fn content_that_is_known_is_not_kept_twice() {
     let counted = Counted::new();
     let layer = Bytes::from(vec![1; 100_000]);
     push_layer(&counted, &layer);
-    // Two looks whether it can still be read; the append and the commit; and what was committed is removed.
+    // Two reads check that the stored copy is readable. An append and a commit store the new copy,
+    // and a removal discards it.
     let (_, blobs) = push_layer(&counted, &layer);
     assert_eq!(blobs, [2, 2, 1, 0]);
     let single = format!("/v2/b/blobs/uploads/?digest={}", digest(&layer));
@@ -168,7 +171,7 @@ fn content_that_is_known_is_not_kept_twice() {
     assert_eq!(cost.blobs, [1, 2, 1, 0]);
 }
 
-/// What one page of referrers says, and what it cost.
+/// The content of one page of referrers, and the page's cost.
 struct ReferrersPage {
     keys: [u64; 4],
     bytes: usize,
@@ -189,7 +192,7 @@ impl Counted {
         assert_eq!(reply.headers()["oci-subject"], subject.as_str());
     }
 
-    /// All pages, as the links lead through them.
+    /// Reads all pages by following their links.
     fn referrers(&self, subject: &Digest, filter: Option<&str>) -> Vec<ReferrersPage> {
         let query = filter.map(|filter| format!("?artifactType={}", filter.replace('+', "%2B")));
         let mut uri = format!("/v2/a/referrers/{subject}{}", query.unwrap_or_default());
@@ -216,7 +219,7 @@ impl Counted {
     }
 }
 
-/// In the order of the digests, each once.
+/// The digests of all pages, which must be in order and without repetition.
 fn all_digests(pages: &[ReferrersPage]) -> Vec<&String> {
     let all: Vec<_> = pages.iter().flat_map(|page| &page.digests).collect();
     assert!(all.is_sorted_by(|one, next| one < next), "out of order, or twice");
@@ -227,7 +230,7 @@ fn all_digests(pages: &[ReferrersPage]) -> Vec<&String> {
 fn a_page_of_referrers_costs_what_its_limit_allows() {
     let counted = Counted::new();
     let subject = digest(b"the subject");
-    // A plus sign means a space where it is not written as %2B.
+    // An unescaped plus sign in a query means a space, so the filter escapes the sign as %2B.
     let kinds = ["application/vnd.example.a+json", "application/vnd.example.b"];
     for number in 0..1000 {
         counted.push_referrer(&subject, kinds[number % 2], number, "");
@@ -236,13 +239,14 @@ fn a_page_of_referrers_costs_what_its_limit_allows() {
         let pages = counted.referrers(&subject, filter);
         assert_eq!((all_digests(&pages).len(), pages.len()), (expected, 2), "{filter:?}");
         for page in &pages {
-            // One listing and a read for each manifest that is looked at; on the first page one more for a fallback tag.
+            // One listing, and one read for each manifest that is looked at. The first page needs
+            // one more read for a fallback tag.
             assert!(page.keys[0] <= 501 && page.keys[1..] == [0, 0, 1], "{:?}", page.keys);
         }
     }
 }
 
-/// Annotations fill pages before their number does.
+/// Large annotations fill a page by bytes before the page reaches its number of manifests.
 #[test]
 fn a_page_of_referrers_stays_under_four_mebibytes() {
     let counted = Counted::new();
@@ -255,7 +259,8 @@ fn a_page_of_referrers_stays_under_four_mebibytes() {
     assert_eq!((all_digests(&pages).len(), pages.len()), (300, 3));
     for page in &pages {
         assert!(page.bytes <= 4 << 20, "{} bytes", page.bytes);
-        // What does not fit on a page may have been read for it, as many at once as are under way together.
+        // Up to 16 manifests are read at once, so up to 16 reads may be for manifests that do not
+        // fit on the page.
         assert!(page.keys[0] <= page.digests.len() as u64 + 1 + 16, "{:?} for {}", page.keys, page.digests.len());
     }
 }

@@ -1,6 +1,6 @@
-//! The protocol, in-process against the memory store: every file in `tests/transcripts`.
+//! The protocol: runs every file in `tests/transcripts` in-process on the memory store.
 
-// There is no folder to read the transcripts from.
+// wasm32-unknown-unknown has no folder from which to read the transcripts.
 #![cfg(not(all(target_family = "wasm", target_os = "unknown")))]
 
 #[path = "support/transcript.rs"]
@@ -48,7 +48,7 @@ fn transcripts() {
     block_on(runner::run_all(&InProcess(eyot::Handler::in_memory())));
 }
 
-/// Rows of the checklist that no exchange can prove, and why.
+/// Rows of the checklist that no exchange can prove, each with the reason.
 const EXEMPT: [(u32, &str); 4] = [
     (44, "abandoned sessions end by time: unit tests with a clock of their own"),
     (79, "a list that fills a page: storage_calls.rs pushes a thousand"),

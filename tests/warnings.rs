@@ -1,4 +1,5 @@
-//! Warnings on the wire (distribution-spec, "Warnings"): they need a setting, so they have no transcript.
+//! Warnings on the wire (distribution-spec, "Warnings"). Warnings need a setting, so no transcript
+//! covers them.
 #![cfg(not(target_family = "wasm"))]
 
 use std::sync::Arc;

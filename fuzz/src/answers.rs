@@ -1,4 +1,5 @@
-//! What S3 servers answer, in XML or not: whatever it is, it is read or refused.
+//! Answers of S3 servers: bytes of any kind, in XML or not. The parser reads or refuses every input
+//! without a panic.
 
 use eyot::store::s3::answer::{NAMESPACE, Refusal, Uploads, in_namespace, is_whole};
 
@@ -9,7 +10,7 @@ pub fn answers(data: &[u8]) {
     let named = in_namespace(text, NAMESPACE);
     assert_eq!(in_namespace(&named, NAMESPACE), named, "{text:?}: a namespace is declared once");
     assert!(named.len() <= text.len() + NAMESPACE.len() + " xmlns=\"\"".len());
-    // White space behind the end makes no difference.
+    // White space behind the end of the document makes no difference.
     assert_eq!(is_whole(text), is_whole(&format!("{text}\n")), "{text:?}");
     if let Ok(uploads) = Uploads::parse(&named) {
         let bytes: usize = uploads.uploads.iter().map(|upload| upload.key.len() + upload.upload_id.len()).sum();

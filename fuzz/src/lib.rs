@@ -1,5 +1,6 @@
-//! What holds of any input. Each function takes bytes of any kind and panics where a property is broken. cargo-fuzz calls them
-//! (`fuzz_targets/`), and so does `tests/fuzz.rs`, which takes this very file in as a module.
+//! Properties that hold for any input. Each function takes bytes of any kind and panics if a
+//! property is broken. Two callers run the functions: cargo-fuzz (`fuzz_targets/`), and
+//! `tests/fuzz.rs`, which includes this file as a module.
 
 mod answers;
 mod logins;

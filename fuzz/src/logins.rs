@@ -1,5 +1,6 @@
-//! Requests with credentials, forms and proxies' headers of any kind: each gets an answer that clients can read, a challenge
-//! names no host that is none, and a token that is given out is taken.
+//! Requests with credentials, forms and proxies' headers of any kind. Each request gets an answer
+//! that clients can read, a challenge names only a valid host, and the registry accepts every
+//! issued token.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,13 +18,15 @@ const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const USER: &str = "alice";
 const PASSWORD: &str = "s:cret";
 
-/// Which outcomes there were, as `METHOD kind status`: by this a test can tell that inputs still come as far as they should.
+/// The outcomes so far, as `METHOD kind status`. A test checks by this set that the inputs still
+/// reach the intended outcomes.
 pub static LOGINS_REACHED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// One user, without a hash that would take most of the time.
+/// An authority with one user, whose password is compared without a hash, because hashing would
+/// take most of the time.
 #[derive(Default)]
 struct OneUser {
-    /// Where the last request came from.
+    /// The address of the last request's client.
     address: Mutex<Option<IpAddr>>,
 }
 
@@ -41,7 +44,8 @@ impl Authority for OneUser {
     }
 }
 
-/// Lines of headers, an empty line, and the body. The first line is the method and the target.
+/// The input consists of the request line (method and target), lines of headers, an empty line, and
+/// the body.
 pub fn logins(data: &[u8]) {
     let end = data.windows(2).position(|two| two == b"\n\n");
     let (head, body) = end.map_or((data, &[][..]), |at| (&data[..at], &data[at + 2..]));
@@ -74,7 +78,7 @@ pub fn logins(data: &[u8]) {
     }
 }
 
-/// An address that nobody wrote down comes from nowhere.
+/// Without a forwarding header, the client's address is the address of the peer.
 fn check_address(address: Option<IpAddr>, headers: &HeaderMap) {
     let is_forwarded = headers.contains_key("x-forwarded-for") || headers.contains_key("forwarded");
     if let Some(address) = address.filter(|_| !is_forwarded) {
@@ -82,7 +86,8 @@ fn check_address(address: Option<IpAddr>, headers: &HeaderMap) {
     }
 }
 
-/// `Bearer realm="…",service="…"` and so on: no text of the client's ends a quoted one.
+/// A challenge has the form `Bearer realm="…",service="…"`. No text from the client can end a
+/// quoted string.
 fn check_challenge(challenge: &str) {
     if challenge == "Basic realm=\"eyot\"" {
         return;

@@ -3,7 +3,8 @@
 use eyot::oci::{Algorithm, Descriptor, Manifest};
 use http::HeaderValue;
 
-/// The first line is the Content-Type, an empty one none; the rest are the bytes.
+/// The first line of the input is the Content-Type, and an empty line means no Content-Type. The
+/// rest is the manifest.
 pub fn manifests(data: &[u8]) {
     let mut parts = data.splitn(2, |byte| *byte == b'\n');
     let content_type = parts.next().and_then(|line| std::str::from_utf8(line).ok()).filter(|line| !line.is_empty());
@@ -15,9 +16,9 @@ pub fn manifests(data: &[u8]) {
         assert_eq!(media_type, pushed.trim());
     }
     let named = manifest.blobs().count() + manifest.children().count();
-    // Each takes more than its digest.
+    // Each descriptor takes more bytes than its digest.
     assert!(named * 64 <= bytes.len(), "{named} descriptors in {} bytes", bytes.len());
-    // As it is stored for a subject, and read again for a page of referrers.
+    // The descriptor is stored for a subject, and read again for a page of referrers.
     let descriptor = manifest.descriptor(&media_type, &Algorithm::Sha256.digest(bytes), bytes.len() as u64);
     let stored = serde_json::to_vec(&descriptor).expect("a descriptor that can be written");
     assert_eq!(serde_json::from_slice::<Descriptor>(&stored).ok(), Some(descriptor));

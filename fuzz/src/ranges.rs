@@ -1,8 +1,9 @@
-//! Ranges of pulls and of chunks.
+//! Range headers of pulls, and Content-Range headers of chunks.
 
 use eyot::oci::range::{RANGES_MAX, RangeRequest, parse_chunk_range};
 
-/// The first eight bytes are the size of the content, as far as there are so many.
+/// The first eight bytes of the input, or all bytes of a shorter input, are the size of the
+/// content. The rest is the header.
 pub fn ranges(data: &[u8]) {
     let (size, header) = data.split_at(data.len().min(8));
     let size = size.iter().fold(0, |size, byte| size << 8 | u64::from(*byte));
@@ -30,7 +31,8 @@ pub fn ranges(data: &[u8]) {
     }
 }
 
-/// RFC 9110, section 14.1.2, in numbers that never overflow; nothing for what has not exactly that form.
+/// RFC 9110, section 14.1.2, in numbers that never overflow. Returns `None` for a header that is
+/// not in the form of a single range.
 fn expected(header: &str, size: u64) -> Option<RangeRequest> {
     let (first, last) = header.strip_prefix("bytes=")?.split_once('-')?;
     let number = |text: &str| match text {
@@ -43,7 +45,7 @@ fn expected(header: &str, size: u64) -> Option<RangeRequest> {
         (None, None) => return Some(RangeRequest::Whole),
         (None, Some(suffix)) => all.saturating_sub(suffix)..all,
         (Some(first), None) => first..all,
-        // What is asked for backwards is never there.
+        // A range whose end lies before its start is unsatisfiable.
         (Some(first), Some(last)) if last < first => first..first,
         (Some(first), Some(last)) => first..all.min(last + 1),
     };

@@ -1,4 +1,4 @@
-//! A registry in memory with limits that are soon reached, and a client of it.
+//! A registry in memory with small limits, which inputs soon reach, and a client of the registry.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use http::{HeaderMap, Request, StatusCode};
 
 pub const BLOB_BYTES_MAX: u64 = 3000;
 
-/// The same input does the same each time.
+/// A platform whose clock and randomness repeat, so that the same input gives the same run.
 #[derive(Default)]
 pub struct Repeatable(AtomicU64);
 
@@ -44,7 +44,8 @@ pub fn registry(platform: Arc<dyn Platform>) -> Registry {
         grace_ms: 0,
         untagged_lifetime_ms: Some(0),
         collect_step_keys_max: 20,
-        // Also crossed, and a step allocates no mebibyte for them.
+        // A small limit, which inputs can exceed. With a small limit, a step allocates no mebibyte
+        // for the marks.
         marks_max: 64,
         warnings: true,
         ..Limits::default()
@@ -53,19 +54,20 @@ pub fn registry(platform: Arc<dyn Platform>) -> Registry {
     Registry::new(Arc::new(MemoryKeyValue::default()), blobs, platform, limits)
 }
 
-/// In how many pieces a body trickles. A body of one byte at a time took most of the time of a run.
+/// The largest number of pieces of a trickled body. Bodies of one byte at a time took most of the
+/// time of a run.
 const TRICKLES_MAX: usize = 24;
 
-/// How a body comes.
+/// How the client sends a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     Length,
     Streamed,
-    /// Little after little.
+    /// In up to `TRICKLES_MAX` small pieces.
     Trickled,
-    /// Breaks off behind the bytes.
+    /// The body breaks off behind the bytes.
     Broken,
-    /// Says that it has one byte more, or one less, than it has.
+    /// Content-Length is one byte more than the body, or one byte less.
     OneMore,
     OneLess,
 }
@@ -108,7 +110,7 @@ impl Reply {
     }
 }
 
-/// Sends a request and checks what holds of every answer.
+/// Sends a request and checks the properties of every answer.
 pub fn send(handler: &Handler, request: Request<Body>) -> Reply {
     let sent = format!("{} {} {:?}", request.method(), request.uri(), request.headers());
     let is_head = request.method() == http::Method::HEAD;
@@ -133,7 +135,7 @@ pub fn send(handler: &Handler, request: Request<Body>) -> Reply {
     reply
 }
 
-/// The specification's form, and its codes.
+/// Checks that the error has the specification's form, and a code of the specification.
 fn check_errors(sent: &str, reply: &Reply) {
     const CODES: &str = "BLOB_UNKNOWN BLOB_UPLOAD_INVALID BLOB_UPLOAD_UNKNOWN DIGEST_INVALID MANIFEST_BLOB_UNKNOWN \
         MANIFEST_INVALID MANIFEST_UNKNOWN NAME_INVALID NAME_UNKNOWN SIZE_INVALID UNAUTHORIZED DENIED UNSUPPORTED \

@@ -1,5 +1,5 @@
-//! Any sequence of requests: each is answered as every answer must be (`registry::send`), nothing panics, and at the end what is
-//! listed can be pulled whole.
+//! Sequences of requests of any kind. Each answer has the properties that `registry::send` checks,
+//! no request panics, and at the end all listed content can be pulled completely.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -14,7 +14,8 @@ use super::registry::{FRAMINGS, Reply, body, handler, send};
 
 const STEPS_MAX: usize = 60;
 
-/// What was reached, as `METHOD kind status`: by this a test can tell that inputs still come as far as they should.
+/// The outcomes so far, as `METHOD kind status`. A test checks by this set that the inputs still
+/// reach the intended outcomes.
 pub static REACHED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 const METHODS: [&str; 9] = ["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS", "TRACE", "EYOT"];
@@ -44,7 +45,7 @@ pub fn requests(data: &[u8]) {
     let mut client = Client { handler: handler(), digests: Vec::new(), sessions: Vec::new(), lost_content: false };
     let mut u = Unstructured::new(data);
     for _ in 0..STEPS_MAX {
-        // Too few bytes are no failure: what was done before was checked.
+        // The input ended. The steps before the end were checked, so the early end is no failure.
         if u.is_empty() || client.step(&mut u).is_err() {
             break;
         }
@@ -54,14 +55,15 @@ pub fn requests(data: &[u8]) {
 
 struct Client {
     handler: Handler,
-    /// Of what was pushed, and of what never was.
+    /// Digests of pushed content, and of content that was never pushed.
     digests: Vec<Digest>,
     sessions: Vec<String>,
-    /// Whether a client took away what manifests name.
+    /// Whether a client deleted content that manifests may name.
     lost_content: bool,
 }
 
-/// A request before it is made into one, which not every text can be.
+/// The parts of a request before the request is built. Building fails for texts that are invalid in
+/// HTTP.
 struct Draft {
     kind: &'static str,
     method: &'static str,
@@ -94,7 +96,7 @@ impl Client {
         for (name, value) in draft.headers {
             request = request.header(name, value);
         }
-        // A host's HTTP server refuses what is no request at all.
+        // A host's HTTP server refuses text that is not a valid request.
         let Ok(request) = request.body(body(&draft.content, framing)) else { return Ok(()) };
         let reply = send(&self.handler, request);
         self.learn(draft.kind, draft.method, &draft.content, &reply);
@@ -119,7 +121,7 @@ impl Client {
         {
             assert!(digest.parse::<Digest>().is_ok_and(|digest| digest.matches(&reply.body)), "{reply:?}");
         }
-        // Whatever was pushed by digest is what hashes to it.
+        // Content that was pushed by digest must hash to the digest.
         if let (201, Some(digest), "manifest") = (status, reply.header("docker-content-digest"), kind) {
             assert!(digest.parse::<Digest>().is_ok_and(|digest| digest.matches(content)), "{reply:?}");
         }
@@ -136,7 +138,7 @@ impl Client {
         Ok(match u.int_in_range(0..=5)? {
             0..=2 => (*u.choose(&TAGS)?).to_owned(),
             3..=4 => self.digest(u)?.to_string(),
-            // The tag under which clients without the referrers API keep their lists.
+            // The tag under which clients without the referrers API store their list of referrers.
             _ => self.digest(u)?.to_string().replace(':', "-"),
         })
     }
@@ -263,7 +265,7 @@ impl Client {
         Ok(Draft { kind: "delete", method: "DELETE", uri, headers: Vec::new(), content: Vec::new() })
     }
 
-    /// Endpoints of our own.
+    /// A request to one of eyot's own endpoints.
     fn own(&self, u: &mut Unstructured<'_>) -> Result<Draft> {
         let (method, uri) = match u.int_in_range(0..=5)? {
             0..=2 => ("POST", "/v2/_eyot/collect".to_owned()),
@@ -275,7 +277,7 @@ impl Client {
         Ok(Draft { kind: "own", method, uri, headers: Vec::new(), content })
     }
 
-    /// Bytes of any kind behind a known beginning.
+    /// Bytes of any kind behind a known beginning of a path.
     fn wild(&self, u: &mut Unstructured<'_>) -> Result<Draft> {
         let begin =
             *u.choose(&["", "/", "/v2/", "/v2/a/", "/v2/a/manifests/", "/v2/a/blobs/uploads/", "/v2/a/tags/list?"])?;
@@ -289,7 +291,7 @@ impl Client {
         Ok(Draft { kind: "wild", method, uri: format!("{begin}{rest}"), headers: Vec::new(), content: Vec::new() })
     }
 
-    /// Mostly what belongs there.
+    /// A value for the header: in one of four cases bytes of any kind, otherwise a plausible value.
     fn header_value(&self, u: &mut Unstructured<'_>, name: &str) -> Result<Vec<u8>> {
         if u.ratio(1, 4)? {
             return Ok(u.bytes(u.len().min(12))?.to_vec());
@@ -308,7 +310,8 @@ impl Client {
         Ok(text.into_bytes())
     }
 
-    /// Every tag leads to a manifest, and as long as nobody deleted anything, every manifest to all that it names.
+    /// Checks that every tag leads to a manifest. Unless a client deleted content, all content that
+    /// a manifest names must exist.
     fn check(&self) {
         for name in ["a", "a/b", "c"] {
             let mut next = Some(format!("/v2/{name}/tags/list"));

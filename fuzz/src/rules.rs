@@ -1,14 +1,15 @@
-//! What administrators write: patterns, policies, scopes, issuers, htpasswd files, proxies. Patterns and policies are held to
-//! their meaning, written here a second time in another way.
+//! Texts that administrators write: patterns, policies, scopes, issuers, htpasswd files, proxies.
+//! Patterns and policies are compared with a second implementation in this file.
 
 use eyot::auth::{Action, IssuerRules, Pattern, Policy, Scope, check_user_name, parse_htpasswd};
 use eyot::http::Proxies;
 use eyot::oci::RepositoryName;
 
-/// How many repositories a policy is asked about.
+/// For how many repositories, and for how many users, a policy is evaluated.
 const NAMES_MAX: usize = 20;
 
-/// The first line is a pattern, the second one a name; all of it is each of the other texts.
+/// The first line is a pattern and the second line a name. The whole input is also parsed as each
+/// of the other texts.
 pub fn rules(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
@@ -38,7 +39,8 @@ pub fn rules(data: &[u8]) {
     }
 }
 
-/// What the rest of a pattern means, letter by letter: `ends` are all places in the name that its beginning reaches.
+/// Matches a pattern step by step. `ends` are all positions in the name that the pattern so far can
+/// reach.
 fn is_match(pattern: &str, name: &str) -> bool {
     let mut ends = vec![0];
     let mut rest = pattern;
@@ -67,7 +69,7 @@ fn is_match(pattern: &str, name: &str) -> bool {
     ends.contains(&name.len())
 }
 
-/// A rule as its text says it.
+/// A rule of a policy, split into words.
 struct Rule<'a> {
     who: Vec<&'a str>,
     pattern: &'a str,
@@ -90,7 +92,7 @@ fn check_policy(text: &str, policy: &Policy) {
         std::iter::once(None).chain(rules.iter().flat_map(|rule| rule.who.first().copied().map(Some))).collect();
     for name in names.take(NAMES_MAX).filter_map(|name| name.parse::<RepositoryName>().ok()) {
         for user in users.iter().take(NAMES_MAX) {
-            // Names with a meaning of their own are nobody's.
+            // Reserved names and invalid names belong to no user.
             if user.is_some_and(|user| check_user_name(user).is_err()) {
                 continue;
             }

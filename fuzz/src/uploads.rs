@@ -1,5 +1,5 @@
-//! Any split of a blob into requests gives the same blob, or a clean refusal that leaves the upload where it stood, or behind
-//! the bytes that came before the client broke off.
+//! Uploads a blob in any split into requests. The result is the same blob, or a refusal that leaves
+//! the upload at its offset, or behind the bytes that came before the client broke off.
 
 use arbitrary::{Result, Unstructured};
 use eyot::oci::Algorithm;
@@ -11,14 +11,14 @@ use super::registry::{BLOB_BYTES_MAX, FRAMINGS, Framing, body, handler, send};
 
 const STEPS_MAX: usize = 40;
 
-/// What the client knows.
+/// The client's model of the upload.
 struct Model {
     content: Vec<u8>,
     algorithm: Algorithm,
-    /// What the server hashes the content with.
+    /// The algorithm with which the server hashes the content during the upload.
     hashed_with: Algorithm,
     location: String,
-    /// How much the server has; nothing when the session is over.
+    /// The number of bytes that the server has, or `None` when the session is over.
     offset: Option<usize>,
 }
 
@@ -29,13 +29,13 @@ struct Chunk {
 }
 
 pub fn uploads(data: &[u8]) {
-    // Too few bytes are no failure: what was done before was checked.
+    // The input ended. The steps before the end were checked, so the early end is no failure.
     let _ = upload(&mut Unstructured::new(data));
 }
 
 fn upload(u: &mut Unstructured<'_>) -> Result<()> {
     let handler = handler();
-    // Sizes about the limit are as likely as any.
+    // One size in four lies within one byte of the limit.
     let size = match u.int_in_range(0..=3)? {
         0 => BLOB_BYTES_MAX as usize + usize::from(u.int_in_range(0..=2u8)?) - 1,
         _ => u.int_in_range(0..=BLOB_BYTES_MAX as usize)?,
@@ -75,7 +75,8 @@ fn request(method: &str, uri: &str, content_range: Option<&str>, body: Body) -> 
 }
 
 impl Model {
-    /// The next bytes, or others; said to lie where they lie, or elsewhere.
+    /// A chunk with the next bytes of the content or other bytes. Content-Range is absent, or gives
+    /// the chunk's true place or another place.
     fn chunk(&self, u: &mut Unstructured<'_>, to_the_end: bool) -> Result<Chunk> {
         let start = match (self.offset, u.ratio(1, 8)?) {
             (Some(offset), false) => offset,
@@ -83,7 +84,8 @@ impl Model {
         };
         let end = if to_the_end { self.content.len() } else { u.int_in_range(start..=self.content.len())? };
         let framing = if u.ratio(2, 3)? { *u.choose(&FRAMINGS[..3])? } else { *u.choose(&FRAMINGS)? };
-        // A body that says it is empty is empty, whatever follows.
+        // A body with Content-Length 0 is empty, whatever bytes follow, so `OneLess` needs at least
+        // 2 bytes.
         let framing = if framing == Framing::OneLess && end - start < 2 { Framing::Streamed } else { framing };
         let content_range = match u.int_in_range(0..=9)? {
             0..=3 if end > start => Some(format!("{start}-{}", end - 1)),
@@ -95,12 +97,12 @@ impl Model {
         Ok(Chunk { range: start..end, framing, content_range })
     }
 
-    /// Whether the server must take the chunk; if not, it must refuse it.
+    /// Whether the server must accept the chunk. The server must refuse every other chunk.
     fn is_good(&self, chunk: &Chunk) -> bool {
         let Some(offset) = self.offset else { return false };
         let length = chunk.range.len();
         let in_place = match chunk.content_range.as_deref().map(eyot::oci::range::parse_chunk_range) {
-            // Without a word from the client the bytes lie where the upload stands.
+            // Without Content-Range, the bytes belong at the upload's offset.
             None => true,
             Some(None) => false,
             Some(Some(said)) => said.start == offset as u64 && said.end - said.start == length as u64,
@@ -112,7 +114,7 @@ impl Model {
         in_place && sound && (offset + length) as u64 <= BLOB_BYTES_MAX
     }
 
-    /// How many bytes count of a chunk that breaks off.
+    /// How many bytes of an interrupted chunk the server must keep.
     fn counted(&self, chunk: &Chunk) -> usize {
         let Some(offset) = self.offset else { return 0 };
         let length = chunk.range.len();
@@ -137,7 +139,8 @@ impl Model {
         if end <= BLOB_BYTES_MAX { length } else { 0 }
     }
 
-    /// The server has these bytes now, wherever in the content the client meant them to be.
+    /// Records that the server has these bytes now, at the server's offset, whatever place in the
+    /// content the client meant.
     fn advance(&mut self, bytes: &[u8]) {
         let Some(offset) = self.offset else { return };
         let end = offset + bytes.len();
@@ -180,17 +183,19 @@ impl Model {
 
     fn cancel(&mut self, handler: &Handler) {
         let reply = send(handler, request("DELETE", &self.location, None, Body::empty()));
-        // An upload that is not there may have been cancelled by this very request, sent before.
+        // The session may have been cancelled by an earlier attempt of the same request, so the
+        // answer is 204 without a session, too.
         assert_eq!(reply.status, 204);
         self.offset = None;
     }
 
-    /// With a digest that is not that of the content.
+    /// Finishes the upload with a digest that differs from the digest of the content.
     fn finish_wrongly(&mut self, handler: &Handler) {
         let wrong = self.algorithm.digest(b"something else");
         let reply = send(handler, request("PUT", &format!("{}?digest={wrong}", self.location), None, Body::empty()));
         assert_eq!(reply.status.as_u16(), if self.offset.is_some() { 400 } else { 404 });
-        // Content that was hashed with another algorithm had to be committed to be read.
+        // For a digest of another algorithm, the server must commit the content in order to read
+        // the content, so the session is over.
         if self.offset.is_some_and(|offset| offset > 0) && self.hashed_with != self.algorithm {
             self.offset = None;
         }
@@ -207,7 +212,8 @@ impl Model {
         let uri = format!("{}?digest={digest}", self.location);
         let reply = send(handler, request("PUT", &uri, chunk.content_range.as_deref(), body(&bytes, chunk.framing)));
         let good = self.is_good(&chunk);
-        // An upload that is over, of content that is there: its answer may have been lost.
+        // The session is over and the content is stored, so the answer to an earlier PUT may have
+        // been lost. The server answers 201 again.
         let range = chunk.content_range.as_deref().map(eyot::oci::range::parse_chunk_range);
         let again = self.offset.is_none() && held && range != Some(None);
         assert_eq!(reply.status == 201, good || again, "{:?} of {:?}: {reply:?}", chunk.range, self.offset);
@@ -217,7 +223,7 @@ impl Model {
             self.offset = None;
             assert_eq!((pulled.status.as_u16(), &pulled.body[..]), (200, &whole[..]));
         } else {
-            // It may have been finished before.
+            // The content may be stored by an earlier finish.
             assert!(pulled.status == 404 || pulled.body == whole);
             let counted = self.counted(&chunk);
             if counted > 0 && self.offset == Some(0) {

@@ -1,4 +1,4 @@
-//! Names, tags and digests against their grammars, written here a second time in another way.
+//! Names, tags and digests, compared with a second implementation of their grammars.
 
 use eyot::oci::digest::HasherState;
 use eyot::oci::{Algorithm, Digest, Hasher, Reference, RepositoryName, Tag};
@@ -10,7 +10,7 @@ pub fn words(data: &[u8]) {
     assert_eq!(name.is_ok(), is_name(text), "the name {text:?}");
     assert_eq!(tag.is_ok(), is_tag(text), "the tag {text:?}");
     assert_eq!(digest.is_ok(), is_digest(text), "the digest {text:?}");
-    // What is taken is taken as it is: one text, one thing.
+    // A valid name is kept unchanged, so that one text means one repository.
     assert!(name.is_ok_and(|name| name.to_string() == text) || !is_name(text));
     match text.parse::<Reference>() {
         Ok(reference) => {
@@ -26,7 +26,8 @@ pub fn words(data: &[u8]) {
     }
 }
 
-/// As a machine that reads one byte at a time: `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`, joined by `/`.
+/// A state machine that reads one byte at a time: `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`, joined by
+/// `/`.
 fn is_name(text: &str) -> bool {
     let end = text.bytes().try_fold('/', |before, byte| match (before, byte) {
         (_, b'a'..=b'z' | b'0'..=b'9') => Some('a'),
@@ -53,7 +54,7 @@ fn is_digest(text: &str) -> bool {
     of("sha256:", 64).or(of("sha512:", 128)).unwrap_or(false)
 }
 
-/// Any cut of the content gives the same digest; a stored state that nobody stored does no harm.
+/// Any split of the content gives the same digest. A stored state from elsewhere causes no panic.
 fn hashers(data: &[u8]) {
     let Some((first, rest)) = data.split_first() else { return };
     let cut = usize::from(*first) % (rest.len() + 1);
@@ -66,13 +67,14 @@ fn hashers(data: &[u8]) {
         hasher.update(&rest[cut..]);
         assert_eq!(hasher.finish(), algorithm.digest(rest));
 
-        // Over the right length, which bytes of any kind hardly ever have.
+        // Makes a state of the right length, which bytes of any kind hardly ever have.
         let mut foreign: serde_json::Value = serde_json::from_str(&stored).expect("JSON");
         let state = foreign["state"].as_str().expect("hex digits");
         let fitting: String = rest.iter().cycle().map(|byte| format!("{byte:02x}")).take(state.len() / 2).collect();
         if fitting.len() == state.len() {
-            // Behind the words of the state lies the number of blocks. sha2 takes any, and counts over the end of a u64 where
-            // overflows are checked; no content has so many.
+            // The number of blocks follows the words of the state. sha2 accepts any number, and the
+            // counter then exceeds a u64, which panics where overflows are checked. No content has
+            // that many blocks.
             let (from, to) = if algorithm == Algorithm::Sha256 { (64, 80) } else { (128, 160) };
             foreign["state"] = format!("{}{}{}", &fitting[..from], "0".repeat(to - from), &fitting[to..]).into();
         }

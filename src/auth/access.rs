@@ -1,10 +1,10 @@
-//! What stands at the door: an authority, and the tokens that it has let others have.
+//! Identifies callers: by an authority, or by a token that was issued earlier.
 
 use std::sync::Arc;
 
 use super::{Attempt, Authority, Caller, Credentials, Directory, Policy, Refusal, Scope, Seal, Token, Tokens};
 
-/// Decides about requests.
+/// Identifies the callers of requests, and issues tokens.
 #[derive(Clone)]
 pub struct Access {
     authority: Arc<dyn Authority>,
@@ -13,12 +13,12 @@ pub struct Access {
 }
 
 impl Access {
-    /// Who comes is identified by `authority`, and can have `tokens`.
+    /// Identifies callers by `authority`, and issues `tokens`.
     pub fn new(authority: Arc<dyn Authority>, tokens: Tokens) -> Self {
         Self { authority, tokens: Some(Arc::new(tokens)), directory: None }
     }
 
-    /// Nobody can log in: everybody may do what `policy` lets anonymous callers do.
+    /// A registry without logins: every caller may do what `policy` lets anonymous callers do.
     pub fn without_login(policy: Policy) -> Self {
         Self { authority: Arc::new(policy), tokens: None, directory: None }
     }
@@ -28,7 +28,7 @@ impl Access {
         Self::without_login(Policy::open())
     }
 
-    /// Anyone may pull, nobody may do anything else.
+    /// Anyone may pull; every other action is denied.
     pub fn read_only() -> Self {
         Self::without_login(Policy::read_only())
     }
@@ -43,15 +43,16 @@ impl Access {
         self.directory.as_ref()
     }
 
-    /// The service that its tokens are for; `None` where nobody can log in.
+    /// The service that the tokens are for; `None` if the registry has no logins.
     pub fn service(&self) -> Option<&str> {
         self.tokens.as_ref().map(|tokens| tokens.service())
     }
 
-    /// A key for names in cursors, which all instances share that share the key of tokens; `None` where there are no tokens.
+    /// A key that seals names in cursors. All instances that share the key of tokens share this
+    /// key. `None` if the registry has no tokens.
     ///
     /// # Errors
-    /// When the store that has the key does not answer.
+    /// If the store that holds the key does not answer.
     pub async fn seal(&self) -> Result<Option<Seal>, Refusal> {
         match &self.tokens {
             Some(tokens) => tokens.seal().await.map(Some),
@@ -59,10 +60,11 @@ impl Access {
         }
     }
 
-    /// Who is calling: by a token of ours, at the cost of one signature, or as the authority says.
+    /// Identifies the caller: by a signed token, at the cost of one signature, or else by the
+    /// authority.
     ///
     /// # Errors
-    /// As [`Authority::identify`].
+    /// The errors of [`Authority::identify`].
     pub async fn caller(&self, attempt: Attempt<'_>) -> Result<Caller, Refusal> {
         if let (Credentials::Bearer(text), Some(tokens)) = (attempt.credentials, &self.tokens)
             && let Some(caller) = tokens.verify(text).await?
@@ -72,10 +74,12 @@ impl Access {
         self.authority.identify(attempt).await
     }
 
-    /// A token for as much of `scopes` as the caller may have. Tokens are not had for tokens: nobody prolongs one.
+    /// Issues a token for as much of `scopes` as the caller may have. A signed token is not
+    /// accepted as credentials for another token, so a token cannot be prolonged.
     ///
     /// # Errors
-    /// As [`Authority::identify`]; also [`Refusal::Unauthorized`] for anonymous callers where these may do nothing at all.
+    /// The errors of [`Authority::identify`]. Also [`Refusal::Unauthorized`] if the registry has no
+    /// tokens, or for an anonymous caller without any grant.
     pub async fn token(&self, attempt: Attempt<'_>, scopes: &[Scope]) -> Result<Token, Refusal> {
         let tokens = self.tokens.as_ref().ok_or(Refusal::Unauthorized)?;
         let caller = self.authority.identify(attempt).await?;

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::store::{KeyValue, Platform};
 
-/// Users, from settings and from the store, with what a policy lets them do.
+/// Users from the settings and from the store, machine tokens, and a policy that says what each
+/// caller may do.
 pub struct Accounts {
     policy: Policy,
     logins: Arc<Logins>,
@@ -22,26 +23,29 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Users of the directory in `keys`, who may do what `policy` says.
+    /// Accounts for the users and machine tokens of the directory in `keys`. Users may do what
+    /// `policy` says.
     pub fn new(policy: Policy, keys: Arc<dyn KeyValue>, platform: Arc<dyn Platform>) -> Self {
         let directory = Directory::new(keys.clone(), platform.clone());
         let logins = Arc::new(Logins::new(keys, platform));
         Self { policy, logins, directory, issuers: None }
     }
 
-    /// One more user, with a password as it is.
+    /// Adds one user with a password in plain text. A second call replaces the user of the first.
     ///
     /// # Errors
-    /// When the name is none, or the password surely too weak: the text says so, without the password.
+    /// If the name is invalid, or the password is certainly too weak or too long. The text gives
+    /// the reason, without the password.
     pub fn with_user(self, name: impl Into<String>, password: Secret) -> Result<Self, String> {
         check_password(&password).map_err(|why| format!("the password is {why}"))?;
         self.with_local_user(name, password)
     }
 
-    /// One more user, whose password may be weak: for a registry that only this machine can reach.
+    /// Like [`Accounts::with_user`], but the password may be weak: for a registry that only this
+    /// machine can reach.
     ///
     /// # Errors
-    /// When the name is none, or the password too long to be compared.
+    /// If the name is invalid, or the password is longer than [`PASSWORD_BYTES_MAX`].
     pub fn with_local_user(mut self, name: impl Into<String>, password: Secret) -> Result<Self, String> {
         let name = name.into();
         super::check_user_name(&name)?;
@@ -52,20 +56,22 @@ impl Accounts {
         Ok(self)
     }
 
-    /// More users, with hashes (see [`super::parse_htpasswd`]). For users whom nobody can tell from such as there are not, all
-    /// hashes are of one kind and cost.
+    /// Sets the users with password hashes (see [`super::parse_htpasswd`]). Use one kind and cost
+    /// for all hashes: otherwise response times reveal which users exist.
     pub fn with_hashes(mut self, users: Vec<(String, PasswordHash)>) -> Self {
         self.logins_mut().set_hashes(users);
         self
     }
 
-    /// Whoever has tokens of other issuers; their users are called `oidc:…` in the policy.
+    /// Also accepts tokens of other issuers. In the policy, users with these tokens are called
+    /// `oidc:…`.
     pub fn with_issuers(self, issuers: Issuers) -> Self {
         Self { issuers: Some(issuers), ..self }
     }
 
-    /// Looks at one login at a time over all instances that share the store, where the store knows `Absent`: for instances on
-    /// one machine that cannot share a queue, as components. By default each instance hashes one password at a time.
+    /// Checks one login at a time over all instances that share the store, if the store supports
+    /// the condition `Absent`. Meant for instances on one machine that cannot share a queue, such
+    /// as components. By default each instance hashes one password at a time.
     pub fn in_turn(mut self) -> Self {
         self.logins_mut().log_in_in_turn();
         self
@@ -85,14 +91,15 @@ impl Accounts {
         Ok(self.policy.caller(Some(user)))
     }
 
-    /// A machine token's caller, who may also do what anyone may.
+    /// The caller of a machine token, with the token's grants and the grants of anonymous callers.
     async fn machine(&self, text: &Secret) -> Result<Caller, Refusal> {
         let mut caller = self.directory.machine(text).await?.ok_or(Refusal::Unauthorized)?;
         caller.grants.extend(self.policy.caller(None).grants);
         Ok(caller)
     }
 
-    /// Whoever has a token of another issuer, who may do what the rules for all their names say, and what anyone may.
+    /// The caller of another issuer's token, with the grants of the rules for all names that the
+    /// token has, and the grants of anonymous callers.
     async fn of_issuer(&self, issuers: &Issuers, token: &Secret) -> Result<Caller, Refusal> {
         let identity = issuers.identify(token).await?.ok_or(Refusal::Unauthorized)?;
         let first = identity.names.first().ok_or(Refusal::Unauthorized)?;

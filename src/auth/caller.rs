@@ -1,4 +1,4 @@
-//! Who is calling, and what they may do.
+//! The caller of a request, and the actions that the caller may perform.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,11 +6,11 @@ use super::pattern::Pattern;
 use super::scope::Scope;
 use crate::oci::RepositoryName;
 
-/// What somebody may do with a repository.
+/// An action on a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// See it in the catalog. Policies give it with `pull`.
+    /// See the repository in the catalog. Policies grant this action with `pull`.
     List,
     /// Read manifests, blobs, tags and referrers.
     Pull,
@@ -18,15 +18,16 @@ pub enum Action {
     Push,
     /// Delete tags, manifests and blobs.
     Delete,
-    /// Attach warnings; of every repository (`**`): administer users, tokens and the registry itself.
+    /// Attach warnings. Granted for every repository (`**`), also: administer users, tokens and the
+    /// registry itself.
     Admin,
 }
 
 impl Action {
-    /// All of them.
+    /// All actions.
     pub const ALL: [Self; 5] = [Self::List, Self::Pull, Self::Push, Self::Delete, Self::Admin];
 
-    /// As scopes and policies call it.
+    /// The name of the action in scopes and policies.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::List => "list",
@@ -37,62 +38,64 @@ impl Action {
         }
     }
 
-    /// By the name of [`Action::as_str`].
+    /// The action with a name that [`Action::as_str`] gives; `None` for any other name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|action| action.as_str() == name)
     }
 }
 
-/// Leave to do something with some repositories.
+/// The permission to perform some actions on some repositories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// Which ones.
+    /// The repositories.
     pub repositories: Pattern,
-    /// What may be done.
+    /// The permitted actions.
     pub actions: Vec<Action>,
 }
 
-/// Who is calling, as far as that is known, and all that they may do.
+/// The caller of a request, as far as known, and everything that the caller may do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
-    /// The user; nobody for an anonymous caller.
+    /// The user; `None` for an anonymous caller.
     pub user: Option<String>,
-    /// What they may do, and nothing else.
+    /// All permissions of the caller.
     pub grants: Vec<Grant>,
-    /// When the credentials end that these rights come from, in milliseconds since the Unix epoch. Tokens made
-    /// for the caller end no later. `None`: the credentials have no end of their own.
+    /// When the credentials behind these grants expire, in milliseconds since the Unix epoch.
+    /// Tokens made for the caller expire no later. `None`: the credentials do not expire.
     pub ends_ms: Option<u64>,
-    /// What a signed token says beyond its grants. `None`: the grants are all rights of the user.
+    /// Facts that a signed token states beyond its grants. `None`: the grants are all rights of the
+    /// user.
     pub narrowed: Option<Narrowed>,
 }
 
-/// What a signed token says of its user beyond the scopes that the token was made for.
+/// Facts that a signed token states about its user, beyond the scopes that the token was made for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Narrowed {
     /// The user may pull every repository, with another token.
     pub pulls_everything: bool,
-    /// The token was asked for leave to pull these repositories, and the user has none.
+    /// The token was requested with permission to pull these repositories, and the user lacks the
+    /// permission.
     pub refused: Vec<RepositoryName>,
 }
 
 impl Caller {
-    /// Somebody who may do everything.
+    /// A caller who may do everything.
     pub fn unlimited(user: Option<String>) -> Self {
         let grants = vec![Grant { repositories: Pattern::everything(), actions: Action::ALL.to_vec() }];
         Self { user, grants, ..Self::default() }
     }
 
-    /// Whether they may do this with that repository.
+    /// Whether the caller may perform `action` on `repository`.
     pub fn may(&self, action: Action, repository: &RepositoryName) -> bool {
         self.to(action).any(|grant| grant.repositories.matches(repository))
     }
 
-    /// Whether they may do this with every repository.
+    /// Whether the caller may perform `action` on every repository.
     pub fn may_everywhere(&self, action: Action) -> bool {
         self.to(action).any(|grant| grant.repositories.is_everything())
     }
 
-    /// Whether there may be a repository with which they may do this.
+    /// Whether any grant of the caller permits `action`; a matching repository need not exist.
     pub fn may_somewhere(&self, action: Action) -> bool {
         self.to(action).next().is_some()
     }
@@ -102,7 +105,8 @@ impl Caller {
         self.may_everywhere(Action::Pull) || self.narrowed.as_ref().is_some_and(|token| token.pulls_everything)
     }
 
-    /// Whether the user might pull this repository with another token: this token was not asked for it.
+    /// Whether the user might be allowed to pull this repository with another token: the caller's
+    /// own token was not requested for the repository.
     pub fn might_pull(&self, repository: &RepositoryName) -> bool {
         let asked = |token: &Narrowed| token.refused.contains(repository);
         self.narrowed.as_ref().is_some_and(|token| !asked(token)) && !self.may(Action::Pull, repository)
@@ -112,8 +116,8 @@ impl Caller {
         self.grants.iter().filter(move |grant| grant.actions.contains(&action))
     }
 
-    /// The same caller with no more than `scopes` ask for, and no more than they may. Each grant is compared at
-    /// most once with each scope.
+    /// The same caller, with only the permissions that the caller has and that `scopes` ask for.
+    /// Each grant is compared at most once with each scope.
     pub fn narrowed(&self, scopes: &[Scope]) -> Self {
         let mut grants = Vec::new();
         let mut refused = Vec::new();
@@ -142,7 +146,8 @@ impl Caller {
         Self { user: self.user.clone(), grants, ends_ms: self.ends_ms, narrowed }
     }
 
-    /// Those of `wanted` that the caller may do with a repository, in the order of [`Action::ALL`].
+    /// The actions among `wanted` that the caller may perform on a repository, in the order of
+    /// [`Action::ALL`].
     fn among(&self, wanted: &[Action], repository: &RepositoryName) -> Vec<Action> {
         let mut missing: Vec<Action> = Action::ALL.into_iter().filter(|action| wanted.contains(action)).collect();
         let mut found = Vec::new();

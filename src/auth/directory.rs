@@ -22,16 +22,16 @@ use super::policy::parse_grant;
 use super::{PasswordHashError, Secret};
 use crate::store::{self, KeyValue, Platform, When};
 
-/// How many bits of surprise a new password must have at least, as [`Secret::entropy_bits_max`] counts.
+/// The least entropy of a new password, in bits, as [`Secret::entropy_bits_max`] counts.
 pub(super) const PASSWORD_ENTROPY_BITS_MIN: u32 = 28;
-/// How many users or tokens one list names.
+/// The most users or tokens in one list.
 const LIST_MAX: usize = 1000;
-/// How many grants a machine token has at most.
+/// The most grants of a machine token.
 const GRANTS_MAX: usize = 100;
-/// What every machine token begins with.
+/// The prefix of every machine token.
 const PREFIX: &str = "eyot_";
 
-/// Users and machine tokens that come and go without a new start.
+/// Users and machine tokens that can be added and removed without a restart.
 #[derive(Clone)]
 pub struct Directory {
     keys: Arc<dyn KeyValue>,
@@ -41,7 +41,8 @@ pub struct Directory {
 /// Why a user or a token cannot be added.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DirectoryError {
-    /// Not a name, a password, a hash or a rule that can be taken. The text tells why and holds no secret.
+    /// The name, the password, the hash or a rule is invalid. The text gives the reason and holds
+    /// no secret.
     #[error("{0}")]
     Invalid(String),
     /// The store failed.
@@ -49,35 +50,36 @@ pub enum DirectoryError {
     Store(#[from] store::Error),
 }
 
-/// What a machine token may do, and for how long.
+/// The permissions of a machine token, and their duration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MachineToken {
     /// Rules such as `team/** pull,push`.
     pub rules: Vec<String>,
-    /// When it ends, in milliseconds since the Unix epoch; `None`: when it is revoked.
+    /// When the token expires, in milliseconds since the Unix epoch. `None`: only a revocation ends
+    /// the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_ms: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct TokenFact {
-    /// SHA-256 of the secret, which is random: nobody can guess it from this.
+    /// SHA-256 of the secret. The secret is random, so it cannot be guessed from the hash.
     sha256: String,
     #[serde(flatten)]
     token: MachineToken,
 }
 
 impl Directory {
-    /// Over a key-value store.
+    /// A directory in a key-value store.
     pub fn new(keys: Arc<dyn KeyValue>, platform: Arc<dyn Platform>) -> Self {
         Self { keys, platform }
     }
 
-    /// Adds a user, or gives one another password.
+    /// Adds a user, or replaces the password of a user.
     ///
     /// # Errors
-    /// [`DirectoryError::Invalid`] when the name is none or the password too weak.
+    /// [`DirectoryError::Invalid`] if the name is invalid, or the password too weak or too long.
     pub async fn add_user(&self, name: &str, password: &Secret) -> Result<(), DirectoryError> {
         check_password(password).map_err(DirectoryError::Invalid)?;
         let (password, salt) = (password.clone(), self.platform.random());
@@ -85,10 +87,10 @@ impl Directory {
         self.put_user(name, &hash).await
     }
 
-    /// Adds a user whose password's hash is known, or gives one another.
+    /// Adds a user by the hash of a password, or replaces the hash of a user.
     ///
     /// # Errors
-    /// [`DirectoryError::Invalid`] when the name or the hash is none.
+    /// [`DirectoryError::Invalid`] if the name or the hash is invalid.
     pub async fn add_user_with_hash(&self, name: &str, hash: &str) -> Result<(), DirectoryError> {
         let invalid = |why: PasswordHashError| DirectoryError::Invalid(why.to_string());
         self.put_user(name, &PasswordHash::parse(hash).map_err(invalid)?).await
@@ -99,22 +101,22 @@ impl Directory {
         Ok(self.keys.put(&user_key(name), hash.as_str().to_owned().into(), When::Always).await.map(drop)?)
     }
 
-    /// Removes a user, who cannot log in any more from now on. A signed token that the user has is good until its end, for
-    /// five minutes at most.
+    /// Removes a user, who cannot log in from now on. A signed token that the user has stays valid
+    /// until its end, for five minutes at most.
     pub async fn remove_user(&self, name: &str) -> Result<(), store::Error> {
-        // What is not a name has no key.
+        // An invalid name has no key.
         if check_user_name(name).is_err() {
             return Ok(());
         }
         self.keys.delete(&user_key(name)).await
     }
 
-    /// The users' names, in byte order, from after `last` on: at most 1,000.
+    /// The names of the users after `last`, in byte order: at most 1,000.
     pub async fn users(&self, last: Option<&str>) -> Result<Vec<String>, store::Error> {
         self.names("auth/user/", last).await
     }
 
-    /// The hash of a user's password: one key read.
+    /// The hash of a user's password; `None` for an unknown user. Costs one key read.
     pub(super) async fn hash_of(&self, name: &str) -> Result<Option<PasswordHash>, store::Error> {
         if check_user_name(name).is_err() {
             return Ok(None);
@@ -124,10 +126,11 @@ impl Directory {
         Ok(Some(hash.ok_or_else(|| store::Error::Corrupt(format!("the password of user {name}")))?))
     }
 
-    /// Makes a machine token in place of the one that has this name. The text is shown this once.
+    /// Makes a machine token, and replaces a token of the same name. The store keeps only a hash,
+    /// so the text cannot be shown again.
     ///
     /// # Errors
-    /// [`DirectoryError::Invalid`] when the name or a rule is none.
+    /// [`DirectoryError::Invalid`] if the name or a rule is invalid.
     pub async fn add_token(&self, name: &str, token: &MachineToken) -> Result<Secret, DirectoryError> {
         check_user_name(name).map_err(|why| DirectoryError::Invalid(why.into()))?;
         token.grants().map_err(DirectoryError::Invalid)?;
@@ -139,7 +142,8 @@ impl Directory {
         Ok(Secret::new(format!("{PREFIX}{name}_{secret}")))
     }
 
-    /// Revokes a machine token. What it was exchanged for goes on for five more minutes.
+    /// Revokes a machine token. Signed tokens that were issued for the machine token stay valid for
+    /// up to five minutes.
     pub async fn remove_token(&self, name: &str) -> Result<(), store::Error> {
         if check_user_name(name).is_err() {
             return Ok(());
@@ -147,7 +151,7 @@ impl Directory {
         self.keys.delete(&token_key(name)).await
     }
 
-    /// The machine tokens' names, in byte order, from after `last` on: at most 1,000.
+    /// The names of the machine tokens after `last`, in byte order: at most 1,000.
     pub async fn tokens(&self, last: Option<&str>) -> Result<Vec<String>, store::Error> {
         self.names("auth/token/", last).await
     }
@@ -157,7 +161,8 @@ impl Directory {
         parse_token(text).is_some()
     }
 
-    /// Who a machine token is, and what it may do: one key read. `None`: it is none, is revoked, or has ended.
+    /// The caller of a machine token. `None` if the token is malformed, unknown, revoked or
+    /// expired. Costs one key read.
     pub(super) async fn machine(&self, text: &Secret) -> Result<Option<Caller>, store::Error> {
         let Some((name, secret)) = parse_token(text) else { return Ok(None) };
         let key = token_key(name);
@@ -174,7 +179,8 @@ impl Directory {
         Ok(Some(Caller { user: Some(format!("token:{name}")), grants, ends_ms, narrowed: None }))
     }
 
-    /// The time in so many seconds, in milliseconds since the Unix epoch, for [`MachineToken::expires_ms`].
+    /// The time `seconds` from now, in milliseconds since the Unix epoch, for
+    /// [`MachineToken::expires_ms`].
     pub fn in_seconds(&self, seconds: u64) -> u64 {
         self.platform.now_ms().saturating_add(seconds.saturating_mul(1000))
     }
@@ -199,10 +205,10 @@ impl MachineToken {
     }
 }
 
-/// Refuses passwords that are surely too weak or too long to be hashed.
+/// Refuses passwords that are certainly too weak, or too long to be hashed.
 ///
 /// # Errors
-/// The text says what is wrong, as in "the password is …", and holds nothing of the password.
+/// The text completes the sentence "the password is …", and holds nothing of the password.
 pub fn check_password(password: &Secret) -> Result<(), String> {
     if password.entropy_bits_max() < PASSWORD_ENTROPY_BITS_MIN {
         return Err("too short, or too few different characters: take ten or more".into());
@@ -221,7 +227,8 @@ fn token_key(name: &str) -> String {
     format!("auth/token/{name}")
 }
 
-/// `eyot_<name>_<secret>`; the secret has 43 characters, `_` among them.
+/// Splits `eyot_<name>_<secret>` into the name and the secret of 43 characters, which may contain
+/// `_`.
 fn parse_token(text: &Secret) -> Option<(&str, &str)> {
     let rest = text.expose().strip_prefix(PREFIX)?;
     let (name, secret) = rest.split_at_checked(rest.len().checked_sub(43)?)?;

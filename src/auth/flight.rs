@@ -1,4 +1,5 @@
-//! Work that several requests want at the same time: the first one begins it, the others wait for its outcome.
+//! Shares work among requests that want the same result at the same time: the first request begins
+//! the work, the others wait for its outcome.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,7 +10,7 @@ use futures_util::future::{BoxFuture, Shared};
 
 use crate::store::Platform;
 
-/// Work under way, by what it is for. There is at most one entry for each request that waits.
+/// Work in progress, by key. There is at most one entry for each request that waits.
 pub(super) struct Flights<K, T> {
     under_way: Arc<Mutex<HashMap<K, Shared<BoxFuture<'static, T>>>>>,
 }
@@ -19,9 +20,10 @@ impl<K: Hash + Eq + Clone + Send + 'static, T: Clone + Send + Sync + 'static> Fl
         Self { under_way: Arc::default() }
     }
 
-    /// Does `work`, or waits for the same work that another request has begun. On a platform with background tasks the
-    /// work goes on when the request that began it is gone. On other platforms no request may wait for another, so each
-    /// does its own work. Also gives whether this request began the work.
+    /// Does `work`, or waits for the same work that another request has begun. Gives the outcome,
+    /// and whether this request began the work. On a platform with background tasks the work goes
+    /// on when the request that began the work is gone. On other platforms no request may wait for
+    /// another, so each request does its own work.
     pub(super) async fn join<F>(&self, platform: &dyn Platform, key: K, work: F) -> (T, bool)
     where
         F: Future<Output = T> + Send + 'static,
@@ -33,8 +35,9 @@ impl<K: Hash + Eq + Clone + Send + 'static, T: Clone + Send + Sync + 'static> Fl
         (joined.await, began)
     }
 
-    /// Begins `work` in the background, unless the same work is under way; nobody need wait for the outcome. Only for
-    /// platforms with background tasks.
+    /// Begins `work` in the background, unless the same work is in progress. Gives a future for the
+    /// outcome, and whether this call began the work. The work goes on if the future is dropped.
+    /// Only for platforms with background tasks.
     pub(super) fn start<F>(&self, platform: &dyn Platform, key: K, work: F) -> (Shared<BoxFuture<'static, T>>, bool)
     where
         F: Future<Output = T> + Send + 'static,
@@ -55,7 +58,7 @@ impl<K: Hash + Eq + Clone + Send + 'static, T: Clone + Send + Sync + 'static> Fl
     }
 }
 
-/// Removes the entry when the work has ended, also by a panic.
+/// Removes the entry when the work ends, also by a panic.
 struct Landing<K: Hash + Eq, T: Clone> {
     under_way: Arc<Mutex<HashMap<K, Shared<BoxFuture<'static, T>>>>>,
     key: K,
@@ -64,7 +67,7 @@ struct Landing<K: Hash + Eq, T: Clone> {
 impl<K: Hash + Eq, T: Clone> Drop for Landing<K, T> {
     fn drop(&mut self) {
         let landed = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
-        // The future is dropped after the lock is free, as its drop may run other code.
+        // Drop the future after the lock is released: the drop may run other code.
         drop(landed);
     }
 }

@@ -9,12 +9,12 @@ use rsa::{BoxedUint, RsaPublicKey, pkcs1v15};
 use serde::Deserialize;
 use sha2::Sha256;
 
-/// How many keys of an issuer are kept.
+/// The most keys of an issuer that are kept.
 const KEYS_MAX: usize = 100;
-/// How large an RSA key is, in bits: smaller ones are not safe, larger ones take too long.
+/// The accepted sizes of an RSA key, in bits: smaller keys are not safe, larger keys take too long.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
-/// A key, and with it the one algorithm that it is for.
+/// A public key, bound to the one algorithm that the key is for.
 #[derive(Clone, Debug)]
 pub(super) enum PublicKey {
     Rs256(Box<pkcs1v15::VerifyingKey<Sha256>>),
@@ -42,7 +42,8 @@ struct Jwk {
 }
 
 impl PublicKey {
-    /// Whether `signature` is one of `signed` by this key and this algorithm.
+    /// Whether `signature` is a signature of `signed` by this key, and `algorithm` is the key's
+    /// algorithm.
     pub(super) fn verifies(&self, algorithm: &str, signed: &[u8], signature: &[u8]) -> bool {
         match self {
             Self::Rs256(key) if algorithm == "RS256" => {
@@ -76,7 +77,8 @@ impl PublicKey {
     }
 }
 
-/// The keys of a set, by their names; those of other kinds are left out. `None` when it is no set.
+/// The keys of a key set, by their ids. Keys of other kinds are left out. `None` if the bytes are
+/// not a key set.
 pub(super) fn parse_keys(bytes: &[u8]) -> Option<HashMap<String, PublicKey>> {
     let set: Set = serde_json::from_slice(bytes).ok()?;
     let jwks = set.keys.into_iter().take(KEYS_MAX).filter_map(|key| serde_json::from_value::<Jwk>(key).ok());

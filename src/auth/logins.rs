@@ -1,8 +1,9 @@
 //! Logging in with a name and a password.
 //!
-//! A login takes a place, is counted as failed, and only then has its password hashed. So no password is looked at without being
-//! counted, and a crowd of logins takes neither the threads that serve requests nor much memory: hashes are computed one at a
-//! time (`password.rs`), natively on a thread for blocking work.
+//! A login takes a place, is counted as failed, and only then is its password hashed. So every
+//! password is counted before the password is checked, and many logins at once occupy neither the
+//! threads that serve requests nor much memory: hashes are computed one at a time (`password.rs`),
+//! natively on a thread for blocking work.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,15 +20,18 @@ use super::turn::{Turn, Turns};
 use super::{Directory, PasswordHash, Refusal, Secret};
 use crate::store::{KeyValue, Platform};
 
-/// A hash whose password nobody knows, of the kind that [`PasswordHash::new`] makes. An unknown user has this hash computed.
+/// A hash of an unknown password, of the kind that [`PasswordHash::new`] makes. A login of an
+/// unknown user computes this hash, or a hash from the settings, so that the time does not reveal
+/// that the user is unknown.
 const DECOY: &str = "$argon2id$v=19$m=19456,t=2,p=1$ZXlvdCBkZWNveSBzYWx0IQ$jSBoi3uWlzbdtgDmSqAVNQQT7hVxyt7wvQUgrWsqBHM";
-/// How many logins one instance looks at at once. More are refused: each waits for the hashes of those before it.
+/// The most logins that one instance checks at once. More logins are refused, because each login
+/// waits for the hashes of the logins before it.
 pub(super) const LOGINS_AT_ONCE_MAX: usize = 64;
-/// When a login that found no place is to be tried again.
+/// When a login without a place is to be tried again, in milliseconds from now.
 const BUSY_RETRY_MS: u64 = 1000;
 
-/// How often a login looks whether another instance still has the turn, how long the login waits in between, and how long a turn
-/// lasts: the turn of an instance that was killed ends then.
+/// How often a login tries to get the turn, how long the login waits between two tries, and how
+/// many milliseconds a turn lasts at most. An older turn is that of an instance that was killed.
 const TURN_TRIES_MAX: usize = 60;
 const TURN_WAIT: Duration = Duration::from_millis(100);
 const TURN_MS_MAX: u64 = 3000;
@@ -42,7 +46,7 @@ pub(super) struct Logins {
     remembered: Remembered,
     under_way: Flights<[u8; 32], Result<(), Refusal>>,
     places: Arc<AtomicUsize>,
-    /// Where instances take turns.
+    /// The turns at checking logins over all instances; `None` without `Accounts::in_turn`.
     turns: Option<Turns>,
     keys: Arc<dyn KeyValue>,
     platform: Arc<dyn Platform>,
@@ -86,8 +90,8 @@ impl Logins {
         self.checks.load(Ordering::Relaxed)
     }
 
-    /// Lets a user with the right password in. A password that was right a moment ago is not hashed again, as long as the
-    /// user is still there with the same hash.
+    /// Lets in a user with the right password. A password that was right a moment ago is not hashed
+    /// again, as long as the user still has the same hash.
     pub(super) async fn log_in(
         self: &Arc<Self>,
         user: &str,
@@ -101,13 +105,14 @@ impl Logins {
         {
             return Ok(());
         }
-        // The directory is read for every user, so that the time does not tell where a user is kept.
+        // The directory is read for every user, so that the time does not reveal where a user is
+        // kept.
         let stored = self.directory.hash_of(user).await?;
         if self.set_hash_of(user).is_none() && stored.as_ref().is_some_and(|hash| is_remembered(hash.as_str())) {
             return Ok(());
         }
-        // Logins with one password from one place at the same moment are one attempt if the password is right. Wrong
-        // passwords are counted one by one.
+        // Logins of one user with one password from one address at the same moment are one attempt
+        // if the password is right. Wrong passwords are counted one by one.
         let key = self.remembered.digest(user, password, &format!("{address:?}"));
         let (this, name, secret, hash) = (self.clone(), user.to_owned(), password.clone(), stored.clone());
         let attempt = async move { this.attempt(&name, &secret, hash, address).await };
@@ -126,7 +131,7 @@ impl Logins {
     ) -> Result<(), Refusal> {
         let hash = self.set_hash_of(user).or(stored.as_ref().map(PasswordHash::as_str)).unwrap_or_default();
         let digest = self.remembered.digest(user, password, hash);
-        // Another attempt with the same password may have ended since this one began.
+        // Another attempt with the same password may have succeeded since this attempt began.
         if self.remembered.holds(&digest, self.platform.now_ms()) {
             return Ok(());
         }
@@ -134,7 +139,7 @@ impl Logins {
         match &self.turns {
             None => self.look_at(user, password, stored.as_ref(), address).await?,
             Some(turns) => {
-                // An attempt that must wait anyway takes no turn.
+                // An attempt that the throttle refuses takes no turn.
                 self.throttle.check(user, address).await?;
                 let look = self.look_at(user, password, stored.as_ref(), address);
                 self.in_turn(turns, look).await??;
@@ -159,7 +164,8 @@ impl Logins {
         }
     }
 
-    /// Does the work when no other instance looks at a login, or gives up after some seconds.
+    /// Does the work when no other instance is checking a login. After some seconds without a turn,
+    /// the login is refused with [`Refusal::Busy`].
     async fn in_turn<T>(&self, turns: &Turns, work: impl Future<Output = T>) -> Result<T, Refusal> {
         for _ in 0..TURN_TRIES_MAX {
             match turns.take(TURN_MS_MAX).await? {
@@ -175,7 +181,8 @@ impl Logins {
         Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS })
     }
 
-    /// The hash of a user that the settings name; a text in its place where they hold the password itself.
+    /// The hash of a user in the settings. A user with a password in plain text has a fixed text in
+    /// place of a hash.
     fn set_hash_of(&self, user: &str) -> Option<&str> {
         match &self.plain {
             Some((name, _)) if name == user => Some("the settings"),
@@ -183,8 +190,9 @@ impl Logins {
         }
     }
 
-    /// Computes a hash whether there is such a user or not, so that the time does not tell. Only a right password that the
-    /// settings hold in the clear is quicker.
+    /// Whether the password is right. A hash is computed whether the user exists or not, so that
+    /// the time does not reveal which users exist. Only a right password in plain text in the
+    /// settings is accepted faster.
     async fn is_right(&self, user: &str, password: &Secret, stored: Option<&PasswordHash>) -> bool {
         self.checks.fetch_add(1, Ordering::Relaxed);
         let plain = self.plain.as_ref().filter(|(name, _)| name == user);
@@ -197,14 +205,14 @@ impl Logins {
         matches && known.is_some()
     }
 
-    /// A hash to compute for an unknown user: for one name always the same.
+    /// The hash to compute for an unknown user: always the same hash for the same name.
     fn decoy(&self, user: &str) -> &PasswordHash {
         let number = Sha256::digest(user)[..4].iter().fold(0, |number, byte| number << 8 | usize::from(*byte));
         &self.decoys[number % self.decoys.len()]
     }
 }
 
-/// A place among the [`LOGINS_AT_ONCE_MAX`] logins that are looked at.
+/// One of the [`LOGINS_AT_ONCE_MAX`] places for logins that are being checked.
 struct Place(Arc<AtomicUsize>);
 
 impl Place {
@@ -223,7 +231,8 @@ impl Drop for Place {
     }
 }
 
-/// Runs a hash where it does not hold up other requests: on a thread for blocking work natively; a component has none.
+/// Computes a hash without holding up other requests: natively on a thread for blocking work. A
+/// component has no such thread and computes the hash in place.
 pub(super) async fn unblock<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     #[cfg(not(target_family = "wasm"))]
     return blocking::unblock(work).await;

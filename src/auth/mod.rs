@@ -1,8 +1,10 @@
-//! Who may do what: credentials become a [`Caller`], a caller holds grants, and grants answer every question.
+//! Access control: credentials become a [`Caller`], a caller holds grants, and grants decide every
+//! request.
 //!
-//! [`Authority`] is the port: it says who is calling. [`Policy`] alone is one for registries without users; [`Accounts`] is the
-//! one with users, machine tokens and OIDC. A signed token ([`Tokens`]) is a caller in writing, narrowed to
-//! what it was asked for. Nothing here knows HTTP.
+//! [`Authority`] is the port that identifies callers. [`Policy`] alone is an authority for
+//! registries without users; [`Accounts`] is the authority with users, machine tokens and OIDC. A
+//! signed token ([`Tokens`]) is a caller in writing, narrowed to the scopes that were asked for.
+//! The layer is independent of the HTTP layer.
 
 mod access;
 mod accounts;
@@ -51,61 +53,64 @@ use crate::store::{self, Expiring};
 /// The keys of this layer that a collection may remove when they have expired.
 pub const EXPIRING: [Expiring; 1] = [throttle::FAILURES];
 
-/// Credentials as a request brings them.
+/// The credentials of a request.
 #[derive(Clone, Debug)]
 pub enum Credentials {
-    /// None at all.
+    /// No credentials.
     Anonymous,
-    /// A name and a password, or what stands for one.
+    /// A name and a password, or a token in place of the password.
     Basic {
         /// The name.
         user: String,
         /// The password.
         password: Secret,
     },
-    /// A token.
+    /// A bearer token.
     Bearer(Secret),
 }
 
-/// Somebody's attempt to be let in.
+/// The credentials of a request, and the address from which they come.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt<'a> {
-    /// What they bring.
+    /// The credentials.
     pub credentials: &'a Credentials,
-    /// Where they come from, where the host knows it.
+    /// The client's address, if the host knows it.
     pub address: Option<IpAddr>,
 }
 
-/// Why somebody is not let in.
+/// The reason why an attempt is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The credentials are wrong, or no longer right. Nobody is told which, or whether there is such a user.
+    /// The credentials are wrong or have expired. The answer says neither which, nor whether the
+    /// user exists.
     #[error("the credentials are not right")]
     Unauthorized,
-    /// There were too many wrong credentials lately; these were not looked at.
+    /// Too many wrong credentials came lately. The credentials of this attempt were not checked.
     #[error("too many attempts")]
     TooManyAttempts {
         /// When to try again, in milliseconds from now.
         retry_after_ms: u64,
     },
-    /// More logins are under way than can be looked at; this one was not.
+    /// Too many logins are in progress. This login was not checked.
     #[error("too many logins at once")]
     Busy {
         /// When to try again, in milliseconds from now.
         retry_after_ms: u64,
     },
-    /// A token for all that was asked for would be longer than a header can be.
+    /// A token for all requested scopes would be longer than a header can be.
     #[error("the token would not fit into a header")]
     TokenTooLarge,
-    /// The keys of the issuer of a token cannot be had, so nobody can tell whether the token is right. The log says why.
+    /// The keys of the token's issuer cannot be fetched, so the token cannot be checked. The log
+    /// has the cause.
     #[error("the keys of issuer {0} cannot be fetched")]
     Issuer(String),
-    /// Whether they are right could not be found out.
+    /// The store failed, so the credentials could not be checked.
     #[error(transparent)]
     Store(#[from] store::Error),
 }
 
-/// Says who is calling and what they may do. A program around eyot that has users of its own brings its own:
+/// Identifies callers and says what each caller may do. A program around eyot that has users of its
+/// own implements this trait:
 ///
 /// ```
 /// use eyot::auth::{Attempt, Authority, Caller, Credentials, Refusal};
@@ -125,9 +130,11 @@ pub enum Refusal {
 /// ```
 #[async_trait]
 pub trait Authority: Send + Sync {
-    /// Who is calling. Without credentials: what anyone may do, which may be nothing.
+    /// Identifies the caller. Without credentials: the anonymous caller, with the grants that every
+    /// caller has, which may be empty.
     ///
     /// # Errors
-    /// [`Refusal::Unauthorized`] for credentials that are not right; never an anonymous caller instead.
+    /// [`Refusal::Unauthorized`] for wrong credentials; wrong credentials never make an anonymous
+    /// caller. The other refusals if the credentials could not be checked.
     async fn identify(&self, attempt: Attempt<'_>) -> Result<Caller, Refusal>;
 }

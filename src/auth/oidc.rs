@@ -1,8 +1,11 @@
-//! Tokens of other issuers (OpenID Connect): continuous integration and clusters log in with what they have already.
+//! Tokens of other issuers (OpenID Connect): continuous integration and clusters log in with the
+//! tokens that they already have.
 //!
-//! A token counts when it is signed by a key that its issuer publishes, is meant for us, and is good now; its claims then say who it is.
-//! The keys of an issuer are fetched once for all requests that want them at the same time, and keys that are a little too old serve
-//! meanwhile. Which algorithm is tried follows from the key, so no token can have a public key taken for a secret one.
+//! A token is accepted if a key that its issuer publishes has signed the token, and the token is
+//! meant for this registry and valid now. The claims of the token then identify the user. The keys
+//! of an issuer are fetched once for all requests that want the keys at the same time; slightly
+//! outdated keys are used meanwhile. The key determines the algorithm that is tried, so a token
+//! cannot make a public key serve as a shared secret.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -21,24 +24,26 @@ use super::pattern::matches;
 use super::{Refusal, Secret};
 use crate::store::{self, Platform};
 
-/// The longest token that is looked at, in bytes.
+/// The longest token that is checked, in bytes.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
-/// How far an issuer's clock may differ from ours.
+/// How far an issuer's clock may differ from the registry's.
 const SKEW_MS: u64 = 60 * 1000;
-/// How long keys are kept when the issuer does not say.
+/// How long keys are kept if the issuer does not say.
 const KEYS_AGE_DEFAULT_MS: u64 = 60 * 60 * 1000;
-/// Keys are kept no shorter and no longer than this, whatever the issuer says.
+/// The shortest and the longest time for which keys are kept, whatever the issuer says.
 const KEYS_AGE_MS: std::ops::RangeInclusive<u64> = 5 * 60 * 1000..=24 * 60 * 60 * 1000;
-/// How often an issuer is asked at most: for keys that a token names and we do not know, or when it did not answer.
+/// The shortest interval between two fetches from one issuer, for example for unknown keys that
+/// tokens name, or after the issuer did not answer.
 const FETCH_INTERVAL_MS: u64 = 30 * 1000;
-/// How long keys that are too old serve while the issuer is asked for new ones, or does not answer.
+/// How long outdated keys are still used while new keys are fetched, or while the issuer does not
+/// answer.
 const STALE_MS_MAX: u64 = 30 * 60 * 1000;
-/// How many rules there are at most.
+/// The most rules.
 const RULES_MAX: usize = 100;
-/// The most bytes that a document of an issuer may have: what a [`JwksSource`] reads before it gives up.
+/// The most bytes of an issuer's document. A [`JwksSource`] gives up after so many bytes.
 pub const DOCUMENT_BYTES_MAX: u64 = 256 * 1024;
 
-/// Where an issuer's documents come from: a GET that follows no redirect, over TLS.
+/// The source of issuers' documents: a GET over TLS that follows no redirect.
 #[async_trait]
 pub trait JwksSource: Send + Sync {
     /// Fetches a document of at most [`DOCUMENT_BYTES_MAX`].
@@ -48,17 +53,18 @@ pub trait JwksSource: Send + Sync {
     async fn fetch(&self, url: &str) -> Result<Document, store::Error>;
 }
 
-/// What was fetched.
+/// A document that was fetched.
 #[derive(Clone, Debug)]
 pub struct Document {
     /// The document.
     pub bytes: Bytes,
-    /// How long it may be kept, in seconds, where the answer said (`Cache-Control: max-age`).
+    /// How long the document may be kept, in seconds, if the answer says (`Cache-Control:
+    /// max-age`).
     pub max_age_seconds: Option<u64>,
 }
 
-/// Rules that make a user of a token, one a line or between `;`: a name, an issuer, the audience that the token must be for, and
-/// claims that it must have.
+/// Rules that map a token to a user, one per line or separated by `;`: a name, an issuer, the
+/// audience that the token must be for, and claims that the token must have.
 ///
 /// ```
 /// use eyot::auth::IssuerRules;
@@ -68,19 +74,19 @@ pub struct Document {
 /// ".parse().unwrap();
 /// ```
 ///
-/// In a policy these users are called `oidc:ci` and `oidc:deploy`. In a claim's pattern `*` stands for anything but `/`, `**` for
-/// anything; of a claim that is a list one entry must match.
+/// In a policy these users are called `oidc:ci` and `oidc:deploy`. In a claim's pattern `*` stands
+/// for any text without `/`, and `**` for any text. If a claim is a list, one entry must match.
 #[derive(Clone, Debug, Default)]
 pub struct IssuerRules {
     rules: Vec<Rule>,
-    /// Hosts beside an issuer's own from which its keys may come, with their ports.
+    /// Hosts other than an issuer's own from which its keys may come, with their ports.
     key_hosts: Vec<(String, u16)>,
 }
 
 #[derive(Clone, Debug)]
 struct Rule {
     name: String,
-    /// As tokens name it, without a slash at the end.
+    /// The issuer as tokens name it, without a slash at the end.
     issuer: String,
     audience: String,
     claims: Vec<(String, String)>,
@@ -102,11 +108,11 @@ impl FromStr for IssuerRules {
 }
 
 impl IssuerRules {
-    /// Lets keys come from these hosts too (`HOST` or `HOST:PORT`, with commas or spaces in between). By default they come
-    /// from the issuer's own host alone.
+    /// Lets keys also come from these hosts (`HOST` or `HOST:PORT`, separated by commas or spaces).
+    /// By default keys come only from the issuer's own host.
     ///
     /// # Errors
-    /// The text names the word that is no host.
+    /// The text names the word that is not a host.
     pub fn with_key_hosts(mut self, hosts: &str) -> Result<Self, String> {
         for word in hosts.split([',', ' ', '\n']).map(str::trim).filter(|word| !word.is_empty()) {
             let wrong = || format!("{word:?} is not a host, or a host with a port");
@@ -130,7 +136,7 @@ fn parse_rule(text: &str) -> Result<Rule, String> {
     let claims: Option<Vec<_>> = words.map(|word| word.split_once('=')).collect();
     let claims = claims.ok_or("want CLAIM=PATTERN after the audience")?;
     if claims.is_empty() {
-        // Whoever has an account there gets tokens for any audience.
+        // Anyone with an account at the issuer gets tokens for any audience.
         return Err("want at least one CLAIM=PATTERN: an issuer signs for everybody it knows".into());
     }
     let owned = |(claim, pattern): (&str, &str)| (claim.to_owned(), pattern.to_owned());
@@ -138,7 +144,7 @@ fn parse_rule(text: &str) -> Result<Rule, String> {
     Ok(Rule { name, issuer, audience, claims: claims.into_iter().map(owned).collect() })
 }
 
-/// Reads the URL of a document that nobody on the way can change: https, or http on this machine.
+/// Parses the URL of a document that cannot be changed on the way: https, or http on this machine.
 fn parse_source(text: &str) -> Result<Url, &'static str> {
     let url = Url::parse(text).map_err(|_| "begins with https:// and a host")?;
     let is_local = match url.host() {
@@ -167,30 +173,30 @@ pub struct Issuers {
     rules: Arc<IssuerRules>,
     source: Arc<dyn JwksSource>,
     platform: Arc<dyn Platform>,
-    /// By issuer.
+    /// Has one entry per issuer.
     known: Arc<Mutex<HashMap<String, Known>>>,
-    /// By issuer.
+    /// Has one entry per issuer.
     fetches: Flights<String, Result<Keys, Refusal>>,
 }
 
 type Keys = Arc<HashMap<String, PublicKey>>;
 
-/// A user by the token of an issuer.
+/// The user that another issuer's token identifies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     /// The names that the rules give the user; at least one.
     pub(super) names: Vec<String>,
-    /// When the token ends, in milliseconds since the Unix epoch.
+    /// When the token expires, in milliseconds since the Unix epoch.
     pub(super) ends_ms: u64,
 }
 
-/// What is known of an issuer.
+/// The keys of an issuer that are known, and how long they are valid.
 #[derive(Clone, Default)]
 struct Known {
     keys: Keys,
     until_ms: u64,
-    /// When the issuer last answered, or failed to. A fetch that is under way or was given up does not count: it must not
-    /// keep others from asking.
+    /// When the issuer last answered, or failed to answer. A fetch in progress or an abandoned
+    /// fetch does not count, so that it does not keep other requests from asking.
     asked_ms: Option<u64>,
 }
 
@@ -199,7 +205,8 @@ struct Header {
     alg: String,
     #[serde(default)]
     kid: String,
-    /// Extensions that must be understood: we understand none.
+    /// Extensions that the recipient must understand. The registry supports no extension, so a
+    /// token with this field is refused.
     crit: Option<Value>,
 }
 
@@ -210,21 +217,21 @@ struct Discovery {
 }
 
 impl Issuers {
-    /// Users by these rules; keys come from `source`.
+    /// Identifies users by `rules`, with keys from `source`.
     pub fn new(rules: IssuerRules, source: Arc<dyn JwksSource>, platform: Arc<dyn Platform>) -> Self {
         Self { rules: Arc::new(rules), source, platform, known: Arc::default(), fetches: Flights::new() }
     }
 
-    /// Whether a text looks like a token that could be somebody else's.
+    /// Whether a text looks like a token of another issuer.
     pub(super) fn is_token(text: &Secret) -> bool {
         let text = text.expose();
         text.starts_with("eyJ") && text.len() <= TOKEN_BYTES_MAX && text.matches('.').count() == 2
     }
 
-    /// The user that a token names by the rules; `None` for a token that is not right.
+    /// The user that the rules give to a token; `None` for an invalid token.
     ///
     /// # Errors
-    /// [`Refusal::Issuer`] when the issuer's keys cannot be had.
+    /// [`Refusal::Issuer`] if the issuer's keys cannot be fetched.
     pub(super) async fn identify(&self, token: &Secret) -> Result<Option<Identity>, Refusal> {
         let Some((signed, signature)) = token.expose().rsplit_once('.') else { return Ok(None) };
         let Some((header, claims)) = signed.split_once('.') else { return Ok(None) };
@@ -232,7 +239,7 @@ impl Issuers {
             return Ok(None);
         };
         let issuer = claims.get("iss").and_then(Value::as_str).unwrap_or_default().trim_end_matches('/');
-        // Before anybody is asked for a key.
+        // Apply the rules first: keys are fetched only for a token that a rule accepts.
         let names = self.rules.rules.iter().filter(|rule| rule.issuer == issuer && rule.applies(&claims));
         let names: Vec<_> = names.map(|rule| format!("oidc:{}", rule.name)).collect();
         let Ok(signature) = Base64UrlUnpadded::decode_vec(signature) else { return Ok(None) };
@@ -244,7 +251,8 @@ impl Issuers {
         Ok(right.then_some(Identity { names, ends_ms }))
     }
 
-    /// When a token ends, if it is good now.
+    /// When a token expires, in milliseconds since the Unix epoch; `None` if the token is not valid
+    /// now.
     fn end_if_now(&self, claims: &Map<String, Value>) -> Option<u64> {
         let now_ms = self.platform.now_ms();
         // Fractions of seconds are allowed and dropped.
@@ -256,7 +264,7 @@ impl Issuers {
         time_ms("exp").filter(|ms| now_ms < *ms && has_begun("nbf") && has_begun("iat"))
     }
 
-    /// The issuer's keys, fetched when they are too old or lack the one that is wanted.
+    /// The issuer's keys. The keys are fetched if they are outdated or lack the key `wanted`.
     async fn keys(&self, issuer: &str, wanted: &str) -> Result<Keys, Refusal> {
         let now_ms = self.platform.now_ms();
         let known = self.lock().get(issuer).cloned().unwrap_or_default();
@@ -278,7 +286,7 @@ impl Issuers {
         if fetched.is_err() && (is_fresh || serves) { Ok(known.keys) } else { fetched }
     }
 
-    /// Fetches an issuer's keys, and remembers how that went.
+    /// Fetches an issuer's keys, and remembers the keys and the time of the attempt.
     fn fetch(&self, issuer: &str) -> impl Future<Output = Result<Keys, Refusal>> + Send + 'static {
         let (known, platform, issuer) = (self.known.clone(), self.platform.clone(), issuer.to_owned());
         let (rules, source) = (self.rules.clone(), self.source.clone());
@@ -308,7 +316,7 @@ impl Issuers {
 }
 
 impl IssuerRules {
-    /// An issuer's keys, and how long they are good for.
+    /// Fetches an issuer's keys. Gives the keys, and how long they are valid, in milliseconds.
     async fn fetch(&self, source: &dyn JwksSource, issuer: &str) -> Result<(HashMap<String, PublicKey>, u64), String> {
         let own = parse_source(issuer)?;
         let configuration = parse_source(&format!("{issuer}/.well-known/openid-configuration"))?;

@@ -1,4 +1,4 @@
-//! Documents of issuers, fetched over the platform's way out.
+//! Fetches documents of issuers by the platform's outbound HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use http::{HeaderMap, Request, StatusCode};
 use super::oidc::{DOCUMENT_BYTES_MAX, Document, JwksSource};
 use crate::store::{Body, Error, Platform};
 
-/// How long an issuer may take to answer: a login waits for it.
+/// How long an issuer may take to answer. A login waits for the answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Fetches documents by [`Platform::send`].
 pub struct Outbound(Arc<dyn Platform>);
 
 impl Outbound {
-    /// Over this platform.
+    /// Fetches by this platform.
     pub fn new(platform: Arc<dyn Platform>) -> Self {
         Self(platform)
     }
@@ -50,7 +50,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers what the path says.
+    /// Answers each path with a fixed response.
     struct Web;
 
     #[async_trait]

@@ -10,23 +10,23 @@ use subtle::ConstantTimeEq as _;
 
 use super::Secret;
 
-/// How much work a hash may ask for: bcrypt's cost (a logarithm: 14 takes about a second).
+/// The highest bcrypt cost that a hash may ask for (a logarithm: 14 takes about a second).
 const BCRYPT_COST_MAX: u32 = 14;
-/// The most memory that an argon2 hash may ask for, in KiB: a component has little.
+/// The most memory that an argon2 hash may ask for, in KiB: a component has little memory.
 const ARGON2_MEMORY_KIB_MAX: u32 = 64 * 1024;
 /// The most passes that an argon2 hash may ask for.
 const ARGON2_PASSES_MAX: u32 = 10;
-/// The longest password that is looked at, in bytes.
+/// The longest password that is checked, in bytes.
 pub const PASSWORD_BYTES_MAX: usize = 1024;
 
 /// A password's hash: bcrypt (`$2y$…`) or argon2id (`$argon2id$…`).
 #[derive(Clone)]
 pub struct PasswordHash(String);
 
-/// The text is not a hash that can be used. It says nothing of the text, which may be a password.
+/// The text is not a usable hash. The error quotes nothing of the text, which may be a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PasswordHashError {
-    /// Another kind.
+    /// Another kind of hash, or a malformed hash.
     #[error("want a bcrypt hash (htpasswd -B) or an argon2id hash")]
     Kind,
     /// A hash that takes too long to compute.
@@ -38,10 +38,10 @@ pub enum PasswordHashError {
 }
 
 impl PasswordHash {
-    /// Takes a hash.
+    /// Checks that a text is a usable hash.
     ///
     /// # Errors
-    /// When it is of another kind, malformed, or would take too long to compute.
+    /// If the hash is of another kind, malformed, or would take too long to compute.
     pub fn parse(text: &str) -> Result<Self, PasswordHashError> {
         if ["$2y$", "$2a$", "$2b$"].iter().any(|kind| text.starts_with(kind)) {
             let parts = Bcrypt::parse(text).ok_or(PasswordHashError::Kind)?;
@@ -60,8 +60,8 @@ impl PasswordHash {
         Ok(Self(text.to_owned()))
     }
 
-    /// Hashes a password (argon2id, 19 MiB, two passes). `salt` is random. Hashes are computed one at a time; this call
-    /// blocks the thread meanwhile.
+    /// Hashes a password (argon2id, 19 MiB, two passes). `salt` is random. Hashes are computed one
+    /// at a time; this call blocks the thread meanwhile.
     pub fn new(password: &Secret, salt: [u8; 16]) -> Self {
         const RIGHT: &str = "the default parameters and a salt of 16 bytes are right";
         let (params, mut out) = (Params::default(), [0; Params::DEFAULT_OUTPUT_LEN]);
@@ -76,8 +76,8 @@ impl PasswordHash {
         Self(hash.to_string())
     }
 
-    /// Whether this is the hash of `password`. The computation takes about 25 ms natively, more in a component. Hashes are computed one
-    /// at a time; this call blocks the thread meanwhile.
+    /// Whether this is the hash of `password`. The computation takes about 25 ms natively, more in
+    /// a component. Hashes are computed one at a time; this call blocks the thread meanwhile.
     pub fn verify(&self, password: &Secret) -> bool {
         let password = password.expose().as_bytes();
         if password.len() > PASSWORD_BYTES_MAX {
@@ -98,15 +98,17 @@ impl PasswordHash {
     }
 }
 
-/// The memory of argon2, which is used again for each hash: an allocator keeps freed blocks of this size, so many hashes at
-/// once would leave the process large. The holder of the lock has the turn to hash, with bcrypt too.
+/// The memory of argon2, reused for each hash. An allocator keeps freed blocks of this size, so
+/// many hashes at once would leave the process large. The holder of the lock has the turn to hash;
+/// bcrypt takes the lock too.
 static MEMORY: Mutex<Vec<Block>> = Mutex::new(Vec::new());
 
 fn argon2id(params: &Params, version: Version, password: &[u8], salt: &[u8], out: &mut [u8]) -> argon2::Result<()> {
     let mut memory = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
     let blocks = params.block_count();
     if memory.len() < blocks {
-        // The old blocks go first, as their content is not needed: growing would hold both for a moment.
+        // Free the old blocks first, as their content is not needed: growing would hold both for a
+        // moment.
         *memory = Vec::new();
         memory.resize(blocks, Block::new());
     }
@@ -132,7 +134,7 @@ struct Bcrypt {
 }
 
 impl Bcrypt {
-    /// How much of a password counts, in bytes, with the zero byte that ends it.
+    /// The most bytes of a password that count, including the zero byte that ends the password.
     const PASSWORD_BYTES: usize = 72;
 
     fn parse(text: &str) -> Option<Self> {
@@ -157,10 +159,10 @@ impl fmt::Debug for PasswordHash {
     }
 }
 
-/// Reads an htpasswd file: `user:hash`, one a line.
+/// Parses an htpasswd file: `user:hash`, one per line.
 ///
 /// # Errors
-/// The text names the user whose line is wrong, and nothing of the hash.
+/// The text names the user or the line that is wrong, and nothing of the hash.
 pub fn parse_htpasswd(text: &str) -> Result<Vec<(String, PasswordHash)>, String> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let users = lines.enumerate().map(|(index, line)| {
@@ -175,10 +177,10 @@ pub fn parse_htpasswd(text: &str) -> Result<Vec<(String, PasswordHash)>, String>
 /// The most bytes that a user's name may have.
 pub const USER_NAME_BYTES_MAX: usize = 64;
 
-/// Refuses what cannot be a user's name: it goes into rules, keys and the log.
+/// Refuses invalid user names: a name goes into rules, keys and the log.
 ///
 /// # Errors
-/// The text says what a name is.
+/// The text says which names are valid.
 pub fn check_user_name(name: &str) -> Result<(), &'static str> {
     let known = |b: u8| b.is_ascii_alphanumeric() || b"._-@+".contains(&b);
     if name.is_empty() || name.len() > USER_NAME_BYTES_MAX || !name.bytes().all(known) {
@@ -196,7 +198,7 @@ mod tests {
 
     #[test]
     fn both_kinds_of_hash() {
-        // As the system's crypt makes it, with the cost that htpasswd takes by default.
+        // A hash from the system's crypt, with htpasswd's default cost.
         let bcrypt = PasswordHash::parse("$2y$05$2u19vXTpwbdgY5nUa2owdODn7t5c99iA/xu8hiyvzLxJiggxVWcLm").unwrap();
         let argon2 = PasswordHash::new(&Secret::new("secret"), [1; 16]);
         for hash in [bcrypt, PasswordHash::parse(argon2.as_str()).unwrap()] {

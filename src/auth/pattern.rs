@@ -6,7 +6,9 @@ use std::str::FromStr;
 use crate::oci::RepositoryName;
 use crate::oci::name::NAME_BYTES_MAX;
 
-/// Names repositories: `team/app` just that one, `team/*` what lies in `team`, `team/**` what lies there at any depth, `**` all.
+/// A pattern of repository names. `team/app` matches just that repository, `team/*` the
+/// repositories directly in `team`, `team/**` the repositories at any depth in `team`, `**` all
+/// repositories.
 ///
 /// ```
 /// use eyot::auth::Pattern;
@@ -38,12 +40,12 @@ impl Pattern {
         &self.0
     }
 
-    /// Whether it names every repository.
+    /// Whether the pattern is `**`, which matches every repository.
     pub fn is_everything(&self) -> bool {
         self.0 == "**"
     }
 
-    /// Whether it names this one.
+    /// Whether the pattern matches `repository`.
     pub fn matches(&self, repository: &RepositoryName) -> bool {
         matches(self.0.as_bytes(), repository.as_str().as_bytes())
     }
@@ -55,8 +57,8 @@ thread_local! {
     pub(crate) static MATCHES: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// Whether a text matches a pattern. The literal beginning and end of the pattern are compared first, which decides most
-/// rules in time of their length.
+/// Whether a text matches a pattern. The literal beginning and end of the pattern are compared
+/// first, which decides most rules in linear time.
 pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     #[cfg(test)]
     MATCHES.with(|count| count.set(count.get() + 1));
@@ -71,8 +73,8 @@ pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// In time of the product of the lengths, whatever the pattern: `reached[n]` says whether the part of the pattern that
-/// was read can be the first `n` bytes of the text.
+/// Matches in time proportional to the product of the lengths, whatever the pattern. `reached[n]`
+/// says whether the part of the pattern that was read can match the first `n` bytes of the text.
 fn middle_matches(pattern: &[u8], text: &[u8]) -> bool {
     let mut reached = vec![false; text.len() + 1];
     reached[0] = true;

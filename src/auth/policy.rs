@@ -1,4 +1,4 @@
-//! Policies: a table of who may do what with which repositories.
+//! Policies: rules that say which users may do what with which repositories.
 
 use std::str::FromStr;
 
@@ -8,7 +8,8 @@ use super::caller::{Action, Caller, Grant};
 use super::pattern::Pattern;
 use super::{Attempt, Authority, Refusal};
 
-/// The rules of a registry, one a line or between `;`: who, which repositories, what they may do.
+/// The rules of a registry, one per line or separated by `;`. A rule names users, repositories, and
+/// the permitted actions.
 ///
 /// ```
 /// use eyot::auth::Policy;
@@ -21,7 +22,8 @@ use super::{Attempt, Authority, Refusal};
 /// assert!(policy.caller(None).may(eyot::auth::Action::Pull, &"public/app".parse().unwrap()));
 /// ```
 ///
-/// What `anonymous` may, everybody may; what `authenticated` may, every user who has logged in with a password may.
+/// Every caller has the rights of `anonymous`. Every user who has logged in with a password also
+/// has the rights of `authenticated`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     rules: Vec<Rule>,
@@ -33,11 +35,11 @@ struct Rule {
     grant: Grant,
 }
 
-/// Everybody, also who has not logged in.
+/// The name in rules for every caller, logged in or not.
 pub(super) const ANONYMOUS: &str = "anonymous";
-/// Every user.
+/// The name in rules for every user who has logged in with a password.
 pub(super) const AUTHENTICATED: &str = "authenticated";
-/// How many rules a policy has at most.
+/// The most rules of a policy.
 pub const RULES_MAX: usize = 1000;
 
 /// The text is not a policy.
@@ -46,7 +48,7 @@ pub const RULES_MAX: usize = 1000;
 pub struct PolicyError {
     /// The rule that cannot be read.
     pub rule: String,
-    /// What is wrong.
+    /// The reason.
     pub why: String,
 }
 
@@ -56,7 +58,7 @@ impl Policy {
         Self::of([(ANONYMOUS, Action::ALL.to_vec())])
     }
 
-    /// Anyone may pull, nobody may do anything else.
+    /// Anyone may pull; every other action is denied.
     pub fn read_only() -> Self {
         Self::of([(ANONYMOUS, vec![Action::List, Action::Pull])])
     }
@@ -66,7 +68,7 @@ impl Policy {
         Self::of([(ANONYMOUS, vec![Action::List, Action::Pull]), (AUTHENTICATED, Action::ALL.to_vec())])
     }
 
-    /// Users may do everything, others nothing.
+    /// Users may do everything; anonymous callers may do nothing.
     pub fn read_write() -> Self {
         Self::of([(AUTHENTICATED, Action::ALL.to_vec())])
     }
@@ -79,7 +81,7 @@ impl Policy {
         Self { rules: rules.into_iter().map(rule).collect() }
     }
 
-    /// What a user may do who has logged in with a password; `None`: what anyone may.
+    /// The caller for a user who has logged in with a password; for `None`, the anonymous caller.
     pub fn caller(&self, user: Option<&str>) -> Caller {
         match user {
             Some(user) => self.granted(user, &[ANONYMOUS, AUTHENTICATED, user]),
@@ -87,7 +89,7 @@ impl Policy {
         }
     }
 
-    /// What somebody called `user` may do to whom the rules for any of `names` apply.
+    /// The caller called `user`, with the grants of all rules for any of `names`.
     pub(super) fn granted(&self, user: &str, names: &[&str]) -> Caller {
         Caller { user: Some(user.to_owned()), grants: self.grants(names), ..Caller::default() }
     }
@@ -98,7 +100,7 @@ impl Policy {
     }
 }
 
-/// A policy alone knows no users: everybody is anonymous, whatever they say.
+/// A policy alone knows no users: every caller is anonymous, whatever the credentials.
 #[async_trait]
 impl Authority for Policy {
     async fn identify(&self, _: Attempt<'_>) -> Result<Caller, Refusal> {
@@ -135,7 +137,7 @@ fn parse_rule(text: &str) -> Result<Rule, String> {
     Ok(Rule { who, grant: parse_grant(repositories, actions)? })
 }
 
-/// A pattern and actions, as in `team/** pull,push`.
+/// Parses a pattern and actions, as in `team/** pull,push`.
 pub(super) fn parse_grant(repositories: &str, actions: &str) -> Result<Grant, String> {
     let repositories = repositories.parse::<Pattern>().map_err(|error| error.to_string())?;
     let mut granted = Vec::new();

@@ -1,6 +1,7 @@
-//! Passwords that were right a moment ago, so that a client that sends one with every request does not have it hashed each
-//! time. Kept in the memory of one instance, as a digest under a key that nobody has. A password counts only as long as its
-//! user has the same hash, which the digest holds too.
+//! Remembers passwords that were right a moment ago, so that a password that a client sends with
+//! every request is not hashed each time. The memory of one instance keeps each password as a
+//! digest under a random key of the instance. The digest also covers the user's hash, so a password
+//! is remembered only as long as the user has the same hash.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +14,7 @@ use crate::store::Platform;
 
 /// How long a password is remembered.
 const LIFETIME_MS: u64 = 5 * 60 * 1000;
-/// How many are; then all are forgotten.
+/// The most passwords that are remembered. The next password makes the instance forget all others.
 const PASSWORDS_MAX: usize = 1000;
 
 pub(super) struct Remembered {
@@ -42,7 +43,7 @@ impl Remembered {
         until_ms.insert(digest, now_ms + LIFETIME_MS);
     }
 
-    /// Names a user, a password, and something else that belongs to them: their hash, or where they come from.
+    /// A digest of a user, a password, and one more text: the user's hash, or the client's address.
     pub(super) fn digest(&self, user: &str, password: &Secret, more: &str) -> [u8; 32] {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
         for part in [user, password.expose(), more] {

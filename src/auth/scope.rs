@@ -1,25 +1,25 @@
-//! Scopes: what a client wants a token for (`repository:team/app:pull,push`).
+//! Scopes: the permissions that a client requests a token for (`repository:team/app:pull,push`).
 
 use std::fmt;
 
 use super::caller::Action;
 use crate::oci::RepositoryName;
 
-/// One thing that a token is wanted for.
+/// A permission that a token is requested for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// `repository:<name>:<actions>`; `*` is every action. The actions are in the order of [`Action::ALL`],
-    /// each at most once.
+    /// `repository:<name>:<actions>`; `*` is every action. The actions are in the order of
+    /// [`Action::ALL`], each at most once.
     Repository(RepositoryName, Vec<Action>),
     /// `registry:catalog:*`
     Catalog,
-    /// `registry:eyot:admin`: users, tokens, and the registry itself.
+    /// `registry:eyot:admin`: administration of users, tokens, and the registry itself.
     Administration,
 }
 
 impl Scope {
-    /// Reads one scope. `None` for a scope of another type, with a name that no repository has, or of more than
-    /// [`SCOPE_BYTES_MAX`]. Unknown actions are left out.
+    /// Parses one scope. `None` for a scope of another type, with an invalid repository name, or of
+    /// more than [`SCOPE_BYTES_MAX`] bytes. Unknown actions are left out.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() > SCOPE_BYTES_MAX {
             return None;
@@ -36,11 +36,13 @@ impl Scope {
     }
 }
 
-/// The most bytes of one scope: a name of 255 bytes and each action some times over. A longer scope means nothing.
+/// The most bytes of one scope: room for a name of 255 bytes and each action several times.
+/// [`Scope::parse`] gives `None` for a longer scope.
 pub const SCOPE_BYTES_MAX: usize = 1024;
 
 impl Scope {
-    /// Adds this scope to a list that names each repository once: the actions of both are wanted.
+    /// Adds this scope to a list that names each repository once. Two scopes for one repository are
+    /// merged: the actions of both are requested.
     pub fn add_to(self, scopes: &mut Vec<Self>) {
         match (scopes.iter_mut().find(|known| known.is_for_same(&self)), self) {
             (Some(Self::Repository(_, known)), Self::Repository(_, more)) => {

@@ -1,4 +1,5 @@
-//! Sealed names: a client carries a name to the next page of a list and cannot read it.
+//! Sealed names: a client carries a sealed name to the next page of a list and cannot read the
+//! name.
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -7,19 +8,21 @@ use subtle::ConstantTimeEq as _;
 
 use crate::oci::name::NAME_BYTES_MAX;
 
-/// The first bytes of a sealed name: the code by which the seal is checked, and from which the cipher begins.
+/// The bytes of the code at the beginning of a sealed name. The code authenticates the name, and
+/// the mask that hides the name is derived from the code.
 const CODE_BYTES: usize = 16;
-/// Every name has this length when it is sealed, so that the seal does not show how long the name is.
+/// Names are padded to this length, so that a sealed name does not show how long the name is.
 const PADDED_BYTES: usize = NAME_BYTES_MAX + 1;
 
-/// A key for names. HMAC-SHA-256 makes a code of the name and then, from the code, the bytes that hide the name.
+/// A key that seals names. HMAC-SHA-256 makes a code of the name and then, from the code, the bytes
+/// that hide the name.
 #[derive(Clone)]
 pub struct Seal {
     key: [u8; 32],
 }
 
 impl Seal {
-    /// Takes a key that nobody else has.
+    /// Takes a secret key.
     pub fn new(key: [u8; 32]) -> Self {
         Self { key }
     }

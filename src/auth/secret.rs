@@ -1,11 +1,12 @@
-//! Texts that nobody may read: in no log, no error, no debug output.
+//! Secret texts: kept out of logs, errors and debug output.
 
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-/// A password, a key or a token. It has no `Display`, its `Debug` shows nothing of it, and it is compared in constant time.
+/// A password, a key or a token. A secret has no `Display`, its `Debug` shows nothing of the text,
+/// and secrets are compared in constant time.
 #[derive(Clone)]
 pub struct Secret(String);
 
@@ -15,18 +16,20 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The text, for whoever really needs it.
+    /// The secret text. To be called only where the text itself is needed.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Whether both are the same text. How long it takes tells neither where they differ nor how long the other one is.
+    /// Whether both texts are the same. The time of the comparison reveals neither where the texts
+    /// differ nor how long the other text is.
     pub fn matches(&self, other: &Secret) -> bool {
         Sha256::digest(&self.0).ct_eq(&Sha256::digest(&other.0)).into()
     }
 
-    /// How many bits of surprise the text has at most, as far as its length and its different characters tell. A text
-    /// below a bound is surely weak; one above it may be weak as well.
+    /// The entropy of the text in bits, at most, judged by the text's length and number of
+    /// different characters. A text below a bound is certainly weak; a text above the bound may be
+    /// weak as well.
     pub fn entropy_bits_max(&self) -> u32 {
         let mut different: Vec<char> = self.0.chars().collect();
         let length = different.len() as f64;

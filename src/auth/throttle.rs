@@ -1,6 +1,6 @@
-//! Slowing down guesses of passwords: an attempt to log in is counted before its password is looked at, and the count is taken back
-//! when the password is right. So attempts at the same moment are counted one by one, exactly where the store has
-//! conditions.
+//! Slows down password guessing. A login attempt is counted as failed before its password is
+//! checked, and the count is taken back if the password is right. So attempts at the same moment
+//! are counted one by one. The counts are exact if the store supports conditions.
 //!
 //! | count | free | longest wait |
 //! | --- | --- | --- |
@@ -9,12 +9,13 @@
 //! | of a user, where the host knows no addresses | 10 | 10 s |
 //! | of an address, for any user | 100 | 60 s |
 //!
-//! So only somebody in the same network can keep a user waiting for long. The count of a user from anywhere does not hold up a
-//! login from a network where the user has logged in within a day.
+//! So only a client in the same network can keep a user waiting for long. The count of a user from
+//! anywhere does not delay a login from a network in which the user has logged in within a day.
 //!
-//! The counts lie in the key-value store, as an instance may live for one request only. Names and networks are hashed into a
-//! fixed number of counts, so that nobody can fill the store. The hash has a secret key, so that nobody can choose a name whose
-//! failures hold up somebody else.
+//! The counts are in the key-value store, because an instance may live for one request only. Names
+//! and networks are hashed into a fixed number of counts, so that an attacker cannot fill the
+//! store. The hash has a secret key, so that an attacker cannot choose a name whose failures delay
+//! another user.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,20 +27,21 @@ use sha2::Sha256;
 use super::Refusal;
 use crate::store::{self, Expiring, KeyValue, Platform, When};
 
-/// The wait after the first failure that is not free; it doubles with each.
+/// The wait after the first failure beyond the free failures. The wait doubles with each further
+/// failure.
 const WAIT_MS: u64 = 1000;
 /// How long failures are remembered after the last one.
 const FORGOTTEN_AFTER_MS: u64 = 15 * 60 * 1000;
-/// How long a user is known in a network after a login there.
+/// How long a user counts as known in a network after a login from the network.
 const KNOWN_FOR_MS: u64 = 24 * 60 * 60 * 1000;
-/// How often a count is tried that other attempts change at the same moment.
+/// How often a change of a count is tried if other attempts change the count at the same moment.
 const TRIES_MAX: usize = 100;
-/// When an attempt that was contended so often is to be made again.
+/// When an attempt is to be made again after all these tries failed, in milliseconds from now.
 const CONTENDED_RETRY_MS: u64 = 1000;
-/// Where the secret of the hash lies.
+/// The key under which the secret of the hash is stored.
 const SECRET: &str = "auth/failures-secret";
 
-/// How many failures go without a wait, and how long waits become.
+/// How many failures are free of a wait, and the longest wait, for one kind of count.
 #[derive(Clone, Copy)]
 struct Rule {
     kind: &'static str,
@@ -50,15 +52,16 @@ struct Rule {
 const USER_IN_NETWORK: Rule = Rule { kind: "user-network", free: 10, wait_ms_max: 60_000 };
 const USER_ANYWHERE: Rule = Rule { kind: "user", free: 100, wait_ms_max: 10_000 };
 const USER_WITHOUT_NETWORK: Rule = Rule { kind: "user-only", free: 10, wait_ms_max: 10_000 };
-/// A whole office may share an address, and one bot in it must not lock the others out.
+/// A whole office may share an address, so 100 failures are free: one bot in the office must not
+/// lock the others out.
 const ADDRESS: Rule = Rule { kind: "address", free: 100, wait_ms_max: 60_000 };
 
-/// Counts that hold up nobody any more, nor help a user through.
+/// Counts that no longer delay a login and no longer mark a user as known in a network.
 pub(super) const FAILURES: Expiring = Expiring {
     prefix: "auth/failures/",
     is_expired: |value, now_ms| {
         let counted: Failures = serde_json::from_slice(value).unwrap_or_default();
-        // Where the clock was set back since, the failures are forgotten as well.
+        // Failures are also expired if the clock was set back since.
         let is_past = |then_ms: u64, lasts_ms| now_ms.abs_diff(then_ms) > lasts_ms;
         is_past(counted.last_ms, FORGOTTEN_AFTER_MS)
             && counted.good_ms.is_none_or(|good_ms| is_past(good_ms, KNOWN_FOR_MS))
@@ -71,7 +74,7 @@ pub(super) struct Throttle {
     secret: Mutex<Option<Vec<u8>>>,
 }
 
-/// Failures of late.
+/// The recent failures of one count.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Failures {
     count: u32,
@@ -89,7 +92,7 @@ struct Raised {
     after: Failures,
 }
 
-/// An attempt that is counted.
+/// An attempt that has been counted as failed.
 pub(super) struct Counted {
     raised: Vec<Raised>,
 }
@@ -99,7 +102,8 @@ impl Throttle {
         Self { keys, platform, secret: Mutex::default() }
     }
 
-    /// Says how long a user must wait who tries too often. Nothing is counted, and the user from anywhere not looked at.
+    /// Refuses a user who tries too often, with the time to wait. No count is changed, and the
+    /// count of the user from anywhere is not checked.
     pub(super) async fn check(&self, user: &str, address: Option<IpAddr>) -> Result<(), Refusal> {
         for (rule, key) in self.counts(user, address).await? {
             if rule.kind != USER_ANYWHERE.kind {
@@ -123,7 +127,8 @@ impl Throttle {
         })
     }
 
-    /// Counts an attempt as failed, or says how long to wait. An attempt that must wait is not counted.
+    /// Counts an attempt as failed, or refuses the attempt with the time to wait. A refused attempt
+    /// is not counted.
     pub(super) async fn begin(&self, user: &str, address: Option<IpAddr>) -> Result<Counted, Refusal> {
         let rules = self.counts(user, address).await?;
         let mut counted = Counted { raised: Vec::new() };
@@ -142,7 +147,8 @@ impl Throttle {
         Ok(counted)
     }
 
-    /// The attempt succeeded: its counts are taken back, and the user is known in that network.
+    /// Takes back the counts of an attempt that succeeded, and marks the user as known in the
+    /// network.
     pub(super) async fn succeeded(&self, counted: Counted) -> Result<(), Refusal> {
         let now_ms = self.platform.now_ms();
         self.take_back(counted, Some(now_ms)).await
@@ -172,7 +178,7 @@ impl Throttle {
                 })
             };
             match self.change(&raised.key, lower).await {
-                // The attempt stays counted as failed, which does no harm but a wait.
+                // The attempt stays counted as failed; the only harm is a longer wait.
                 Ok(_) | Err(Refusal::Busy { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -180,7 +186,8 @@ impl Throttle {
         Ok(())
     }
 
-    /// Changes a count so that no other change is lost, where the store has conditions. Gives the count before and after.
+    /// Changes a count by compare-and-swap, so that no concurrent change is lost if the store
+    /// supports conditions. Gives the count before and after.
     async fn change(
         &self,
         key: &str,
@@ -198,16 +205,17 @@ impl Throttle {
         Err(Refusal::Busy { retry_after_ms: CONTENDED_RETRY_MS })
     }
 
-    /// A count, and the condition under which it is still the same.
+    /// A count, and the condition that the count is still the same.
     async fn read(&self, key: &str) -> Result<(Failures, When), Refusal> {
         Ok(match self.keys.get(key).await? {
             None => (Failures::default(), When::Absent),
-            // A count that cannot be read is none: it must not lock anybody out.
+            // A count that cannot be parsed is treated as zero, so that it does not lock a user
+            // out.
             Some(entry) => (serde_json::from_slice(&entry.value).unwrap_or_default(), When::Unchanged(entry.version)),
         })
     }
 
-    /// The secret of the hash, which the first instance to need it makes.
+    /// The secret of the hash. The first instance that needs the secret makes it.
     async fn secret(&self) -> Result<Vec<u8>, Refusal> {
         let lock = || self.secret.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(secret) = lock().clone() {
@@ -220,7 +228,8 @@ impl Throttle {
                 Err(error) => return Err(error.into()),
             }
         }
-        // The last writer counts, where two instances have made one at the same time.
+        // Read the secret back: if two instances have made one at the same time, the last write
+        // counts.
         let lost = || store::Error::Corrupt(format!("{SECRET} was written and is not there"));
         let secret = self.keys.get(SECRET).await?.ok_or_else(lost)?.value.to_vec();
         *lock() = Some(secret.clone());
@@ -248,7 +257,8 @@ impl Failures {
     }
 }
 
-/// The network of an address: the holder of an IPv6 address has a whole network of addresses.
+/// The network of an address: the first 64 bits of an IPv6 address, because the holder of an IPv6
+/// address has a whole network of addresses. An IPv4 address stands for itself.
 fn network(address: IpAddr) -> Vec<u8> {
     match address.to_canonical() {
         IpAddr::V4(address) => address.octets().to_vec(),
@@ -256,7 +266,7 @@ fn network(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// The key of a count: there are 65,536 for each kind.
+/// The key of a count. There are 65,536 keys for each kind of count.
 fn key(secret: &[u8], kind: &str, who: &[&[u8]]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes keys of any length");
     for part in who {

@@ -1,7 +1,8 @@
-//! Signed tokens: a caller in writing, good for a few minutes (a JWT of RFC 7519, signed with HMAC-SHA-256).
+//! Signed tokens: a caller in writing, valid for a few minutes (a JWT of RFC 7519, signed with
+//! HMAC-SHA-256).
 //!
-//! Whoever has the key can check one, without asking anybody: a request with a token costs one signature and no storage
-//! call. Only this algorithm is ever tried, whatever a token says of itself.
+//! An instance with the key checks a token by itself: a request with a token costs one signature
+//! and no storage call. Only this algorithm is ever tried, whatever algorithm a token names.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,21 +17,22 @@ use super::{Refusal, Seal, Secret};
 use crate::oci::RepositoryName;
 use crate::store::{self, KeyValue, Platform, When};
 
-/// How long a token is good for. A user who loses a right keeps it for so long.
+/// How long a token is valid. A user who loses a right keeps the right in existing tokens for so
+/// long.
 const LIFETIME_MS: u64 = 5 * 60 * 1000;
 /// How far the clocks of two instances may differ.
 const SKEW_MS: u64 = 10 * 1000;
-/// The longest token that is signed or looked at, in bytes: a token goes into a header.
+/// The longest token that is signed or checked, in bytes: a token goes into a header.
 const TOKEN_BYTES_MAX: usize = 24 * 1024;
 /// How long a key is used for signing before it is read again.
 const KEY_AGE_MAX_MS: u64 = 10 * 60 * 1000;
-/// How often a key is looked for that a token names and we do not know.
+/// The shortest interval between two lookups of an unknown key that a token names.
 const KEY_LOOKUP_INTERVAL_MS: u64 = 10 * 1000;
-/// Where the key lies that instances share.
+/// The key in the store under which instances share the signing key.
 const KEY: &str = "auth/key";
 const KEY_BYTES: usize = 32;
 
-/// How many bits of surprise a key that somebody chose must have, as [`Secret::entropy_bits_max`] counts.
+/// The least entropy of a key from the settings, in bits, as [`Secret::entropy_bits_max`] counts.
 pub const KEY_ENTROPY_BITS_MIN: u32 = 128;
 
 const ISSUER: &str = "eyot";
@@ -40,7 +42,7 @@ const ALGORITHM: &str = "HS256";
 pub struct Tokens {
     service: String,
     platform: Arc<dyn Platform>,
-    /// Where the key is kept; `None`: it is given and never changes.
+    /// The store of the signing key; `None` for a given key, which never changes.
     keys: Option<Arc<dyn KeyValue>>,
     held: Mutex<Held>,
 }
@@ -58,16 +60,16 @@ struct Key {
     id: String,
 }
 
-/// A token, just made.
+/// A token that was just made.
 #[derive(Clone, Debug)]
 pub struct Token {
-    /// The token itself.
+    /// The token's text.
     pub text: Secret,
-    /// When it was made, in milliseconds since the Unix epoch.
+    /// When the token was made, in milliseconds since the Unix epoch.
     pub issued_ms: u64,
-    /// How long it is good for, in seconds.
+    /// How long the token is valid, in seconds.
     pub lifetime_seconds: u64,
-    /// What it is for, as scopes with spaces in between.
+    /// The granted scopes, separated by spaces.
     pub scope: String,
 }
 
@@ -79,7 +81,7 @@ struct Header {
     kid: String,
 }
 
-/// Times are in seconds.
+/// The claims of a token. Times are in seconds since the Unix epoch.
 #[derive(Serialize, Deserialize)]
 struct Claims {
     iss: String,
@@ -95,7 +97,8 @@ struct Claims {
     pulls_everything: bool,
 }
 
-/// A grant, in the form of Docker's tokens. Without actions: [`Narrowed::refused`].
+/// A grant, in the form of Docker's tokens. An entry without actions is a repository of
+/// [`Narrowed::refused`].
 #[derive(Serialize, Deserialize)]
 struct Access {
     #[serde(rename = "type")]
@@ -105,29 +108,31 @@ struct Access {
 }
 
 impl Tokens {
-    /// Tokens for `service`, signed with a key that lies in `keys` and that the first one to need it makes. All instances
-    /// over one store share it.
+    /// Tokens for `service`, signed with a key in the store `keys`. The first instance that needs
+    /// the key makes it. All instances over one store share the key.
     pub fn stored(service: impl Into<String>, keys: Arc<dyn KeyValue>, platform: Arc<dyn Platform>) -> Self {
         Self { service: service.into(), platform, keys: Some(keys), held: Mutex::default() }
     }
 
-    /// Tokens for `service`, signed with a key of your own. Services that share a key must differ in name.
+    /// Tokens for `service`, signed with the given key. Services that share a key must differ in
+    /// name.
     pub fn with_key(service: impl Into<String>, key: &Secret, platform: Arc<dyn Platform>) -> Self {
         let key = Key::new(Sha256::digest(key.expose()).to_vec());
         let held = Held { key: Some(Arc::new(key)), ..Held::default() };
         Self { service: service.into(), platform, keys: None, held: Mutex::new(held) }
     }
 
-    /// What the tokens are for (`service` in challenges, `aud` in tokens).
+    /// The service that the tokens are for (`service` in challenges, `aud` in tokens).
     pub fn service(&self) -> &str {
         &self.service
     }
 
-    /// Writes a caller down. The token ends when the caller's credentials end, and after five minutes at the latest.
+    /// Signs a token for a caller. The token ends when the caller's credentials end, and after five
+    /// minutes at the latest.
     ///
     /// # Errors
-    /// [`Refusal::Unauthorized`] when the credentials end within a second, [`Refusal::TokenTooLarge`] when the token
-    /// would not fit into a header.
+    /// [`Refusal::Unauthorized`] when the credentials end within a second,
+    /// [`Refusal::TokenTooLarge`] when the token would not fit into a header.
     pub async fn sign(&self, caller: &Caller) -> Result<Token, Refusal> {
         let key = self.signing_key().await?;
         let issued_ms = self.platform.now_ms();
@@ -159,16 +164,17 @@ impl Tokens {
         Ok(Token { text: Secret::new(text), issued_ms, lifetime_seconds: ends - seconds, scope })
     }
 
-    /// A key for names in cursors, made of the key that signs tokens.
+    /// A key that seals names in cursors, derived from the key that signs tokens.
     pub(super) async fn seal(&self) -> Result<Seal, Refusal> {
         let key = self.signing_key().await?;
         Ok(Seal::new(key.mac("eyot cursors").finalize().into_bytes().into()))
     }
 
-    /// The caller that a token speaks of. `None` for whatever is not a token of ours for this service, now.
+    /// The caller that a token describes. `None` for any text that is not a currently valid token
+    /// for this service.
     ///
     /// # Errors
-    /// When the store that has the key does not answer.
+    /// If the store that holds the key does not answer.
     pub async fn verify(&self, text: &Secret) -> Result<Option<Caller>, Refusal> {
         let text = text.expose();
         let Some((signed, signature)) = text.rsplit_once('.').filter(|_| text.len() <= TOKEN_BYTES_MAX) else {
@@ -204,7 +210,8 @@ impl Tokens {
         Some(Caller { user: claims.sub, grants, ends_ms: None, narrowed: Some(narrowed) })
     }
 
-    /// The key to sign with: read again after a while, as two instances may have made one at the same time.
+    /// The key to sign with. The key is read again after a while, because two instances may have
+    /// made one at the same time.
     async fn signing_key(&self) -> Result<Arc<Key>, Refusal> {
         let now_ms = self.platform.now_ms();
         let Some(keys) = &self.keys else { return self.held_key().ok_or(Refusal::Unauthorized) };
@@ -219,12 +226,13 @@ impl Tokens {
             Ok(_) | Err(store::Error::Conflict(_)) => {}
             Err(error) => return Err(error.into()),
         }
-        // Whoever was the last to write: that one counts.
+        // Read the key back: if two instances have made one at the same time, the last write
+        // counts.
         let lost = || store::Error::Corrupt(format!("{KEY} was written and is not there"));
         Ok(self.read(keys.as_ref()).await?.ok_or_else(lost)?)
     }
 
-    /// The key of this name: the one in use, or one that another instance has made meanwhile.
+    /// The key with this id: the key in use, or a key that another instance has made meanwhile.
     async fn key_called(&self, id: &str) -> Result<Option<Arc<Key>>, Refusal> {
         let of_name = |key: &Arc<Key>| key.id == id;
         if let Some(key) = self.held_key().filter(of_name) {
@@ -234,7 +242,7 @@ impl Tokens {
         let now_ms = self.platform.now_ms();
         {
             let mut held = self.lock();
-            // Names that nobody knows must not cost a storage call each.
+            // Unknown key ids must not cost a storage call each.
             if held.looked_up_ms != 0 && now_ms.saturating_sub(held.looked_up_ms) < KEY_LOOKUP_INTERVAL_MS {
                 return Ok(None);
             }

@@ -1,14 +1,15 @@
-//! Turns at something that one instance may do at a time, over all instances that share a store.
+//! Turns: mutual exclusion over all instances that share a store.
 //!
-//! A store that only knows the condition `Absent` is enough, and no key is removed while it counts: a removal may take a key
-//! with it that somebody else has just created. Turns have numbers. A key holds the number of the last turn that has ended, and
-//! the turn after it belongs to the instance that creates the key with its number.
+//! A store that supports only the condition `Absent` is enough. No key is removed while the key is
+//! in effect, because the removal could hit a key that another instance has just created. Turns
+//! have numbers. A key holds the number of the last turn that has ended, and the next turn belongs
+//! to the instance that creates the key with the next number.
 
 use std::sync::Arc;
 
 use crate::store::{Error, KeyValue, Platform, Result, When};
 
-/// Holds the number of the last turn that has ended.
+/// The key that holds the number of the last turn that has ended.
 const ENDED: &str = "auth/turns-ended";
 
 pub(super) struct Turns {
@@ -19,11 +20,11 @@ pub(super) struct Turns {
 /// The outcome of asking for a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// The turn of this number is ours until we end it.
+    /// The turn with this number belongs to the calling instance until [`Turns::end`].
     Ours(u64),
     /// Another instance has the turn.
     Taken,
-    /// The store cannot tell.
+    /// The store does not support the condition, so turns cannot be taken.
     Unknown,
 }
 
@@ -32,11 +33,12 @@ impl Turns {
         Self { keys, platform }
     }
 
-    /// Asks for a turn. A turn that is older than `age_ms_max` is that of an instance that was killed, and ends.
+    /// Asks for a turn. A turn older than `age_ms_max` milliseconds belongs to an instance that was
+    /// killed; the turn is ended.
     pub(super) async fn take(&self, age_ms_max: u64) -> Result<Turn> {
         let (now_ms, ended) = (self.platform.now_ms(), self.ended().await?);
         let next = ended + 1;
-        // Looking costs less than a write that conflicts.
+        // A read costs less than a write that conflicts.
         if let Some(since_ms) = self.number(&key(next)).await? {
             if now_ms.saturating_sub(since_ms) > age_ms_max && self.ended().await? == ended {
                 self.end(next).await?;
@@ -44,7 +46,8 @@ impl Turns {
             return Ok(Turn::Taken);
         }
         match self.keys.put(&key(next), now_ms.to_string().into(), When::Absent).await {
-            // The key of a turn that has ended can be created again; the turn cannot be had again.
+            // The key of a turn that has ended can be created again, so check that the turn has not
+            // ended.
             Ok(_) if self.ended().await? == ended => Ok(Turn::Ours(next)),
             Ok(_) => self.keys.delete(&key(next)).await.map(|()| Turn::Taken),
             Err(Error::Conflict(_)) => Ok(Turn::Taken),

@@ -1,4 +1,4 @@
-//! The settings that say who may do what.
+//! The settings of access control: users, logins, tokens and permissions.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,13 +12,14 @@ use crate::auth::{
 use crate::http::{Handler, Proxies};
 use crate::store::{KeyValue, Platform};
 
-/// Who may do what, read and checked.
+/// The settings of access control, read and checked.
 #[derive(Clone, Debug)]
 pub struct AccessConfig {
     users: Users,
     /// Whether the host listens on a loopback address, so that only this machine reaches the registry.
     loopback: bool,
-    /// Whether instances take turns at logins: components on one machine, which share nothing but the store.
+    /// Whether only one instance checks a login at a time, as hashing passwords is expensive: for
+    /// components on one machine, whose instances share only the store.
     in_turn: bool,
     token_key: Option<Secret>,
     public_url: Option<String>,
@@ -27,11 +28,11 @@ pub struct AccessConfig {
 
 #[derive(Clone, Debug)]
 enum Users {
-    /// Nobody can log in: what anyone may do, and what the start says of that.
+    /// Logins are off: `policy` says what every caller may do, and `notice` is logged at the start.
     None {
         policy: Policy,
         notice: Option<&'static str>,
-        /// Whether only names of this machine count.
+        /// Whether requests are answered only under names of this machine.
         local: bool,
     },
     Some {
@@ -45,14 +46,15 @@ enum Users {
 const OPEN: &str = "auth_mode is none: whoever reaches this registry can push and delete";
 const READ_ONLY: &str = "this registry is read-only: no login is set up (settings auth_mode, auth_user, auth_password)";
 
-/// What tokens are for where no public URL says it.
+/// The name of the service in tokens when no public URL gives a name.
 const SERVICE_DEFAULT: &str = "eyot";
 
 impl AccessConfig {
-    /// Reads the settings through `get`.
+    /// Reads the settings. `get` returns the value of a setting by its lower-case name.
     ///
     /// # Errors
-    /// When a setting has a value that it does not take, or two that exclude each other are given. No text holds a secret.
+    /// When a setting has an invalid value, or two settings exclude each other. No error text
+    /// contains a secret.
     pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let token_key = get("auth_token_key").map(Secret::new);
         if token_key.as_ref().is_some_and(|key| key.entropy_bits_max() < KEY_ENTROPY_BITS_MIN) {
@@ -75,7 +77,8 @@ impl AccessConfig {
         })
     }
 
-    /// Tells the log what one should know when a server starts.
+    /// Logs warnings at the start of a server: a weak password, open or read-only access, a
+    /// registry without users.
     pub fn tell(&self) {
         if let Users::Some { plain: Some((_, password)), .. } = &self.users
             && let Err(why) = check_password(password)
@@ -92,10 +95,10 @@ impl AccessConfig {
         }
     }
 
-    /// Puts whoever is to decide before a handler.
+    /// Builds the access control, over the users and token keys in `keys`.
     ///
     /// # Errors
-    /// When a setting has a value that it does not take.
+    /// When a setting has an invalid value; the text names the setting.
     pub fn access(&self, keys: &Arc<dyn KeyValue>, platform: &Arc<dyn Platform>) -> Result<Access> {
         let (policy, plain, hashes, issuers) = match &self.users {
             Users::None { policy, .. } => return Ok(Access::without_login(policy.clone())),
@@ -128,10 +131,10 @@ impl AccessConfig {
         Ok(Access::new(Arc::new(accounts), tokens).with_directory(directory))
     }
 
-    /// Tells a handler how clients reach it.
+    /// Applies the settings for trusted proxies, local names and the public URL to a handler.
     ///
     /// # Errors
-    /// When a setting has a value that it does not take.
+    /// When a setting has an invalid value; the text names the setting.
     pub fn apply(&self, handler: Handler) -> Result<Handler> {
         let handler = handler.with_proxies(self.proxies.clone());
         let handler = match self.users {
@@ -177,7 +180,7 @@ impl Users {
                 bail!("setting auth_mode: with none nobody logs in, so there are no users")
             }
             (Some("none"), _) => return Ok(Self::None { policy: Policy::open(), notice: Some(OPEN), local: false }),
-            // A mode for this machine alone needs no warning.
+            // The mode `local` is for this machine alone, so no warning is needed.
             (Some("local"), _) => return Ok(Self::None { policy: Policy::open(), notice: None, local: true }),
             (Some("write_only"), _) => Policy::write_only(),
             (Some("read_write"), _) => Policy::read_write(),
@@ -207,7 +210,7 @@ mod tests {
 
     const USER: [(&str, &str); 2] = [("auth_user", "me"), ("auth_password", "a long passphrase")];
 
-    /// What an anonymous caller and a user may do, and whether one can log in.
+    /// The actions of an anonymous caller and of a user, and whether logins are on.
     fn may(settings: &[(&str, &str)]) -> (Vec<Action>, Vec<Action>, bool) {
         let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
         let access = read(settings).unwrap().access(&keys, &(Arc::new(SystemPlatform) as Arc<dyn Platform>)).unwrap();

@@ -53,7 +53,7 @@ Try it:
   eyot collect --data /tmp/registry --dry-run
 ";
 
-/// What the command line asks for.
+/// The parsed command line.
 struct Command {
     words: Vec<String>,
     address: IpAddr,
@@ -70,7 +70,7 @@ impl Command {
     }
 }
 
-/// Does what the command line asks for.
+/// Runs the command that the command line names. Errors go to standard error.
 pub fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
@@ -90,7 +90,7 @@ fn run() -> Result<ExitCode> {
     })?;
     log_to_standard_error(config.log);
     for (name, _) in std::env::vars_os() {
-        // An environment serves other programs too, so this is no error.
+        // Only a warning: an environment serves other programs too.
         if let Some(setting) = name.to_str().and_then(|name| meant(name, SETTINGS)) {
             log::warn!("environment variable {} is no setting; {setting} may be meant", name.display());
         }
@@ -118,7 +118,7 @@ async fn serve(command: &Command, config: &Config) -> Result<ExitCode> {
     }
     if let Some(s3) = stores.s3.clone() {
         tokio::spawn(async move {
-            // Served all the same: the S3 server may come up later than we do.
+            // The server starts even if the bucket cannot be reached: S3 may come up later.
             if let Err(error) = s3.reach().await {
                 log::error!("the bucket cannot be used: {error}");
             }
@@ -128,7 +128,7 @@ async fn serve(command: &Command, config: &Config) -> Result<ExitCode> {
     let certificate = config.tls.as_ref().map(|(chain, key)| Certificate::open(chain, key)).transpose()?;
     let scheme = if certificate.is_some() { "https" } else { "http" };
     native::serve(stores.handler(), address, config.connections, certificate, |address| {
-        // Nobody need be listening to us.
+        // Ignore errors: standard output may be closed.
         let _ = writeln!(std::io::stdout(), "listening on {scheme}://{address}");
     })
     .await?;
@@ -182,7 +182,8 @@ async fn check(config: &Config) -> Result<ExitCode> {
     Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Reads the command line. `None` when it asked only for a text, which was given.
+/// Parses the command line. Returns `None` when the command line asked only for a text (help or
+/// version), which was printed.
 fn parse(mut arguments: lexopt::Parser) -> Result<Option<Command>> {
     let mut command = Command {
         words: Vec::new(),
@@ -228,7 +229,7 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Option<Command>> {
     Ok(Some(command))
 }
 
-/// A number of seconds, in milliseconds.
+/// Parses a number of seconds; returns milliseconds.
 fn seconds(option: &str, text: &str) -> Result<u64> {
     let seconds = text.parse::<u64>().ok().and_then(|seconds| seconds.checked_mul(1000));
     seconds.with_context(|| format!("{option}: {text:?} is not a number of seconds"))

@@ -1,4 +1,4 @@
-//! What both components share: WASI HTTP requests in, answers out.
+//! Code that both components (`wasi`, `spin`) share: converts WASI HTTP requests and answers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
@@ -18,24 +18,26 @@ use super::standard_error::{tell_error, visible};
 use crate::http::Peer;
 use crate::store::{Body, BodyError};
 
-/// How many bytes of a request's body are taken from the host at a time.
+/// The most bytes of a request body that one read takes from the host.
 const READ_BYTES: usize = 128 * 1024;
 
-/// The stores of this instance. A host may give an instance several requests at once, which share the stores. Each of the first
-/// requests may open them, as one request cannot wait for another.
+/// The stores of this instance, shared by all requests that the host gives the instance at once.
+/// Several first requests may each open the stores, because a request cannot wait for another one;
+/// the stores that are opened first are kept.
 static OPENED: OnceLock<Opened> = OnceLock::new();
 
-/// Whether this instance has logged that a setting is wrong.
+/// Whether this instance has already logged a wrong setting.
 static TOLD: AtomicBool = AtomicBool::new(false);
 
-/// The stores, and how the host's calls to them run.
+/// The stores of an instance, and whether calls to the stores block the host.
 pub(super) struct Opened {
     pub stores: Stores,
-    /// Calls to the store block the host's thread, see [`pause`].
+    /// Whether calls to the store block the host's thread, see [`pause`].
     pub blocking: bool,
 }
 
-/// Answers a request; `open` reads the settings and opens the stores when this is the instance's first.
+/// Answers a request. While this instance has no open stores, calls `open`, which reads the
+/// settings and opens the stores.
 pub(super) async fn answer(
     request: WasiRequest,
     open: impl AsyncFnOnce() -> Result<Opened>,
@@ -61,13 +63,14 @@ pub(super) async fn answer(
     respond(response)
 }
 
-/// Gives the host's thread back for a moment, after calls that have blocked it.
+/// Gives the host's thread back for a moment after store calls that have blocked the thread.
 ///
-/// A host that has blocked runs its HTTP server on another thread meanwhile: the server would send an answer's head at once,
-/// the body a moment later, and without TCP_NODELAY the kernel holds the second segment back until the client has acknowledged
-/// the first, 40 ms later. After a pause both are on one thread again, and the server sends them together.
+/// While a store call blocks, the host moves its HTTP server to another thread. The server would
+/// then send the head of an answer at once and the body a moment later. Without TCP_NODELAY the
+/// kernel holds the second segment back until the client has acknowledged the first, 40 ms later.
+/// After a pause both run on one thread again, and the server sends head and body together.
 async fn pause() {
-    // The shortest wait there is; the timers of hosts make about a millisecond of it.
+    // 1 ns is the shortest wait; the timers of hosts round 1 ns up to about a millisecond.
     wasip3::clocks::monotonic_clock::wait_for(1).await;
 }
 
@@ -76,8 +79,8 @@ async fn handle(stores: &Stores, request: Request<Body>) -> Response<Body> {
     stores.handler().handle(request).await
 }
 
-/// In the component that only tests build, every request is answered by running the stores' contract, which traps where a
-/// clause is broken.
+/// Variant of the component that only tests build: every request runs the contract of the stores. A
+/// broken clause traps.
 #[cfg(contract)]
 async fn handle(stores: &Stores, _request: Request<Body>) -> Response<Body> {
     use crate::store::contract;
@@ -98,8 +101,9 @@ async fn handle(stores: &Stores, _request: Request<Body>) -> Response<Body> {
     response
 }
 
-/// The stores could not be opened. A wrong setting is told to the client, as an operator sees the answer before the log; the text
-/// has no secret in it. The log gets it once for each instance, and every failure of a store.
+/// The answer (500) when the stores cannot be opened. If a setting is wrong, the client sees the
+/// cause too, because an operator sees the answer before the log, and the text has no secret in it.
+/// The log gets a wrong setting once per instance, and every failure of a store.
 fn unusable(error: &anyhow::Error) -> Response<Body> {
     let cause = format!("{error:#}");
     let message = if names_a_setting(error) {
@@ -139,14 +143,16 @@ fn receive(request: WasiRequest) -> Result<Request<Body>, ErrorCode> {
     ))
 }
 
-/// Only Spin says who is at the other end. What a client says of itself stands before that.
+/// The client's address, which only Spin passes on. Spin appends its header after any header of
+/// that name from the client, so the last value is Spin's.
 fn peer_address(head: &http::request::Parts) -> Option<IpAddr> {
     let told = head.headers.get_all("spin-client-addr").iter().next_back().filter(|_| cfg!(feature = "spin"))?;
     told.to_str().ok()?.parse().ok().map(|address: SocketAddr| address.ip())
 }
 
 fn read_body(request: WasiRequest) -> Body {
-    // What we make of the body is told by our answer alone.
+    // The result future reports success at once: how the registry used the body appears only in the
+    // answer.
     let (_, result) = wit_future::new(|| Ok(()));
     let (reader, trailers) = WasiRequest::consume_body(request, result);
     Body::from_stream(stream::try_unfold(Some((reader, trailers)), |state| async move {
@@ -154,11 +160,13 @@ fn read_body(request: WasiRequest) -> Body {
         let (result, bytes) = reader.read(Vec::with_capacity(READ_BYTES)).await;
         match result {
             StreamResult::Complete(_) => {
-                // A client that sends few bytes at a time must not hold the space for many.
+                // Small reads are copied, so that a slow client does not hold a whole read buffer
+                // per read.
                 let bytes = if bytes.len() < READ_BYTES / 2 { Bytes::copy_from_slice(&bytes) } else { bytes.into() };
                 Ok(Some((bytes, Some((reader, trailers)))))
             }
-            // The stream's end alone does not say whether the body is whole.
+            // A stream that ends may be cut off: only the trailers tell whether the body is
+            // complete.
             _ => match trailers.await {
                 Ok(_) => Ok(None),
                 Err(error) => Err(BodyError::Interrupted(error.to_string())),
@@ -178,7 +186,8 @@ fn respond(response: Response<Body>) -> Result<WasiResponse, ErrorCode> {
     response.set_status_code(head.status.as_u16()).map_err(|()| internal("status code"))?;
     spawn(async move {
         send(body, writer, end).await;
-        // The host may drop this instance, and with it what it has not yet sent, when no task is left.
+        // Wait until the answer is sent: once no task is left, the host may drop this instance with
+        // its unsent bytes.
         if let Err(error) = sent.await {
             log::info!("an answer could not be sent: {error}");
         }
@@ -193,7 +202,7 @@ async fn send(mut body: Body, mut writer: StreamWriter<u8>, end: End) {
         match data {
             Ok(data) => {
                 if !writer.write_all(data.into()).await.is_empty() {
-                    // The client is gone.
+                    // The client has disconnected.
                     return;
                 }
             }

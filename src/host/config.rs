@@ -1,4 +1,5 @@
-//! Settings, the same on every host: environment variables in capitals, Spin variables in lower case.
+//! The settings, which are the same on every host: environment variables in upper case, or Spin
+//! variables in lower case.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use crate::store::packed::{CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MIN, PackedBlobStore
 use crate::store::s3::{PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_BYTES_MIN, REDIRECT_SECONDS_MAX, S3, S3Settings};
 use crate::store::{BlobStore, KeyValue, Platform};
 
-/// A setting's name in lower case, what it takes and what it is for: the table of `--help` and of the README.
+/// Every setting: its name in lower case, its values, and its purpose. `--help` and docs/settings.md show
+/// this table.
 pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("keys", "files | s3 | memory | spin-key-value | spin-sqlite", "where tags, manifests and upload state are kept"),
     ("blobs", "files | s3 | memory | packed", "where layers are kept; packed: cut into values of the key-value store"),
@@ -97,29 +99,34 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("log", "off | error | warn | info | debug | trace", "what is written to the log; info: every request"),
 ];
 
-/// The largest size that a setting of bytes for one value can have: what Spin takes locally.
+/// The upper bound of settings for the size of one value, in bytes: the limit of Spin's local
+/// stores.
 const VALUE_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
-/// The longest that a timeout can be.
+/// The upper bound of all timeouts, in seconds.
 const TIMEOUT_SECONDS_MAX: u64 = 24 * 60 * 60;
 
-/// How the native host treats connections; other hosts have settings of their own for this.
+/// How the native host limits connections. Other hosts have settings of their own for connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connections {
-    /// How many are served at once where the system allows as many files; more wait in the kernel's queue.
+    /// How many connections are served at once, if the system allows enough open files. More
+    /// connections wait in the kernel's queue.
     pub most: u64,
-    /// How many of them one IPv4 address, or IPv6 network of 64 bits, may have. The machine's own address and trusted proxies,
-    /// which speak for many, may have all.
+    /// How many of these connections one IPv4 address, or one IPv6 network of 64 bits, may have.
+    /// Loopback addresses and trusted proxies, which carry many clients, may have all.
     pub most_of_address: u64,
-    /// How long a client may take to send the head of a request, and to begin with it.
+    /// How long a client may take to begin and to finish the head of a request.
     pub head_timeout: Duration,
-    /// How long a client may send nothing of a body, or take nothing of an answer, in the middle of it.
+    /// How long a client may pause in the middle of a body: without sending any of a request body,
+    /// or without taking any of an answer.
     pub body_idle_timeout: Duration,
-    /// How many bytes of a body must come for each second in which it is waited for, beyond the first 30; 0: no such limit.
+    /// How many bytes of a request body must arrive per second of waiting for the body, beyond the
+    /// first 30 seconds; 0: no limit.
     pub body_bytes_per_second_min: u64,
-    /// How long a body may be waited for in all that nobody was let in to send, or that is left when the answer is known.
+    /// How long the server waits in total for the body of a request that was not admitted, or for
+    /// the rest of a body once the answer is known.
     pub unwanted_body_timeout: Duration,
-    /// How long requests under way may go on when the process is told to stop.
+    /// How long running requests may go on after the process was told to stop.
     pub stop_timeout: Duration,
 }
 
@@ -136,57 +143,58 @@ impl Default for Connections {
         }
     }
 }
-/// How long the URL of a redirect is valid when nothing else is set, in seconds.
+/// The default validity of the URL of a redirect, in seconds.
 const REDIRECT_SECONDS_DEFAULT: u64 = 20 * 60;
-/// How the host names of R2's endpoints end.
+/// The end of the host name of every R2 endpoint.
 const R2_DOMAIN: &str = ".r2.cloudflarestorage.com";
 
-/// What a host can offer; the first of each is its default.
+/// The stores and the data folder that a host offers. The first value of each list is the default.
 pub struct Offer {
-    /// Values of the setting `keys`.
+    /// The values that the setting `keys` accepts.
     pub keys: &'static [&'static str],
-    /// Values of the setting `blobs`.
+    /// The values that the setting `blobs` accepts.
     pub blobs: &'static [&'static str],
-    /// Value of the setting `data_dir`.
+    /// The default of the setting `data_dir`.
     pub data_dir: &'static str,
 }
 
 /// The settings, read and checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Which key-value store.
+    /// The key-value store: a value of the setting `keys`.
     pub keys: &'static str,
-    /// Which blob store.
+    /// The blob store: a value of the setting `blobs`.
     pub blobs: &'static str,
-    /// The folder of files.
+    /// The folder of the file stores.
     pub data_dir: PathBuf,
-    /// The size of packed chunks.
+    /// The size of the chunks of packed blobs, in bytes.
     pub chunk_bytes: u32,
     /// The registry's limits.
     pub limits: Limits,
-    /// When to collect: a cron expression, for hosts that can keep to it.
+    /// When to collect: a cron expression, for hosts that can follow a schedule.
     pub prune_schedule: Option<String>,
-    /// How long caches may answer for a tag without asking, in seconds.
+    /// How long caches may serve a tag without asking the registry, in seconds.
     pub tag_max_age_seconds: u32,
-    /// How connections are treated.
+    /// The limits on connections.
     pub connections: Connections,
-    /// Where the bucket is, when one is used.
+    /// The bucket and its settings, if a store is `s3`.
     pub s3: Option<S3Settings>,
-    /// Which clients are sent to the bucket for layers.
+    /// Which clients are redirected to the bucket for layers.
     pub redirects: Redirects,
-    /// Who may do what.
+    /// The users and their permissions.
     pub access: AccessConfig,
-    /// The certificate and its key, for hosts that speak TLS themselves.
+    /// The files of the certificate and its key, for hosts that speak TLS themselves.
     pub tls: Option<(PathBuf, PathBuf)>,
-    /// What is logged.
+    /// The level from which lines are logged.
     pub log: log::LevelFilter,
 }
 
 impl Config {
-    /// Reads the settings through `get`, which knows them by their lower-case names.
+    /// Reads the settings. `get` returns the value of a setting by its lower-case name.
     ///
     /// # Errors
-    /// When a setting has a value that it does not take: the text names the setting and what it takes.
+    /// When a setting has an invalid value, a setting is missing, or two settings do not fit
+    /// together. The text names the setting and the accepted values.
     pub fn read(offer: &Offer, get: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let get = |name: &str| get(name).filter(|value| !value.is_empty());
         let number = |name: &str, default: u64, least: u64, most: u64| match get(name) {
@@ -288,10 +296,12 @@ impl Config {
         })
     }
 
-    /// Opens the stores on the host's platform; `keys` is a key-value store that only the host has.
+    /// Opens the stores on the host's platform. `keys` is a key-value store that only the host has,
+    /// in place of the one that the settings choose.
     ///
     /// # Errors
-    /// When a folder cannot be made or written to, or a URL cannot be one. A bucket is not asked yet.
+    /// When a folder cannot be created or written, or a setting of S3 or of access is unusable. No
+    /// request is sent to a bucket yet.
     pub fn open(&self, platform: Arc<dyn Platform>, keys: Option<Arc<dyn KeyValue>>) -> Result<Stores> {
         let s3 = match &self.s3 {
             Some(settings) => Some(S3::new(settings.clone(), platform.clone()).map_err(anyhow::Error::msg)?),
@@ -325,32 +335,33 @@ impl Config {
     }
 }
 
-/// The stores that the settings choose.
+/// The stores that the settings choose, with a registry and a handler over them.
 pub struct Stores {
     /// The key-value store.
     pub keys: Arc<dyn KeyValue>,
     /// The blob store.
     pub blobs: Arc<dyn BlobStore>,
-    /// The bucket, when one is used.
+    /// The bucket, if a store is `s3`.
     pub s3: Option<S3>,
     registry: Registry,
     handler: Handler,
 }
 
 impl Stores {
-    /// A registry over them.
+    /// The registry over these stores.
     pub fn registry(&self) -> Registry {
         self.registry.clone()
     }
 
-    /// A handler of a registry over them.
+    /// The HTTP handler of the registry over these stores.
     pub fn handler(&self) -> Handler {
         self.handler.clone()
     }
 }
 
 fn read_s3(get: impl Fn(&str) -> Option<String>, part_bytes: u64, redirect_lifetime: Duration) -> Result<S3Settings> {
-    // Secrets come from files, whose last line ends. None of these ends in white space.
+    // Secrets often come from files that end in a newline. No valid setting of S3 begins or ends in
+    // white space.
     let get = |name: &str| get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
     let needed = |name: &str| get(name).with_context(|| format!("setting {name} is missing: S3 needs it"));
     let flag = |name: &str, default: bool| {
@@ -387,7 +398,8 @@ fn choice(name: &str, value: Option<String>, offered: &'static [&'static str]) -
     found.copied().with_context(|| format!("setting {name}: {value:?} is not one of {}", offered.join(", ")))
 }
 
-/// Whether an error is about a setting: whoever set it can do something about it, and the text has no secret in it.
+/// Whether an error is about a setting. The operator can fix a setting, and the text of the error
+/// has no secret in it.
 pub fn names_a_setting(error: &anyhow::Error) -> bool {
     error.to_string().starts_with("setting")
 }
@@ -457,7 +469,7 @@ mod tests {
         let read =
             read_s3_settings(&[("s3_secret_access_key", "secret\n"), ("s3_region", " "), ("s3_prefix", "")]).unwrap();
         assert_eq!((read.secret_access_key.as_str(), read.region.as_str()), ("secret", "us-east-1"));
-        // The console shows it with the bucket behind it.
+        // Cloudflare's console shows the endpoint with the bucket as its path.
         for endpoint in ["https://id.r2.cloudflarestorage.com/b", "https://ID.eu.R2.CloudflareStorage.com:443/"] {
             let read = read_s3_settings(&[("s3_endpoint", endpoint)]).unwrap();
             assert_eq!((read.equal_parts, read.region.as_str()), (true, "auto"), "{endpoint}");

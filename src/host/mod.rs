@@ -1,5 +1,5 @@
-//! Hosts: thin adapters that turn a host's requests into [`http::Request`]s, choose the stores from the settings, and turn the
-//! answers back. The only place for tokio, WASI and the Spin SDK.
+//! Hosts: thin adapters that turn a host's requests into [`http::Request`]s, choose the stores from
+//! the settings, and turn the answers back. Only hosts use tokio, WASI and the Spin SDK.
 
 #[cfg(any(feature = "native", feature = "wasi", feature = "spin"))]
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
@@ -37,6 +37,7 @@ mod component;
 mod spin;
 #[cfg(all(any(feature = "wasi", feature = "spin"), target_os = "wasi"))]
 mod wasi_outbound;
-// With both features the Spin world is built, which offers all that the other does.
+// With both features only the Spin world is built, which offers everything that the `wasi` world
+// offers.
 #[cfg(all(feature = "wasi", not(feature = "spin"), target_os = "wasi"))]
 mod wasi;

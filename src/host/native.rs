@@ -1,4 +1,4 @@
-//! A plain process: the handler over hyper.
+//! The native host: a process that serves the handler with hyper.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,27 +22,29 @@ use super::tls::Certificate;
 use crate::http::{Handler, Peer, Wanted};
 use crate::store::Body;
 
-/// What this host offers.
+/// The stores and the data folder that this host offers.
 pub const OFFER: Offer =
     Offer { keys: &["files", "s3", "memory"], blobs: &["files", "s3", "memory", "packed"], data_dir: "data" };
 
-/// How many files a connection may need: its own, and those of the stores.
+/// The number of open files that one connection may need: its socket, and files of the stores.
 const FILES_PER_CONNECTION: u64 = 4;
-/// How many files are kept for the process itself: its listener and streams, the log, the collection on a schedule.
+/// The number of open files reserved for the process itself: its listener and streams, the log, the
+/// collection on a schedule.
 const FILES_OF_PROCESS: u64 = 32;
-/// The largest head of a request: what the handler takes of URL and headers, 40 KiB, and what stands in between. It is also
-/// how much is read of a body at a time, and how much of an answer hyper holds before it asks for more.
+/// The largest head of a request, in bytes: the 40 KiB of URL and headers that the handler accepts,
+/// and the bytes between them. Also the most bytes of a body that one read takes, and the most
+/// bytes of an answer that hyper holds before hyper asks for more.
 const BUFFER_BYTES_MAX: usize = 48 * 1024;
-/// How long to wait for files to be closed when there are none left for a connection.
+/// The pause after a failed accept, so that open files can be closed meanwhile.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// How long a client may take for the TLS handshake.
+/// The longest time that a client may take for the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Serves `handler` on `address`, over TLS if there is a certificate, until the process is told to stop (SIGTERM, SIGINT). When
-/// it is ready, the address goes to `ready`.
+/// Serves `handler` on `address` until the process gets SIGTERM or SIGINT. The connections use TLS
+/// if there is a `certificate`. Calls `ready` with the bound address once the server listens.
 ///
 /// # Errors
-/// When the address cannot be listened on.
+/// When the server cannot listen on the address, or cannot register its signal handlers.
 pub async fn serve(
     handler: Handler,
     address: SocketAddr,
@@ -60,7 +62,7 @@ pub async fn serve(
     loop {
         let accept = async {
             let (stream, peer) = listener.accept().await?;
-            // A proxy speaks for many.
+            // A proxy carries many clients, so its connections are not counted by address.
             let address = Some(peer.ip()).filter(|address| !address.is_loopback() && !handler.is_proxy(*address));
             anyhow::Ok((places.enter(address).await, stream, peer))
         };
@@ -87,7 +89,8 @@ pub async fn serve(
                 Ok((None, _, peer)) => {
                     log::info!("a connection was refused: {} has {} already", peer.ip(), limits.most_of_address);
                 }
-                // Out of file descriptors, most likely: some will be closed.
+                // Most likely the process is out of file descriptors. Other connections will free
+                // some soon.
                 Err(error) => {
                     log::error!("cannot accept a connection: {error}");
                     tokio::time::sleep(ACCEPT_AGAIN).await;
@@ -104,7 +107,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// As many connections as there can be files for.
+/// The number of connections to serve: `wanted`, or as many as the limit of open files allows.
 fn connections_max(wanted: u64) -> usize {
     let files =
         rlimit::increase_nofile_limit(wanted * FILES_PER_CONNECTION + FILES_OF_PROCESS).unwrap_or_else(|error| {
@@ -126,7 +129,8 @@ async fn connection_of(
     acceptor: Option<TlsAcceptor>,
     watcher: Watcher,
 ) -> Result<()> {
-    // Otherwise the last small packet of an answer waits for the client's acknowledgement, 40 ms.
+    // Without TCP_NODELAY the last small packet of an answer waits for the client's
+    // acknowledgement, 40 ms.
     if let Err(error) = stream.set_nodelay(true) {
         log::warn!("cannot set TCP_NODELAY: {error}");
     }
@@ -157,9 +161,10 @@ fn http_connection(
         request.extensions_mut().insert(peer);
         request.extensions_mut().insert(wanted.clone());
         let request = request.map(|body| Body::new(PatientBody::new(body, &limits, wanted, &connection)));
-        // A task of its own: hyper drops the request when the client goes away, and what the client sent of an upload until
-        // then is still to be written down. The body ends with an error then, so the task ends too. The place is kept until
-        // then: clients that go away and come back have no more tasks than places.
+        // The request runs in a task of its own. hyper drops the request when the client
+        // disconnects, but the bytes of an upload that arrived before must still be recorded. The
+        // task ends soon, because the body ends with an error. The task keeps the place until its
+        // end, so clients that disconnect and reconnect never have more tasks than places.
         let answer = tokio::spawn(async move {
             let response = handler.handle(request).await;
             drop(place);

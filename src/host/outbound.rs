@@ -1,4 +1,4 @@
-//! The way out of a plain process: hyper's client with rustls, connections kept.
+//! Outbound HTTP of a native process: hyper's client with rustls, which reuses connections.
 
 use std::error::Error as Cause;
 use std::io;
@@ -23,29 +23,33 @@ use tokio_rustls::rustls;
 
 use crate::store::{Body, BodyError, Error, Platform, Result, SystemPlatform};
 
-/// How long a connection may take to be made.
+/// The longest time for making a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an answer's body may rest.
+/// The longest wait for the next bytes of an answer's body.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a connection without requests is kept: servers close theirs after a minute or less.
+/// How long an idle connection is kept: servers close idle connections after a minute or less.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What is said where a certificate is not trusted.
+/// The hint in the error text when a certificate is not trusted.
 const TRUST: &str = "trusted are the authorities that the system trusts, or in their place those in the file that the \
                      environment variable SSL_CERT_FILE names";
-/// What is said where the other side does not speak TLS.
+/// The hint in the error text when the server does not speak TLS.
 const NO_TLS: &str = "what answers is no TLS; see whether it is https";
 
-/// How many bytes of a body the system may hold that look as if they were sent. A body of so many is given three times the time.
+/// How many bytes of a request body the operating system may buffer: bytes in that buffer look sent
+/// before the server has them. A request with this many bytes or more, or of unknown length, gets
+/// three times the timeout; a shorter body gets less, in proportion.
 const BUFFER_BYTES: u64 = 4 * 1024 * 1024;
 
 type TlsClient = Client<HttpsConnector<HttpConnector>, Body>;
 
-/// The operating system's clock and randomness, and HTTP over its network. Requests are sent on a tokio runtime.
+/// The operating system's clock and randomness, and HTTP over its network. Sending requests needs a
+/// tokio runtime.
 #[derive(Default)]
 pub struct NativePlatform {
     plain: OnceLock<Client<HttpConnector, Body>>,
-    // Made with the first request over TLS: reading the system's certificates takes a moment, and a small container has none.
+    // Made by the first request over TLS: reading the system's certificates takes a moment, and a
+    // small container has no certificates at all.
     tls: OnceLock<TlsClient>,
 }
 
@@ -108,7 +112,7 @@ impl Platform for NativePlatform {
             let until = pace.since().unwrap_or_else(Instant::now) + limit;
             match timeout_at(until, answered.as_mut()).await {
                 Ok(answered) => return Ok(answered.map_err(|error| Error::Unavailable(causes(&error)))?.map(read)),
-                // Meanwhile it was not the server that was waited for, or it went on.
+                // The body had no data ready, or the server took more of the body. Wait on.
                 Err(_) if pace.since().is_none_or(|since| since.elapsed() < limit) => {}
                 Err(_) => return Err(Error::Unavailable(format!("no answer within {} s", limit.as_secs()))),
             }
@@ -120,7 +124,8 @@ impl Platform for NativePlatform {
     }
 }
 
-/// Since when it is the server's turn, to take more of a body or to answer; `None` while the body has nothing to give.
+/// The time since when the client waits for the server to take more of a body or to answer; `None`
+/// while the request body has no data ready.
 #[derive(Clone)]
 struct Pace(Arc<Mutex<Option<Instant>>>);
 
@@ -130,7 +135,7 @@ impl Pace {
     }
 }
 
-/// A body that shows its pace.
+/// A request body that records in `pace` whether the last poll had data ready.
 struct Watched {
     body: Body,
     pace: Pace,
@@ -156,7 +161,7 @@ impl http_body::Body for Watched {
     }
 }
 
-/// An answer's body, which must not rest for long.
+/// An answer's body that fails after [`READ_TIMEOUT`] without bytes.
 fn read(body: hyper::body::Incoming) -> Body {
     let body = Body::new(body);
     let length = body.length();
@@ -173,7 +178,7 @@ fn read(body: hyper::body::Incoming) -> Body {
     }
 }
 
-/// hyper tells what happened in the causes of its errors.
+/// The text of an error with all its causes, as hyper's own text leaves the causes out.
 fn causes(error: &(dyn Cause + 'static)) -> String {
     let mut text = error.to_string();
     let mut last = error;
@@ -187,7 +192,7 @@ fn causes(error: &(dyn Cause + 'static)) -> String {
     }
 }
 
-/// What helps against an error of rustls, which comes in errors of the system's kind.
+/// A hint at how to fix an error of rustls. hyper wraps errors of rustls in [`io::Error`]s.
 fn hint(error: &(dyn Cause + 'static)) -> Option<&'static str> {
     match error.downcast_ref::<rustls::Error>() {
         Some(rustls::Error::InvalidCertificate(_)) => Some(TRUST),

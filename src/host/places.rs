@@ -1,9 +1,11 @@
-//! The places for connections: how many there are, how many of them one address may have, and which connection has to leave
-//! when a new one comes and there is no place.
+//! The places for connections: how many there are, how many of them one address may have, and which
+//! connection is closed when a new connection arrives and all places are taken.
 //!
-//! A connection may have to leave when it has no request that was let in: it is idle, sends the head of a request, or sends a
-//! body that nobody wants. So may a connection whose client takes or sends hardly anything. The one that has been so for
-//! longest leaves first. A client that talks to us finds a place in this way, however many others hold one and say nothing.
+//! A connection may be closed when it has no admitted request (a request that passed access
+//! control): the connection is idle, sends the head of a request, or sends a body that was not
+//! admitted. A connection whose client takes or sends hardly any bytes may be closed too. The
+//! connection that has been in this state for longest is closed first. So an active client finds a
+//! place, however many silent connections there are.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -15,14 +17,14 @@ use tokio::time::Instant;
 
 use crate::http::Wanted;
 
-/// How long a connection without a request has its place for sure.
+/// How long a connection without a request is sure to keep its place.
 const SETTLED: Duration = Duration::from_secs(1);
-/// How often a connection that waits for a place looks whether another one may be sent away by now.
+/// How often a connection that waits for a place checks whether another connection may be closed.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// The part of an IPv6 address that one customer has.
+/// The bits of an IPv6 address that name the network: one customer has a network of 64 bits.
 const IPV6_NETWORK: u128 = !0 << 64;
 
-/// All places.
+/// All places for connections.
 pub(super) struct Places {
     state: Mutex<State>,
     left: Notify,
@@ -37,9 +39,9 @@ struct State {
     next: u64,
 }
 
-/// What is known of a connection.
+/// The state of a connection, shared by its place and its streams.
 pub(super) struct Connection {
-    /// Where it comes from; none where connections from there are not counted.
+    /// The client's address; `None` where connections are not counted by address.
     address: Option<IpAddr>,
     activity: Mutex<Activity>,
     leave: Notify,
@@ -52,27 +54,27 @@ struct Activity {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Engagement {
-    /// There is no request, or one that may not have been let in, since then.
+    /// No request, or a request that may not have been admitted, since this time.
     Waiting(Instant),
-    /// An answer is being sent.
+    /// The server is sending an answer.
     Answering,
-    /// The client has sent or taken hardly anything, since then.
+    /// The client has sent or taken hardly any bytes, since this time.
     Slow(Instant),
 }
 
-/// A place, until this is dropped.
+/// A place for one connection, which is freed when this value is dropped.
 pub(super) struct Place {
     places: Arc<Places>,
     number: u64,
     pub(super) connection: Arc<Connection>,
 }
 
-/// Why there is no place.
+/// Why a new connection gets no place.
 #[derive(Debug, PartialEq)]
 enum Full {
-    /// At all: there may be one later.
+    /// All places are taken; one may be free later.
     All,
-    /// For this address.
+    /// The address has all the places that it may have.
     Address,
 }
 
@@ -81,14 +83,16 @@ impl Places {
         Arc::new(Self { state: Mutex::default(), left: Notify::new(), most, most_of_address })
     }
 
-    /// Waits for a place, and sends another connection away for it where one may be. None when the address has as many as it
-    /// may have, all of them with requests under way; `address` is none where connections are not counted by it.
+    /// Waits for a place, and closes another connection if that frees a place. Returns `None` when
+    /// `address` has as many connections as it may have and none of them may be closed. `address`
+    /// is `None` where connections are not counted by address.
     pub(super) async fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Place> {
         loop {
             match self.try_enter(address, Instant::now()) {
                 Ok(place) => return Some(place),
                 Err(Full::Address) => return None,
-                // A place that is left just before this waits is found a little later.
+                // Look again after `LOOK_AGAIN` at the latest: by then another connection may be
+                // closed for this one.
                 Err(Full::All) => _ = tokio::time::timeout(LOOK_AGAIN, self.left.notified()).await,
             }
         }
@@ -99,7 +103,8 @@ impl Places {
         let mut state = self.state();
         let of_address = address.and_then(|address| state.of_address.get(&address)).copied().unwrap_or_default();
         if of_address >= self.most_of_address {
-            // They share what the address has, so the new one is as good as those that have said nothing yet.
+            // Connections of one address share its places, so a new connection may replace a silent
+            // one even within the first `SETTLED` of the silent one.
             let settled = now + SETTLED;
             state.send_away(settled, |connection| connection.address == address).ok_or(Full::Address)?;
         } else if state.connections.len() >= self.most {
@@ -124,7 +129,8 @@ impl Places {
 }
 
 impl State {
-    /// Sends the connection away that had to leave first of those that had to by `now`. Its place is free at once.
+    /// Closes the connection that may be closed for longest by `now`, among those that `may_leave`
+    /// accepts. Its place is free at once. Returns `None` when no connection may be closed yet.
     fn send_away(&mut self, now: Instant, may_leave: impl Fn(&Connection) -> bool) -> Option<()> {
         let leaving = self.connections.iter().filter(|(_, connection)| may_leave(connection));
         let leaving = leaving.filter_map(|(number, connection)| Some((connection.leaves_from()?, *number)));
@@ -151,27 +157,27 @@ impl State {
 }
 
 impl Connection {
-    /// Comes back when the connection has to leave.
+    /// Returns when the connection has to be closed.
     pub(super) async fn told_to_leave(&self) {
         self.leave.notified().await;
     }
 
-    /// A request has come; `wanted` tells whether it is let in.
+    /// Notes that a request has arrived; `wanted` tells whether the request is admitted.
     pub(super) fn begin(&self, wanted: Wanted) {
         *self.activity() = Activity { state: Engagement::Waiting(Instant::now()), wanted };
     }
 
-    /// The answer is ready to be sent.
+    /// Notes that the answer is ready to be sent.
     pub(super) fn answer(&self) {
         self.activity().state = Engagement::Answering;
     }
 
-    /// The answer is sent, or hyper has the last of it.
+    /// Notes that the answer is sent, or that hyper has its last bytes.
     pub(super) fn end(&self) {
         *self.activity() = Activity { state: Engagement::Waiting(Instant::now()), wanted: Wanted::default() };
     }
 
-    /// The client keeps us waiting, or does no longer.
+    /// Notes that the client has become slow, or has recovered.
     pub(super) fn slow(&self, is_slow: bool) {
         let mut activity = self.activity();
         activity.state = match (activity.state, is_slow) {
@@ -183,7 +189,7 @@ impl Connection {
         }
     }
 
-    /// From when on it may have to leave.
+    /// The time from which the connection may be closed; `None` while it may not.
     fn leaves_from(&self) -> Option<Instant> {
         let activity = self.activity();
         match activity.state {
@@ -205,7 +211,7 @@ impl Drop for Place {
     }
 }
 
-/// What counts as one address.
+/// The address under which connections are counted: an IPv4 address, or an IPv6 network of 64 bits.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & IPV6_NETWORK).into(),
@@ -244,13 +250,14 @@ mod tests {
         let new = places.try_enter(None, later).unwrap();
         new.connection.begin(let_in());
         assert_eq!(places.try_enter(None, later + SETTLED).err(), Some(Full::All));
-        // Unless its client is slow.
+        // A slow client loses its connection even with a request under way; a client that recovered
+        // does not.
         idle[1].connection.slow(true);
         idle[1].connection.slow(false);
         assert_eq!(places.try_enter(None, later + SETTLED).err(), Some(Full::All));
         idle[0].connection.slow(true);
         places.try_enter(None, later + SETTLED).unwrap();
-        // Who had to leave gives up no place a second time.
+        // Dropping the place of a closed connection must not free a place twice.
         drop(idle);
         assert_eq!(places.state().connections.len(), 1);
     }
@@ -270,7 +277,7 @@ mod tests {
         let others = [hold("192.0.2.2"), hold("2001:db8:0:1::1")];
         assert!(places.try_enter(None, start).is_ok());
         held[0].connection.end();
-        // It has its place from the one that is idle, and no other address loses any.
+        // The new connection takes the place of the idle one, and other addresses lose no place.
         let new = places.try_enter(address("192.0.2.1"), start + SETTLED).unwrap();
         assert_eq!(places.state().of_address.values().sum::<usize>(), 6);
         drop((held, others, new));

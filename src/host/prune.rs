@@ -1,4 +1,5 @@
-//! Collecting garbage natively: to the end with progress, and on a schedule.
+//! Garbage collection on the native host: complete rounds with progress, on demand or on a
+//! schedule.
 
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -11,18 +12,24 @@ use crate::Registry;
 use crate::http::audit_own;
 use crate::registry::{CollectRequest, Error, Report};
 
-/// How long it is worth waiting for what was condemned just now, or for a push that was cut off.
+/// The longest pause before another round of the same collection. A collection waits for objects
+/// that become due within this time: keys condemned in the last round, if the grace period is
+/// short, or leftovers of a push that broke off. Objects that become due later are left to the next
+/// collection.
 const WAIT_MAX: Duration = Duration::from_secs(40);
-/// How long to wait when another process is at a step, and how often.
+/// The pause when another process is at a step of the collection, and the most such pauses in a
+/// row.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
 const BUSY_TRIES_MAX: u32 = 180;
-/// How many rounds one collection has at most: what a round removes may leave more to be removed.
+/// The most rounds of one collection. A round may free more candidates for the next one.
 const ROUNDS_MAX: u32 = 10;
 
-/// Runs rounds until there is nothing more to remove for now. Each step is told to `progress`.
+/// Runs rounds until no more objects can be removed now, at most 10 rounds. `progress` gets the
+/// report of each step. Returns the report of each round.
 ///
 /// # Errors
-/// When a store fails, or another process does not let go of the collection. What was done is done; the next call goes on from there.
+/// When a store fails, or another process stays busy with the collection. Completed steps keep
+/// their effect, and the next call continues after them.
 pub async fn collect(
     registry: &Registry,
     request: &CollectRequest,
@@ -54,17 +61,17 @@ pub async fn collect(
     }
 }
 
-/// Reads a cron expression.
+/// Parses a cron expression.
 ///
 /// # Errors
-/// When it is none; the text names the setting.
+/// When `expression` is not a cron expression; the text names the setting.
 pub fn parse(expression: &str) -> Result<Cron> {
     Cron::from_str(expression).with_context(|| {
         format!("setting prune_schedule: {expression:?} is not a cron expression, as in \"0 3 * * *\": every day at 3:00 UTC")
     })
 }
 
-/// Collects whenever `schedule` says so, for good.
+/// Runs a collection at every time of `schedule`; returns only if the schedule has no next time.
 pub async fn keep_to(schedule: &Cron, registry: &Registry) {
     loop {
         let Some(wait) = until_next(schedule, registry.now_ms()) else {
@@ -79,7 +86,7 @@ pub async fn keep_to(schedule: &Cron, registry: &Registry) {
                     log::info!("collected: {}", serde_json::json!(report));
                 }
             }
-            // The next time goes on where this one ended.
+            // The next scheduled collection continues where this one stopped.
             Err(error) => log::error!("{error:#}"),
         }
     }

@@ -1,12 +1,13 @@
-//! Names that are nearly a setting's.
+//! Finds misspelt names of settings.
 
-/// Names shorter than this have too many neighbours to say which one is meant.
+/// The shortest name that is checked, in bytes. Shorter names are similar to too many settings.
 const NAME_BYTES_MIN: usize = 4;
-/// From this length on a name may differ in two places, as when two letters are swapped.
+/// The length, in bytes, from which a name may differ from a setting in two places, as when two
+/// letters are swapped. Shorter names may differ in one place.
 const LONG_NAME_BYTES: usize = 8;
 
-/// The setting that was probably meant by an environment variable of this name, in capitals; none when it is a setting's
-/// own name, or nothing like one.
+/// The setting, in upper case, that an environment variable called `name` was probably meant to
+/// set. `None` when `name` is the exact name of a setting, or is not similar to any.
 pub fn meant(name: &str, settings: &[(&str, &str, &str)]) -> Option<String> {
     if !(NAME_BYTES_MIN..=64).contains(&name.len()) || !name.is_ascii() {
         return None;
@@ -14,7 +15,8 @@ pub fn meant(name: &str, settings: &[(&str, &str, &str)]) -> Option<String> {
     let lower = name.to_lowercase();
     let known = |setting: &str| setting == lower;
     if settings.iter().any(|(setting, ..)| known(setting)) {
-        // The right name in small letters is not read from an environment.
+        // A correct name in lower case is a mistake too: environment variables are read in upper
+        // case.
         return (name != name.to_uppercase()).then(|| name.to_uppercase());
     }
     let allowed = if name.len() >= LONG_NAME_BYTES { 2 } else { 1 };
@@ -22,7 +24,8 @@ pub fn meant(name: &str, settings: &[(&str, &str, &str)]) -> Option<String> {
     near.filter(|(distance, _)| *distance <= allowed).min().map(|(_, setting)| setting.to_uppercase())
 }
 
-/// How many letters must be put in, left out or changed to make one of the other.
+/// The edit distance (Levenshtein): how many letters must be inserted, removed or changed to turn
+/// `left` into `right`.
 fn distance(left: &str, right: &str) -> usize {
     let mut row: Vec<usize> = (0..=right.len()).collect();
     for (number, letter) in left.bytes().enumerate() {

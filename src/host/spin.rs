@@ -1,5 +1,5 @@
-//! The component for Spin (`wit/`, world `spin`): Spin's SQLite or key-value store, files in a mount, settings as Spin
-//! variables.
+//! The component for Spin (`wit/`, world `spin`): the stores are Spin's SQLite, Spin's key-value
+//! store, files in a mount, or S3, and the settings are Spin variables.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ impl exports::wasi::http::handler::Guest for Component {
 async fn open() -> Result<Opened> {
     let mut settings = HashMap::new();
     for (name, _, _) in SETTINGS {
-        // One that the manifest does not declare is one that is not set.
+        // A variable that the manifest does not declare counts as not set.
         if let Ok(value) = variables::get(name).await {
             settings.insert(*name, value);
         }
@@ -71,7 +71,8 @@ async fn open() -> Result<Opened> {
     Ok(Opened { stores, blocking: config.keys == "spin-key-value" })
 }
 
-/// Names the setting, where the host does not give the component the store that it names.
+/// Converts the error of opening a store. If the host does not give the component that store, the
+/// text names the setting and the `other` store.
 fn missing(error: Error, other: &str) -> anyhow::Error {
     match error {
         Error::Unsupported(what) => anyhow!("setting keys: {what}; {other} may be there"),

@@ -1,5 +1,6 @@
-//! Clients that are slow: to send a request's body, or to take an answer. What is limited is the time in which somebody waits
-//! for the client, less what the bytes that came were worth: a large layer over a slow line may take hours in all.
+//! Limits for slow clients, which are slow to send a request body or to take an answer. Counted is
+//! the time in which the server waits for the client, less a credit for the bytes that arrived: a
+//! large layer over a slow line may take hours in total.
 
 use std::future::Future as _;
 use std::io::{self, IoSlice};
@@ -18,46 +19,47 @@ use super::places::Connection;
 use crate::http::Wanted;
 use crate::store::BodyError;
 
-/// How long a client has kept us waiting that counts as slow: its connection may have to leave for another one.
+/// The debt of waiting time from which a client counts as slow. The connection of a slow client may
+/// be closed to make place for another one.
 const SLOW: Duration = Duration::from_secs(5);
-/// How much waiting a body is allowed beyond what its least rate explains.
+/// The most debt that a request body may run up: waiting time beyond what its lowest rate explains.
 const BODY_ALLOWANCE: Duration = Duration::from_secs(30);
 
-/// How long a client may keep us waiting.
+/// How long a client may keep the server waiting.
 #[derive(Clone, Copy)]
 struct Limits {
-    /// At a time.
+    /// The longest single wait.
     idle: Duration,
-    /// In all, less a second for so many bytes.
+    /// The most debt: all waiting time, less one second per `bytes_per_second` bytes.
     allowance: Duration,
     bytes_per_second: Rate,
 }
 
 #[derive(Clone, Copy)]
 enum Rate {
-    /// Bytes are worth nothing: the allowance is a deadline.
+    /// Bytes give no credit: the allowance is a deadline.
     Deadline,
-    /// Any byte makes good for all the time before.
+    /// Any byte clears the whole debt.
     Any,
     Least(u64),
 }
 
-/// Why there is no more waiting.
+/// Why the wait for the client ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Late {
     Idle,
     Slow,
 }
 
-/// Waits, but not for ever.
+/// Measures the waiting time for one client and ends the wait at its limits.
 struct Patience {
     limits: Limits,
-    /// How long the client has kept us waiting, less what its bytes were worth.
+    /// The debt: how long the client has kept the server waiting, less the credit for its bytes.
     debt: Duration,
     waits_since: Option<Instant>,
-    /// The timer, made when it is first needed.
+    /// The timer, made by the first wait.
     sleep: Option<Pin<Box<Sleep>>>,
-    /// Told when the client becomes slow and when it is no longer.
+    /// The connection, which is notified when the client becomes slow and when it recovers.
     connection: Arc<Connection>,
     is_slow: bool,
 }
@@ -67,7 +69,8 @@ impl Patience {
         Self { limits, debt: Duration::ZERO, waits_since: None, sleep: None, connection, is_slow: false }
     }
 
-    /// What was polled and has so many `bytes`, or why it is waited for no longer.
+    /// Passes on a ready value, with `bytes` as the credit for the value; returns [`Late`] when the
+    /// wait exceeds a limit.
     fn judge<T>(
         &mut self,
         polled: Poll<T>,
@@ -124,13 +127,14 @@ impl Patience {
     }
 }
 
-/// A request's body whose sender may not stall. Only the time in which somebody waits for it counts.
+/// A request body that fails when its sender stalls. Only time in which the server waits for the
+/// body counts.
 pub(super) struct PatientBody<B> {
     body: B,
     wanted: Wanted,
-    /// While the request is carried out.
+    /// The limits while the request is carried out.
     carried: Patience,
-    /// Before it is let in, and after it was answered or refused.
+    /// The limits before the request is admitted, and after the request was answered or refused.
     unwanted: Patience,
 }
 
@@ -184,7 +188,7 @@ where
     }
 }
 
-/// An answer's body; the end of it is the end of the request.
+/// An answer's body. Dropping the body marks the end of the request on its connection.
 pub(super) struct Answer<B> {
     pub(super) body: B,
     pub(super) connection: Arc<Connection>,
@@ -213,7 +217,7 @@ impl<B> Drop for Answer<B> {
     }
 }
 
-/// A connection whose client must go on taking what is written to it.
+/// A connection that fails when its client stops taking the bytes of an answer.
 pub(super) struct PatientStream<S> {
     stream: S,
     patience: Patience,
@@ -274,7 +278,8 @@ mod tests {
 
     const IDLE: Duration = Duration::from_secs(10);
 
-    /// How many pieces of so many bytes, of which one comes every 10 ms, are taken of 60.
+    /// Polls up to 60 pieces of `bytes` bytes, one every 10 ms; returns how many pieces arrived
+    /// before the limit.
     async fn taken(bytes_per_second: Rate, bytes: u64) -> usize {
         let place = Places::new(1, 1).enter(None).await.unwrap();
         let limits = Limits { idle: IDLE, allowance: Duration::from_millis(200), bytes_per_second };

@@ -1,22 +1,22 @@
-//! Lines on standard error: the log, and why the program cannot start.
+//! Writes lines to standard error: the log, and why the program cannot start.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 
 use crate::http::{AUDIT_TARGET, current_request_id};
 
-/// Writes the log to standard error, a line each.
+/// A logger that writes one line per record to standard error.
 struct StandardError;
 
 impl log::Log for StandardError {
     fn enabled(&self, metadata: &log::Metadata) -> bool {
-        // Libraries below may log as well; theirs is worth a line only when it is a problem.
+        // Libraries may log as well; their records are shown only from the level `warn` up.
         metadata.target().starts_with("eyot") || metadata.level() <= log::Level::Warn
     }
 
     fn log(&self, record: &log::Record) {
         if self.enabled(record.metadata()) {
-            // A log that cannot be written must not take the request with it.
+            // Ignore errors: a log that cannot be written must not make the request fail.
             let _ = writeln!(std::io::stderr(), "{}", line(record));
         }
     }
@@ -24,15 +24,16 @@ impl log::Log for StandardError {
     fn flush(&self) {}
 }
 
-/// Lets the log be written to standard error, from `level` up. Only the first call in a process sets the place.
+/// Sends the log to standard error, from `level` up. Only the first call in a process has an
+/// effect.
 pub fn log_to_standard_error(level: log::LevelFilter) {
-    // A program around us may have a logger of its own, which is then the one to use.
+    // A program that embeds eyot may have set its own logger, which then stays in use.
     if log::set_logger(&StandardError).is_ok() {
         log::set_max_level(level);
     }
 }
 
-/// Says an error whatever the log's level is, as when the settings cannot be read.
+/// Writes an error to standard error at every log level, as when the settings cannot be read.
 pub fn tell_error(error: &str) {
     let _ = writeln!(std::io::stderr(), "error: {}", visible(error));
 }
@@ -46,8 +47,9 @@ fn line(record: &log::Record) -> String {
     format!("{level}: {id}{}", visible(&record.args().to_string()))
 }
 
-/// The text on one line, with control characters and changes of direction written as in Rust (`\u{1b}`, `\n`). Names and media
-/// types come from clients, who could otherwise forge lines of the log or hide parts of them.
+/// Returns the text on one line, with control characters and changes of direction escaped as in
+/// Rust (`\u{1b}`, `\n`). Names and media types come from clients, who could otherwise forge lines
+/// of the log or hide parts of them.
 pub fn visible(text: &str) -> String {
     let mut visible = String::with_capacity(text.len());
     for character in text.chars() {
@@ -61,7 +63,8 @@ pub fn visible(text: &str) -> String {
     visible
 }
 
-/// Control characters, ends of lines, and what changes the direction of text (Unicode's `Bidi_Control`).
+/// Whether a character is a control character, ends a line, or changes the direction of text
+/// (Unicode's `Bidi_Control`).
 fn is_invisible(character: char) -> bool {
     character.is_control()
         || matches!(character,

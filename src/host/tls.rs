@@ -1,4 +1,4 @@
-//! TLS of the native program: certificates from files, read again when they change.
+//! TLS of the native host. Certificates come from files, which are read again when they change.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,10 +11,10 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// How often the files are looked at.
+/// The shortest time between two checks of the files for changes.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A certificate chain and its key, in PEM files.
+/// A certificate chain and its private key, in PEM files.
 pub struct Certificate {
     chain: PathBuf,
     key: PathBuf,
@@ -28,10 +28,10 @@ struct Current {
 }
 
 impl Certificate {
-    /// Reads the files.
+    /// Reads the certificate chain and the private key from their PEM files.
     ///
     /// # Errors
-    /// When they cannot be read or do not belong together.
+    /// When a file cannot be read, or the key does not belong to the certificate.
     pub fn open(chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Result<Self> {
         let (chain, key) = (chain.into(), key.into());
         let changed = [&chain, &key].map(|path| changed(path));
@@ -39,8 +39,9 @@ impl Certificate {
         Ok(Self { chain, key, current: Mutex::new(current) })
     }
 
-    /// Accepts connections with the certificate that the files hold now. One that cannot be used is told in the log, and the
-    /// one before goes on.
+    /// Returns an acceptor for the certificate that the files hold now. If the new files are
+    /// unusable, the log gets an error and the previous certificate stays in use. The files are
+    /// checked for changes at most once in 5 seconds.
     pub fn acceptor(&self) -> TlsAcceptor {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.looked.elapsed() >= LOOK_INTERVAL {
@@ -53,7 +54,8 @@ impl Certificate {
                         current.acceptor = acceptor;
                         current.changed = now;
                     }
-                    // The other file may be about to change as well: look again.
+                    // The other file may be about to change as well, so the next check reads both
+                    // again.
                     Err(error) => log::error!("the certificate cannot be read again: {error:#}"),
                 }
             }

@@ -1,4 +1,4 @@
-//! `eyot user`: the users in the key-value store.
+//! `eyot user`: manages the users in the key-value store.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -10,10 +10,12 @@ use super::outbound::NativePlatform;
 use crate::auth::{Directory, Secret};
 use crate::http::audit_own;
 
-/// Does what is asked with the users; a server that runs over the same store goes on meanwhile.
+/// Runs `add NAME`, `remove NAME` or `list` on the users in the key-value store. A server over the
+/// same store may run meanwhile.
 ///
 /// # Errors
-/// When it is not `add NAME`, `remove NAME` or `list`, when the store forgets, or when it fails.
+/// When `request` is not `add NAME`, `remove NAME` or `list`, when the store is `memory`, which
+/// keeps no users, or when the store fails.
 pub async fn manage(config: &Config, request: &[&str]) -> Result<()> {
     if config.keys == "memory" {
         bail!("with keys=memory no users are kept");

@@ -1,5 +1,5 @@
-//! The component for any WASI HTTP host (`wit/`, world `wasi`): files in a preopened folder or
-//! S3, settings as environment variables.
+//! The component for any WASI HTTP host (`wit/`, world `wasi`): the stores are files in a preopened
+//! folder or S3, and the settings are environment variables.
 
 use std::sync::Arc;
 
@@ -36,7 +36,8 @@ impl exports::wasi::http::handler::Guest for Component {
 }
 
 fn open() -> Result<Opened> {
-    // Whoever starts the component has chosen its environment, so a name that is nearly a setting's is an error.
+    // The environment of a component was chosen for the component alone, so a name that is nearly a
+    // setting's is an error.
     for (name, _) in std::env::vars_os() {
         if let Some(setting) = name.to_str().and_then(|name| meant(name, SETTINGS)) {
             bail!("setting {}: not known; {setting} may be meant", name.display());

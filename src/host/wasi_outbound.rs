@@ -1,4 +1,4 @@
-//! The way out of a component: the host's HTTP client.
+//! Outbound HTTP of a component, through the host's HTTP client.
 
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -19,13 +19,14 @@ use wasip3::{wit_future, wit_stream};
 
 use crate::store::{Body, BodyError, Error, Platform, Result, SystemPlatform};
 
-/// How long a connection may take to be made.
+/// The longest time for making a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an answer's body may rest.
+/// The longest wait for the next bytes of an answer's body.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// The speed, in bytes a second, at which a body must go out at least: a host counts its time as well.
+/// The slowest speed allowed for a request body, in bytes per second. The host counts the time for
+/// the body towards the timeout of the answer, so the timeout grows with the body.
 const BODY_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
-/// How many bytes of an answer's body are taken from the host at a time.
+/// The most bytes of an answer's body that one read takes from the host.
 const READ_BYTES: usize = 128 * 1024;
 
 /// The clock, the randomness and the HTTP client of a WASI host.
@@ -69,7 +70,7 @@ impl Platform for WasiPlatform {
     }
 }
 
-/// The host tells little: what an error is likely to come from is said along with it.
+/// The text of an error, with a hint at the likely cause: the host's own error codes say little.
 fn told(error: &ErrorCode) -> String {
     let hint = match error {
         ErrorCode::TlsProtocolError | ErrorCode::TlsCertificateError | ErrorCode::TlsAlertReceived(_) => {
@@ -81,7 +82,8 @@ fn told(error: &ErrorCode) -> String {
     format!("{error}{hint}")
 }
 
-/// Timeouts where the host knows them.
+/// The request options with all timeouts that the host supports; other timeouts are logged and left
+/// out.
 fn options(timeout: Duration) -> RequestOptions {
     let options = RequestOptions::new();
     let nanoseconds = |duration: Duration| Some(duration.as_nanos() as u64);
@@ -102,7 +104,7 @@ async fn write(mut body: Body, mut writer: StreamWriter<u8>, end: FutureWriter<R
         match data {
             Ok(data) => {
                 if !writer.write_all(data.into()).await.is_empty() {
-                    // The host has given up, or has its answer.
+                    // The host has given up the request or has its answer already.
                     return;
                 }
             }
@@ -116,10 +118,11 @@ async fn write(mut body: Body, mut writer: StreamWriter<u8>, end: FutureWriter<R
     let _ = end.write(Ok(None)).await;
 }
 
-/// What is still to be sent of a request.
+/// The task that sends the rest of a request body.
 type Writing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Waits for `answer`, and sends meanwhile: an answer may begin before the request is sent, and end only after that.
+/// Waits for `answer` and sends the request body meanwhile. A server may begin its answer before
+/// the request is sent completely, and may end the answer only after that.
 async fn beside<T>(writing: &mut Option<Writing>, answer: impl Future<Output = T>) -> T {
     let answer = pin!(answer);
     let Some(rest) = writing else { return answer.await };
@@ -132,8 +135,8 @@ async fn beside<T>(writing: &mut Option<Writing>, answer: impl Future<Output = T
     }
 }
 
-/// An exchange whose answer has begun. Who drops it gives it up, and what has not yet come of the answer with it:
-/// wasmtime lets the body end there, as if it were whole.
+/// An exchange whose answer has begun. Dropping this value cancels the exchange and loses the rest
+/// of the answer: wasmtime then ends the body early as if the body were complete.
 struct Exchange {
     _sent: FutureReader<Result<(), ErrorCode>>,
     writing: Option<Writing>,
@@ -153,9 +156,10 @@ fn receive(response: WasiResponse, exchange: Exchange, has_body: bool) -> Result
     Ok(received)
 }
 
-/// The body, which must have the length that is declared: a host may not look.
+/// The answer's body. A body whose length differs from `declared` is an error. The check is here
+/// because a host may not check the length.
 fn read(response: WasiResponse, exchange: Exchange, declared: Option<u64>) -> Body {
-    // What we make of the body is nobody's concern.
+    // The result future reports success at once: the host needs no report on the use of the body.
     let (_, result) = wit_future::new(|| Ok(()));
     let (reader, trailers) = WasiResponse::consume_body(response, result);
     let state = Some((reader, trailers, exchange, 0));
@@ -167,7 +171,8 @@ fn read(response: WasiResponse, exchange: Exchange, declared: Option<u64>) -> Bo
                 let now = before + bytes.len() as u64;
                 Ok(Some((Bytes::from(bytes), Some((reader, trailers, exchange, now)))))
             }
-            // The stream's end alone does not say whether the body is whole.
+            // A stream that ends may be cut off: only the trailers tell whether the body is
+            // complete.
             _ => match (trailers.await, declared) {
                 (Err(error), _) => Err(BodyError::Interrupted(error.to_string())),
                 (Ok(_), Some(declared)) if before != declared => Err(BodyError::Length { declared }),

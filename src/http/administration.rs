@@ -1,4 +1,5 @@
-//! Endpoints of our own about who may come in: the token endpoint, and what administrators do with users and machine tokens.
+//! eyot's own endpoints for access: the token endpoint, and the administration of users and machine
+//! tokens.
 
 use http::StatusCode;
 use http::header::CACHE_CONTROL;
@@ -16,7 +17,7 @@ use crate::auth::{Attempt, Directory, MachineToken, SCOPE_BYTES_MAX, Scope, Secr
 use crate::registry;
 use crate::store::Body;
 
-/// What a new user is given: a password, or its hash.
+/// The body of a request that adds a user: a password, or its hash.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NewUser {
@@ -24,7 +25,7 @@ struct NewUser {
     hash: Option<String>,
 }
 
-/// What a new machine token is given.
+/// The body of a request that adds a machine token.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NewToken {
@@ -33,7 +34,7 @@ struct NewToken {
 }
 
 impl Handler {
-    /// Gives a token (Docker's token authentication, and its OAuth form with a body).
+    /// Issues a token (Docker's token authentication, and its OAuth form with a body).
     pub(super) async fn token(&self, head: &Parts, query: &[u8], body: Option<Body>) -> Result<Reply, Error> {
         if self.admission.access.service().is_none() {
             return Err(Error::NotFound);
@@ -43,7 +44,7 @@ impl Handler {
             None => query.to_vec().into(),
         };
         let scopes = scopes(&form)?;
-        // Never from a query: those are logged on the way.
+        // Credentials are not read from a query, because queries are logged on the way.
         let in_form = if head.method == http::Method::POST { form_credentials(&form)? } else { None };
         let credentials = match in_form {
             Some(credentials) => credentials,
@@ -59,9 +60,9 @@ impl Handler {
         Ok(Reply::json(&reply).with(CACHE_CONTROL, "no-store"))
     }
 
-    /// Carries out what an administrator asks for.
+    /// Carries out an administrator's request about users or machine tokens.
     pub(super) async fn administer(&self, operation: Operation, body: Body) -> Result<Reply, Error> {
-        // Where there are no users none can be added.
+        // A registry without users has no directory to add users to.
         let directory = self.admission.access.directory().ok_or(Error::NotFound)?;
         match operation {
             Operation::ListUsers(last) => {
@@ -111,11 +112,11 @@ async fn put_token(directory: &Directory, name: &str, body: Body) -> Result<Repl
 
 async fn read<T: for<'a> Deserialize<'a>>(body: Body, wanted: &'static str) -> Result<T, Error> {
     let bytes = body.collect_up_to(ADMINISTRATION_REQUEST_BYTES_MAX).await.map_err(Error::Body)?;
-    // What is wrong with it may be a secret.
+    // The parser's message is left out, because the message may quote a secret.
     serde_json::from_slice(&bytes).map_err(|_| Error::TokenRequest(wanted))
 }
 
-/// The scopes that are asked for, in one parameter or several. Those that mean nothing here are left out.
+/// The scopes that a form asks for, in one parameter or several. Unknown scopes are left out.
 fn scopes(form: &[u8]) -> Result<Vec<Scope>, Error> {
     let fields = form_urlencoded::parse(form).filter(|(name, _)| name == "scope");
     let mut scopes = Vec::new();

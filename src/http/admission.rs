@@ -1,4 +1,4 @@
-//! Letting requests in, or saying how to be let in.
+//! Decides whether a request is admitted, and tells refused clients how to log in.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -14,13 +14,13 @@ use super::origin::{Proxies, parse_public_url};
 use crate::auth::{Access, Action, Attempt, Caller, Credentials, Refusal, Scope};
 use crate::oci::RepositoryName;
 
-/// Decides about requests, with what HTTP says of them.
+/// Decides about requests from their headers and their connection.
 #[derive(Clone)]
 pub(super) struct Admission {
     pub(super) access: Arc<Access>,
     pub(super) proxies: Proxies,
     pub(super) public_url: Option<String>,
-    /// Whether requests count only under a name of this machine.
+    /// Whether requests are answered only under a name of this machine.
     pub(super) is_local: bool,
 }
 
@@ -34,8 +34,8 @@ impl Admission {
         Ok(())
     }
 
-    /// Who is calling, if they may do what they ask for. Whether what they ask for is there plays no part: who may not
-    /// know gets the same answer in either case.
+    /// The caller, if the caller may perform the operation. The decision is made without looking
+    /// whether the content exists: a caller without permission gets the same answer in either case.
     pub(super) async fn admit(&self, head: &Parts, operation: &Operation) -> Result<Caller, Error> {
         let permission = operation.permission();
         if permission == super::permission::Permission::None {
@@ -44,7 +44,8 @@ impl Admission {
         let scopes = permission.scopes();
         let credentials = match self.access.service() {
             Some(_) => credentials(head).map_err(|why| self.refuse(head, None, &scopes, why))?,
-            // Nobody can log in, so an Authorization header means nothing. Clients keep sending old credentials.
+            // The registry has no logins, so an Authorization header is ignored. Clients keep
+            // sending old credentials.
             None => Credentials::Anonymous,
         };
         let attempt = Attempt { credentials: &credentials, address: self.address(head) };
@@ -57,16 +58,17 @@ impl Admission {
         }
         Err(match credentials {
             Credentials::Anonymous => self.unauthorized(head, &scopes, None),
-            // Another token may do.
+            // Another token may have the scope that is missing.
             Credentials::Bearer(_) => {
                 Error::InsufficientScope { challenge: self.challenge(head, &scopes, Some("insufficient_scope")) }
             }
-            // Nothing will do.
+            // The user lacks the permission, so another token would not help.
             Credentials::Basic { .. } => Error::Denied { challenge: self.challenge(head, &scopes, None) },
         })
     }
 
-    /// The answer to credentials that are not right, which the log tells. `None`: the credentials cannot be read.
+    /// The answer to wrong credentials. The refusal is also written to the audit log. `credentials`
+    /// is `None` if the credentials cannot be read.
     pub(super) fn refuse(
         &self,
         head: &Parts,
@@ -81,7 +83,7 @@ impl Admission {
         }
     }
 
-    /// The answer where something else than the credentials is wrong.
+    /// The answer to a refusal for a reason other than wrong credentials.
     pub(super) fn failure(why: Refusal) -> Error {
         match why {
             Refusal::Unauthorized => Error::Denied { challenge: None },
@@ -100,8 +102,10 @@ impl Admission {
         }
     }
 
-    /// How to get a token that would do (RFC 6750, section 3). There is none where nobody can log in. If we do not know how clients
-    /// reach us we cannot send them to our token endpoint: then they are to bring a password with each request.
+    /// The `WWW-Authenticate` challenge that says how to get a sufficient token (RFC 6750, section
+    /// 3). `None` if the registry has no logins. If the URL by which clients reach the registry is
+    /// unknown, the challenge cannot name the token endpoint and asks for a password with each
+    /// request (`Basic`).
     fn challenge(&self, head: &Parts, scopes: &[Scope], error: Option<&str>) -> Option<String> {
         let service = self.access.service()?;
         let own = || self.proxies.base(head).map(Cow::from);
@@ -124,8 +128,9 @@ impl Admission {
     }
 }
 
-/// Whether a caller may have content of `from` mounted. Without `from` the content may come from anywhere, so the
-/// user must be able to pull every repository; a token for one repository says so of its user.
+/// Whether a caller may mount content of `from`. Without `from` the content may come from anywhere,
+/// so the user must be able to pull every repository; a token for one repository records whether
+/// its user can.
 pub(super) fn may_mount(caller: &Caller, from: Option<&RepositoryName>) -> bool {
     match from {
         Some(from) => caller.may(Action::Pull, from),

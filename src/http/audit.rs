@@ -1,7 +1,7 @@
-//! A line in the log for each change and for each login that is refused: who, from where, and what.
+//! Writes a line to the log for each change and for each refused login: user, address and action.
 //!
-//! The lines have the target [`TARGET`] and the level of warnings, so that they are there by default. Texts of clients are
-//! quoted, with control characters and changes of direction escaped.
+//! The lines have the target [`TARGET`] and the level of warnings, so that they appear by default.
+//! Texts of clients are quoted, with control characters and changes of direction escaped.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -12,13 +12,13 @@ use super::reply::Reply;
 use crate::auth::{Caller, Credentials, Refusal};
 use crate::oci::{Reference, RepositoryName};
 
-/// The target of these lines, by which a logger can tell them from others.
+/// The target of the audit lines, by which a logger can tell them from other lines.
 pub const TARGET: &str = "eyot::audit";
-/// How much of a user's name is shown, in characters: no user has a longer one.
+/// How many characters of a user's name are logged: no user has a longer name.
 const USER_CHARACTERS_MAX: usize = crate::auth::USER_NAME_BYTES_MAX;
 
-/// A change that is under way. A change that is dropped without an outcome is told all the same: the client may have gone away
-/// after the change and before the answer.
+/// A change in progress. A change that is dropped without an outcome is logged all the same
+/// (`outcome=unknown`): the client may have gone away after the change and before the answer.
 pub(super) struct Change {
     who: String,
     action: &'static str,
@@ -27,7 +27,8 @@ pub(super) struct Change {
 }
 
 impl Change {
-    /// The change that an operation makes, if it makes one. Parts of uploads are none: they become content with the last one.
+    /// The change that an operation makes; `None` for an operation without a change. Parts of an
+    /// upload are not logged: the content comes into being when the upload is completed.
     pub(super) fn of(operation: &Operation, caller: &Caller, address: Option<IpAddr>) -> Option<Self> {
         let of = |repository: &RepositoryName| format!(" repository={repository}");
         let (action, what) = match operation {
@@ -84,8 +85,9 @@ impl Change {
         Some(Self { who: who(caller.user.as_deref(), address), action, what, told: false })
     }
 
-    /// Tells the change with its answer. An operation that is refused has changed nothing, and a mount that began an upload has
-    /// not either; a failure may have.
+    /// Logs the change with its outcome. A refused operation has changed nothing, and neither has a
+    /// mount that began an upload: both are not logged. A failure may have changed something and is
+    /// logged.
     pub(super) fn tell(mut self, outcome: &Result<Reply, Error>) {
         self.told = true;
         match outcome {
@@ -110,7 +112,8 @@ impl Drop for Change {
     }
 }
 
-/// Tells a login that is refused. A request without credentials is no login, and a failure of a store has lines of its own.
+/// Logs a refused login. A request without credentials is not a login, and a failure of a store has
+/// log lines of its own.
 pub(super) fn refused(credentials: Option<&Credentials>, address: Option<IpAddr>, why: &Refusal) {
     let why = match why {
         Refusal::Unauthorized => "wrong",
@@ -128,7 +131,7 @@ pub(super) fn refused(credentials: Option<&Credentials>, address: Option<IpAddr>
     tell(format_args!("login-refused {} with={kind} why={why}", who(user, address)));
 }
 
-/// Tells what the program does by itself, or at the command line.
+/// Logs an action that the program takes by itself or at the command line.
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub(crate) fn tell_own(action: &str, name: &str) {
     tell(format_args!("{action} user=- address=- name={}", quoted(name)));
@@ -144,7 +147,7 @@ fn who(user: Option<&str>, address: Option<IpAddr>) -> String {
     format!("user={user} address={address}")
 }
 
-/// A text in Rust's form, which escapes control characters and changes of direction.
+/// A text in Rust's quoted form, which escapes control characters and changes of direction.
 fn quoted(text: &str) -> String {
     format!("{:?}", text.chars().take(USER_CHARACTERS_MAX).collect::<String>())
 }

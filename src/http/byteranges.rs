@@ -11,41 +11,41 @@ use futures_util::stream;
 use crate::registry::{Blob, Registry};
 use crate::store::{self, Body, BodyError};
 
-/// How many bytes between two parts are read from the store and left out, rather than reading the second part by a call of its
-/// own.
+/// The largest gap between two parts that one read covers, in bytes. The gap is read and left out,
+/// which costs less than a second read.
 const GAP_BYTES_MAX: u64 = 128 * 1024;
 
-/// The parts of a blob that one answer has.
+/// The parts of a blob that one answer contains.
 pub(super) struct ByteRanges {
     blob: Blob,
     parts: Vec<Range<u64>>,
     boundary: String,
 }
 
-/// An answer on its way out.
+/// The state of an answer's body while the body is sent.
 struct Sending {
     registry: Arc<Registry>,
     ranges: ByteRanges,
-    /// Parts that are read by one call each.
+    /// Groups of parts. Each group is read from the store by one call.
     reads: IntoIter<VecDeque<Range<u64>>>,
     reading: Option<Reading>,
     is_closed: bool,
 }
 
-/// Parts in one stretch of the store's bytes.
+/// A group of parts that is being read from the store.
 struct Reading {
     body: Body,
     /// Bytes that were read and not yet sent.
     held: Bytes,
-    /// Where in the blob the held bytes begin.
+    /// The offset in the blob at which the held bytes begin.
     at: u64,
     parts: VecDeque<Range<u64>>,
-    /// Whether the head of the first of the parts was sent.
+    /// Whether the head of the first of `parts` was sent.
     is_begun: bool,
 }
 
 impl ByteRanges {
-    /// `boundary` must not occur in the blob: it is drawn for each answer.
+    /// `boundary` must not occur in the blob, so the boundary is drawn for each answer.
     pub(super) fn new(blob: Blob, parts: Vec<Range<u64>>, boundary: String) -> Self {
         Self { blob, parts, boundary }
     }
@@ -54,7 +54,8 @@ impl ByteRanges {
         format!("multipart/byteranges; boundary={}", self.boundary)
     }
 
-    /// The answer's body. Its length is known, and no more of it is held than the store gives at a time.
+    /// The answer's body. The length of the body is known. At most one piece from the store is held
+    /// in memory.
     pub(super) fn into_body(self, registry: Arc<Registry>) -> Body {
         let length = self.length();
         let reads = reads(&self.parts).into_iter();
@@ -84,7 +85,7 @@ impl ByteRanges {
     }
 }
 
-/// Puts parts together that follow each other in the blob with small gaps.
+/// Groups parts that follow each other in the blob with gaps of at most [`GAP_BYTES_MAX`].
 fn reads(parts: &[Range<u64>]) -> Vec<VecDeque<Range<u64>>> {
     let mut reads: Vec<VecDeque<Range<u64>>> = Vec::new();
     for part in parts.iter().cloned() {
@@ -142,7 +143,8 @@ impl Sending {
 }
 
 impl Reading {
-    /// The next bytes of a part, which no earlier part lies behind; `None` at its end.
+    /// The next bytes of a part; `None` at the part's end. Parts of one group are taken in
+    /// ascending order.
     async fn take(&mut self, part: &Range<u64>) -> Result<Option<Bytes>, BodyError> {
         loop {
             self.advance(part.start.saturating_sub(self.at));
@@ -172,7 +174,7 @@ mod tests {
     #[test]
     fn parts_with_small_gaps_are_read_at_once() {
         let gap = GAP_BYTES_MAX;
-        // Near each other; too far; before the last one.
+        // Three parts near each other; a part too far away; two parts before that part.
         let near = [0..1, 5..10, 10 + gap..11 + gap];
         let far = [13 + 2 * gap..20 + 2 * gap, 2..3, 3..4];
         let found = reads(&[near, far].concat());

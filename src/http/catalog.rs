@@ -1,4 +1,4 @@
-//! The catalog. Each caller sees the repositories that the caller may see.
+//! The catalog of repositories. Each caller sees only the repositories that the caller may list.
 
 use super::Handler;
 use super::admission::Admission;
@@ -8,12 +8,13 @@ use crate::auth::{Action, Caller, Seal};
 use crate::oci::RepositoryName;
 use crate::registry::PageRequest;
 
-/// The beginning of a parameter `last` that holds a sealed name. No repository's name begins so.
+/// The first character of a parameter `last` that holds a sealed name. No repository's name begins
+/// with `~`.
 const SEALED: &str = "~";
 
 impl Handler {
-    /// A page of the repositories that the caller may see. The place where the next page begins may be a repository that the
-    /// caller may not see: its name is sealed then.
+    /// A page of the repositories that the caller may list. If the next page begins after a
+    /// repository that the caller may not list, the name of the repository is sealed.
     pub(super) async fn catalog(&self, caller: &Caller, request: &PageRequest) -> Result<Reply, Error> {
         let is_visible = |name: &RepositoryName| caller.may(Action::List, name);
         let mut request = request.clone();
@@ -30,7 +31,8 @@ impl Handler {
         Ok(Reply::json(&body).with_next_page("/v2/_catalog", &page))
     }
 
-    /// Where there are no tokens no other instance shares the key.
+    /// The key that seals names: shared by all instances, or this instance's own if the registry
+    /// has no tokens.
     async fn seal(&self) -> Result<Seal, Error> {
         let shared = self.admission.access.seal().await.map_err(Admission::failure)?;
         Ok(shared.unwrap_or_else(|| self.own_seal.clone()))

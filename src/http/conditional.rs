@@ -1,4 +1,4 @@
-//! Conditional requests (RFC 9110, section 13): content is what its digest says, so the digest is its entity tag.
+//! Conditional requests (RFC 9110, section 13). The digest of content is its entity tag.
 
 use http::HeaderName;
 use http::header::{IF_MATCH, IF_NONE_MATCH, IF_RANGE};
@@ -12,13 +12,14 @@ pub(super) fn entity_tag(digest: &Digest) -> String {
     format!("\"{digest}\"")
 }
 
-/// What a change is to be made on condition of.
+/// The precondition of a change, from `If-Match` and `If-None-Match`.
 pub(super) fn precondition(head: &Parts) -> Precondition {
-    // Comparison is strong for If-Match, where a weak entity tag never matches, and weak for If-None-Match.
+    // Comparison is strong for If-Match, where a weak entity tag never matches, and weak for
+    // If-None-Match.
     Precondition { matches: expected(head, &IF_MATCH, false), matches_none: expected(head, &IF_NONE_MATCH, true) }
 }
 
-/// What reading is to be done on condition of: for `If-None-Match` see [`is_known`].
+/// The precondition of a read, from `If-Match`; for `If-None-Match` see [`is_known`].
 pub(super) fn read_precondition(head: &Parts) -> Precondition {
     Precondition { matches: expected(head, &IF_MATCH, false), matches_none: None }
 }
@@ -28,8 +29,8 @@ pub(super) fn is_known(head: &Parts, digest: &Digest) -> bool {
     expected(head, &IF_NONE_MATCH, true).is_some_and(|known| known.is_met_by(Some(digest)))
 }
 
-/// The entity tags that a header lists, over all its lines; `None` when there is no such header. An entity tag that is none of
-/// ours matches nothing. No digest has a comma, so cutting there harms nothing that could match.
+/// The entity tags in all lines of a header; `None` if the header is absent. An entity tag that is
+/// not a digest matches nothing. No digest has a comma, so splitting at commas is safe.
 fn expected(head: &Parts, name: &HeaderName, takes_weak: bool) -> Option<Expected> {
     let mut lines = head.headers.get_all(name).iter().peekable();
     lines.peek()?;
@@ -48,13 +49,14 @@ fn expected(head: &Parts, name: &HeaderName, takes_weak: bool) -> Option<Expecte
     Some(Expected::OneOf(digests))
 }
 
-/// Whether a range of this content is what the client wants (`If-Range`); if not, it wants the whole.
+/// Whether the client wants a range of this content: `If-Range` matches the content or is absent.
+/// Otherwise the client wants the whole content.
 pub(super) fn is_range_valid(head: &Parts, digest: &Digest) -> bool {
-    // Comparison is strong here. A date is never right: content has none.
+    // The comparison is strong. A date never matches, because content has no date.
     text(head, &IF_RANGE).is_none_or(|known| known.trim() == entity_tag(digest))
 }
 
-/// A header's value; what is not text is a value that matches nothing.
+/// The value of a header. A value that is not text is read as an empty text, which matches nothing.
 fn text<'a>(head: &'a Parts, name: &HeaderName) -> Option<&'a str> {
     head.headers.get(name).map(|value| value.to_str().unwrap_or_default())
 }

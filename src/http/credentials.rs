@@ -10,7 +10,8 @@ use crate::auth::{Credentials, Refusal, Secret};
 /// Reads the `Authorization` header.
 ///
 /// # Errors
-/// [`Refusal::Unauthorized`] for a header that cannot be read. Only the few that say "no credentials" are taken so.
+/// [`Refusal::Unauthorized`] for a header that cannot be read. Only a few placeholders of clients
+/// count as "no credentials".
 pub(super) fn credentials(head: &Parts) -> Result<Credentials, Refusal> {
     let mut values = head.headers.get_all(AUTHORIZATION).iter();
     let (value, None) = (values.next(), values.next()) else { return Err(Refusal::Unauthorized) };
@@ -36,8 +37,8 @@ fn parse(value: &[u8]) -> Option<Credentials> {
     Some(basic(user, password))
 }
 
-/// Whether credentials say that the client has none: a scheme alone, a name and a password that are empty, and the
-/// token of one letter that Homebrew sends to every registry.
+/// Whether credentials mean "no credentials": a scheme alone, an empty name with an empty password,
+/// or the token of one letter that Homebrew sends to every registry.
 fn is_placeholder(scheme: &str, text: &str) -> bool {
     match scheme.to_ascii_lowercase().as_str() {
         "basic" => ["", "Og=="].contains(&text),
@@ -50,8 +51,9 @@ fn basic(user: &str, password: &str) -> Credentials {
     Credentials::Basic { user: user.to_owned(), password: Secret::new(password) }
 }
 
-/// The credentials in the form of a token request (RFC 6749, sections 4.3 and 6): a password, or a token that lasts longer. A
-/// form without any leaves it to the header.
+/// The credentials in the form of a token request (RFC 6749, sections 4.3 and 6): a password, or a
+/// longer-lived token. `None` for a form without credentials: the `Authorization` header is used
+/// then.
 pub(super) fn form_credentials(form: &[u8]) -> Result<Option<Credentials>, Error> {
     let field = |wanted: &str| {
         let mut fields = form_urlencoded::parse(form);

@@ -1,4 +1,4 @@
-//! What becomes of an error: status, code, message and detail (distribution-spec, "Error codes").
+//! Converts errors to answers: status, code, message and detail (distribution-spec, "Error codes").
 
 use http::header::{ALLOW, CONTENT_RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::request::Parts;
@@ -14,7 +14,7 @@ use crate::oci::name::NameError;
 use crate::registry::{self, Status};
 use crate::store::{self, BodyError};
 
-/// What a store that can only be read still takes.
+/// The methods that a read-only store allows.
 const READ_METHODS: &str = "GET, HEAD";
 
 /// Why a request was not carried out.
@@ -31,9 +31,9 @@ pub(super) enum Error {
     HeadersTooLarge,
     BadHeader(HeaderName),
     BadHost,
-    /// A browser sends this for a page of another site.
+    /// A browser sent the request for a page of another site.
     OtherSite,
-    /// The request names another host than this machine.
+    /// The request names a host other than this machine.
     OtherName,
     BadCount,
     BadCursor,
@@ -51,26 +51,26 @@ pub(super) enum Error {
     LengthAndCoding,
     Panicked,
     Body(BodyError),
-    /// The credentials are missing or not right.
+    /// The credentials are missing or wrong.
     Unauthorized {
         challenge: String,
     },
-    /// The token is right, but not for this.
+    /// The token is valid, but its scopes do not cover the request.
     InsufficientScope {
         challenge: Option<String>,
     },
-    /// Whoever it is may not do this.
+    /// The caller may not do this. Without a challenge: the registry has no logins.
     Denied {
         challenge: Option<String>,
     },
     TooManyAttempts {
         retry_after_ms: u64,
     },
-    /// More logins are under way than can be looked at.
+    /// Too many logins are in progress; this login was not checked.
     LoginsBusy {
         retry_after_ms: u64,
     },
-    /// The keys of this issuer cannot be had.
+    /// The keys of this issuer cannot be fetched.
     Issuer(String),
     TokenRequest(&'static str),
     Directory(DirectoryError),
@@ -84,7 +84,7 @@ impl From<registry::Error> for Error {
 }
 
 impl Error {
-    /// Whether a part of what was asked for may have been done.
+    /// Whether the request may have made part of its changes before the error.
     pub(super) fn may_have_changed(&self) -> bool {
         matches!(
             self,
@@ -184,7 +184,7 @@ impl Error {
                 let message = "a request has a Content-Length or a Transfer-Encoding, not both";
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", message)
             }
-            // What it was is in the log, under the id that the answer has.
+            // The log has the cause, under the request id in the answer.
             Self::Panicked => error(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "the registry failed"),
             Self::Registry(error) => of_registry(&error, head),
         }
@@ -226,7 +226,8 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
     error(status, code, outcome.to_string())
 }
 
-/// What kind of failure it was, and where to look; what it was exactly is for the log.
+/// The answer to a failure of the store: the kind of failure, and a pointer to the log, which has
+/// the details.
 fn of_store(why: &store::Error) -> Reply {
     let (status, code, kind) = match why {
         store::Error::Full(_) => (

@@ -1,4 +1,4 @@
-//! What is left of a request's body when the answer is known.
+//! Drains the rest of a request's body when the answer is known.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use super::limits::LEFTOVER_BYTES_MAX;
 use crate::store::{Body, BodyError};
 
-/// Keeps hold of a body that is given away.
+/// A handle on a body that has been given to an operation.
 pub(super) struct Leftover {
     shared: Arc<Mutex<Shared>>,
 }
@@ -27,15 +27,16 @@ struct Watched {
 }
 
 impl Leftover {
-    /// Gives the body on and keeps hold of it.
+    /// Returns a handle for draining the body, and the body for the operation to read.
     pub(super) fn watch(body: Body) -> (Self, Body) {
         let length = body.length();
         let shared = Arc::new(Mutex::new(Shared { body, begun: false, ended: length == Some(0) }));
         (Self { shared: shared.clone() }, Body::new(Watched { shared, length }))
     }
 
-    /// Reads what nobody read, up to a limit, and forgets it. A client that `waits` to be told to go on has sent nothing
-    /// yet and need not be heard.
+    /// Reads and discards the part of the body that the operation has not read, up to
+    /// [`LEFTOVER_BYTES_MAX`]. If the client `waits` to be told to go on (`Expect`) and the
+    /// operation has read nothing, the client has sent no body, and draining is skipped.
     pub(super) async fn drain(self, waits: bool) {
         let mut drained = 0;
         while let Some(Ok(frame)) = std::future::poll_fn(|cx| self.poll(cx, waits)).await {

@@ -6,17 +6,17 @@ pub(super) const URI_BYTES_MAX: usize = 8 * 1024;
 pub(super) const HEADER_BYTES_MAX: usize = 32 * 1024;
 /// The most bytes of a request that sets a warning.
 pub(super) const WARNING_REQUEST_BYTES_MAX: u64 = 4 * 1024;
-/// How much of a body that nobody wants is read, so that the client can see the answer.
+/// The most bytes of an unread body that are drained, so that the client can see the answer.
 pub(super) const LEFTOVER_BYTES_MAX: u64 = 32 * 1024 * 1024;
-/// How long an id may be that a client gives its request.
+/// The most bytes of a request id that a client chooses.
 pub(super) const REQUEST_ID_BYTES_MAX: usize = 64;
-/// When a client is to come back whose request met the collection.
+/// When a client is to retry a request that met the collection or a crowd of requests, in seconds.
 pub(super) const BUSY_RETRY_AFTER_SECONDS: &str = "1";
-/// When a client is to come back whose token's issuer did not answer.
+/// When a client is to retry after the issuer of its token did not answer, in seconds.
 pub(super) const ISSUER_RETRY_AFTER_SECONDS: &str = "30";
 /// The most bytes of a request for a token, or about users and tokens.
 pub(super) const ADMINISTRATION_REQUEST_BYTES_MAX: u64 = 64 * 1024;
-/// How many scopes a token can be asked for at once.
+/// The most scopes of one request for a token.
 pub(super) const SCOPES_PER_TOKEN_MAX: usize = 64;
-/// How many words a request for a token may have as scopes, with those that name nothing here.
+/// The most words in the scopes of one request for a token, with unknown scopes.
 pub(super) const SCOPE_WORDS_MAX: usize = 256;

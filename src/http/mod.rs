@@ -1,5 +1,5 @@
-//! HTTP: requests are parsed into operations, authorized, carried out by the registry, and rendered. Only this layer knows
-//! status codes.
+//! HTTP: requests are parsed into operations, authorized, carried out by the registry, and
+//! rendered. Only this layer knows status codes.
 
 mod administration;
 mod admission;
@@ -70,12 +70,12 @@ pub struct Handler {
     admission: Admission,
     tag_max_age_seconds: u32,
     redirects: Redirects,
-    /// Seals names in cursors where there are no tokens.
+    /// Seals names in cursors if the registry has no tokens.
     own_seal: Seal,
 }
 
 impl Handler {
-    /// Serves `registry` to those whom `access` lets in.
+    /// Serves `registry` to the callers that `access` lets in.
     pub fn new(registry: Registry, access: Access) -> Self {
         let mut key = [0; 32];
         key[..16].copy_from_slice(&registry.platform().random());
@@ -89,54 +89,60 @@ impl Handler {
         }
     }
 
-    /// How long caches may answer for a tag without asking, in seconds. Content by digest never changes and may be cached for
-    /// good; a tag may move, so by default caches ask each time (and are told with 304 that nothing has changed).
+    /// How long caches may answer for a tag without asking, in seconds. Content by digest never
+    /// changes and may be cached for good. A tag may move, so by default caches ask each time, and
+    /// get 304 if the tag has not moved.
     pub fn with_tag_max_age_seconds(self, tag_max_age_seconds: u32) -> Self {
         Self { tag_max_age_seconds, ..self }
     }
 
-    /// Which clients are sent to the blob store for layers, where it has URLs to give; by default all.
+    /// Which clients are redirected to the blob store for layers, if the store has URLs to give. By
+    /// default all clients are redirected.
     pub fn with_redirects(self, redirects: Redirects) -> Self {
         Self { redirects, ..self }
     }
 
-    /// The URL by which clients reach the registry (`https://registry.example`): they are sent there for tokens. By default that
-    /// is the host that a request names.
+    /// The URL by which clients reach the registry (`https://registry.example`). Clients are sent
+    /// to this URL for tokens. By default clients are sent to the host that the request names.
     ///
     /// # Errors
-    /// When it is not a scheme and a host alone: the text says what is wanted.
+    /// If `url` is not a scheme and a host alone. The text says which form is wanted.
     pub fn with_public_url(mut self, url: &str) -> Result<Self, &'static str> {
         self.admission.set_public_url(url)?;
         Ok(self)
     }
 
-    /// The proxies whose `X-Forwarded-…` headers are believed; none by default. Hosts tell by [`Peer`] who is at the other end of
-    /// a connection.
+    /// The proxies whose `X-Forwarded-…` and `Forwarded` headers are trusted; none by default. A
+    /// host reports the other end of each connection by [`Peer`].
     pub fn with_proxies(mut self, proxies: Proxies) -> Self {
         self.admission.proxies = proxies;
         self
     }
 
-    /// Whether this is the address of a proxy whose headers are believed.
+    /// Whether `address` belongs to a proxy whose headers are trusted.
     #[cfg(all(feature = "native", not(target_family = "wasm")))]
     pub(crate) fn is_proxy(&self, address: std::net::IpAddr) -> bool {
         self.admission.proxies.trusts(Some(address))
     }
 
-    /// Answers requests only under a name of this machine: a loopback address, `localhost`, or the host of the public URL. For
-    /// a registry on a loopback address without a login, which a page in a browser could reach by a name of its own.
+    /// Answers requests only under a name of this machine: a loopback address, `localhost`, or the
+    /// host of the public URL. Meant for a registry on a loopback address without a login: a page
+    /// in a browser could otherwise reach the registry under a domain name that resolves to the
+    /// loopback address.
     pub fn with_local_names_only(mut self) -> Self {
         self.admission.is_local = true;
         self
     }
 
-    /// Serves a registry to anyone, for tests: it forgets everything when it is dropped.
+    /// Serves a registry in memory to anyone, for tests. The content is lost when the handler is
+    /// dropped.
     #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
     pub fn in_memory() -> Self {
         Self::new(Registry::in_memory(Arc::new(crate::store::SystemPlatform)), Access::open())
     }
 
-    /// Answers one request. There is always an answer, also after a panic, and one with a body always has its Content-Length.
+    /// Answers one request. Every request gets an answer, also after a panic. An answer with a body
+    /// always has a Content-Length.
     pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
         let id = RequestId::of(request.headers(), self.registry.platform());
         let mut response = id.over(self.answer(request)).await.map(|body| Guarded::body(&id, body));
@@ -152,7 +158,8 @@ impl Handler {
             let operation = Operation::parse(&head)?;
             self.admission.check_site(&head)?;
             let caller = self.admission.admit(&head, &operation).await?;
-            // Anyone may ask for a token, so its body is none that a client was let in to send.
+            // Anyone may ask for a token, so the body of a token request does not come from an
+            // admitted client.
             let let_in = !matches!(operation, Operation::Token(_) | Operation::PostToken);
             let _carried = let_in.then(|| Wanted::tell(&head.extensions));
             let change = Change::of(&operation, &caller, self.admission.address(&head));
@@ -165,7 +172,8 @@ impl Handler {
         let result = performed.await.unwrap_or(Err(Error::Panicked));
         let reply = result.unwrap_or_else(|error| error.reply(&head));
         log::info!("{} {} {}", head.method, head.uri.path(), reply.status().as_u16());
-        // A client that is still sending would not see the answer if the connection was closed on it.
+        // Drain the body: a client that is still sending would not see the answer if the connection
+        // were closed.
         let waits = head.headers.contains_key(http::header::EXPECT);
         panics::caught(leftover.drain(waits)).await;
         reply.render(head.method == Method::HEAD)
@@ -201,7 +209,7 @@ impl Handler {
                 let page = registry.referrers(&repository, &subject, &request).await?;
                 Ok(Reply::referrers(&repository, &subject, &request, page))
             }
-            // Where nobody would see a warning nobody can set one.
+            // With warnings switched off, pulls show no warnings, so these endpoints do not exist.
             Operation::GetWarnings(..) | Operation::SetWarning(..) | Operation::DeleteWarning(..)
                 if !registry.limits().warnings =>
             {
@@ -238,7 +246,8 @@ impl Handler {
             Operation::MountBlob { repository, digest, from } if may_mount(caller, from.as_ref()) => {
                 self.mount(&repository, &digest, from.as_ref()).await
             }
-            // As if it was nowhere: so nobody learns where it is.
+            // The caller may not mount the content. The answer is the same as for content that does
+            // not exist, so that the answer does not reveal where content is.
             Operation::MountBlob { repository, digest, .. } => {
                 let status = registry.begin_upload(&repository, digest.algorithm()).await?;
                 Ok(Reply::upload_begun(&repository, &status))
@@ -336,13 +345,13 @@ impl Handler {
         if conditional::is_known(head, digest) {
             return Ok(Reply::not_modified(digest, Freshness::Immutable));
         }
-        // A Range that is not even text asks for nothing we know.
+        // A Range header that is not text is ignored.
         let range = head.headers.get(http::header::RANGE).and_then(|value| value.to_str().ok());
         // HEAD describes the whole content; RFC 9110 defines Range for GET alone.
         let range = range.filter(|_| head.method == Method::GET && conditional::is_range_valid(head, digest));
         let wanted = match RangeRequest::parse(range, blob.size) {
             RangeRequest::Unsatisfiable => return Err(Error::RangeNotSatisfiable { size: blob.size }),
-            // Never redirected: S3 does not serve several ranges.
+            // Several ranges are never redirected: S3 does not serve several ranges at once.
             RangeRequest::Parts(parts) => {
                 let ranges = ByteRanges::new(blob, parts, self.registry.platform().uuid());
                 return Ok(Reply::byte_ranges(digest, ranges, self.registry.clone()));
@@ -350,7 +359,7 @@ impl Handler {
             RangeRequest::Part(part) => Some(part),
             RangeRequest::Whole => None,
         };
-        // The client asks there for the same range.
+        // The client repeats the request at the redirect's URL, with the same Range header.
         if head.method == Method::GET
             && self.redirects.apply_to(head)
             && let Some(url) = self.registry.redirect_blob(&blob).await?
@@ -394,7 +403,7 @@ impl Handler {
     }
 }
 
-/// Where the client says that a chunk belongs.
+/// The range of the blob that a chunk holds, from `Content-Range`; `None` without the header.
 fn chunk_range(head: &http::request::Parts) -> Result<Option<std::ops::Range<u64>>, Error> {
     let Some(text) = operation::header(head, &http::header::CONTENT_RANGE)? else { return Ok(None) };
     let range = parse_chunk_range(text);
@@ -403,7 +412,8 @@ fn chunk_range(head: &http::request::Parts) -> Result<Option<std::ops::Range<u64
     Ok(Some(range.ok_or_else(malformed)?))
 }
 
-/// An answer to a chunk that is out of order says where the upload stands, for which it needs the repository.
+/// Converts an error of an upload. The answer to a chunk that is out of order says where the upload
+/// stands, and needs the repository to name the upload's location.
 fn in_upload(repository: &RepositoryName) -> impl FnOnce(registry::Error) -> Error {
     let repository = repository.clone();
     move |error| match error {

@@ -1,4 +1,4 @@
-//! What a request asks for: the routes of the distribution API.
+//! Parses requests into operations: the routes and parameters of the distribution API.
 
 use std::borrow::Cow;
 
@@ -13,10 +13,12 @@ use crate::oci::name::ReferenceError;
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
 use crate::registry::{self, PageRequest, ReferrersRequest, SessionId};
 
-/// Where tokens are had.
+/// The path of the token endpoint.
 pub(super) const TOKEN_PATH: &str = "/v2/_eyot/token";
 
-/// One operation of the API, with everything in it checked against its grammar.
+/// One operation of the API. Repository names, references, digests and session ids are checked
+/// against their grammars. Names of users and machine tokens, and the query of a token request, are
+/// not checked yet.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     Version,
@@ -35,7 +37,7 @@ pub(super) enum Operation {
         dry_run: bool,
     },
     Check,
-    /// With the query's bytes.
+    /// A `GET` of a token, with the bytes of the query.
     Token(Vec<u8>),
     PostToken,
     ListUsers(Option<String>),
@@ -57,7 +59,8 @@ pub(super) enum Operation {
     CancelUpload(RepositoryName, SessionId),
 }
 
-/// What a path names, before the method is looked at. All texts are decoded and not yet checked.
+/// The endpoint that a path names, whatever the method. All texts are percent-decoded and not yet
+/// checked.
 enum Route {
     Version,
     Catalog,
@@ -65,13 +68,14 @@ enum Route {
     Manifest(String, String),
     Blob(String, String),
     Referrers(String, String),
-    /// An extension of our own (extensions/README of the specification): what a text is attached to.
+    /// An extension of eyot's own (extensions/README of the specification): the warnings of a
+    /// repository (`<name>`) or of a tag (`<name>:<tag>`).
     Warnings(String),
-    /// Another one: a step of the collection.
+    /// An extension of eyot's own: a step of the collection.
     Collect,
-    /// Another one: the self-check of the stores.
+    /// An extension of eyot's own: the self-check of the stores.
     Check,
-    /// More of these: who may come in.
+    /// Extensions of eyot's own, up to `MachineToken`: tokens, users and machine tokens.
     Token,
     Users,
     User(String),
@@ -82,8 +86,9 @@ enum Route {
 }
 
 impl Route {
-    /// Reads a path. Each segment between two slashes is decoded on its own (RFC 3986, section 2.4), so `team%2Fapp` is
-    /// the same repository as `team/app`. One slash at the end of the path is ignored.
+    /// Reads a path. Each segment between two slashes is decoded on its own (RFC 3986, section
+    /// 2.4), so `team%2Fapp` is the same repository as `team/app`. One slash at the end of the path
+    /// is ignored.
     fn parse(path: &str) -> Option<Self> {
         let path = path.strip_suffix('/').unwrap_or(path);
         let decoded: Vec<Cow<'_, str>> = path.split('/').map(decode).collect();
@@ -198,8 +203,8 @@ impl Operation {
         }
     }
 
-    /// A mount from a text that is no name, or of a text that is no digest, cannot be honoured: the answer is an upload, as
-    /// for content that is not found.
+    /// A mount with an invalid digest, or from an invalid repository name, cannot be done. The
+    /// answer is a new upload, as for content that is not found.
     fn mount(repository: RepositoryName, mount: &str, query: &Query<'_>) -> Result<Self, Error> {
         let Ok(digest) = mount.parse::<Digest>() else {
             return Ok(Self::BeginUpload(repository, query.algorithm()?));
@@ -225,7 +230,7 @@ impl Operation {
     }
 }
 
-/// A header's value as text, for headers that steer what is written.
+/// The value of a header that controls a write, as text. Refuses a value that is not text.
 pub(super) fn header<'a>(head: &'a Parts, name: &HeaderName) -> Result<Option<&'a str>, Error> {
     let Some(value) = head.headers.get(name) else { return Ok(None) };
     value.to_str().map(Some).map_err(|_| Error::BadHeader(name.clone()))
@@ -243,8 +248,9 @@ fn check_size(head: &Parts) -> Result<(), Error> {
     Ok(())
 }
 
-/// Two who disagree about where a body ends can be made to disagree about where the next request begins (RFC 9112, section
-/// 6.1). And a body in a coding that nobody takes off would be stored in it.
+/// Refuses a body whose end is ambiguous: two programs that disagree about the end of a body also
+/// disagree about where the next request begins (RFC 9112, section 6.1). Also refuses transfer
+/// codings other than chunked: they are not decoded here, so the body would be stored encoded.
 fn check_framing(head: &Parts) -> Result<(), Error> {
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else { return Ok(()) };
@@ -273,8 +279,8 @@ fn warning_target(text: &str) -> Result<(RepositoryName, Option<Tag>), Error> {
     }
 }
 
-/// A segment of a path as its sender meant it: clients may write the colon of a digest as `%3A`. Bytes that are no UTF-8
-/// become U+FFFD, which the grammar of no name allows.
+/// Percent-decodes a segment of a path: clients may write the colon of a digest as `%3A`. Bytes
+/// that are not UTF-8 become U+FFFD, which the grammar of no name allows.
 fn decode(segment: &str) -> Cow<'_, str> {
     percent_decode_str(segment).decode_utf8_lossy()
 }
@@ -282,7 +288,8 @@ fn decode(segment: &str) -> Cow<'_, str> {
 fn reference(text: &str, method: &Method) -> Result<Reference, Error> {
     text.parse::<Reference>().map_err(|error| match error {
         ReferenceError::Digest(error) => registry::Error::from(error).into(),
-        // No manifest can have such a tag; only a push can get it wrong.
+        // An invalid tag is an error of a push. Any other request asks for an unknown manifest,
+        // because no manifest can have an invalid tag.
         ReferenceError::Tag(error) if *method == Method::PUT => {
             registry::Error::ManifestInvalid(error.to_string()).into()
         }
@@ -299,20 +306,20 @@ impl Query<'_> {
         pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
     }
 
-    /// The first value of a parameter that is not empty.
+    /// The first value of a parameter; `None` if the value is empty.
     fn text(&self, name: &str) -> Option<String> {
         self.get(name).filter(|value| !value.is_empty())
     }
 
-    /// The first value of a parameter that is a media type. A bare `+` stands for itself: media types have no spaces, and
-    /// clients send `application/vnd.x+json` without encoding it.
+    /// The first value of a parameter that holds a media type. A bare `+` stands for itself: media
+    /// types have no spaces, and clients send `application/vnd.x+json` without encoding it.
     fn media_type(&self, name: &str) -> Option<String> {
         let pairs = self.0.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         let value = pairs.filter(|(key, _)| decode(key) == name).map(|(_, value)| decode(value)).next()?;
         (!value.is_empty()).then(|| value.into_owned())
     }
 
-    /// The algorithm that a new upload is to be hashed with (`digest-algorithm`).
+    /// The hash algorithm of a new upload (`digest-algorithm`).
     fn algorithm(&self) -> Result<Algorithm, Error> {
         let Some(name) = self.text("digest-algorithm") else { return Ok(Algorithm::default()) };
         Ok(name.parse::<Algorithm>().map_err(registry::Error::from)?)
@@ -327,7 +334,7 @@ impl Query<'_> {
 
     fn page(&self) -> Result<PageRequest, Error> {
         let count = match self.text("n") {
-            // One too large for us is over the limit in any case.
+            // A number that overflows is above the limit of a page in any case.
             Some(n) if n.bytes().all(|b| b.is_ascii_digit()) => Some(n.parse().unwrap_or(usize::MAX)),
             Some(_) => return Err(Error::BadCount),
             None => None,

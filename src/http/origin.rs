@@ -1,4 +1,5 @@
-//! Where a request comes from, and by which name it reached us: as the connection says, or a proxy that we trust.
+//! The client's address and the URL by which the client reached the registry, from the connection
+//! or from a trusted proxy.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -10,24 +11,27 @@ use ipnet::IpNet;
 
 use super::error::Error;
 
-/// What a host knows of a connection. It goes into the extensions of the connection's requests.
+/// The properties of a connection that the host knows. The host adds a `Peer` to the extensions of
+/// each request on the connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
-    /// Who is at the other end, where that is known.
+    /// The address of the other end, if known.
     pub address: Option<IpAddr>,
-    /// Whether it is encrypted.
+    /// Whether the connection is encrypted.
     pub is_tls: bool,
-    /// Whether the host hands on `Host` as the client sent it, and its absence. A request of HTTP/1.1 that does not
-    /// name one host is refused then. WASI hosts keep the header to themselves.
+    /// Whether the host passes on the `Host` header as the client sent it, or its absence. If so, a
+    /// request of HTTP/1.1 that does not name one host is refused. WASI hosts keep the header to
+    /// themselves.
     pub shows_host: bool,
 }
 
-/// The proxies whose `X-Forwarded-For`, `-Proto`, `-Host` and `-Port` are believed, and their `Forwarded` (RFC 7239) for
-/// what these do not say; nobody else's are.
+/// The proxies whose `X-Forwarded-For`, `-Proto`, `-Host` and `-Port` headers are trusted. Their
+/// `Forwarded` header (RFC 7239) gives the values that the former headers lack. Headers of other
+/// clients are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proxies {
     networks: Vec<IpNet>,
-    /// Whoever can reach us is a proxy: for hosts that do not say who is at the other end.
+    /// Every client counts as a proxy: for hosts that do not report the other end's address.
     all: bool,
 }
 
@@ -39,7 +43,7 @@ pub struct ProxiesError(String);
 impl FromStr for Proxies {
     type Err = ProxiesError;
 
-    /// Addresses and networks with commas or spaces in between; `*`: whoever can reach us.
+    /// Parses addresses and networks, separated by commas or spaces. `*` stands for every address.
     fn from_str(text: &str) -> Result<Self, ProxiesError> {
         let mut proxies = Self::default();
         for word in text.split([',', ' ', '\n']).map(str::trim).filter(|word| !word.is_empty()) {
@@ -63,8 +67,9 @@ impl Proxies {
         self.networks.iter().any(|network| network.contains(&address.to_canonical()))
     }
 
-    /// The client's address: the last one on the way that is no proxy of ours. Where a proxy does not know who is
-    /// before it (`unknown`), that proxy's own address stands for all its clients.
+    /// The client's address: the last address on the way that is not a proxy of this list. If a
+    /// proxy does not know the hop before it (`unknown`), the proxy's own address stands for all
+    /// its clients.
     pub(super) fn client(&self, head: &Parts) -> Option<IpAddr> {
         let peer = peer(head);
         if !self.trusts(peer.address) {
@@ -86,12 +91,13 @@ impl Proxies {
         known
     }
 
-    /// Scheme and authority by which the client knows us, where the host lets us know: wasmtime keeps it to itself.
+    /// The scheme and authority by which the client reached the registry. `None` without a valid
+    /// host name: wasmtime, for example, keeps the Host header to itself.
     pub(super) fn base(&self, head: &Parts) -> Option<String> {
         let peer = peer(head);
         let trusted = self.trusts(peer.address);
         let forwarded = |name| trusted.then(|| first(head, &HeaderName::from_static(name))).flatten();
-        // The first hop is the one that the client reached.
+        // The first hop is the proxy that the client reached.
         let hop =
             if trusted { Forwarded::all(head).into_iter().next().unwrap_or_default() } else { Forwarded::default() };
         let is_tls = peer.is_tls || head.uri.scheme_str() == Some("https");
@@ -115,7 +121,7 @@ impl Proxies {
     }
 }
 
-/// An element of `Forwarded`: what a proxy says of the hop before it.
+/// An element of `Forwarded`: a proxy's description of the hop before the proxy.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Forwarded {
     node: Option<String>,
@@ -124,7 +130,7 @@ struct Forwarded {
 }
 
 impl Forwarded {
-    /// The proxies on the way, from the client's end. Parts that cannot be read are left out.
+    /// The hops on the way, starting at the client's end. Parts that cannot be read are left out.
     fn all(head: &Parts) -> Vec<Self> {
         let lines = head.headers.get_all("forwarded").iter().filter_map(|value| value.to_str().ok());
         lines.flat_map(|line| split(line, ',')).map(Self::parse).collect()
@@ -149,7 +155,7 @@ impl Forwarded {
     }
 }
 
-/// Splits at a separator that stands in no quoted text.
+/// Splits at separators outside quoted text.
 fn split(text: &str, separator: char) -> Vec<&str> {
     let (mut quoted, mut escaped) = (false, false);
     let is_end = |c: char| {
@@ -174,7 +180,7 @@ fn unescape(quoted: &str) -> String {
     text
 }
 
-/// The address of a hop, which may have a port and brackets. `None` for `unknown` and for names.
+/// The address of a hop, without port and brackets. `None` for `unknown` and for names.
 fn node_address(text: &str) -> Option<IpAddr> {
     let text = text.trim().trim_matches('"');
     let bare = match text.strip_prefix('[') {
@@ -186,8 +192,9 @@ fn node_address(text: &str) -> Option<IpAddr> {
     bare.split('%').next()?.parse().ok()
 }
 
-/// Refuses a request that does not say which host it is for (RFC 9112, section 3.2), or says so twice: a proxy before us may
-/// have understood the other one.
+/// Refuses a request without a valid host (RFC 9112, section 3.2), if the `Host` header is passed
+/// on. Refuses a request with two hosts in any case: a proxy before the registry may have used the
+/// other host.
 pub(super) fn check_host(head: &Parts) -> Result<(), Error> {
     let mut hosts = head.headers.get_all(http::header::HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
@@ -205,13 +212,14 @@ fn peer(head: &Parts) -> Peer {
     head.extensions.get::<Peer>().copied().unwrap_or_default()
 }
 
-/// The first of the values that a header lists.
+/// The first of the comma-separated values of a header.
 fn first<'a>(head: &'a Parts, name: &HeaderName) -> Option<&'a str> {
     let line = head.headers.get(name)?.to_str().ok()?;
     line.split(',').next().map(str::trim).filter(|value| !value.is_empty())
 }
 
-/// A name or an address with or without a port, and nothing that could end a quoted text.
+/// Whether a text is a name or an address, with or without a port, and has no character that could
+/// end a quoted text.
 fn is_host(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b))
 }
@@ -220,10 +228,10 @@ fn has_port(host: &str) -> bool {
     host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'))
 }
 
-/// Checks the URL by which clients reach us, and takes off what follows the authority.
+/// Checks the URL by which clients reach the registry, and removes the slash after the authority.
 ///
 /// # Errors
-/// The text says what is wanted.
+/// The text says which form is wanted.
 pub(super) fn parse_public_url(text: &str) -> Result<String, &'static str> {
     const WANTED: &str = "want http:// or https:// and a host, without a path";
     let uri: Uri = text.parse().map_err(|_| WANTED)?;
@@ -312,7 +320,8 @@ mod tests {
                 "192.0.2.60",
             ),
             (vec![("forwarded", "for=\"a,b;c\", for=192.0.2.61;by=x")], "http://inside:5000", "192.0.2.61"),
-            // The usual headers come first: a proxy that knows no `Forwarded` hands on what the client says there.
+            // `X-Forwarded-…` headers take precedence: a proxy that does not know `Forwarded`
+            // passes on the client's own `Forwarded` header.
             (
                 vec![
                     ("forwarded", "for=192.0.2.60;proto=https"),
@@ -327,7 +336,8 @@ mod tests {
             (vec![("x-forwarded-for", "2001:db8::9")], "http://inside:5000", "2001:db8::9"),
             (vec![("x-forwarded-for", "[2001:db8::9]")], "http://inside:5000", "2001:db8::9"),
             (vec![("x-forwarded-for", "\"[2001:db8::9]:1\"")], "http://inside:5000", "2001:db8::9"),
-            // Nobody knows who is before this proxy: all its clients are one.
+            // The proxy does not know the hop before it, so the proxy's address stands for all its
+            // clients.
             (vec![("x-forwarded-for", "192.0.2.7, unknown, 10.0.0.2")], "http://inside:5000", "10.0.0.2"),
             (vec![("x-forwarded-for", "unknown")], "http://inside:5000", "10.0.0.1"),
             (vec![("forwarded", "for=_hidden;proto=http")], "http://inside:5000", "10.0.0.1"),

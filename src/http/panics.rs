@@ -1,6 +1,6 @@
-//! A panic ends the request that it happened in and nothing else.
+//! Confines a panic to the request in which the panic happened.
 //!
-//! In a component there is no unwinding: a panic is a trap, and the host replaces the instance.
+//! A component does not unwind: a panic is a trap, and the host replaces the instance.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,13 +14,15 @@ use http_body::{Frame, SizeHint};
 use super::request_id::RequestId;
 use crate::store::{Body, BodyError};
 
-/// What `future` gives; `None` when it panics, of which the log tells.
+/// The output of `future`; `None` if the future panics. The panic is logged.
 pub(super) async fn caught<F: Future>(future: F) -> Option<F::Output> {
-    // What a panic leaves half done lies in the stores, which must stand a crash at any point anyway.
+    // Changes that a panic leaves half done are in the stores, which must survive a crash at any
+    // point anyway.
     AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| log::error!("a panic: {}", text_of(&*panic))).ok()
 }
 
-/// An answer's body: it logs under the request's id, and one that panics breaks off.
+/// The body of an answer. The body logs under the request's id, and breaks off with an error if it
+/// panics.
 pub(super) struct Guarded {
     id: RequestId,
     body: Body,
@@ -48,7 +50,7 @@ impl http_body::Body for Guarded {
         this.id.within(|| {
             let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut this.body).poll_frame(cx)));
             let polled = polled.unwrap_or_else(|panic| {
-                // An error, as the end alone could pass for a whole answer.
+                // Report an error: the end of the body alone could pass for a complete answer.
                 Poll::Ready(Some(Err(BodyError::Interrupted(format!("a panic: {}", text_of(&*panic))))))
             });
             if let Poll::Ready(Some(Err(error))) = &polled {

@@ -1,24 +1,27 @@
-//! What an operation needs leave for. Every operation is decided here; one without a decision does not compile.
+//! The permission that each operation requires. The match over operations has no wildcard, so an
+//! operation without a decision does not compile.
 
 use super::operation::Operation;
 use crate::auth::{Action, Caller, Scope};
 use crate::oci::RepositoryName;
 
-/// What a caller must have leave for.
+/// The permission that a request requires of its caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Permission<'a> {
-    /// Nothing: the endpoint looks at the credentials itself.
+    /// No permission: the endpoint checks the credentials itself.
     None,
-    /// Being somebody, where one can log in: how clients find out that, and how, they can.
+    /// A login, if the registry has logins. Clients learn from the answer to `/v2/` whether they
+    /// must log in, and how.
     Login,
-    /// The catalog, of which everybody sees their part.
+    /// The catalog. Each caller sees only the repositories that the caller may list.
     Catalog,
-    /// Something with a repository.
+    /// An action on one repository.
     Repository(Action, &'a RepositoryName),
-    /// A push that would like to take content from another repository. A user without leave to pull there begins an
-    /// upload; a token that was not asked for that repository is refused, so that the client asks for another token.
+    /// A push that asks to mount content from another repository. If the user may not pull there,
+    /// an upload begins instead. If the caller's token was not requested for that repository, the
+    /// request is refused, so that the client requests another token.
     Mount { repository: &'a RepositoryName, from: Option<&'a RepositoryName> },
-    /// The registry itself.
+    /// The administration of the registry itself.
     Administration,
 }
 
@@ -61,7 +64,7 @@ impl Operation {
 }
 
 impl Permission<'_> {
-    /// Whether a caller has it.
+    /// Whether the caller has this permission.
     pub(super) fn is_given(&self, caller: &Caller) -> bool {
         match self {
             Self::None | Self::Login => true,
@@ -74,9 +77,9 @@ impl Permission<'_> {
         }
     }
 
-    /// What a token must be for to give it.
+    /// The scopes that a token must have to give this permission.
     pub(super) fn scopes(&self) -> Vec<Scope> {
-        // Whoever pushes looks first what is there already.
+        // A push also reads: clients look for existing content before they upload.
         let push =
             |repository: &RepositoryName| Scope::Repository(repository.clone(), vec![Action::Pull, Action::Push]);
         match self {

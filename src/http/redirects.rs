@@ -1,9 +1,9 @@
-//! Which pulls are sent to where the content lies.
+//! Decides which pulls are redirected to the blob store.
 
 use http::header::USER_AGENT;
 use http::request::Parts;
 
-/// Which clients are sent to the store itself for layers, where it has URLs to give.
+/// Which clients are redirected to the store for layers, if the store has URLs to give.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirects {
     enabled: bool,
@@ -11,12 +11,13 @@ pub struct Redirects {
 }
 
 impl Redirects {
-    /// Nobody is: everything is streamed.
+    /// Redirects no client: all content is streamed.
     pub fn none() -> Self {
         Self { enabled: false, except: Vec::new() }
     }
 
-    /// All clients are, but for those whose `User-Agent` begins with one of these texts, which commas part.
+    /// Redirects all clients except those whose `User-Agent` begins with one of the texts in
+    /// `except`, separated by commas.
     pub fn all_but(except: &str) -> Self {
         let except = except.split(',').map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned).collect();
         Self { enabled: true, except }

@@ -1,4 +1,4 @@
-//! Answers.
+//! The answers to requests: status, headers and body.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -25,17 +25,18 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const TAG: HeaderName = HeaderName::from_static("oci-tag");
-/// What browsers are to do with content that anyone may have pushed: run nothing, load nothing, and take no text for HTML.
+/// Tells browsers to run nothing and to load nothing, because anyone may have pushed the content.
+/// [`NO_SNIFFING`] also tells browsers not to take text for HTML.
 const CONTENT_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; sandbox");
 const NO_SNIFFING: HeaderValue = HeaderValue::from_static("nosniff");
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
-/// How long content may be taken from a cache.
+/// How long caches may keep content.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Freshness {
-    /// It was asked for by digest and never changes.
+    /// The request names a digest, so the content never changes.
     Immutable,
-    /// It was asked for by a tag, which may move.
+    /// The request names a tag, which may move.
     Tag { max_age_seconds: u32 },
 }
 
@@ -49,7 +50,7 @@ impl Freshness {
     }
 }
 
-/// An image index as a page of referrers is one.
+/// The image index that holds a page of referrers.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Index<'a> {
@@ -58,7 +59,7 @@ struct Index<'a> {
     manifests: &'a [Descriptor],
 }
 
-/// A body that counts as used memory until the client has taken it.
+/// A JSON body that counts as used memory until the client has taken the body.
 struct Counted {
     json: Vec<u8>,
     _memory: Share,
@@ -70,7 +71,7 @@ impl AsRef<[u8]> for Counted {
     }
 }
 
-/// An answer on its way to being rendered.
+/// An answer that is not rendered yet.
 pub(super) struct Reply {
     status: StatusCode,
     headers: HeaderMap,
@@ -93,7 +94,8 @@ impl Reply {
         page: Referrers,
     ) -> Self {
         let Referrers { descriptors, next, mut memory } = page;
-        // Written without a tree of JSON values in between, which would cost several times the page.
+        // The index is serialized directly: a tree of JSON values would take several times the
+        // memory of the page.
         let index = Index { schema_version: 2, media_type: OCI_INDEX, manifests: &descriptors };
         let json = serde_json::to_vec(&index).unwrap_or_default();
         memory.shrink_to(json.len() as u64);
@@ -126,7 +128,7 @@ impl Reply {
         Self::new(StatusCode::OK, body).with(CONTENT_TYPE, media_type).with_validators(digest, freshness)
     }
 
-    /// The content is elsewhere for a while.
+    /// Redirects the client to the content at another URL, for this request only.
     pub(super) fn redirect(url: &str, digest: &Digest) -> Self {
         Self::new(StatusCode::TEMPORARY_REDIRECT, Body::empty())
             .with(LOCATION, url)
@@ -134,7 +136,7 @@ impl Reply {
             .with(CACHE_CONTROL, "no-store")
     }
 
-    /// The client has it already.
+    /// 304: the client has the content already.
     pub(super) fn not_modified(digest: &Digest, freshness: Freshness) -> Self {
         Self::new(StatusCode::NOT_MODIFIED, Body::empty()).with_validators(digest, freshness)
     }
@@ -151,7 +153,7 @@ impl Reply {
             .with(CONTENT_DIGEST, digest.as_str())
     }
 
-    /// Its location names the digest, which stays when the tag moves.
+    /// 201 for a manifest. `Location` names the digest, which stays the same when the tag moves.
     pub(super) fn manifest_created(repository: &RepositoryName, pushed: &Pushed) -> Self {
         let reply = Self::new(StatusCode::CREATED, Body::empty())
             .with(LOCATION, format!("/v2/{repository}/manifests/{}", pushed.digest))
@@ -165,18 +167,20 @@ impl Reply {
         if tags.is_empty() { reply } else { reply.with(TAG, tags.join(", ")) }
     }
 
-    /// An upload that has begun. There is no `Range`, as no byte has come.
+    /// 202 for a new upload. There is no `Range` header, as no byte has been received.
     pub(super) fn upload_begun(repository: &RepositoryName, status: &Status) -> Self {
         Self::new(StatusCode::ACCEPTED, Body::empty()).with_upload(repository, status)
     }
 
-    /// Where an upload stands. The specification asks for a `Range` here, and a range cannot say "nothing yet", so the range is
-    /// `0-0` then as after one byte. The official conformance program reads it.
+    /// The state of an upload. The specification asks for a `Range` header here, but a range cannot
+    /// say "no bytes". An upload without bytes therefore has the range `0-0`, the same as an upload
+    /// of one byte. The official conformance program reads the header.
     pub(super) fn upload(code: StatusCode, repository: &RepositoryName, status: &Status) -> Self {
         Self::new(code, Body::empty()).with(RANGE, "0-0").with_upload(repository, status)
     }
 
-    /// Where an upload is, and how far, if any byte has come.
+    /// Adds the location of an upload and, if any byte has been received, the range of received
+    /// bytes.
     pub(super) fn with_upload(self, repository: &RepositoryName, status: &Status) -> Self {
         let reply = self
             .with(LOCATION, format!("/v2/{repository}/blobs/uploads/{}", status.session))
@@ -187,7 +191,7 @@ impl Reply {
         }
     }
 
-    /// Code 299, no agent, no date; the text is quoted.
+    /// Adds a `Warning` header for each text: code 299, no agent, no date, the text quoted.
     pub(super) fn with_warnings(mut self, warnings: &[String]) -> Self {
         for text in warnings {
             let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
@@ -207,7 +211,7 @@ impl Reply {
             .with(CONTENT_RANGE, format!("bytes {}-{}/{size}", part.start, part.end - 1))
     }
 
-    /// Several ranges of a blob.
+    /// 206 with several ranges of a blob.
     pub(super) fn byte_ranges(digest: &Digest, ranges: ByteRanges, registry: Arc<Registry>) -> Self {
         let media_type = ranges.content_type();
         Self::content(&media_type, digest, Freshness::Immutable, ranges.into_body(registry))
@@ -215,7 +219,7 @@ impl Reply {
             .with_status(StatusCode::PARTIAL_CONTENT)
     }
 
-    /// Links to the page after this one, if there is one.
+    /// Adds a link to the next page, if the list continues.
     pub(super) fn with_next_page(self, path: &str, page: &Page) -> Self {
         match &page.next {
             Some(last) => {
@@ -226,7 +230,7 @@ impl Reply {
         }
     }
 
-    /// The digest that the answer names.
+    /// The digest in the answer's `Docker-Content-Digest` header.
     pub(super) fn digest(&self) -> Option<&str> {
         self.headers.get(CONTENT_DIGEST)?.to_str().ok()
     }
@@ -240,7 +244,8 @@ impl Reply {
         self
     }
 
-    /// Adds a header. What we send are names, digests and numbers of a checked grammar.
+    /// Adds a header. Values are names, digests and numbers of a checked grammar. A header with an
+    /// invalid value is logged and left out.
     pub(super) fn with(mut self, name: HeaderName, value: impl AsRef<str>) -> Self {
         match HeaderValue::from_str(value.as_ref()) {
             Ok(value) => _ = self.headers.insert(name, value),
@@ -249,18 +254,21 @@ impl Reply {
         self
     }
 
-    /// The answer as it goes out. One to HEAD has the length of the body it does not have.
+    /// The response to send. The response to HEAD has the Content-Length of the body that is left
+    /// out.
     pub(super) fn render(self, to_head: bool) -> Response<Body> {
         let mut reply = self.with(API_VERSION, "registry/2.0");
         let length = reply.body.length();
         debug_assert!(length.is_some(), "every answer has a known length");
-        // RFC 9110, section 8.6: no Content-Length in a 204, and in a 304 only that of the content.
+        // RFC 9110, section 8.6: a 204 has no Content-Length, and a 304 may have only that of the
+        // content. Both are sent without the header.
         if !matches!(reply.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
             && let Some(length) = length
         {
             reply.headers.insert(CONTENT_LENGTH, length.into());
         }
-        // What says nothing of caches may be kept by them for a while: an absence, for one, that the next push ends.
+        // Without Cache-Control, caches may keep an answer for a while, even a 404 that the next
+        // push makes wrong.
         reply.headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         reply.headers.insert(CONTENT_SECURITY_POLICY, CONTENT_POLICY);
         reply.headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFFING);

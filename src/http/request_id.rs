@@ -1,4 +1,5 @@
-//! The name of a request in the log and in its answer, so that a client's report leads to the lines about it.
+//! The id of a request in the log and in the answer, so that a client's report leads to the
+//! request's log lines.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -16,7 +17,7 @@ thread_local! {
     static CURRENT: RefCell<Option<RequestId>> = const { RefCell::new(None) };
 }
 
-/// What a request is called: as its client or a proxy has called it (`X-Request-Id`), or by a name of our own.
+/// The id of a request: given by its client or a proxy (`X-Request-Id`), or drawn at random.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RequestId(Arc<str>);
 
@@ -25,20 +26,20 @@ impl RequestId {
         let given = headers.get(X_REQUEST_ID).and_then(|value| value.to_str().ok());
         match given.filter(|text| is_plain(text)) {
             Some(text) => Self(text.into()),
-            // Short, as it is only told from others of the same days.
+            // Eight bytes are enough: an id must differ only from the ids of the same few days.
             None => Self(hex::encode(&platform.random()[..8]).into()),
         }
     }
 
-    /// Does `work` under this name: whatever it logs can ask for it.
+    /// Does `work` under this id: log lines of `work` can ask for the id.
     pub(super) fn within<T>(&self, work: impl FnOnce() -> T) -> T {
         let outer = CURRENT.replace(Some(self.clone()));
-        // Also when the work panics: another request is next on this thread.
+        // Restore the outer id even if the work panics: another request is next on this thread.
         let _restored = Restored(outer);
         work()
     }
 
-    /// As [`RequestId::within`], each time that `future` is polled.
+    /// Like [`RequestId::within`], for each poll of `future`.
     pub(super) async fn over<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         std::future::poll_fn(|cx| self.within(|| future.as_mut().poll(cx))).await
@@ -59,12 +60,13 @@ impl Drop for Restored {
     }
 }
 
-/// The id of the request that is being worked on, for a logger to put before its lines.
+/// The id of the request that this thread is working on, for a logger to put before its lines.
 pub fn current_request_id() -> Option<Arc<str>> {
     CURRENT.try_with(|current| current.borrow().as_ref().map(|id| id.0.clone())).ok().flatten()
 }
 
-/// What comes from outside is written into the log and back: nothing that a log could take for more than a name.
+/// Whether a text is 1 to [`REQUEST_ID_BYTES_MAX`] letters, digits, `.`, `_` and `-`. A client's id
+/// goes into the log and the answer, so other characters could forge log text.
 fn is_plain(text: &str) -> bool {
     (1..=REQUEST_ID_BYTES_MAX).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))

@@ -1,5 +1,5 @@
-//! Requests that a browser sends for a page of another site. A registry without a login, or one whose password a browser
-//! remembers, must not do what such a page wants.
+//! Refuses requests that a browser sends for a page of another site. A registry without a login, or
+//! one whose password a browser remembers, must not carry out requests of other sites' pages.
 
 use std::net::IpAddr;
 
@@ -12,8 +12,10 @@ use super::error::Error;
 use crate::auth::Credentials;
 
 impl Admission {
-    /// Refuses a request that changes something and that a browser sends for a page of another site, as `Sec-Fetch-Site` or
-    /// `Origin` say. Programs that are no browsers send neither. A browser adds no bearer token by itself.
+    /// Refuses a request that changes something and that a browser sends for a page of another
+    /// site, according to `Sec-Fetch-Site` or `Origin`. Programs other than browsers send neither
+    /// header. Requests with a bearer token pass, because a browser never adds a bearer token by
+    /// itself. A registry for this machine only also refuses requests under any other name.
     pub(super) fn check_site(&self, head: &Parts) -> Result<(), Error> {
         if self.is_local && own_names(head).any(|name| !self.is_name_of_this_machine(name)) {
             return Err(Error::OtherName);
@@ -22,7 +24,8 @@ impl Admission {
             return Ok(());
         }
         let origin = head.headers.get(ORIGIN).map(|value| value.to_str().unwrap_or_default());
-        // A name that leads to this machine may belong to somebody else: to the browser its pages are of this site.
+        // Another party's domain name may resolve to this machine (DNS rebinding). The browser then
+        // treats pages of that domain as same-origin, so the origin's name is checked here.
         if self.is_local && origin.is_some_and(|origin| !self.is_of_this_machine(origin)) {
             return Err(Error::OtherSite);
         }
@@ -40,7 +43,7 @@ impl Admission {
         self.access.service().is_some() && matches!(credentials, Ok(Credentials::Bearer(_)))
     }
 
-    /// Whether a page of this origin is one of ours, by any of the names that we know of ourselves.
+    /// Whether an origin is the registry itself, under any of the registry's known names.
     fn is_own(&self, head: &Parts, origin: &str) -> bool {
         let Some((origin, port)) = parse_origin(origin) else { return false };
         let is_same = |authority: &Authority| {
@@ -58,7 +61,8 @@ impl Admission {
         parse_origin(origin).is_some_and(|(authority, _)| self.is_name_of_this_machine(authority.as_str()))
     }
 
-    /// A loopback address, a name that always means one (RFC 6761), or the name in `public_url`.
+    /// Whether a name is a loopback address, a name that always means a loopback address (RFC
+    /// 6761), or the host of `public_url`.
     fn is_name_of_this_machine(&self, name: &str) -> bool {
         let Ok(authority) = name.parse::<Authority>() else { return false };
         let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
@@ -72,13 +76,15 @@ impl Admission {
     }
 }
 
-/// The names by which the request calls us. A WASI host may keep them all to itself.
+/// The names of the registry in the request: `Host` and the URL's authority. A WASI host may
+/// withhold both.
 fn own_names(head: &Parts) -> impl Iterator<Item = &str> {
     let hosts = head.headers.get_all(HOST).iter().map(|value| value.to_str().unwrap_or_default());
     hosts.chain(head.uri.authority().map(Authority::as_str))
 }
 
-/// The authority of an origin, and the port that its scheme implies. `None` for `null` and anything else.
+/// The authority of an origin, and the default port of its scheme. `None` unless the scheme is http
+/// or https, as for `null`.
 fn parse_origin(text: &str) -> Option<(Authority, u16)> {
     let uri: Uri = text.parse().ok()?;
     let port = match uri.scheme_str()? {
@@ -125,7 +131,7 @@ mod tests {
             (vec![("sec-fetch-site", "same-origin")], true),
             (vec![("sec-fetch-site", "none")], true),
             (vec![("sec-fetch-site", "cross-site"), ("origin", "http://inside:5000")], false),
-            // A proxy has changed the Host; the browser knows better.
+            // A proxy has changed the Host header, so `Sec-Fetch-Site` decides.
             (vec![("sec-fetch-site", "same-origin"), ("origin", "https://outside.example")], true),
         ] {
             let headers = [vec![("host", "inside:5000")], headers].concat();
@@ -161,7 +167,7 @@ mod tests {
             for method in ["GET", "DELETE"] {
                 assert_eq!(check(&admission, method, &[("host", host)]), expected, "{method} {host:?}");
             }
-            // Where the host keeps Host to itself the page's origin tells.
+            // If the WASI host withholds the Host header, the page's origin decides.
             let origin = format!("http://{host}");
             let headers = [("origin", origin.as_str()), ("sec-fetch-site", "same-origin")];
             assert_eq!(check(&admission, "DELETE", &headers), expected, "{origin}");

@@ -1,4 +1,4 @@
-//! Every endpoint, for every kind of caller.
+//! Tests of every endpoint, for every kind of caller.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,13 +28,14 @@ const POLICY: &str = "
 const USERS: [&str; 7] = ["anonymous", "stranger", "reader", "writer", "cleaner", "warden", "root"];
 const REPOSITORIES: [&str; 3] = ["public/app", "team/app", "other/app"];
 
-/// Who may do what, written out.
+/// The expected permissions: whether `user` may do `need` in `repository`.
 fn is_allowed(user: &str, repository: &str, need: &str) -> bool {
     match (user, repository, need) {
         (_, _, "nothing") | ("root", _, _) => true,
         ("anonymous", _, "login") => false,
         (_, _, "login") => true,
-        // Each sees their part, also who only sees what is public.
+        // Every caller sees their own part of the catalog, and a caller with only public
+        // repositories sees those.
         (_, _, "catalog") => true,
         (_, "public/app", "pull") => true,
         ("reader" | "writer" | "cleaner" | "warden", "team/app", "pull") => true,
@@ -49,7 +50,8 @@ const INDEX: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image
 const ABSENT: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 const SESSION: &str = "6ba7b810-9dad-41d1-80b4-00c04fd430c8";
 
-/// Method, target, what one must be allowed, and the answer to whoever is. Nothing is there but two empty indexes, `v1` and `old`.
+/// Each row is: method, target, required permission, and the status for an allowed caller. The
+/// registry contains only two empty indexes, `v1` and `old`.
 const ROUTES: &[(&str, &str, &str, u16)] = &[
     ("GET", "/v2/", "login", 200),
     ("GET", "/v2", "login", 200),
@@ -87,7 +89,8 @@ const ROUTES: &[(&str, &str, &str, u16)] = &[
     ("POST", "/v2/_eyot/check", "administration", 200),
 ];
 
-/// Each operation has a number: one that is added must be added here, and then the table must have it.
+/// The number of each operation, below `OPERATIONS`. The match has no wildcard, so a new operation
+/// needs a number, and `ROUTES` then needs a row for that number.
 fn number(operation: &Operation) -> usize {
     match operation {
         Operation::Version => 0,
@@ -129,7 +132,7 @@ fn issuer_key() -> p256::ecdsa::SigningKey {
     p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap()
 }
 
-/// An issuer's documents.
+/// The documents that an issuer publishes.
 struct Static;
 
 #[async_trait::async_trait]
@@ -156,14 +159,14 @@ fn password(user: &str) -> Secret {
     Secret::new(format!("{user}'s password"))
 }
 
-/// The cheapest hash that there is.
+/// A hash with the lowest cost that bcrypt allows.
 fn hash_of(password: &Secret) -> PasswordHash {
     let hash = bcrypt::bcrypt(4, [7; 16], format!("{}\0", password.expose()).as_bytes());
     let (salt, hash) = (Base64Bcrypt::encode_string(&[7; 16]), Base64Bcrypt::encode_string(&hash[..23]));
     PasswordHash::parse(&format!("$2y$04${salt}{hash}")).unwrap()
 }
 
-/// A clock that stands still and randomness that counts.
+/// A platform with a fixed clock and counted randomness.
 #[derive(Default)]
 struct Still(AtomicU64);
 
@@ -214,7 +217,7 @@ impl Registered {
         serde_json::from_slice(&block_on(response.into_body().collect_up_to(1 << 20)).unwrap()).unwrap()
     }
 
-    /// As clients do: a token for what the challenge says.
+    /// Requests a token for the scope of the challenge, as clients do.
     fn token(&self, user: &str, challenge: &str) -> String {
         let scopes = challenge.split("scope=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default();
         let query: Vec<_> = scopes.split(' ').map(|scope| format!("scope={scope}")).collect();
@@ -239,7 +242,7 @@ fn filled(target: &str, repository: &str) -> String {
     target.replace("{repo}", repository).replace("{absent}", ABSENT).replace("{session}", SESSION)
 }
 
-/// What is sent along, where something must be.
+/// The body of the request, for endpoints that need a body.
 fn body(method: &str, target: &str) -> &'static str {
     match (method, target.contains("/manifests/"), target.contains("?digest=")) {
         ("PUT", true, _) => INDEX,
@@ -269,7 +272,7 @@ fn every_endpoint_for_every_caller() {
                     continue;
                 }
 
-                // The same with a token for it, and with one for nothing.
+                // Repeat the request with a token for its scope, and with a token without a scope.
                 let scope = challenge(&registered.send(method, &uri, "Bearer x", body)).unwrap().to_owned();
                 let token = registered.token(user, &scope);
                 let allowed = allowed || *need == "login";
@@ -281,7 +284,8 @@ fn every_endpoint_for_every_caller() {
                 let response = registered.send(method, &uri, &registered.token(user, ""), body);
                 assert_eq!(response.status(), expected, "{what} with a token for nothing");
             }
-            // Clients without credentials send these: the answer is that for anonymous callers.
+            // Clients without credentials send these headers. The answer is the same as for
+            // anonymous callers.
             for empty in ["Basic", "Basic Og==", "Bearer", "Bearer QQ=="] {
                 let response = registered.send(method, &uri, empty, body);
                 let expected = if is_allowed("anonymous", repository, need) { *success } else { 401 };
@@ -314,7 +318,7 @@ fn what_a_request_costs() {
         registered.keys.counts.take();
         let before = registered.accounts.password_checks();
         assert_eq!(registered.send("GET", uri, authorization, "").status(), StatusCode::OK);
-        // The list itself is one call.
+        // The list itself costs one call.
         let calls = registered.keys.counts.take().iter().sum::<u64>() - 1;
         (registered.accounts.password_checks() - before, calls)
     };
@@ -325,7 +329,8 @@ fn what_a_request_costs() {
     println!(
         "password checks and storage calls of a request: first with a password {first:?}, then {again:?}, with a token {with_token:?}"
     );
-    // The directory is asked, and the attempt is counted before the password is looked at, and taken back: two calls each.
+    // Looking up the user costs one call. Counting the attempt before the password check costs two
+    // calls, and undoing the count costs two.
     assert_eq!((first, again, with_token), ((1, 5), (0, 0), (0, 0)));
 }
 
@@ -361,7 +366,7 @@ fn everybody_sees_their_part_of_the_catalog() {
         let uri = format!("/v2/_catalog?last={wrong}");
         assert_eq!(registered.send("GET", &uri, &basic("reader"), "").status(), StatusCode::BAD_REQUEST, "{uri}");
     }
-    // A token for one repository is not for the catalog, which would look empty.
+    // A token for one repository does not open the catalog, which would look empty.
     let token = registered.token("reader", "scope=\"repository:team/app:pull\"");
     assert_eq!(registered.send("GET", "/v2/_catalog", &token, "").status(), StatusCode::UNAUTHORIZED);
 }
@@ -376,9 +381,9 @@ fn nothing_is_mounted_from_where_the_caller_may_not_read() {
     for (user, from, expected) in [
         ("writer", "&from=other/app", 202),
         ("writer", "", 202),
-        // Who may read there.
+        // The caller may pull from the source.
         ("reader", "&from=other/app", 201),
-        // Content from anywhere only for those who may read everything.
+        // A mount without a source works only for callers who may pull from every repository.
         ("reader", "", 202),
         ("root", "", 201),
     ] {
@@ -409,7 +414,8 @@ fn a_mount_under_a_token_that_lacks_its_source_asks_for_another_token() {
     for (user, source, expected) in [
         ("pusher", "shared/app", 201),
         ("root", "shared/app", 201),
-        // A user without leave to pull there begins an upload, whether the content is there or not.
+        // Without permission to pull from the source, the mount starts an upload, whether or not
+        // the content exists.
         ("pusher", "other/app", 202),
         ("pusher", "nowhere/app", 202),
     ] {
@@ -422,7 +428,8 @@ fn a_mount_under_a_token_that_lacks_its_source_asks_for_another_token() {
         let token = registered.token(user, challenge);
         assert_eq!(registered.send("POST", &uri, &token, "").status(), expected, "{user} {source}");
     }
-    // Without a source the user's right to pull everything counts, which the token tells.
+    // A mount without a source needs permission to pull from every repository, which the token
+    // states.
     let anywhere = format!("/v2/team/target/blobs/uploads/?mount={digest}");
     registered.send("DELETE", &format!("/v2/team/target/blobs/{digest}"), &basic("root"), "");
     for (user, expected) in [("pusher", 202), ("root", 201)] {
@@ -443,7 +450,8 @@ fn who_guesses_is_slowed_down() {
     let refused = guess("reader");
     let seconds: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((1..=2).contains(&seconds), "{seconds}");
-    // Users that are not there are no different; others and tokens are not held up.
+    // Unknown users are treated in the same way. Other users, and requests with tokens, are not
+    // delayed.
     let checks = registered.accounts.password_checks();
     let statuses: Vec<_> = (0..12).map(|_| guess("nobody").status().as_u16()).collect();
     assert_eq!(statuses[10..], [401, 429]);
@@ -454,7 +462,7 @@ fn who_guesses_is_slowed_down() {
 #[test]
 fn no_header_makes_it_panic() {
     let registered = Registered::new(POLICY);
-    // A small generator of our own: the same headers in each run.
+    // A small generator with a fixed seed, so that every run sends the same headers.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = move || {
         state ^= state << 13;
@@ -494,7 +502,7 @@ fn no_header_makes_it_panic() {
         let request = request.extension(Peer::default()).body(Body::empty()).unwrap();
         let handler = registered.handler.clone().with_proxies("*".parse().unwrap());
         let status = block_on(handler.handle(request)).status();
-        // The token endpoint gives anonymous callers a token.
+        // The token endpoint issues tokens to anonymous callers.
         let is_known = [401, 429].contains(&status.as_u16()) || (round % 2 == 1 && status == 200);
         assert!(is_known, "{value:?}: {status}");
     }
@@ -549,12 +557,13 @@ fn a_page_of_another_site_changes_nothing_with_a_password_that_the_browser_remem
         let expected = if method == &"GET" || method == &"HEAD" { *success } else { 403 };
         assert_eq!(send(method, &uri, &basic("root")), expected, "{method} {uri} ({need})");
     }
-    // Browsers add no token by themselves, so its sender means it.
+    // Browsers never add a bearer token by themselves, so the token shows that the sender intends
+    // the request.
     let token = registered.token("root", "scope=\"repository:team/app:*\"");
     assert_eq!(send("DELETE", "/v2/team/app/manifests/old", &token), 202);
 }
 
-/// Keeps the audit's lines of each thread.
+/// A logger that keeps the audit lines of each thread.
 struct Lines;
 
 thread_local! {
@@ -685,7 +694,8 @@ fn the_log_tells_each_change_and_each_refused_login() {
             "grant_type=password&username=writer&password=guess",
             "login-refused user=\"writer\" address=192.0.2.7 with=password why=wrong".into(),
         ),
-        // Reading, beginning an upload, what is refused, and callers without credentials leave no line.
+        // Reads, the start of an upload, refused requests, and callers without credentials leave no
+        // audit line.
         ("GET", "/v2/team/app/tags/list", basic("reader"), "", String::new()),
         ("GET", "/v2/team/app/tags/list", String::new(), "", String::new()),
         ("POST", "/v2/team/app/blobs/uploads/", basic("writer"), "", String::new()),
@@ -706,7 +716,7 @@ fn the_log_tells_each_change_and_each_refused_login() {
         }
         assert_eq!(LINES.with_borrow(|lines| lines.join("|")), expected, "{method} {uri}");
     }
-    // A client that is gone before the answer does not hide the change.
+    // A client that disconnects before the answer still leaves an audit line for the change.
     LINES.with_borrow_mut(Vec::clear);
     let body = Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, crate::store::BodyError>>());
     let request = Request::post(&pushed).header("host", "registry.example").header(AUTHORIZATION, basic("writer"));
@@ -746,7 +756,8 @@ fn a_pipeline_logs_in_with_its_own_token() {
         let signature: p256::ecdsa::Signature = issuer_key().sign(signed.as_bytes());
         format!("{signed}.{}", Base64UrlUnpadded::encode_string(&signature.to_bytes()))
     };
-    // As `docker login` sends it, which takes any name, and as a header.
+    // `docker login` sends the token as a password, with any user name. Other clients send the
+    // token as a bearer header.
     let (right, wrong) = (signed("acme/app"), signed("evil/app"));
     let basic = |token: &str| format!("Basic {}", Base64::encode_string(format!("oidc:{token}").as_bytes()));
     let uri = "/v2/_eyot/token?scope=repository:acme/app:pull,push&scope=repository:team/app:pull";
@@ -772,13 +783,13 @@ fn a_token_by_a_form() {
     assert_eq!(token["expires_in"], 300);
     let bearer = format!("Bearer {}", token["access_token"].as_str().unwrap());
     assert_eq!(registered.send("PUT", "/v2/team/app/manifests/v3", &bearer, INDEX).status(), StatusCode::CREATED);
-    // A token is no way to a token.
+    // A token cannot be used to obtain another token.
     assert_eq!(registered.send("GET", "/v2/_eyot/token", &bearer, "").status(), StatusCode::UNAUTHORIZED);
     for wrong in ["grant_type=password&username=writer&password=wrong", "grant_type=refresh_token&refresh_token=x"] {
         assert_eq!(registered.send("POST", "/v2/_eyot/token", "", wrong).status(), StatusCode::UNAUTHORIZED);
     }
     assert_eq!(registered.send("POST", "/v2/_eyot/token", "", "grant_type=fly").status(), StatusCode::BAD_REQUEST);
-    // skopeo deletes with every action.
+    // skopeo deletes with a token for all actions.
     let token = registered.token("cleaner", "scope=\"repository:team/app:*\"");
     assert_eq!(registered.send("DELETE", "/v2/team/app/manifests/old", &token, "").status(), StatusCode::ACCEPTED);
 }
@@ -816,7 +827,8 @@ fn a_token_request_costs_bounded_work_and_yields_a_token_that_fits() {
         let token = serde_json::from_slice::<Value>(&reply).unwrap()["token"].as_str().map_or(0, str::len);
         assert!(token <= 24 * 1024, "{what}: a token of {token} bytes");
     }
-    // A catalog of more rules than a header can name has no token.
+    // A token for the catalog would not fit into a header if the caller has too many rules, so the
+    // request fails.
     let rules: Vec<_> = (0..900).map(|n| format!("root {}/** pull", long_name(n))).collect();
     let registered = Registered::new(&format!("{POLICY}; {}", rules.join("; ")));
     let refused = registered.send("GET", "/v2/_eyot/token?scope=registry:catalog:*", &basic("root"), "");
@@ -857,7 +869,8 @@ fn without_login_what_is_refused_is_refused_for_good() {
         ("GET", "/v2/a/tags/list", 404),
         ("GET", "/v2/_eyot/token", 404),
     ] {
-        // Credentials mean nothing here, also those that cannot be read.
+        // Without logins the registry ignores credentials, including credentials that cannot be
+        // parsed.
         for authorization in ["", "Bearer QQ==", "Bearer x", "Basic Og==", "Basic eDp5", "Digest x", "x"] {
             let request = Request::builder().method(method).uri(uri).header(AUTHORIZATION, authorization);
             let response = block_on(handler.handle(request.body(Body::empty()).unwrap()));

@@ -8,7 +8,7 @@ use sha2::digest::Update;
 use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::{Digest as _, Sha256, Sha512};
 
-/// The content of a name: `algorithm:hex`, of a registered algorithm, in canonical (lower case) form.
+/// A content digest: `algorithm:hex`, with a registered algorithm, in canonical (lower case) form.
 ///
 /// ```
 /// use eyot::oci::{Algorithm, Digest};
@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest {
-    // The whole text: it is what is compared, stored and sent.
+    // The whole text, as compared, stored and sent.
     text: String,
     algorithm: Algorithm,
 }
@@ -28,26 +28,27 @@ pub struct Digest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Algorithm {
-    /// SHA-256: what every client uses unless told otherwise.
+    /// SHA-256, the default of every client.
     #[default]
     Sha256,
     /// SHA-512.
     Sha512,
 }
 
-/// Why a text is not a digest this registry takes.
+/// The reason why a text is not accepted as a digest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DigestError {
-    /// It does not have the grammar `algorithm:encoded`, or the encoded part has the wrong length or alphabet.
+    /// The text does not follow the grammar `algorithm:encoded`, or the encoded part has the wrong
+    /// length or alphabet.
     #[error("not a digest: want algorithm:hex in lower case, as in sha256:<64 hex digits>")]
     Malformed,
-    /// The grammar is right, the algorithm is not one of the registered ones.
+    /// The text follows the grammar, but the algorithm is neither SHA-256 nor SHA-512.
     #[error("unsupported digest algorithm: want sha256 or sha512")]
     UnsupportedAlgorithm,
 }
 
 impl Algorithm {
-    /// The name that stands before the colon.
+    /// The name before the colon of a digest: `sha256` or `sha512`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sha256 => "sha256",
@@ -98,7 +99,8 @@ impl Digest {
         &self.text
     }
 
-    /// Every digest that occurs in `text`, also within a longer text such as `repository@sha256:<hex>`.
+    /// Every digest that occurs in `text`, including inside a longer text such as
+    /// `repository@sha256:<hex>`.
     pub fn all_in(text: &[u8]) -> impl Iterator<Item = Self> {
         let colons = text.iter().enumerate().filter(|(_, byte)| **byte == b':');
         colons.filter_map(|(colon, _)| {
@@ -163,8 +165,8 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// A hash in the middle of its work. Its state can be stored with an upload and taken up by another process, so that
-/// a blob that comes in many requests is hashed once.
+/// A hash computation in progress. Its state can be stored with an upload and resumed by another
+/// process, so that a blob that arrives in many requests is hashed only once.
 #[derive(Clone)]
 pub enum Hasher {
     /// See [`Algorithm::Sha256`].
@@ -182,7 +184,7 @@ pub struct HasherState {
 }
 
 impl Hasher {
-    /// A hasher that has seen nothing yet.
+    /// A hasher without any input so far.
     pub fn new(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::Sha256 => Self::Sha256(Sha256::new()),
@@ -190,7 +192,7 @@ impl Hasher {
         }
     }
 
-    /// What it computes.
+    /// The algorithm that the hasher computes.
     pub fn algorithm(&self) -> Algorithm {
         match self {
             Self::Sha256(_) => Algorithm::Sha256,
@@ -198,7 +200,7 @@ impl Hasher {
         }
     }
 
-    /// Takes in the next bytes of the content.
+    /// Adds the next bytes of the content.
     pub fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(hasher) => Update::update(hasher, bytes),
@@ -206,7 +208,7 @@ impl Hasher {
         }
     }
 
-    /// The digest of all that was taken in.
+    /// Returns the digest of all bytes that were added.
     pub fn finish(self) -> Digest {
         let (algorithm, encoded) = match self {
             Self::Sha256(hasher) => (Algorithm::Sha256, hex::encode(hasher.finalize())),
@@ -215,7 +217,7 @@ impl Hasher {
         Digest { text: format!("{}:{encoded}", algorithm.as_str()), algorithm }
     }
 
-    /// The state to store; [`Hasher::resume`] takes it up again.
+    /// The state to store; [`Hasher::resume`] continues from the state.
     pub fn state(&self) -> HasherState {
         match self {
             Self::Sha256(hasher) => HasherState { algorithm: Algorithm::Sha256, state: hasher.serialize().to_vec() },
@@ -223,7 +225,8 @@ impl Hasher {
         }
     }
 
-    /// Goes on from a stored state. `None` when the state is not one that [`Hasher::state`] gave.
+    /// Continues from a stored state. Returns `None` for a state that [`Hasher::state`] did not
+    /// produce.
     pub fn resume(state: &HasherState) -> Option<Self> {
         fn load<H: SerializableState>(bytes: &[u8]) -> Option<H> {
             H::deserialize(&SerializedState::<H>::try_from(bytes).ok()?).ok()

@@ -1,5 +1,5 @@
-//! Manifests and descriptors (image-spec, "Image Manifest", "Image Index", "Content Descriptors"), as far as a registry
-//! must read them. The bytes themselves are stored and served as they were received.
+//! Manifests and descriptors (image-spec, "Image Manifest", "Image Index", "Content Descriptors"):
+//! the parts that a registry must read. The bytes of a manifest are stored and served as received.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,26 +26,27 @@ pub const ORAS_ARTIFACT: &str = "application/vnd.cncf.oras.artifact.manifest.v1+
 
 /// The media types of manifests that this registry reads.
 const KNOWN: [&str; 6] = [OCI_IMAGE, OCI_INDEX, DOCKER_IMAGE, DOCKER_LIST, OCI_ARTIFACT, ORAS_ARTIFACT];
-/// The Content-Type of clients that do not know what they push.
+/// The Content-Type of clients that do not know the type of the manifest that they push.
 const ANY_JSON: &str = "application/json";
 
-/// How many annotations a manifest may have. Each takes about 100 bytes of memory beside its text.
+/// How many annotations a manifest may have. Each annotation takes about 100 bytes of memory
+/// besides its text.
 const ANNOTATIONS_MAX: usize = 10_000;
 
-/// A reference to content: what it is, how it is called, how large it is.
+/// A reference to content: its media type, digest and size.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
-    /// What the content is.
+    /// The media type of the content.
     pub media_type: String,
-    /// Its digest.
+    /// The digest of the content.
     pub digest: Digest,
-    /// Its size in bytes.
+    /// The size of the content in bytes.
     pub size: u64,
     /// Other places that serve the content.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
-    /// What kind of artifact a referenced manifest is.
+    /// The artifact type of a referenced manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
     /// Free annotations.
@@ -54,27 +55,29 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    /// Whether the content is a manifest of a type that this registry knows, rather than a blob.
+    /// Whether the content is a manifest of a type that the registry knows, rather than a blob.
     pub fn is_manifest(&self) -> bool {
         KNOWN.iter().any(|known| known.eq_ignore_ascii_case(&self.media_type))
     }
 
-    /// True for content that a registry need not hold: foreign layers, which name where else they are.
+    /// Whether the content is a foreign layer, which a registry need not hold: the descriptor lists
+    /// other places or has a media type of foreign layers.
     fn is_elsewhere(&self) -> bool {
         let media_type = self.media_type.to_ascii_lowercase();
         !self.urls.is_empty() || media_type.contains(".nondistributable.") || media_type.contains(".rootfs.foreign.")
     }
 }
 
-/// The parts of a manifest that a registry acts on. Unknown members are passed over. Of the descriptors the first URL is kept
-/// and no annotations: nothing needs them, and a manifest of many short ones would take many times its size in memory.
+/// The parts of a manifest that a registry acts on. Unknown members are ignored. Of each descriptor
+/// the first URL is kept and the annotations are dropped: the registry does not need the rest, and
+/// many short descriptors would otherwise take many times the manifest's size in memory.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
     schema_version: Option<u64>,
-    /// What the manifest says that it is.
+    /// The manifest's own `mediaType`.
     pub media_type: Option<String>,
-    /// What kind of artifact it describes.
+    /// The artifact type that the manifest declares.
     pub artifact_type: Option<String>,
     /// An image's configuration.
     #[serde(default, deserialize_with = "named")]
@@ -85,7 +88,7 @@ pub struct Manifest {
     /// An index's manifests.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub manifests: Option<Vec<Descriptor>>,
-    /// The manifest that this one refers to.
+    /// The subject: another manifest, to which the manifest refers.
     #[serde(default, deserialize_with = "named")]
     pub subject: Option<Descriptor>,
     /// Free annotations.
@@ -105,19 +108,22 @@ struct Artifact {
     blobs: Option<Vec<Descriptor>>,
 }
 
-/// Why bytes are not a manifest; the text is for the client.
+/// The reason why bytes are not a manifest. The text is meant for the client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ManifestError(String);
 
 impl Manifest {
-    /// Reads a manifest that was pushed as `content_type`, which may carry parameters.
+    /// Parses a manifest that was pushed with the Content-Type `content_type`, which may carry
+    /// parameters. Returns the manifest and its media type.
     ///
     /// # Errors
-    /// When the bytes are not a JSON object of a manifest's form, when `content_type` and the manifest's own `mediaType`
-    /// disagree, or when neither they nor the members tell what it is.
+    /// When the bytes are not a JSON object with the form of a manifest, when `content_type` and
+    /// the manifest's `mediaType` disagree, or when neither of the two nor the members tell the
+    /// media type. Also when the media type cannot be that of a manifest, or when the members do
+    /// not fit the media type.
     pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<(Self, String), ManifestError> {
-        // serde would take an array for a struct; a manifest is an object.
+        // Serde also accepts an array for a struct, but a manifest must be an object.
         if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
             return Err(ManifestError("a manifest is a JSON object".into()));
         }
@@ -142,7 +148,8 @@ impl Manifest {
                 let guessed = self.media_type_of_members();
                 guessed.ok_or_else(|| ManifestError("neither Content-Type nor mediaType says what this is".into()))
             }
-            // Other kinds of manifests, such as Docker's first, are pushed as plain JSON as well.
+            // Manifests of other kinds are pushed as plain JSON as well, for example Docker schema
+            // 1.
             (Some(_), None) if is_any_json => {
                 let guessed = self.media_type_of_members().filter(|guessed| self.check_members(guessed).is_ok());
                 Ok(guessed.unwrap_or_else(|| ANY_JSON.to_owned()))
@@ -154,7 +161,7 @@ impl Manifest {
         }
     }
 
-    /// What a manifest is that does not say it.
+    /// The media type of a manifest that does not declare one, guessed from its members.
     fn media_type_of_members(&self) -> Option<String> {
         let is_image = self.config.is_some() && self.layers.is_some();
         // Clients write `null` for members that are absent.
@@ -176,7 +183,8 @@ impl Manifest {
                 return Err(ManifestError(format!("{media_type} has no members config and layers")));
             }
             OCI_IMAGE | DOCKER_IMAGE | OCI_INDEX | DOCKER_LIST => {}
-            // A type we do not know is kept as it is; its descriptors are read where they have the usual form.
+            // A manifest of an unknown type is accepted as is. Descriptors in the usual form are
+            // read.
             _ => return Ok(()),
         }
         match self.schema_version {
@@ -185,14 +193,16 @@ impl Manifest {
         }
     }
 
-    /// The blobs that the manifest needs the registry to hold.
+    /// The blobs that the registry must hold for the manifest: config, layers and the `blobs` of an
+    /// artifact manifest, without foreign layers.
     pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
         let layers = self.layers.iter().flatten().chain(&self.artifact_blobs);
         self.config.iter().chain(layers).filter(|descriptor| !descriptor.is_elsewhere())
     }
 
-    /// How others refer to this manifest ("Listing referrers"): with its annotations, and as artifact type its own or, for an
-    /// image, its config's media type.
+    /// The descriptor by which referrer lists name the manifest (distribution-spec, "Listing
+    /// referrers"), with the manifest's annotations. The artifact type is the manifest's own or,
+    /// for an image, its config's media type.
     pub fn descriptor(&self, media_type: &str, digest: &Digest, size: u64) -> Descriptor {
         let own = self.artifact_type.clone().filter(|own| !own.is_empty());
         let of_config = self.config.as_ref().filter(|_| self.manifests.as_ref().is_none_or(Vec::is_empty));
@@ -206,13 +216,15 @@ impl Manifest {
         }
     }
 
-    /// What an index lists and needs the registry to hold: manifests, or blobs as in BuildKit's cache.
+    /// The content that an index lists and that the registry must hold: manifests, or blobs as in
+    /// BuildKit's cache.
     pub fn children(&self) -> impl Iterator<Item = &Descriptor> {
         self.manifests.iter().flatten().filter(|descriptor| !descriptor.is_elsewhere())
     }
 
-    /// Every digest that occurs in the manifest's JSON, whatever the member. Content with one of these digests must stay as
-    /// long as the manifest does: the manifest may be of a type that this registry cannot read.
+    /// Every digest that occurs in the manifest's JSON, in any member. Content with one of these
+    /// digests must stay as long as the manifest does, because the manifest may have a type that
+    /// the registry cannot read.
     pub fn digests(&self) -> &BTreeSet<Digest> {
         &self.digests
     }
@@ -239,13 +251,13 @@ impl<'de> Deserialize<'de> for Text<'de> {
                 Ok(Text(Cow::Owned(text.to_vec())))
             }
         }
-        // Strings in members that nobody reads were not checked to be UTF-8.
+        // Read bytes: strings in ignored members were not checked to be UTF-8.
         from.deserialize_bytes(Decode)
     }
 }
 
-/// Every digest in the strings of valid JSON, names of members included. The walk goes from string to string, so the depth
-/// of the JSON does not matter.
+/// Every digest in the strings of valid JSON, including the names of members. The search jumps from
+/// string to string, so the nesting depth of the JSON does not matter.
 fn digests_in(json: &[u8]) -> serde_json::Result<BTreeSet<Digest>> {
     let mut found = BTreeSet::new();
     let mut rest = json;
@@ -260,7 +272,7 @@ fn digests_in(json: &[u8]) -> serde_json::Result<BTreeSet<Digest>> {
     Ok(found)
 }
 
-/// A descriptor in a manifest, without what only its readers need.
+/// A descriptor in a manifest, reduced to the members that the registry needs.
 struct Named(Descriptor);
 
 impl<'de> Deserialize<'de> for Named {
@@ -283,7 +295,7 @@ impl<'de> Deserialize<'de> for Named {
     }
 }
 
-/// The first of a list of URLs.
+/// The first URL of a list.
 #[derive(Default)]
 struct Urls(Option<String>);
 
@@ -307,7 +319,8 @@ impl<'de> Deserialize<'de> for Urls {
     }
 }
 
-/// Annotations, at most so many; with none they are only read. Those whose value is `null` are left out.
+/// Annotations, at most `KEPT_MAX`. With `KEPT_MAX` 0 the annotations are parsed and dropped.
+/// Annotations with the value `null` are left out.
 #[derive(Default)]
 struct Annotations<const KEPT_MAX: usize>(BTreeMap<String, String>);
 
@@ -338,7 +351,7 @@ impl<'de, const KEPT_MAX: usize> Deserialize<'de> for Annotations<KEPT_MAX> {
     }
 }
 
-/// Some clients write `null` for an empty list.
+/// Reads a list of descriptors. Some clients write `null` for an empty list.
 fn null_is_empty<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Descriptor>>, D::Error> {
     let all: Vec<Named> = null_is_default(from)?;
     Ok(Some(all.into_iter().map(|named| named.0).collect()))
@@ -356,14 +369,14 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(fro
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// Annotations; those whose value is `null` are left out.
+/// Annotations without the ones whose value is `null`.
 fn annotations<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
     let all: BTreeMap<String, Option<String>> = null_is_default(from)?;
     Ok(all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
 }
 
-/// A media type in the form in which it is stored and served: that of its definition where it is known, as letter case does
-/// not count (RFC 6838, 4.2).
+/// The media type in the form in which the registry stores and serves it. A known type gets the
+/// spelling of its definition, because letter case does not count (RFC 6838, 4.2).
 fn canonical(media_type: &str) -> Result<String, ManifestError> {
     if !is_media_type(media_type) {
         return Err(ManifestError(format!("{media_type} is not a media type")));
@@ -379,7 +392,8 @@ fn without_parameters(media_type: &str) -> &str {
     media_type.split(';').next().unwrap_or_default().trim()
 }
 
-/// `type/subtype` of RFC 6838's restricted names: what is stored is sent as a header later.
+/// Whether the text is `type/subtype` with RFC 6838's restricted names. The text is later sent as a
+/// header.
 fn is_media_type(text: &str) -> bool {
     let name = |part: &str| {
         part.len() <= 127
@@ -389,8 +403,9 @@ fn is_media_type(text: &str) -> bool {
     text.split_once('/').is_some_and(|(kind, subtype)| name(kind) && name(subtype))
 }
 
-/// Whether a manifest can have this media type. Every manifest is JSON, and so is Docker's first, signed form; a vendor's type need
-/// not say so. A browser would run what is served as `text/html` or `image/svg+xml`.
+/// Whether the media type can be that of a manifest. Every manifest is JSON, including the signed
+/// form of Docker schema 1 (`+prettyjws`); a vendor's type (`vnd.`) need not have a suffix. Other
+/// types are refused because a browser would run content served as `text/html` or `image/svg+xml`.
 fn is_type_of_manifests(media_type: &str) -> bool {
     let media_type = media_type.to_ascii_lowercase();
     let Some(subtype) = media_type.strip_prefix("application/") else { return false };
@@ -489,7 +504,7 @@ mod tests {
         assert_eq!(media_type(&image(&own), Some(OCI_IMAGE)).unwrap(), OCI_IMAGE);
         assert_eq!(media_type(&image(&own), None).unwrap(), OCI_IMAGE);
         assert_eq!(media_type(&image(""), Some("Application/VND.oci.image.manifest.v1+JSON")).unwrap(), OCI_IMAGE);
-        // As the type it is, it needs its members.
+        // In any letter case, the media type of an index requires the members of an index.
         assert!(media_type("{}", Some(&OCI_INDEX.to_ascii_uppercase())).is_err());
         let thing = r#"{"mediaType":"application/vnd.Acme.thing"}"#;
         assert_eq!(media_type(thing, Some("application/vnd.acme.Thing")).unwrap(), "application/vnd.Acme.thing");
@@ -516,7 +531,7 @@ mod tests {
         }
     }
 
-    /// Go clients write members that they do not set.
+    /// Go clients write unset members as `null`.
     #[test]
     fn null_members_are_as_absent() {
         let nulls = r#""mediaType":null,"artifactType":null,"subject":null,"annotations":{"a":null,"b":"c"},"#;
@@ -543,7 +558,7 @@ mod tests {
         assert_eq!(media_type(r#"{"schemaVersion":2,"manifests":null}"#, None).unwrap(), OCI_INDEX);
     }
 
-    /// However a digest is written, and wherever.
+    /// Digests are found in names and values, at any depth, escaped or inside a longer text.
     #[test]
     fn every_digest_in_the_json_is_found() {
         let digest = |n: u8| Algorithm::Sha256.digest(&[n]);
@@ -574,7 +589,7 @@ mod tests {
             assert_eq!(of("null").unwrap().0.blobs().count(), 0);
             assert!(of("[1]").is_err());
         }
-        // In a type of somebody else's, the member means what its owner says.
+        // In a manifest of an unknown type, the member `blobs` may have any form.
         assert!(Manifest::parse(br#"{"blobs":[1]}"#, Some("application/a+json")).is_ok());
     }
 

@@ -1,4 +1,5 @@
-//! The vocabulary of the OCI specifications: digests, names, manifests, ranges. No I/O and no async.
+//! The vocabulary of the OCI specifications: digests, names, manifests, ranges. No I/O and no
+//! async.
 
 pub mod digest;
 pub mod manifest;

@@ -5,13 +5,14 @@ use std::str::FromStr;
 
 use super::digest::{Digest, DigestError};
 
-/// The most bytes a repository name may have. Clients add the host and keep within 255, so no real name is longer.
+/// The most bytes a repository name may have. Clients limit host and name together to 255 bytes, so
+/// real names are not longer.
 pub const NAME_BYTES_MAX: usize = 255;
 /// The most bytes a tag may have.
 pub const TAG_BYTES_MAX: usize = 128;
 
-/// The name of a repository: path components of lower case letters and digits with single separators in between
-/// (`.`, `_`, `__` or any number of `-`), joined by `/`.
+/// The name of a repository: path components joined by `/`. A component consists of lower case
+/// letters and digits with single separators in between (`.`, `_`, `__` or any number of `-`).
 ///
 /// ```
 /// use eyot::oci::RepositoryName;
@@ -21,7 +22,7 @@ pub const TAG_BYTES_MAX: usize = 128;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RepositoryName(String);
 
-/// The text is not a repository name.
+/// The error for a text that is not a repository name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not a repository name: want path components of lower case letters, digits and single separators (. _ __ -), \
@@ -56,7 +57,7 @@ fn is_component(text: &str) -> bool {
     if !ends.into_iter().all(|end| end.is_some_and(|b| alphanumeric(*b))) {
         return false;
     }
-    // What lies between runs of letters and digits must be one separator.
+    // Between two runs of letters and digits there must be exactly one separator.
     bytes
         .split(|b| alphanumeric(*b))
         .all(|between| matches!(between, b"" | b"." | b"_" | b"__") || between.iter().all(|b| *b == b'-'))
@@ -68,11 +69,11 @@ impl fmt::Display for RepositoryName {
     }
 }
 
-/// A tag: a letter, digit or `_`, then up to 127 more of these, `.` and `-`.
+/// A tag: a letter, digit or `_`, then up to 127 letters, digits, `_`, `.` and `-`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(String);
 
-/// The text is not a tag.
+/// The error for a text that is not a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a tag: want a letter, digit or _, then letters, digits, _ . -, at most {TAG_BYTES_MAX} characters")]
 pub struct TagError;
@@ -105,22 +106,22 @@ impl fmt::Display for Tag {
     }
 }
 
-/// What names a manifest within a repository: a tag or a digest, nothing else.
+/// The name of a manifest within a repository: a tag or a digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reference {
-    /// By tag.
+    /// The manifest that the tag points to.
     Tag(Tag),
-    /// By digest.
+    /// The manifest with the digest.
     Digest(Digest),
 }
 
-/// The text is neither a tag nor a digest.
+/// The error for a text that is neither a tag nor a digest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
-    /// It has no colon, so it was meant as a tag.
+    /// A text without a colon is meant as a tag, but is not a valid tag.
     #[error(transparent)]
     Tag(#[from] TagError),
-    /// It has a colon, so it was meant as a digest.
+    /// A text with a colon is meant as a digest, but is not a valid digest.
     #[error(transparent)]
     Digest(#[from] DigestError),
 }

@@ -1,29 +1,29 @@
-//! Byte ranges: `Range` of a pull (RFC 9110, section 14) and `Content-Range` of a chunk (distribution-spec,
-//! "Pushing a blob in chunks").
+//! Byte ranges: `Range` of a pull (RFC 9110, section 14) and `Content-Range` of a chunk
+//! (distribution-spec, "Pushing a blob in chunks").
 
 use std::ops::Range;
 
-/// How many ranges one request may ask for. A client that pulls the parts of a layer which it lacks (podman's zstd:chunked)
-/// asks for at most as many.
+/// How many ranges one request may ask for. Clients that pull only the missing parts of a layer
+/// (podman's zstd:chunked) ask for at most as many.
 pub const RANGES_MAX: usize = 1024;
 
-/// What a `Range` header asks of content of a known size.
+/// A `Range` header, resolved against content of a known size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RangeRequest {
-    /// The whole content: no header, one that RFC 9110 lets a server ignore (another unit, more than [`RANGES_MAX`]
-    /// ranges), or one that cannot be read.
+    /// The whole content: there is no header, the header cannot be read, or RFC 9110 lets a server
+    /// ignore the header (another unit, more than [`RANGES_MAX`] ranges).
     Whole,
-    /// These bytes.
+    /// A single range of bytes.
     Part(Range<u64>),
-    /// These bytes, in two parts or more, none of which touches another.
+    /// Two or more ranges of bytes, with gaps between them.
     Parts(Vec<Range<u64>>),
-    /// No byte of the content lies in the range.
+    /// No byte of the content lies in any of the ranges.
     Unsatisfiable,
 }
 
-/// One range of a `Range` header.
+/// A single range of a `Range` header, resolved against the size of the content.
 enum Spec {
-    /// The text has no such form.
+    /// The text does not have the form of a range.
     Malformed,
     /// No byte of the content lies in the range.
     Unsatisfiable,
@@ -31,10 +31,11 @@ enum Spec {
 }
 
 impl RangeRequest {
-    /// Reads a `Range` header's value against content of `size` bytes. Of several ranges those that overlap or touch are joined;
-    /// a part is where the first of its ranges was asked for. Ranges beyond the content are left out.
+    /// Resolves the value of a `Range` header against content of `size` bytes. Ranges that overlap
+    /// or touch are joined; the joined range takes the place of the earliest of them in the header.
+    /// Ranges beyond the content are left out.
     ///
-    /// A reversed range (`bytes=500-0`) is answered as unsatisfiable: it asks for nothing that could be sent.
+    /// A reversed range (`bytes=500-0`) asks for no byte and counts as unsatisfiable.
     pub fn parse(header: Option<&str>, size: u64) -> Self {
         let Some((unit, set)) = header.and_then(|text| text.split_once('=')) else { return Self::Whole };
         if !unit.trim().eq_ignore_ascii_case("bytes") {
@@ -68,7 +69,7 @@ impl Spec {
             _ if first.is_empty() && last.is_empty() => Self::Malformed,
             (None, _) if !first.is_empty() => Self::Malformed,
             (_, None) if !last.is_empty() => Self::Malformed,
-            // The last bytes of the content.
+            // A suffix range: the last `suffix` bytes of the content.
             (None, Some(suffix)) if suffix > 0 && size > 0 => Self::Part(size.saturating_sub(suffix)..size),
             (Some(first), last) if first < size && last.is_none_or(|last| last >= first) => {
                 Self::Part(first..last.map_or(size, |last| size.min(last.saturating_add(1))))
@@ -96,10 +97,11 @@ fn joined(ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     parts.into_iter().map(|(_, part)| part).collect()
 }
 
-/// The place of a chunk in its blob: `<first>-<last>`, both inclusive; `bytes ` before and `/size` after it, as RFC 9110
-/// writes it, are accepted too.
+/// Parses the position of a chunk in its blob: `<first>-<last>`, both inclusive. As in RFC 9110,
+/// `bytes ` may precede the range and `/size` may follow. The returned range excludes its end.
 ///
-/// `None` when the text has another form, or the last byte lies before the first.
+/// Returns `None` when the text has another form, when the last byte lies before the first, or when
+/// the end exceeds `u64`.
 pub fn parse_chunk_range(header: &str) -> Option<Range<u64>> {
     let text = header.trim();
     let text = text.strip_prefix("bytes").map_or(text, |rest| rest.trim_start_matches([' ', '=']));
@@ -109,7 +111,8 @@ pub fn parse_chunk_range(header: &str) -> Option<Range<u64>> {
     (first <= last).then_some(first..last.checked_add(1)?)
 }
 
-/// Digits only: `+1` and ` 1` are not numbers here. One too large for us is beyond any content.
+/// Parses decimal digits only: `+1` and ` 1` give `None`. A number too large for `u64` gives
+/// `u64::MAX`, which lies beyond any content.
 fn number(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     digits.then(|| text.parse().unwrap_or(u64::MAX))

@@ -1,22 +1,24 @@
-//! How many requests add to the same upload at once. A blob store may have to copy an upload's bytes for each of them, so a
-//! client with many small requests could fill the disk.
+//! A limit for the requests that add to the same upload at once. A blob store may have to copy an
+//! upload's bytes for each of these requests, so without the limit a client with many small
+//! requests could fill the disk.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::limits::APPENDS_AT_ONCE_MAX;
 
-/// The uploads that requests of this instance add to, by key, and how many requests each has.
+/// For each upload, by key, how many requests of this instance add to the upload.
 pub(super) type Uploads = Arc<Mutex<HashMap<String, usize>>>;
 
-/// A request that adds to an upload; the place is free again when this is dropped.
+/// The place of a request among those that add to an upload. Dropping the value frees the place.
 pub(super) struct Appending {
     uploads: Uploads,
     key: String,
 }
 
 impl Appending {
-    /// Takes a place at the upload under `key`; `None` when all are taken.
+    /// Takes a place at the upload under `key`; `None` when all `APPENDS_AT_ONCE_MAX` places are
+    /// taken.
     pub(super) fn begin(uploads: &Uploads, key: String) -> Option<Self> {
         let mut counts = lock(uploads);
         let count = counts.entry(key.clone()).or_default();

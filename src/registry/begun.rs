@@ -1,6 +1,8 @@
-//! Uploads that this instance has just begun, so that their first chunk, which mostly follows at once, need not read them again:
-//! over an object store that is one request less for each layer. What is remembered is only a guess, as another instance may
-//! have gone on with the upload or ended it; whoever uses it must write with the version that it has, and finds out.
+//! Recent sessions: uploads that this instance has just begun. The first chunk mostly follows at
+//! once and need not read the session from the store again, which saves one request per layer over
+//! an object store. A remembered session is only a guess, as another instance may have continued or
+//! ended the upload. The request that uses a remembered session must therefore write with the
+//! session's version, and so detects a change.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,7 +16,8 @@ pub(super) struct Begun {
 }
 
 impl Begun {
-    /// Keeps a session for its first chunk. Without a version nobody would find out that it has changed.
+    /// Remembers a session for its first chunk. A session without a version is not remembered,
+    /// because a write could not detect that the session has changed.
     pub(super) fn keep(&self, session: Session) {
         if session.version.is_none() {
             return;
@@ -26,7 +29,8 @@ impl Begun {
         sessions.insert(session.key.clone(), session);
     }
 
-    /// The session as it began, once.
+    /// Removes and returns the session as it was begun, if it was begun at most `BEGUN_LIFETIME_MS`
+    /// ago.
     pub(super) fn take(&self, key: &str, now_ms: u64) -> Option<Session> {
         let session = self.lock().remove(key)?;
         (now_ms.saturating_sub(session.fact.begun_ms) <= BEGUN_LIFETIME_MS).then_some(session)

@@ -10,9 +10,9 @@ use crate::store::Body;
 /// A blob that a repository holds.
 #[derive(Clone, Debug)]
 pub struct Blob {
-    /// Its digest.
+    /// The digest of the blob.
     pub digest: Digest,
-    /// Its size in bytes.
+    /// The size of the blob in bytes.
     pub size: u64,
     pub(super) fact: BlobFact,
 }
@@ -21,14 +21,15 @@ impl Registry {
     /// Looks a blob up: one key read.
     ///
     /// # Errors
-    /// [`Error::BlobUnknown`] when the repository does not hold it, whoever else does.
+    /// [`Error::BlobUnknown`] when the repository does not hold the blob, even if another
+    /// repository does.
     pub async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Blob> {
         let fact: Option<BlobFact> = self.load(&layout::blob(repository, digest)).await?;
         let fact = fact.ok_or_else(|| Error::BlobUnknown(digest.clone()))?;
         Ok(Blob { digest: digest.clone(), size: fact.size, fact })
     }
 
-    /// The bytes of `range`, which lies within the blob.
+    /// The blob's bytes in `range`, which must lie within the blob.
     pub async fn read_blob(&self, blob: &Blob, range: Range<u64>) -> Result<Body> {
         if range.is_empty() {
             return Ok(Body::empty());
@@ -36,19 +37,22 @@ impl Registry {
         Ok(self.blobs.read(&blob.fact.location, range).await?)
     }
 
-    /// A URL by which a client can read the blob's bytes from the store itself, where the store has such.
+    /// A URL from which a client can read the blob's bytes without the registry, if the blob store
+    /// offers such URLs.
     pub async fn redirect_blob(&self, blob: &Blob) -> Result<Option<String>> {
-        // Without bytes there is nothing to fetch, nor to lose.
+        // The bytes of an empty blob are never read from the blob store, where its object may be
+        // missing.
         if blob.size == 0 {
             return Ok(None);
         }
         Ok(self.blobs.redirect(&blob.fact.location).await?)
     }
 
-    /// Takes a blob out of a repository. Its bytes stay for the others that hold it, until they are collected.
+    /// Removes a blob from a repository. The bytes stay for other repositories until no repository
+    /// holds the blob and a collection removes the bytes.
     ///
     /// # Errors
-    /// [`Error::BlobUnknown`] when the repository does not hold it.
+    /// [`Error::BlobUnknown`] when the repository does not hold the blob.
     pub async fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
         self.delete_blob_if(repository, digest, &Precondition::default()).await
     }
@@ -56,7 +60,8 @@ impl Registry {
     /// As [`Registry::delete_blob`], if the precondition holds.
     ///
     /// # Errors
-    /// [`Error::PreconditionFailed`] when the precondition does not hold; [`Error::BlobUnknown`] comes first.
+    /// [`Error::BlobUnknown`] when the repository does not hold the blob, whatever the
+    /// precondition; [`Error::PreconditionFailed`] when the precondition does not hold.
     pub async fn delete_blob_if(
         &self,
         repository: &RepositoryName,
@@ -68,7 +73,7 @@ impl Registry {
         Ok(self.keys.delete(&layout::blob(repository, digest)).await?)
     }
 
-    /// Whether a repository holds a blob and its bytes are there.
+    /// Whether a repository holds a blob and the blob's bytes exist in the blob store.
     pub(super) async fn holds(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
         match self.load::<BlobFact>(&layout::blob(repository, digest)).await? {
             Some(fact) => self.is_readable(&fact).await,
@@ -76,8 +81,9 @@ impl Registry {
         }
     }
 
-    /// Puts a blob into a repository whose bytes are stored already. `from` names where to look; without it any repository
-    /// will do.
+    /// Adds a blob whose bytes are stored already to a repository. `from` names the repository to
+    /// take the blob from; without `from` any repository will do. Returns whether the repository
+    /// has the blob.
     pub(super) async fn mount(
         &self,
         repository: &RepositoryName,

@@ -1,4 +1,5 @@
-//! How facts lie in the key-value store: one line of JSON, and behind it, for a manifest, the bytes themselves.
+//! The format of facts in the key-value store: one line of JSON and, for a manifest, the manifest's
+//! bytes after that line.
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -20,21 +21,23 @@ pub(super) struct TagFact {
     pub pushed_ms: u64,
 }
 
-/// What a manifest is. Its bytes lie behind this fact, or, where they are too many, with the blobs.
+/// A manifest. The manifest's bytes follow this fact in the same value or, above a size limit, are
+/// in the blob store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ManifestFact {
     pub media_type: String,
     pub size: u64,
     #[serde(default)]
     pub pushed_ms: u64,
-    /// Tells the push that wrote this from all others.
+    /// A random number that identifies the push that wrote this fact.
     #[serde(default)]
     pub push: u64,
-    /// Whether a fact of its own says where the bytes are. It is the only one to say so, as two pushes of one manifest
-    /// store its bytes in two places and only one of them is kept.
+    /// Whether the bytes are in the blob store. The fact under `large/` then says where, and no
+    /// other fact does: two pushes of one manifest store its bytes in two places, and only one
+    /// place is kept.
     #[serde(default)]
     pub large: bool,
-    /// The manifest that it refers to.
+    /// The digest of the manifest's subject.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Digest>,
 }
@@ -54,26 +57,26 @@ pub(super) struct Progress {
     pub offset: u64,
 }
 
-/// Where an upload stands. A second fact of the same form may tell how far the bytes go that a broken request left
-/// (`session.rs`).
+/// The state of an upload. A second fact of the same form may describe the bytes that a broken
+/// request left (`session.rs`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct UploadFact {
     pub stage: Stage,
     pub hasher: HasherState,
     pub offset: u64,
-    /// Makes two states of one upload differ even where their other members do not.
+    /// Makes two states of one upload differ even if their other members are equal.
     pub revision: u64,
     pub begun_ms: u64,
     pub changed_ms: u64,
-    /// The whole content, which a closing request is about to commit.
+    /// The state with the whole content, which a closing request is about to commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<Progress>,
-    /// In the second fact: the stage of the first one to which the bytes were added.
+    /// Only in the second fact: the stage of the first fact to which the bytes were added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub added_to: Option<Stage>,
 }
 
-/// That a repository exists.
+/// The statement that a repository exists.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct RepositoryFact {
     pub pushed_ms: u64,
@@ -84,7 +87,7 @@ impl Registry {
         Ok(self.load_version(key).await?.map(|(fact, _, _)| fact))
     }
 
-    /// A fact with the bytes behind it and its version.
+    /// A fact, the bytes after its line, and its version.
     pub(super) async fn load_version<T: DeserializeOwned>(&self, key: &str) -> Result<Option<(T, Bytes, Version)>> {
         let Some(entry) = self.keys.get(key).await? else { return Ok(None) };
         let line = entry.value.iter().position(|b| *b == b'\n').unwrap_or(entry.value.len());
@@ -95,11 +98,11 @@ impl Registry {
         }
     }
 
-    /// Which of these keys there are.
+    /// For each of `keys`, in order, whether the key exists.
     pub(super) async fn are_there(&self, keys: Vec<String>) -> Result<Vec<bool>> {
         let reads = keys.into_iter().map(|key| async move {
             match self.keys.get(&key).await {
-                // A damaged value is there.
+                // A key with a damaged value exists.
                 Err(store::Error::Corrupt(_)) => Ok(true),
                 entry => entry.map(|entry| entry.is_some()),
             }
@@ -114,7 +117,7 @@ impl Registry {
     }
 }
 
-/// A fact's value, with `behind` after its line.
+/// The value for a fact: its line of JSON, with `behind` after the line.
 pub(super) fn to_line<T: Serialize>(key: &str, fact: &T, behind: &[u8]) -> Result<Bytes> {
     let unlikely = |e: serde_json::Error| store::Error::Corrupt(format!("the value of {key}: {e}"));
     let mut line = serde_json::to_vec(fact).map_err(unlikely)?;

@@ -1,12 +1,20 @@
-//! How a push and a collection stay out of each other's way without a lock.
+//! How a push and a garbage collection run at the same time without a lock.
 //!
-//! A push *holds* the keys that it is going to lean on: it reads whether a round of the collection is under way. If none is, it goes on
-//! and looks again when it has written. If nothing has begun by then, whatever round comes next sees what was written. If a round is under
-//! way, the push first *rescues* its keys, each by a key of its own, and only then looks whether they are there. The collector
-//! says which keys it is about to remove before it looks for rescues. Each of the two writes before it reads, so at least one
-//! of them sees the other, and neither needs a condition of the store. Rescues are forgotten when the round after theirs ends, so a push
-//! that finds a later round than that rescues again. The second time what the push wrote is there already, so it is enough that
-//! what it leans on is still there as well: a push gets through however often rounds begin and end beside it.
+//! A push *holds* the keys that it refers to. First the push reads whether a round of the
+//! collection is active.
+//!
+//! - No round is active: the push goes on, and reads the collection's state again after its writes.
+//!   If no round has begun by then, every later round sees the writes of the push.
+//!
+//! - A round is active: the push first *rescues* (protects) its keys, by writing one key
+//!   `rescued/<key>` for each, and only then checks that the keys exist. The collector announces
+//!   the keys that it is about to remove before it reads the rescue keys. Both sides write before
+//!   they read, so at least one side sees the other, and neither side needs conditional writes.
+//!
+//! The rescue keys of a round are deleted at the end of the next round, so a push that finds a
+//! later round rescues its keys again. On a second try the keys that the push writes exist already,
+//! so the push only checks that those keys and the keys that it refers to still exist. A push
+//! therefore succeeds even when rounds begin and end during its tries.
 
 use std::collections::HashSet;
 
@@ -18,27 +26,30 @@ use super::limits::{CALLS_AT_ONCE_MAX, RIGHT_OF_WAY_MS, SWEEPING_MS_MAX};
 use super::{Error, Registry, Result, layout};
 use crate::store::{self, When};
 
-/// How often a push begins anew because a round began or ended beside it.
+/// How many tries a push has when rounds begin or end during the push.
 pub(super) const HOLD_TRIES_MAX: usize = 4;
 
-/// Where the collection stands, for all to see.
+/// The state of the collection, which every push reads.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct CollectionFact {
     pub round: u64,
     pub active: bool,
-    /// The keys that are being removed just now, and since when.
+    /// The keys that the collector is removing at present. The announcement was made at
+    /// `sweeping_ms` (milliseconds since the Unix epoch).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sweeping: Vec<String>,
     #[serde(default)]
     pub sweeping_ms: u64,
-    /// When the last round ended.
+    /// When the last round ended, in milliseconds since the Unix epoch.
     #[serde(default)]
     pub ended_ms: u64,
 }
 
 impl CollectionFact {
-    /// Whether one of `keys` is being removed just now. An announcement that is too old, or dated so far in the future that
-    /// the clock must have been set back since, comes from a collector that was cut off.
+    /// Whether the collector is removing one of `keys` at present. An announcement that is older
+    /// than `SWEEPING_MS_MAX` comes from a collector that was cut off and is ignored. An
+    /// announcement that is dated further in the future is ignored too: the clock must have been
+    /// set back since.
     fn is_sweeping(&self, keys: &[String], now_ms: u64) -> bool {
         if now_ms.abs_diff(self.sweeping_ms) > SWEEPING_MS_MAX {
             return false;
@@ -48,7 +59,7 @@ impl CollectionFact {
     }
 }
 
-/// Keys that are held, as long as the collection stands where it stood.
+/// The result of holding keys. The keys are held as long as the collection's state equals this one.
 #[derive(Debug)]
 pub(super) struct Hold {
     round: u64,
@@ -56,7 +67,7 @@ pub(super) struct Hold {
 }
 
 impl Hold {
-    /// Whether a round is under way.
+    /// Whether a round of the collection was active when the keys were held.
     pub(super) fn is_active(&self) -> bool {
         self.active
     }
@@ -67,10 +78,12 @@ impl Registry {
         Ok(self.load(layout::COLLECTION).await?.unwrap_or_default())
     }
 
-    /// Holds `keys`, which need not exist. Whether they do must be looked at after this and before [`Registry::is_held`].
+    /// Holds `keys`, which need not exist. The caller must check whether the keys exist after this
+    /// call and before [`Registry::is_held`].
     ///
     /// # Errors
-    /// [`Error::Busy`] when one of them is being removed just now.
+    /// [`Error::Busy`] when the collector is removing one of `keys` at present, or when later
+    /// rounds begin during every try.
     pub(super) async fn hold(&self, keys: &[String]) -> Result<Hold> {
         let mut collection = self.collection().await?;
         for _ in 0..HOLD_TRIES_MAX {
@@ -80,7 +93,8 @@ impl Registry {
             }
             self.rescue(keys, round).await?;
             collection = self.collection().await?;
-            // What is rescued is forgotten at the end of the next round. In a later one it must be rescued anew.
+            // The rescue keys of a round are deleted at the end of the next round. In a later round
+            // the push must rescue its keys again.
             if collection.active && collection.round <= round + 1 {
                 if collection.is_sweeping(keys, self.platform.now_ms()) {
                     return Err(Error::Busy);
@@ -100,14 +114,18 @@ impl Registry {
         stream::iter(rescues).buffer_unordered(CALLS_AT_ONCE_MAX).try_collect().await
     }
 
-    /// Whether nothing came in between: what was found after [`Registry::hold`] is there to stay. If not, it must be held anew.
+    /// Whether the collection's state is unchanged since [`Registry::hold`]. If so, the collection
+    /// removes no key that the caller found in between. If not, the caller must hold the keys
+    /// again.
     pub(super) async fn is_held(&self, hold: &Hold) -> Result<bool> {
         let collection = self.collection().await?;
         Ok(collection.round == hold.round && collection.active == hold.active)
     }
 
-    /// Notes that a push was refused for content that a collection may just have removed, so that the client can push it again:
-    /// the rounds that begin during the next seconds remove nothing at once.
+    /// Notes that a push was refused for missing content that a collection may have removed a
+    /// moment ago. The rounds that begin during the next `RIGHT_OF_WAY_MS` remove nothing at once,
+    /// so that the client can push the content again. Writes nothing if no round is active and the
+    /// last round ended more than `RIGHT_OF_WAY_MS` ago.
     pub(super) async fn ask_for_time(&self) -> Result<()> {
         let (collection, now_ms) = (self.collection().await?, self.platform.now_ms());
         if !collection.active && now_ms.abs_diff(collection.ended_ms) > RIGHT_OF_WAY_MS {
@@ -116,13 +134,15 @@ impl Registry {
         self.store(layout::COLLECTION_REFUSED, &now_ms, When::Always).await
     }
 
-    /// Whether a push was refused so a short while ago.
+    /// Whether a push was refused for missing content during the last `RIGHT_OF_WAY_MS`.
     pub(super) async fn is_asked_for_time(&self) -> Result<bool> {
         let refused_ms: Option<u64> = self.load(layout::COLLECTION_REFUSED).await?;
         Ok(refused_ms.is_some_and(|refused_ms| self.platform.now_ms().abs_diff(refused_ms) <= RIGHT_OF_WAY_MS))
     }
 
-    /// Lets `key` hold the content that the fact under `source` leads to, if it is there and, where it is known, of this size.
+    /// Copies the fact under `source` to `key`, so that `key` refers to the same content. Returns
+    /// `false` when the fact or its content is missing or about to be removed, or when the content
+    /// does not have `size` bytes.
     pub(super) async fn share(&self, key: &str, source: &str, size: Option<u64>) -> Result<bool> {
         let mut written: Option<BlobFact> = None;
         for _ in 0..HOLD_TRIES_MAX {
@@ -132,16 +152,19 @@ impl Registry {
             let hold = self.hold(&[]).await?;
             match &written {
                 None => {
-                    // Again, now that it is held: a whole round may have passed.
+                    // Read the fact again under the hold: a whole round may have passed since the
+                    // first read.
                     let known: Option<BlobFact> = self.load(source).await?;
                     let Some(fact) = known.filter(|known| size.is_none_or(|size| known.size == size)) else {
                         return Ok(false);
                     };
-                    // It may be removed in this very round, before anything that we write is seen.
+                    // The active round may remove the content before the collector sees the key
+                    // written here.
                     if hold.active && self.is_condemned(&fact).await? || !self.is_readable(&fact).await? {
                         return Ok(false);
                     }
-                    // Never over what another push has put there: by the time that this is written the content may be gone.
+                    // Do not overwrite the fact of another push: the content of this fact may be
+                    // gone by the time of the write.
                     match self.store(key, &fact, When::Absent).await {
                         Err(Error::Store(store::Error::Conflict(_))) => {
                             written = self.load(key).await?;
@@ -151,7 +174,8 @@ impl Registry {
                     }
                     written = Some(fact);
                 }
-                // Others may lean on what lies under the key by now, even on the same content: it goes only with its content.
+                // Another push may already use the fact under `key`, even for the same content.
+                // Delete the fact only if its content is gone.
                 Some(fact) if !self.is_readable(fact).await? => {
                     if self.load::<BlobFact>(key).await?.as_ref() == Some(fact) {
                         self.keys.delete(key).await?;
@@ -163,7 +187,8 @@ impl Registry {
                     written = None;
                     continue;
                 }
-                // The fact was written before the collection's state was read: whatever round comes next sees it.
+                // The fact was written before the collection's state was read, so every later round
+                // sees the fact.
                 Some(_) => return Ok(true),
             }
             if self.is_held(&hold).await? {

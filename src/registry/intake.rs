@@ -1,4 +1,5 @@
-//! What happens to content on its way in: it is counted, measured against what was declared, and hashed.
+//! Verification of incoming content: bytes are counted, compared with the declared length, and
+//! hashed.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,16 +12,16 @@ use super::{Error, Result};
 use crate::oci::Hasher;
 use crate::store::{self, Body, BodyError};
 
-/// Watches a body that a store takes in, and keeps what it saw.
+/// Observes a body while a store reads the body, and keeps the hasher and the counts.
 pub(super) struct Intake {
     state: Arc<Mutex<State>>,
 }
 
-/// What a store has of a body.
+/// The result of a body that a store has read.
 pub(super) struct Received<T> {
-    /// What the store made of it.
+    /// The stage that the store returned for the body.
     pub(super) stage: T,
-    /// With the body's bytes.
+    /// The hasher after the body's bytes.
     pub(super) hasher: Hasher,
     /// How many bytes the body brought.
     pub(super) bytes: u64,
@@ -32,9 +33,9 @@ struct State {
     hasher: Hasher,
     received: u64,
     failure: Option<BodyError>,
-    /// The body has ended for the store, well or not.
+    /// The store has seen the end of the body, or an error.
     ended: bool,
-    /// The store was told of a good end although the client broke the body off.
+    /// The store saw a regular end although the client broke the body off.
     cut: bool,
 }
 
@@ -47,8 +48,9 @@ struct Watched {
 }
 
 impl Intake {
-    /// Wraps `body`, which must have `range_bytes`, where the client names a range, and at most `limit_bytes`. With `keeps_cut`
-    /// a client that breaks off looks to the store like the end of the body, so that the store keeps what came.
+    /// Wraps `body`, which must have `range_bytes`, if the client names a range, and at most
+    /// `limit_bytes`. With `keeps_cut`, the store sees a regular end when the client breaks the
+    /// body off, so that the store keeps the bytes that arrived.
     pub(super) fn new(
         body: Body,
         hasher: Hasher,
@@ -62,10 +64,12 @@ impl Intake {
         (Self { state }, Body::new(watched))
     }
 
-    /// What came, if all is well with the store, and with the body but for an end that came too early.
+    /// The bytes that arrived. When the client broke the body off and the store kept the bytes, the
+    /// result has `cut`. Any other failure of the body or the store is an error.
     pub(super) fn finish<T>(self, appended: store::Result<T>) -> Result<Received<T>> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // A store reports a failing body as a failure of its own; whose it is only we know.
+        // A store reports a failing body as a failure of its own. Only this wrapper can tell a
+        // client error from a store error.
         let failure = state.failure.as_ref().map(|failure| error_of(failure, state.received));
         match (failure, appended) {
             (Some(failure), Ok(stage)) if state.cut => Ok(state.received_as(stage, Some(failure))),
@@ -97,7 +101,8 @@ fn error_of(failure: &BodyError, received: u64) -> Error {
 }
 
 impl Watched {
-    /// How many bytes the body must have, by its range or by itself.
+    /// How many bytes the body must have: the length of the range, or else the length that the body
+    /// declares.
     fn declared(&self) -> Option<u64> {
         self.range_bytes.or(self.body.length())
     }
@@ -105,8 +110,9 @@ impl Watched {
     fn watch(&self, frame: Option<Result<Frame<Bytes>, BodyError>>) -> Option<Result<Frame<Bytes>, BodyError>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let declared = self.declared();
-        // A body that is longer than it may be, or whole and not as long as its range, is wrong; a body that ends too early
-        // is right as far as it goes.
+        // A body is wrong if the body is longer than allowed, or if it ends regularly and is
+        // shorter than its range. The bytes of a body that ends too early are right as far as they
+        // go.
         let (failure, is_cut) = match frame {
             Some(Ok(frame)) => {
                 let data = frame.data_ref().map_or(&[][..], |data| data);
@@ -137,7 +143,7 @@ impl Watched {
         };
         state.failure = Some(failure.clone());
         state.ended = true;
-        // Where nothing came the store had better undo what it did.
+        // If no byte arrived, the store gets the error, so that the store undoes its append.
         state.cut = is_cut && self.keeps_cut && state.received > 0;
         if state.cut { None } else { Some(Err(failure)) }
     }
@@ -159,7 +165,7 @@ impl http_body::Body for Watched {
         Poll::Ready(self.watch(frame))
     }
 
-    /// What the body says itself: a range that was declared for it may be wrong.
+    /// The length that the body declares itself: the range that the client declared may be wrong.
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }

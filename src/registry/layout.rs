@@ -1,26 +1,27 @@
-//! The keys: the only place that makes or parses them.
+//! The keys of the key-value store. Only this file makes or parses keys.
 //!
 //! | fact | key |
 //! | --- | --- |
 //! | a repository exists | `repository/<repo>!` |
 //! | a tag | `tag/<repo>!<tag>` |
-//! | a digest's tags, and when they were noted | `tagged/<repo>!<digest>!<tag>` |
+//! | reverse index: the tags of a digest, each with its time | `tagged/<repo>!<digest>!<tag>` |
 //! | a manifest is in a repository | `manifest/<repo>!<digest>` |
 //! | a blob is in a repository | `blob/<repo>!<digest>` |
-//! | a blob is somewhere | `content/<digest>` |
+//! | a blob is stored, for all repositories | `content/<digest>` |
 //! | a manifest refers to a subject | `referrer/<repo>!<subject>!<digest>` |
-//! | no longer written: a fallback list was taken in | `adopted/<repo>!<subject>` |
+//! | not written any more: a fallback list was imported | `adopted/<repo>!<subject>` |
 //! | a warning about a repository | `warning/<repo>!` |
 //! | a warning about a tag | `warning/<repo>!<tag>` |
 //! | where the bytes of a large manifest are | `large/<repo>!<digest>` |
 //! | an upload | `upload/<repo>!<session>` |
-//! | where the collection stands | `collection/…` |
-//! | a key or object was not in use | `condemned/<key>`, `condemned/stored/<name>` |
-//! | a key came into use beside a collection | `rescued/<key>` |
+//! | the state of the collection | `collection/…` |
+//! | a collection found a key or object unused | `condemned/<key>`, `condemned/stored/<name>` |
+//! | a push uses a key while a collection runs | `rescued/<key>` |
 //!
-//! The kind comes first and `!`, which no name contains, ends a name: so nothing that a user may call a repository or a tag
-//! can make one fact look like another, and `a` and `a/b` never mix. Keys that begin with `pack/` belong to the packed blob store,
-//! those that begin with `auth/` to the layer `auth`.
+//! A key begins with its kind. The character `!`, which no name contains, ends a name. So no name
+//! of a repository or a tag can make one fact look like another, and `a` and `a/b` never mix. Keys
+//! that begin with `pack/` belong to the packed blob store, keys that begin with `auth/` to the
+//! layer `auth`.
 
 use std::fmt::Display;
 
@@ -80,17 +81,18 @@ pub(super) fn upload(repository: &RepositoryName, session: &str) -> String {
     format!("upload/{repository}!{session}")
 }
 
-/// What a broken request left of the upload under `upload`.
+/// The key of the state that a broken request left of the upload under the key `upload`.
 pub(super) fn arrived(upload: &str) -> String {
     format!("{upload}!arrived")
 }
 
-/// The keys of one kind in a repository. The collector, which goes by what it finds, does not know a checked name.
+/// The prefix of the keys of one kind in a repository. The collector takes the name from a key that
+/// it found, so the name need not be a parsed `RepositoryName`.
 pub(super) fn of_repository(kind: &str, repository: &impl Display) -> String {
     format!("{kind}/{repository}!")
 }
 
-/// A repository's name in a key of this kind.
+/// The name of the repository in a key of this kind.
 pub(super) fn repository_in<'a>(kind: &str, key: &'a str) -> Option<&'a str> {
     Some(key.strip_prefix(kind)?.strip_prefix('/')?.split_once('!')?.0)
 }
@@ -107,7 +109,7 @@ pub(super) fn collection_cursor(dry_run: bool) -> &'static str {
     if dry_run { "collection/dry-run" } else { "collection/cursor" }
 }
 
-/// What the keys of the collector's marks begin with.
+/// The prefix of the keys that hold the collector's marks.
 pub(super) fn collection_marks(dry_run: bool) -> String {
     format!("{}!", collection_cursor(dry_run))
 }
@@ -118,7 +120,7 @@ pub(super) fn condemned(key: &str) -> String {
 
 pub(super) const CONDEMNED: &str = "condemned/";
 
-/// Not a key of its own: how an object of the blob store is called among those that are condemned.
+/// The name of an object of the blob store in the keys of condemned objects. Not a key by itself.
 pub(super) fn stored(name: &str) -> String {
     format!("stored/{name}")
 }

@@ -1,4 +1,5 @@
-//! Manifests: pushing, pulling, deleting (distribution-spec, "Pushing manifests", "Deleting manifests").
+//! Manifests: pushing, pulling, deleting (distribution-spec, "Pushing manifests", "Deleting
+//! manifests").
 
 use std::collections::BTreeSet;
 
@@ -15,29 +16,31 @@ use bytes::Bytes;
 /// A manifest that a repository holds.
 #[derive(Debug)]
 pub struct Manifest {
-    /// Its digest.
+    /// The digest of the manifest.
     pub digest: Digest,
-    /// The media type it was pushed with, without parameters.
+    /// The media type that the manifest was pushed with, without parameters.
     pub media_type: String,
-    /// Its size in bytes.
+    /// The size of the manifest in bytes.
     pub size: u64,
-    /// The key that says where its bytes are, if they are not here.
+    /// The key of the fact that says where the bytes are in the blob store; `None` for a manifest
+    /// whose bytes are in `inline`.
     large: Option<String>,
     inline: Bytes,
 }
 
-/// What a push made.
+/// The result of a push.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pushed {
     /// The digest of the manifest.
     pub digest: Digest,
-    /// The manifest that it refers to.
+    /// The digest of the manifest's subject, if the manifest has a subject.
     pub subject: Option<Digest>,
-    /// The tags that point to it now, of those that were asked for beside the reference.
+    /// The tags that point to the manifest now, out of the tags that the request named beside its
+    /// reference.
     pub tags: Vec<Tag>,
 }
 
-/// A manifest on its way in.
+/// A manifest that is being pushed.
 pub(super) struct Push<'a> {
     pub(super) repository: &'a RepositoryName,
     pub(super) manifest: &'a oci::Manifest,
@@ -47,8 +50,9 @@ pub(super) struct Push<'a> {
 }
 
 impl Push<'_> {
-    /// The keys that must stay from now on: the push's own and those of all content that the manifest names, which may be here
-    /// as a blob, as a manifest or as both.
+    /// The keys that must not be collected from now on: the keys that the push writes, and the keys
+    /// of all content that the manifest names. The repository may have that content as a blob, as a
+    /// manifest or as both. `ways` are the keys of the reverse index (digest to tag).
     fn leans_on(&self, nested: &BTreeSet<Digest>, ways: &[String]) -> Vec<String> {
         let repository = self.repository;
         let mut keys = self.own_keys(ways);
@@ -60,7 +64,8 @@ impl Push<'_> {
         keys
     }
 
-    /// The keys that the push writes whatever the size of the manifest.
+    /// The keys that a push writes for a manifest of any size. `ways` are the keys of the reverse
+    /// index (digest to tag).
     fn own_keys(&self, ways: &[String]) -> Vec<String> {
         let (repository, digest) = (self.repository, &self.descriptor.digest);
         let mut keys = vec![layout::manifest(repository, digest), layout::repository(repository)];
@@ -74,7 +79,7 @@ impl Registry {
     /// Looks a manifest up: two key reads by tag, one by digest.
     ///
     /// # Errors
-    /// [`Error::ManifestUnknown`] when the repository does not have it.
+    /// [`Error::ManifestUnknown`] when the repository does not have the manifest.
     pub async fn manifest(&self, repository: &RepositoryName, reference: &Reference) -> Result<Manifest> {
         let unknown = || Error::ManifestUnknown(reference.to_string());
         let digest = match reference {
@@ -98,20 +103,22 @@ impl Registry {
         }
     }
 
-    /// The bytes of a manifest that the fact under `key` leads to.
+    /// The bytes of a large manifest. The fact under `key` says where the bytes are.
     pub(super) async fn read_large(&self, key: &str) -> Result<Body> {
         let missing = || store::Error::Corrupt(format!("the value of {key} is missing"));
         let fact: BlobFact = self.load(key).await?.ok_or_else(missing)?;
         Ok(self.blobs.read(&fact.location, 0..fact.size).await?)
     }
 
-    /// Stores a manifest, and lets the tag point to it, if `reference` is one, and `tags` as well. When the store fails after
-    /// the first of these, the answer says which of them were done.
+    /// Stores a manifest, then points tags to the manifest: the tag in `reference`, if `reference`
+    /// is a tag, and all of `tags`. When the store fails after the first of `tags` was pointed, the
+    /// result names the tags that were pointed.
     ///
     /// # Errors
-    /// [`Error::TooLarge`], [`Error::ManifestInvalid`]; [`Error::DigestInvalid`] when the bytes do not have the digest that
-    /// `reference` is; [`Error::ManifestBlobUnknown`] when it names content that the repository does not hold. The
-    /// subject may be absent. Nothing is stored then.
+    /// [`Error::TooLarge`], [`Error::ManifestInvalid`]; [`Error::DigestInvalid`] when the bytes do
+    /// not have the digest in `reference`; [`Error::ManifestBlobUnknown`] when the manifest names
+    /// content that the repository does not hold. The subject may be absent. After each of these
+    /// errors nothing is stored.
     pub async fn push_manifest(
         &self,
         repository: &RepositoryName,
@@ -123,11 +130,13 @@ impl Registry {
         self.push_manifest_if(repository, reference, tags, content_type, body, &Precondition::default()).await
     }
 
-    /// As [`Registry::push_manifest`], if the precondition holds of what `reference` leads to; `tags` are pointed in any case.
+    /// As [`Registry::push_manifest`], if the precondition holds for the digest that `reference`
+    /// leads to. The precondition does not apply to `tags`.
     ///
     /// # Errors
-    /// [`Error::PreconditionFailed`] when it does not hold. When another push was faster only at the end, the manifest is stored
-    /// and no tag points to it.
+    /// [`Error::PreconditionFailed`] when the precondition does not hold. When another push moves
+    /// the tag between the first check and the compare-and-swap of the tag, the manifest is stored,
+    /// and this request points no tag to the manifest.
     pub async fn push_manifest_if(
         &self,
         repository: &RepositoryName,
@@ -171,9 +180,11 @@ impl Registry {
             self.point_tag_if(repository, tag, &tag_fact, until_ms, precondition).await?;
         }
         let tags = self.point_tags(repository, tags, &tag_fact, until_ms).await?;
-        // It may have been deleted since, before the tags were there to be deleted with it.
+        // Another request may have deleted the manifest before the tags existed, so that the
+        // deletion missed the tags. Store the manifest again.
         if self.keys.get(&layout::manifest(repository, &digest)).await?.is_none() {
-            // What it names may have gone after it.
+            // The content that the manifest names may be gone too. Remove the tags then, so that no
+            // tag dangles.
             if let Err(error) = self.keep_manifest(&push, &all_tags).await {
                 self.delete_tags_of(repository, &digest).await?;
                 return Err(error);
@@ -184,7 +195,8 @@ impl Registry {
         Ok(Pushed { digest, subject, tags })
     }
 
-    /// Notes that no tag is to come any more: a collection need not wait for it. Best effort, as it waits only for a while.
+    /// Marks the reverse index entries of the tags as done, so that a collection does not wait for
+    /// the tags. Best effort: a collection waits only for a limited time.
     async fn settle(&self, repository: &RepositoryName, digest: &Digest, tags: &[&Tag]) {
         for tag in tags {
             if let Err(error) = self.store(&layout::tag_of(repository, digest, tag), &0u64, When::Always).await {
@@ -193,36 +205,42 @@ impl Registry {
         }
     }
 
-    /// Removes a tag, or a manifest with every tag on it.
+    /// Removes a tag, or a manifest with all tags that point to it.
     ///
     /// # Errors
-    /// [`Error::ManifestUnknown`] when the repository does not have it.
+    /// [`Error::ManifestUnknown`] when the repository does not have the manifest.
     pub async fn delete_manifest(&self, repository: &RepositoryName, reference: &Reference) -> Result<()> {
         let unknown = || Error::ManifestUnknown(reference.to_string());
         match reference {
             Reference::Tag(tag) => {
                 let key = layout::tag(repository, tag);
                 self.keys.get(&key).await?.ok_or_else(unknown)?;
-                // The way back from the digest stays: a push of the same tag may be writing it just now, and where a tag
-                // really points is looked up before it is believed.
+                // Keep the reverse index entry (digest to tag): a push of the same tag may be
+                // writing the entry at the same time. Readers of the reverse index check where the
+                // tag really points.
                 Ok(self.keys.delete(&key).await?)
             }
             Reference::Digest(digest) => {
                 let key = layout::manifest(repository, digest);
                 let fact: ManifestFact = self.load(&key).await?.ok_or_else(unknown)?;
-                // The names go first: one that is left behind would lead nowhere.
+                // Delete the names before the manifest: after a crash in between, a name that is
+                // left would dangle.
                 self.delete_names_of(repository, digest, fact.subject.as_ref()).await?;
                 self.keys.delete(&key).await?;
-                // Those of a push that came in between go too; a push that sees the manifest gone stores it again.
+                // Delete the names again, as another push may have written names in between. A push
+                // that finds its manifest gone stores the manifest again.
                 self.delete_names_of(repository, digest, fact.subject.as_ref()).await
             }
         }
     }
 
-    /// Memory for all that the push of a manifest holds beside its bytes. The bytes are here, so nobody waits for a client.
+    /// Reserves memory for everything that the push of a manifest holds beside the manifest's
+    /// bytes. The bytes have already arrived, so the memory is never held while waiting for a
+    /// client.
     ///
     /// # Errors
-    /// [`Error::Crowded`] in a component when other pushes use the memory. Natively a push waits for it.
+    /// [`Error::Crowded`] in a WebAssembly component when other pushes use the memory. In the
+    /// native program a push waits for the memory.
     async fn reserve_push(&self, size: u64) -> Result<Share> {
         let bytes = size.saturating_mul(PUSH_MEMORY_FACTOR);
         match size {
@@ -231,7 +249,8 @@ impl Registry {
         }
     }
 
-    /// The bytes of a manifest and their memory, which is taken as they come: a client that sends none holds none.
+    /// Receives the bytes of a manifest. Memory is taken as the bytes arrive, so a client that
+    /// sends no bytes holds no memory.
     async fn receive(&self, mut body: Body) -> Result<(Bytes, Share)> {
         let limit_bytes = self.limits.manifest_bytes_max;
         let declared = body.length();
@@ -258,7 +277,7 @@ impl Registry {
                 return Err(Error::Crowded);
             }
             if bytes.capacity() < size as usize {
-                // Doubled, but with no more than the body can have.
+                // Double the capacity, up to the largest size that the body can have.
                 let most = declared.unwrap_or(limit_bytes).max(size);
                 let wanted = (bytes.capacity() as u64 * 2).clamp(size, most);
                 bytes.reserve_exact(wanted as usize - bytes.len());
@@ -276,8 +295,9 @@ impl Registry {
         }
     }
 
-    /// Stores a manifest, with the ways back from it to its tags-to-be, so that a collection takes away neither it nor what it
-    /// names. Says until when the tags may be pointed.
+    /// Stores a manifest and the reverse index (digest to tag) for the tags about to be set, so
+    /// that a collection removes neither the manifest nor the content that the manifest names.
+    /// Returns the deadline for pointing the tags, in milliseconds since the Unix epoch.
     async fn keep_manifest(&self, push: &Push<'_>, tags: &[&Tag]) -> Result<u64> {
         let digest = &push.descriptor.digest;
         let ways: Vec<String> = tags.iter().map(|tag| layout::tag_of(push.repository, digest, tag)).collect();
@@ -295,18 +315,20 @@ impl Registry {
                     return Err(error);
                 }
             };
-            // Rounds that began since the manifest was stored see it. All that it needs is there, and held against the round
-            // that may have begun before.
+            // Rounds that began after the manifest was stored see the manifest. All content that
+            // the manifest needs exists, and is held against a round that may have begun before.
             if let Some(noted_ms) = stored_ms
                 && self.is_stored(push, &ways).await?
             {
                 return Ok(noted_ms + PUSH_MS_MAX / 2);
             }
-            // First, as a collection finds what a push leaves behind by its repository.
+            // Write the repository first: a collection finds by repository what an interrupted push
+            // leaves behind.
             self.note_repository(push.repository).await?;
             self.store_manifest(push).await?;
-            // Before the tags: one that its digest does not know of could not be deleted with it. They also tell a round that begins
-            // before the tags are there that these are to come.
+            // Write the reverse index before the tags: deleting a manifest finds the manifest's
+            // tags by the reverse index. The entries also tell a round that begins before the tags
+            // exist that the tags are about to be set.
             let noted_ms = self.platform.now_ms();
             for way in &ways {
                 self.store(way, &noted_ms, When::Always).await?;
@@ -319,7 +341,7 @@ impl Registry {
         Err(Error::Busy)
     }
 
-    /// Whether all that a push has written is still there, now that it is held.
+    /// Whether all keys that a push has written still exist, now that the push holds the keys.
     async fn is_stored(&self, push: &Push<'_>, ways: &[String]) -> Result<bool> {
         if self.are_there(push.own_keys(ways)).await?.contains(&false) {
             return Ok(false);
@@ -335,7 +357,8 @@ impl Registry {
         push.fact.size > self.limits.manifest_inline_bytes_max
     }
 
-    /// Holds everything that a push leans on, and sees to it that it is there.
+    /// Holds all keys that a push refers to, and checks that the content that the manifest needs
+    /// exists.
     async fn hold_references(&self, push: &Push<'_>, ways: &[String]) -> Result<Hold> {
         let mut nested = Nested::default();
         let mut hold = self.hold(&push.leans_on(&nested.digests, ways)).await?;
@@ -349,8 +372,8 @@ impl Registry {
         Ok(hold)
     }
 
-    /// Takes a manifest back that names what has been collected since, unless another push has stored it too, or it was there before
-    /// and is tagged.
+    /// Removes the pushed manifest, because content that the manifest names has been collected
+    /// since. Keeps the manifest if another push has stored it too, or if a tag points to it.
     async fn withdraw(&self, push: &Push<'_>) -> Result<()> {
         let digest = &push.descriptor.digest;
         let key = layout::manifest(push.repository, digest);
@@ -365,7 +388,8 @@ impl Registry {
             self.keys.delete(&layout::referrer(push.repository, subject, digest.as_str())).await?;
         }
         self.keys.delete(&key).await?;
-        // Of a push that came in between, and may not look any more.
+        // Another push may have pointed a tag in between, and may be past its last check. Store the
+        // manifest again for that push.
         if self.is_tagged(push.repository, digest).await? { self.store_manifest(push).await } else { Ok(()) }
     }
 
@@ -399,7 +423,7 @@ impl Registry {
         }
     }
 
-    /// Puts the bytes of a manifest into the blob store, if they are not there yet.
+    /// Puts the bytes of a manifest into the blob store, unless the bytes are stored already.
     async fn store_large(&self, repository: &RepositoryName, digest: &Digest, bytes: Bytes) -> Result<()> {
         let key = layout::large(repository, digest);
         if let Some(known) = self.load::<BlobFact>(&key).await?
@@ -434,7 +458,8 @@ impl Registry {
         self.store(&layout::tag(repository, tag), fact, when).await
     }
 
-    /// Points tags, each once, until one fails; it is an error only if none could be done.
+    /// Points tags, each tag once, until one fails. Returns the tags that were pointed, or the
+    /// error if the first tag fails.
     async fn point_tags(
         &self,
         repository: &RepositoryName,
@@ -459,7 +484,8 @@ impl Registry {
         Ok(pointed)
     }
 
-    /// Removes what a manifest is found by: its tags, and its place among its subject's referrers.
+    /// Removes the names of a manifest: the tags that point to it, and its entry in the referrers
+    /// of its subject.
     async fn delete_names_of(
         &self,
         repository: &RepositoryName,
@@ -473,7 +499,8 @@ impl Registry {
         }
     }
 
-    /// Removes the tags that point to a digest. The ways back to them stay, as garbage: a push may be writing one just now.
+    /// Removes the tags that point to a digest. The reverse index entries (digest to tag) stay as
+    /// garbage: a push may be writing such an entry at the same time.
     async fn delete_tags_of(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
         let prefix = layout::tags_of(repository, digest);
         let mut last: Option<String> = None;
@@ -482,7 +509,7 @@ impl Registry {
             for key in &keys {
                 let Ok(tag) = key[prefix.len()..].parse() else { continue };
                 let tag_key = layout::tag(repository, &tag);
-                // It may point elsewhere by now.
+                // The tag may point to another digest by now.
                 let fact: Option<TagFact> = self.load(&tag_key).await?;
                 if fact.is_some_and(|fact| fact.digest == *digest) {
                     self.keys.delete(&tag_key).await?;

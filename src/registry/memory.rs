@@ -1,23 +1,24 @@
-//! Memory for work whose size clients choose: manifests on their way in, and pages of referrers. All requests of a registry
-//! share a fixed number of bytes, so that many large requests at once cost no more memory than a few.
+//! Memory for work whose size clients choose: manifests that are pushed, and pages of referrers.
+//! All requests of a registry share a fixed number of bytes, so that many large requests at once
+//! cost no more memory than a few.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// A fixed number of bytes of which requests take shares.
+/// A fixed number of bytes from which requests take shares.
 pub(super) struct Memory {
     total: u64,
     state: Mutex<State>,
 }
 
 struct State {
-    /// Below zero where shares were taken without waiting.
+    /// The number of free bytes. Negative when shares were taken without waiting.
     free: i64,
-    /// The requests that wait, in the order in which they came.
+    /// The waiting requests, in the order of their arrival.
     queue: VecDeque<Waiting>,
-    /// The number of the next request that waits.
+    /// The number for the next request that has to wait.
     next: u64,
 }
 
@@ -32,7 +33,7 @@ pub(crate) struct Share {
     bytes: u64,
 }
 
-/// A place in the queue, given up when the request is dropped.
+/// A place in the queue. The place is given up when the waiting request is dropped.
 struct Place<'a> {
     memory: &'a Memory,
     number: Option<u64>,
@@ -44,7 +45,8 @@ impl Memory {
         Arc::new(Self { total, state: Mutex::new(state) })
     }
 
-    /// Takes `most` bytes, or what is free of them, but never less than `least`. Does not wait.
+    /// Takes `most` bytes, or the free bytes if fewer are free, but never fewer than `least`. Does
+    /// not wait.
     pub(super) fn take(self: &Arc<Self>, least: u64, most: u64) -> Share {
         let mut state = self.state();
         let bytes = (state.free.max(0) as u64).clamp(least, most.max(least));
@@ -52,8 +54,9 @@ impl Memory {
         Share { memory: self.clone(), bytes }
     }
 
-    /// Takes `bytes`, or all bytes if there are not so many, and waits for them behind those that came earlier. `None` where
-    /// requests cannot wait for each other (docs/decisions/0001) and there are not enough bytes just now.
+    /// Takes `bytes`, or the whole memory if `bytes` is more, after waiting for the requests that
+    /// came earlier. In a WebAssembly component requests cannot wait for each other
+    /// (docs/decisions/0001): there the result is `None` when too few bytes are free.
     pub(super) async fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Share> {
         let bytes = bytes.min(self.total);
         let mut place = Place { memory: self, number: None };
@@ -85,7 +88,7 @@ impl Place<'_> {
             state.free -= bytes as i64;
             if self.number.take().is_some() {
                 state.queue.pop_front();
-                // There may be enough for the next one as well.
+                // The rest may be enough for the next request.
                 state.wake_first();
             }
             return Poll::Ready(());
@@ -121,14 +124,15 @@ impl Share {
         self.bytes
     }
 
-    /// Takes more bytes, free or not.
+    /// Grows the share to `bytes`, even if too few bytes are free.
     pub(super) fn force_to(&mut self, bytes: u64) {
         let more = bytes.saturating_sub(self.bytes);
         self.memory.state().free -= more as i64;
         self.bytes += more;
     }
 
-    /// Takes more bytes, if they are free. Does not wait.
+    /// Grows the share to `bytes` if enough bytes are free. Returns whether the share has `bytes`
+    /// now. Does not wait.
     pub(super) fn grow_to(&mut self, bytes: u64) -> bool {
         let more = bytes.saturating_sub(self.bytes);
         let mut state = self.memory.state();
@@ -140,7 +144,7 @@ impl Share {
         is_free
     }
 
-    /// Gives back all but `bytes`.
+    /// Gives back all bytes of the share but `bytes`.
     pub(crate) fn shrink_to(&mut self, bytes: u64) {
         let given_back = self.bytes.saturating_sub(bytes);
         self.bytes -= given_back;
@@ -195,7 +199,8 @@ mod tests {
         }
         drop(gone);
         drop(first);
-        // Though there would be enough for it, it does not overtake.
+        // The small request waits behind the large one, although enough bytes for the small request
+        // are free.
         assert!(small.as_mut().now_or_never().is_none());
         let large = block_on(large).expect("bytes natively");
         assert_eq!((large.bytes(), block_on(small).expect("bytes natively").bytes()), (90, 10));

@@ -1,8 +1,10 @@
-//! Every rule of a registry, without HTTP.
+//! The rules of a registry, without HTTP.
 //!
-//! A [`Registry`] is stateless: all that matters lies in the two stores, one key per fact (`layout`). Any number of them may work
-//! over the same stores. The order of writes is bytes, then membership, then the manifest, then its referrer, then its tag, so that a crash at
-//! any point leaves garbage and never a name that leads nowhere.
+//! A [`Registry`] keeps all facts in its two stores, one key per fact (`layout`), so any number of
+//! registries may work over the same stores. Beyond a request an instance remembers only recent
+//! upload sessions (`begun`), and checks each against the store on the next write. The order of
+//! writes is bytes, then membership in a repository, then the manifest, then its referrer entry,
+//! then its tag, so that a crash at any point leaves garbage at most, and never a dangling name.
 
 mod appending;
 mod begun;
@@ -58,11 +60,11 @@ pub struct Registry {
     expiring: &'static [Expiring],
     begun: Arc<Begun>,
     appending: appending::Uploads,
-    /// What pages of referrers share.
+    /// The memory that pages of referrers share.
     pages_memory: Arc<Memory>,
-    /// What the bytes of manifests on their way in share.
+    /// The memory that the bytes of arriving manifests share.
     receiving_memory: Arc<Memory>,
-    /// What manifests share that have arrived.
+    /// The memory that manifests share that have arrived and are being pushed.
     pushes_memory: Arc<Memory>,
 }
 
@@ -88,7 +90,7 @@ impl Registry {
         }
     }
 
-    /// A registry whose collections also remove the keys of other layers that have expired.
+    /// A registry whose collections also remove the expired keys of other layers.
     #[must_use]
     pub fn with_expiring(self, expiring: &'static [Expiring]) -> Self {
         Self { expiring, ..self }
@@ -104,7 +106,8 @@ impl Registry {
         &*self.platform
     }
 
-    /// Tries what the stores of this host really give.
+    /// Tests the stores of this host, and returns the findings about what the stores really
+    /// guarantee.
     ///
     /// # Errors
     /// When a store cannot be reached.

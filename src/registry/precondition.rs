@@ -1,5 +1,5 @@
-//! Preconditions: what a name must lead to for a change to be made (RFC 9110, section 13.1). Content is what its digest says, so
-//! a precondition names digests.
+//! Preconditions: a change is made only if a name leads to expected content (RFC 9110, section
+//! 13.1). A precondition names digests, as a digest identifies content.
 
 use super::facts::{ManifestFact, TagFact};
 use super::limits::TAG_TRIES_MAX;
@@ -7,26 +7,27 @@ use super::{Error, Registry, Result, layout};
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
 use crate::store::{self, When};
 
-/// What a client expects a name to lead to.
+/// The content that a client expects a name to lead to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// Anything at all.
+    /// Any content.
     Any,
     /// Content with one of these digests.
     OneOf(Vec<Digest>),
 }
 
-/// What must hold for a change to be made. The default asks for nothing.
+/// The conditions for a change. The default has no condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Precondition {
-    /// The name leads to this (`If-Match`).
+    /// The name leads to this content (`If-Match`).
     pub matches: Option<Expected>,
-    /// The name leads to nothing of this (`If-None-Match`).
+    /// The name does not lead to this content (`If-None-Match`).
     pub matches_none: Option<Expected>,
 }
 
 impl Expected {
-    /// Whether content with the digest `current`, or nothing, is what was expected.
+    /// Whether the expectation is met by content with the digest `current`, or by a name without
+    /// content if `current` is `None`.
     pub fn is_met_by(&self, current: Option<&Digest>) -> bool {
         match self {
             Self::Any => current.is_some(),
@@ -36,13 +37,14 @@ impl Expected {
 }
 
 impl Precondition {
-    /// Whether nothing is asked for.
+    /// Whether the precondition has no condition.
     pub fn is_empty(&self) -> bool {
         self.matches.is_none() && self.matches_none.is_none()
     }
 
     /// # Errors
-    /// [`Error::PreconditionFailed`] when `current`, to which the name leads, is not what was asked for.
+    /// [`Error::PreconditionFailed`] when `current`, the digest that the name leads to, does not
+    /// meet the conditions.
     pub fn check(&self, current: Option<&Digest>) -> Result<()> {
         let matches = self.matches.as_ref().is_none_or(|expected| expected.is_met_by(current));
         let matches_none = self.matches_none.as_ref().is_none_or(|expected| !expected.is_met_by(current));
@@ -51,7 +53,7 @@ impl Precondition {
 }
 
 impl Registry {
-    /// The digest that a name leads to, if it leads anywhere.
+    /// The digest that a name leads to; `None` if the name does not exist.
     async fn current(&self, repository: &RepositoryName, reference: &Reference) -> Result<Option<Digest>> {
         match reference {
             Reference::Tag(tag) => {
@@ -65,7 +67,7 @@ impl Registry {
         }
     }
 
-    /// Checks a precondition of a push before the push costs anything.
+    /// Checks the precondition of a push before the push reads its body.
     pub(super) async fn check_push(
         &self,
         repository: &RepositoryName,
@@ -79,12 +81,13 @@ impl Registry {
     }
 
     /// As [`Registry::delete_manifest`], if the precondition holds. The deletion of a tag is a
-    /// compare-and-swap where the store has conditional deletes: a push that moves the tag after the check
-    /// keeps its tag. Elsewhere the tag is checked right before the deletion.
+    /// compare-and-swap where the store has conditional deletes: a push that moves the tag after
+    /// the check keeps its tag. Elsewhere the tag is checked right before the deletion.
     ///
     /// # Errors
-    /// [`Error::PreconditionFailed`] when the precondition does not hold; [`Error::ManifestUnknown`] comes first.
-    /// [`Error::Busy`] when pushes move the tag faster than the registry can check it.
+    /// [`Error::ManifestUnknown`] when the manifest does not exist, whatever the precondition;
+    /// [`Error::PreconditionFailed`] when the precondition does not hold; [`Error::Busy`] when
+    /// pushes move the tag faster than the registry can check the tag.
     pub async fn delete_manifest_if(
         &self,
         repository: &RepositoryName,
@@ -94,8 +97,9 @@ impl Registry {
         match reference {
             Reference::Tag(tag) if !precondition.is_empty() => self.delete_tag_if(repository, tag, precondition).await,
             Reference::Digest(digest) if !precondition.is_empty() => {
-                // A digest leads to the same content for ever, so only the check for a missing manifest
-                // can have another result by the time of the deletion. The deletion repeats that check.
+                // A digest leads to the same content for ever, so only the check for a missing
+                // manifest can have another result by the time of the deletion. The deletion
+                // repeats that check.
                 let current = self.current(repository, reference).await?;
                 precondition.check(Some(&current.ok_or_else(|| Error::ManifestUnknown(digest.to_string()))?))?;
                 self.delete_manifest(repository, reference).await
@@ -119,8 +123,9 @@ impl Registry {
         Err(Error::Busy)
     }
 
-    /// Points a tag if the precondition holds of what the tag points to. Exact where the store has conditions: of two requests
-    /// that may each point the tag only if there is none, one does.
+    /// Points a tag if the precondition holds for the digest that the tag points to. The change is
+    /// a compare-and-swap if the store has conditional writes: of two requests that may each point
+    /// only an absent tag, one succeeds.
     pub(super) async fn point_tag_if(
         &self,
         repository: &RepositoryName,
@@ -161,7 +166,7 @@ mod tests {
     use crate::store::{Entry, KeyValue, Version};
     use bytes::Bytes;
 
-    /// Lets other requests go on before each call.
+    /// A store that lets other requests run before each call.
     struct Yielding(MemoryKeyValue);
 
     #[async_trait::async_trait]
@@ -187,13 +192,14 @@ mod tests {
         }
     }
 
-    /// Points the tag to an index.
+    /// Pushes `content` as a manifest, and points `tag` to the manifest.
     async fn push(registry: &Registry, tag: &Reference, content: &str) {
         registry.push_manifest(&name("a"), tag, &[], None, content.to_owned().into_bytes().into()).await.unwrap();
     }
 
-    /// A conditional deletion of the tag of `index(0)`, with a push of `pushed` before each of its storage calls.
-    /// Gives the results in which the push came between, and what the tag leads to after each.
+    /// Runs a conditional deletion of the tag of `index(0)` again and again, with a push of
+    /// `pushed` before another one of its storage calls each time. Returns, for each deletion that
+    /// a push interrupted, the result and the digest that the tag leads to afterwards.
     fn deletions_that_meet_a_push(condition: &Precondition, pushed: usize) -> Vec<(Result<()>, Option<Digest>)> {
         let (repository, tag) = (name("a"), Reference::Tag("v1".parse().unwrap()));
         let mut met = Vec::new();
@@ -209,7 +215,7 @@ mod tests {
             let registry = Registry::new(keys.clone(), plain.blobs.clone(), platform, Limits::default());
             let result = block_on(registry.delete_manifest_if(&repository, &tag, condition));
             if keys.meddle.lock().unwrap().is_some() {
-                // The deletion ended before its push: nothing hindered it.
+                // The deletion ended before the push began, so no push interrupted the deletion.
                 assert!(result.is_ok(), "{result:?}");
                 break;
             }
@@ -233,7 +239,7 @@ mod tests {
         }
     }
 
-    /// The condition names digests, so a push of the same manifest does not make it fail.
+    /// The condition names digests, so a push of the same manifest does not make the deletion fail.
     #[test]
     fn a_push_of_the_same_manifest_does_not_hinder_a_deletion_under_a_condition() {
         let same = Expected::OneOf(vec![digest(index(0).as_bytes())]);
@@ -271,7 +277,8 @@ mod tests {
         format!(r#"{{"schemaVersion":2,"manifests":[],"annotations":{{"n":"{number}"}}}}"#)
     }
 
-    /// Many requests create a tag, or move the tag from one digest, at the same time: one of them does.
+    /// Many requests create a tag, or move the tag from one digest, at the same time: exactly one
+    /// request succeeds.
     #[test]
     fn of_racing_pushes_under_a_condition_one_wins() {
         block_on(async {

@@ -1,7 +1,9 @@
-//! What a manifest refers to: what must be here when the manifest is pushed, and what a push protects beside a collection.
+//! The references of a manifest: the content that must exist when the manifest is pushed, and the
+//! content that a push protects while a collection runs.
 //!
-//! Whatever digest occurs in a manifest's JSON is protected, as a blob and as a manifest. What must be here is less: the
-//! blobs and children that its descriptors name, but for those that lie elsewhere.
+//! Every digest in a manifest's JSON is protected, as a blob and as a manifest. Less content must
+//! exist: the blobs and children that the descriptors of the manifest name, except for foreign
+//! content, whose descriptors say that the content is stored elsewhere.
 
 use std::collections::BTreeSet;
 
@@ -14,17 +16,18 @@ use crate::oci::manifest::{DOCKER_LIST, OCI_INDEX};
 use crate::oci::{self, Digest, Reference, RepositoryName};
 use crate::store;
 
-/// What the manifests lead to that a manifest names.
+/// The digests that are reached through the manifests that a manifest names.
 #[derive(Debug, Default)]
 pub(super) struct Nested {
     /// All digests that must be protected.
     pub digests: BTreeSet<Digest>,
-    /// Those that must be here: what the indexes below an index list.
+    /// The digests that must exist: the children that the indexes below an index list.
     pub children: BTreeSet<Digest>,
 }
 
 impl Registry {
-    /// The number of digests in a manifest decides how many keys a push reads and, beside a collection, writes.
+    /// Limits the number of digests in a manifest, which decides how many keys a push reads and,
+    /// while a collection runs, writes.
     pub(super) fn check_count(&self, manifest: &oci::Manifest) -> Result<()> {
         let most = self.limits.manifest_references_max;
         if manifest.digests().len() <= most {
@@ -33,8 +36,9 @@ impl Registry {
         Err(Error::ManifestInvalid(format!("the manifest names more than {most} descriptors and digests")))
     }
 
-    /// Everything that the manifest needs must be here, so that what can be pulled can be pulled whole, unless a setting allows
-    /// otherwise. A child may be a manifest or, as in BuildKit's cache, a blob.
+    /// Checks that the repository has all content that the manifest needs, so that every manifest
+    /// that can be pulled is complete. The setting `sparse_manifests` turns the check off. A child
+    /// may be a manifest or, as in BuildKit's cache, a blob.
     pub(super) async fn check_references(
         &self,
         repository: &RepositoryName,
@@ -55,7 +59,7 @@ impl Registry {
         Err(Error::ManifestBlobUnknown(missing.into_iter().cloned().collect()))
     }
 
-    /// Those of the digests whose key is not there.
+    /// The digests whose keys do not exist.
     async fn missing<'a>(
         &self,
         digests: BTreeSet<&'a Digest>,
@@ -65,14 +69,16 @@ impl Registry {
         Ok(digests.into_iter().zip(there).filter(|(_, there)| !there).map(|(digest, _)| digest).collect())
     }
 
-    /// What the manifests that a push names lead to, at any depth. A collection that is under way may have found all of it
-    /// unused, and removes what no push protects. The blobs of an image below need no protection: the collector marks what is
-    /// named by a manifest that it has not removed.
+    /// The digests that are reached, at any depth, through the manifests that a push names. An
+    /// active collection may have found all of these digests unused, and removes the digests that
+    /// no push protects. The blobs of an image below need no protection: the collector marks the
+    /// blobs that are named by a manifest that it has not removed.
     pub(super) async fn nested(&self, push: &Push<'_>) -> Result<Nested> {
         let most = self.limits.manifest_references_max;
         let mut nested = Nested::default();
         let (mut read, mut indexes_read) = (BTreeSet::new(), 0);
-        // Children first: what must be here must be recognised also where other members name it as well.
+        // Read children first: a digest that must exist is then recognised even if other members
+        // name that digest too.
         let mut children: BTreeSet<Digest> = push.manifest.children().map(|child| child.digest.clone()).collect();
         let mut others: BTreeSet<Digest> = push.manifest.digests().clone();
         loop {
@@ -87,7 +93,8 @@ impl Registry {
             while let Some(found) = reads.next().await {
                 let Some((manifest, media_type)) = found? else { continue };
                 indexes_read += usize::from(matches!(media_type.as_str(), OCI_INDEX | DOCKER_LIST));
-                // When no collection is under way it can be done.
+                // Without an active collection a push does not read nested manifests, so the client
+                // can push again later.
                 if indexes_read > NESTED_INDEXES_MAX {
                     return Err(Error::Busy);
                 }
@@ -107,7 +114,8 @@ impl Registry {
         }
     }
 
-    /// A manifest of the repository, parsed, with its media type; `None` where there is none of this digest.
+    /// A manifest of the repository, parsed, with its media type; `None` if the repository has no
+    /// manifest of this digest, or one that cannot be parsed.
     async fn parsed(&self, repository: &RepositoryName, digest: Digest) -> Result<Option<(oci::Manifest, String)>> {
         let found = match self.manifest(repository, &Reference::Digest(digest)).await {
             Err(Error::ManifestUnknown(_)) => return Ok(None),

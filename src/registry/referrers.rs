@@ -1,7 +1,9 @@
-//! Referrers: the manifests that name another one as their subject (distribution-spec, "Listing referrers").
+//! Referrers: the manifests that name another one as their subject (distribution-spec, "Listing
+//! referrers").
 //!
-//! Each referrer is a key under its subject, written with the push, so the list is never a document that two pushes could
-//! fight over, and the subject need not be there yet. The value is the referrer's descriptor: a page reads no manifest.
+//! Each referrer is one key under its subject, written by the referrer's push. So two pushes never
+//! change the same document, and the subject may be absent. The value is the referrer's descriptor,
+//! so that a page need not read manifests.
 
 use std::collections::BTreeSet;
 
@@ -18,39 +20,41 @@ use super::{Error, Registry, Result, layout};
 use crate::oci::{self, Descriptor, Digest, Reference, RepositoryName, Tag};
 use crate::store::{self, When};
 
-/// Which referrers are wanted.
+/// The requested referrers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReferrersRequest {
-    /// Only those of this artifact type.
+    /// Only referrers of this artifact type.
     pub artifact_type: Option<String>,
-    /// Only those whose digest sorts after this.
+    /// Only referrers whose digest sorts after this digest.
     pub last: Option<String>,
 }
 
 /// A page of referrers.
 #[derive(Debug)]
 pub struct Referrers {
-    /// Their descriptors, in the order of their digests.
+    /// The descriptors of the referrers, in the order of their digests.
     pub descriptors: Vec<Descriptor>,
-    /// Where the next page begins, if there is one: after this digest. A page may be empty and not the last one.
+    /// The digest after which the next page begins; `None` on the last page. A page may be empty
+    /// without being the last one.
     pub next: Option<String>,
-    /// The memory that the page may use, which must be held as long as the page is.
+    /// The memory that the page may use. The share must be kept as long as the page.
     pub(crate) memory: Share,
 }
 
-/// What lies under the key of a referrer.
+/// The value under the key of a referrer.
 enum Found {
-    /// The manifest was deleted just now.
+    /// The key or its manifest does not exist: the manifest was deleted a moment ago.
     Nothing,
-    /// The descriptor, and how many bytes were read for it.
+    /// The descriptor, and how many bytes were read to get the descriptor.
     Descriptor(Descriptor, u64),
     /// A descriptor too large for a value of the store: the manifest must be read.
     Manifest(Manifest),
 }
 
 impl Registry {
-    /// The manifests of a repository that refer to `subject`, whether that is there or not. Costs one listing and one read
-    /// for each manifest that is looked at. A page ends where its limit of manifests, or of bytes read, is reached.
+    /// The manifests of a repository that refer to `subject`, whether or not the subject exists.
+    /// Costs one listing, and one read for each manifest that is looked at. A page ends at the
+    /// limit of manifests or at the limit of bytes read.
     pub async fn referrers(
         &self,
         repository: &RepositoryName,
@@ -65,10 +69,12 @@ impl Registry {
         keys.truncate(most);
         let digests: Vec<String> = keys.iter().map(|key| key[prefix.len()..].to_owned()).collect();
 
-        // Twice, as a page is written as JSON while its descriptors are there.
+        // Take the page's size twice: the page's JSON is written while the page's descriptors are
+        // still in memory.
         let memory = self.pages_memory.take(REFERRERS_PAGE_BYTES_MIN * 2, REFERRERS_PAGE_BYTES_MAX * 2);
         let bytes_max = memory.bytes() / 2;
-        // Whatever is read ahead is too much if the page ends before it.
+        // Read only so many ahead that they fit into the page: values read beyond the end of a page
+        // are wasted.
         let reads_at_once = (bytes_max / REFERRER_BYTES_MAX).clamp(1, CALLS_AT_ONCE_MAX as u64) as usize;
         let reads = digests.iter().cloned().map(|digest| self.referrer(repository, subject, digest));
         let reads: Vec<_> = reads.collect();
@@ -77,7 +83,8 @@ impl Registry {
         let (mut bytes, mut looked_at) = (0, 0);
         while let Some(found) = found.try_next().await? {
             bytes += found.bytes();
-            // The first one is looked at in any case, or the list would never end.
+            // Look at the first referrer in any case, or a list with a large referrer would never
+            // end.
             if bytes > bytes_max && looked_at > 0 {
                 break;
             }
@@ -89,7 +96,7 @@ impl Registry {
             };
             page.descriptors.extend(descriptor.filter(|descriptor| {
                 let wanted = request.artifact_type.as_deref();
-                // Letter case of media types does not count.
+                // Media types are compared without regard to letter case.
                 let is_of =
                     |of: &str| descriptor.artifact_type.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(of));
                 wanted.is_none_or(is_of)
@@ -103,7 +110,8 @@ impl Registry {
         Ok(page)
     }
 
-    /// Refuses a manifest with a subject whose descriptor is too large to be repeated in each list of referrers.
+    /// Refuses a manifest that has a subject and a descriptor over `REFERRER_BYTES_MAX`, as each
+    /// list of referrers repeats the descriptor.
     pub(super) fn check_referrer(&self, manifest: &oci::Manifest, descriptor: &Descriptor) -> Result<()> {
         let bytes = if manifest.subject.is_some() { to_json(descriptor)?.len() as u64 } else { 0 };
         if bytes <= REFERRER_BYTES_MAX {
@@ -115,7 +123,7 @@ impl Registry {
         )))
     }
 
-    /// Notes that a manifest refers to its subject.
+    /// Writes the referrer entry of a manifest under its subject.
     pub(super) async fn note_referrer(
         &self,
         repository: &RepositoryName,
@@ -124,7 +132,8 @@ impl Registry {
     ) -> Result<()> {
         let key = layout::referrer(repository, subject, descriptor.digest.as_str());
         let mut value = to_json(descriptor)?;
-        // Annotations may be larger than the store's values; these are read from the manifest.
+        // A descriptor with large annotations may not fit into a value of the store. An empty value
+        // means that the descriptor is read from the manifest.
         if value.len() as u64 > self.limits.manifest_inline_bytes_max {
             value.clear();
         }
@@ -151,7 +160,8 @@ impl Registry {
         }
     }
 
-    /// A manifest's descriptor, from its bytes.
+    /// A manifest's descriptor, made from the manifest's bytes; `None` if the bytes cannot be
+    /// parsed.
     async fn read_descriptor(&self, manifest: &Manifest) -> Result<Option<Descriptor>> {
         let body = self.read_manifest(manifest).await?;
         let bytes = body.collect_up_to(manifest.size).await.map_err(store::Error::from)?;
@@ -161,9 +171,10 @@ impl Registry {
         Ok(Some(parsed.descriptor(&media_type, &manifest.digest, manifest.size)))
     }
 
-    /// Takes in what an index lists that is pushed under a fallback tag, `<algorithm>-<hex>` of a subject: there clients list
-    /// a subject's referrers at registries without a list of their own ("Enabling the referrers API"). Each referrer is in
-    /// the registry's list since its own push, so only lost ones are written, and a push that is cut off can be sent again.
+    /// Imports the list of an index that is pushed under a fallback tag, `<algorithm>-<hex>` of a
+    /// subject. At registries without the referrers API, clients list the referrers of a subject
+    /// under that tag ("Enabling the referrers API"). Each referrer is in the registry's list since
+    /// its own push, so only lost entries are written. A push that is cut off can be sent again.
     pub(super) async fn adopt_listed(
         &self,
         repository: &RepositoryName,
@@ -201,7 +212,8 @@ impl Registry {
         };
         let Some(descriptor) = self.read_descriptor(&manifest).await? else { return Ok(()) };
         self.note_referrer(repository, &subject, &descriptor).await?;
-        // A deletion may have come in between, and has not found the key.
+        // Another request may have deleted the manifest before this entry was written, and so has
+        // missed the entry.
         if self.keys.get(&key).await?.is_none() {
             self.keys.delete(&referrer).await?;
         }
@@ -210,7 +222,7 @@ impl Registry {
 }
 
 impl Found {
-    /// How many bytes a page costs for this, in reads or in memory.
+    /// How many bytes of a page's limit the value uses, for reading or for memory.
     fn bytes(&self) -> u64 {
         match self {
             Self::Nothing => 0,
@@ -220,7 +232,8 @@ impl Found {
     }
 }
 
-/// The subject whose referrers are listed under a tag. A sha512 digest makes no tag, as it is too long.
+/// The subject whose referrers are listed under a tag. A sha512 digest makes no tag, as it is too
+/// long.
 fn subject_of(tag: &Tag) -> Option<Digest> {
     tag.as_str().replacen('-', ":", 1).parse().ok()
 }

@@ -1,4 +1,5 @@
-//! A body cut into segments that are appended one by one, for stores that keep nothing of an append that breaks off.
+//! A body cut into segments that are appended one by one, for stores that keep nothing of an append
+//! that breaks off.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +11,7 @@ use http_body::{Frame, SizeHint};
 use super::limits::SEGMENTS_MAX;
 use crate::store::{Body, BodyError};
 
-/// A body of known length, of which segments are taken one after the other.
+/// A body of known length that is read segment by segment.
 pub(super) struct Segments {
     source: Arc<Mutex<Source>>,
     left: u64,
@@ -19,7 +20,7 @@ pub(super) struct Segments {
 
 struct Source {
     body: Body,
-    /// Bytes that came with the end of a segment and belong to the next one.
+    /// Bytes that arrived with the end of a segment and belong to the next segment.
     held: Bytes,
 }
 
@@ -29,8 +30,9 @@ struct Segment {
 }
 
 impl Segments {
-    /// Cuts `body` into segments of `segment_bytes`, or larger ones where there would be too many. A body of unknown length, or
-    /// without a segment size, is one segment.
+    /// Cuts `body` into segments of `segment_bytes`, or into larger segments if there would be more
+    /// than `SEGMENTS_MAX`. Returns the body as `Err` if the body fits into one segment, if the
+    /// body's length is unknown, or if there is no segment size.
     pub(super) fn new(body: Body, segment_bytes: Option<u64>) -> Result<Self, Body> {
         let (Some(length), Some(segment_bytes)) = (body.length(), segment_bytes) else { return Err(body) };
         if length <= segment_bytes {
@@ -41,7 +43,7 @@ impl Segments {
         Ok(Self { source, left: length, segment_bytes })
     }
 
-    /// The next segment, after the one before was read to its end.
+    /// The next segment. The caller must read the segment before to its end first.
     pub(super) fn next(&mut self) -> Option<Body> {
         if self.left == 0 {
             return None;

@@ -1,15 +1,19 @@
-//! Upload sessions: where an upload stands, and what a server remembers of it between requests.
+//! Upload sessions: the state of an upload that is kept between requests.
 //!
-//! A session is one key, which has the *acknowledged* state: the one that a client was told. When a request breaks off, the bytes
-//! that came are safe in the store as well. A second key says so, with the *arrived* state, which builds on an acknowledged one
-//! and counts as long as that is the session's. So a broken request, which a server may notice late, never writes what a newer
-//! request has acknowledged, also where the store has no conditions.
+//! A session is one key, whose value is the *acknowledged* state: the state that the client was
+//! told. When a request breaks off, the store keeps the bytes that arrived, and a second key holds
+//! the *arrived* state. The arrived state builds on one acknowledged state and counts as long as
+//! the session has that acknowledged state. A broken request, which a server may notice late,
+//! therefore never overwrites what a newer request has acknowledged, even in a store without
+//! conditional writes.
 //!
-//! A chunk without a range comes from a client that knows of the acknowledged state only, so the chunk goes there; a chunk with a
-//! range may go on from either. An answer that tells the offset makes the arrived state the acknowledged one.
+//! A chunk without a range continues the acknowledged state, the only state that its client knows.
+//! A chunk with a range may continue either state. An answer that tells the offset makes the
+//! arrived state the acknowledged one.
 //!
-//! A closing request writes down what it is about to commit, beside the acknowledged state: after a crash in between the stage may be
-//! gone, and the commit can be done again. That counts as arrived, too.
+//! A closing request writes the state that it is about to commit beside the acknowledged state:
+//! after a crash in between, the stage may be gone, and another request can repeat the commit. The
+//! state of the closing request counts as arrived, too.
 
 use std::fmt;
 use std::ops::Range;
@@ -39,7 +43,7 @@ impl FromStr for SessionId {
     type Err = Error;
 
     /// # Errors
-    /// [`Error::UploadUnknown`] for what is no UUID: there can be no such session.
+    /// [`Error::UploadUnknown`] when `text` is not a UUID, as every session's name is a UUID.
     fn from_str(text: &str) -> Result<Self> {
         let id = uuid::Uuid::try_parse(text).map_err(|_| Error::UploadUnknown)?;
         Ok(Self(id.to_string()))
@@ -52,31 +56,32 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// Where an upload stands.
+/// The progress of an upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// The session.
+    /// The name of the upload session.
     pub session: SessionId,
-    /// How many bytes of the blob have come.
+    /// How many bytes of the blob have arrived.
     pub offset: u64,
 }
 
 /// Bytes for an upload: a chunk, or a whole blob.
 #[derive(Debug)]
 pub struct Chunk {
-    /// Where in the blob the bytes belong, where the client says so.
+    /// Where in the blob the bytes belong, if the client says so.
     pub range: Option<Range<u64>>,
     /// The bytes.
     pub body: Body,
 }
 
 impl Chunk {
-    /// Whether it neither brings bytes nor claims a place.
+    /// Whether the chunk has neither bytes nor a range.
     pub(super) fn is_nothing(&self) -> bool {
         self.range.is_none() && self.body.length() == Some(0)
     }
 
-    /// The same chunk, whose body tells its length if it is empty. Some hosts do not say so before the body is read.
+    /// The same chunk, whose body tells its length if the body is empty. Some hosts do not tell the
+    /// length before the body is read.
     pub(super) async fn peeked(mut self) -> Self {
         if self.range.is_none() && self.body.length().is_none() {
             self.body = self.body.peeked().await;
@@ -84,7 +89,8 @@ impl Chunk {
         self
     }
 
-    /// Whether it is likely to be what its upload begins with: it says so, or it is a stream, as which clients send whole blobs.
+    /// Whether the chunk is likely to be the first of its upload: its range begins at byte 0 or,
+    /// without a range, its body has no declared length, as clients send whole blobs.
     pub(super) fn is_first(&self) -> bool {
         match &self.range {
             Some(range) => range.start == 0,
@@ -93,17 +99,17 @@ impl Chunk {
     }
 }
 
-/// A session as it was written or read.
+/// An upload session as written to the store or read from it.
 pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) key: String,
     pub(super) fact: UploadFact,
-    /// `None`: the store has no conditions.
+    /// `None` if the store has no conditional writes.
     pub(super) version: Option<Version>,
 }
 
 impl Session {
-    /// What the client knows of.
+    /// The state that the client was told.
     pub(super) fn acknowledged(&self) -> Progress {
         Progress::of(&self.fact)
     }
@@ -112,7 +118,7 @@ impl Session {
         Status { session: self.id.clone(), offset: self.fact.offset }
     }
 
-    /// What a request is told that comes too late.
+    /// The error for a request that comes too late: another request has changed the session.
     pub(super) fn overtaken(&self) -> Error {
         Error::ChunkOutOfOrder { session: self.id.clone(), offset: self.fact.offset }
     }
@@ -126,7 +132,8 @@ impl Session {
 }
 
 impl Progress {
-    /// Whether the content has this digest, as far as it was hashed by the digest's algorithm.
+    /// Whether the content hashed so far has this digest. Always `false` for a digest of another
+    /// algorithm than the hasher's.
     pub(super) fn is(&self, digest: &Digest) -> Result<bool> {
         Ok(self.hasher()?.finish() == *digest)
     }
@@ -140,12 +147,13 @@ impl Progress {
         Ok(Hasher::resume(&self.hasher).ok_or_else(foreign)?)
     }
 
-    /// The hasher to go on with for a digest of `algorithm`: before the first byte any algorithm will do.
+    /// The hasher that continues this state. Before the first byte the hasher is of `algorithm`;
+    /// afterwards the algorithm cannot change.
     pub(super) fn hasher_for(&self, algorithm: Algorithm) -> Result<Hasher> {
         if self.offset == 0 { Ok(Hasher::new(algorithm)) } else { self.hasher() }
     }
 
-    /// The same state with the hasher for a digest of `algorithm`.
+    /// The same state with the hasher of `hasher_for`.
     fn hashed_by(mut self, algorithm: Algorithm) -> Result<Self> {
         self.hasher = self.hasher_for(algorithm)?.state();
         Ok(self)
@@ -153,7 +161,8 @@ impl Progress {
 }
 
 impl Registry {
-    /// The session to add a chunk to, which may be its first.
+    /// The session to add a chunk to. For the chunk that is likely the first, the session may come
+    /// from this instance's memory.
     pub(super) async fn session_for(
         &self,
         repository: &RepositoryName,
@@ -162,7 +171,8 @@ impl Registry {
     ) -> Result<Session> {
         let begun = self.begun.take(&layout::upload(repository, &id.0), self.platform.now_ms());
         match begun {
-            // Only what is written down afterwards shows whether the session is still what it was.
+            // A remembered session may be outdated. The conditional write after the chunk detects
+            // an outdated session.
             Some(session) if is_first => Ok(session),
             _ => self.session(repository, id).await,
         }
@@ -181,7 +191,7 @@ impl Registry {
         Ok(session)
     }
 
-    /// Ends a session that has expired.
+    /// Ends a session that has expired, and returns [`Error::UploadUnknown`] for it.
     async fn check_age(&self, session: &Session) -> Result<()> {
         let age_ms = self.platform.now_ms().saturating_sub(session.fact.changed_ms);
         if age_ms <= self.limits.upload_lifetime_ms {
@@ -191,7 +201,8 @@ impl Registry {
         Err(Error::UploadUnknown)
     }
 
-    /// Removes a session. The key goes first: what nobody can find is garbage and nothing more.
+    /// Removes a session. The key is deleted first: after a crash in between, the rest is garbage
+    /// that no request can find.
     pub(super) async fn end(&self, session: &Session) -> Result<()> {
         self.begun.take(&session.key, self.platform.now_ms());
         self.keys.delete(&session.key).await?;
@@ -199,12 +210,13 @@ impl Registry {
         Ok(self.blobs.discard(&session.fact.stage).await?)
     }
 
-    /// The fact of what a broken request left, whether it counts or not.
+    /// The fact that a broken request left, whether or not the fact still counts.
     async fn left(&self, session: &Session) -> Result<Option<UploadFact>> {
         self.load(&layout::arrived(&session.key)).await
     }
 
-    /// The arrived state, if there is one beyond what was acknowledged.
+    /// The arrived state, if there is a state beyond the acknowledged one: the state that a closing
+    /// request was about to commit, or else the state that a broken request left.
     async fn arrived(&self, session: &Session) -> Result<Option<Progress>> {
         if session.fact.ending.is_some() {
             return Ok(session.fact.ending.clone());
@@ -213,10 +225,10 @@ impl Registry {
         Ok(left.filter(|left| left.added_to.as_ref() == Some(&session.fact.stage)).map(|left| Progress::of(&left)))
     }
 
-    /// The state that a chunk goes on from.
+    /// The state that a chunk continues.
     ///
     /// # Errors
-    /// [`Error::ChunkOutOfOrder`] when the chunk's range begins at no such state.
+    /// [`Error::ChunkOutOfOrder`] when the chunk's range begins at the offset of neither state.
     pub(super) async fn start_of(
         &self,
         repository: &RepositoryName,
@@ -233,7 +245,8 @@ impl Registry {
         }
     }
 
-    /// The state whose content has the digest, to end an upload with; the acknowledged one where no state has.
+    /// The state to end an upload with: the state whose content has the digest, or else the
+    /// acknowledged state.
     pub(super) async fn end_of(&self, session: &Session, digest: &Digest) -> Result<Progress> {
         let acknowledged = session.acknowledged().hashed_by(digest.algorithm())?;
         if acknowledged.is(digest)? {
@@ -244,11 +257,12 @@ impl Registry {
         Ok(if arrived.is(digest)? { arrived } else { acknowledged })
     }
 
-    /// Writes down that a session stands at `progress`, which a request made of the session's state `start`; or, with `is_ending`,
-    /// that the request is about to commit `progress`.
+    /// Writes that a session is at `progress`, which a request made from the session's state
+    /// `start`. With `is_ending`, writes instead that the request is about to commit `progress`.
     ///
     /// # Errors
-    /// [`Error::ChunkOutOfOrder`] when another request has taken the session on from `start`.
+    /// [`Error::ChunkOutOfOrder`] when another request has continued the session from `start`;
+    /// [`Error::Busy`] when the session changes during each of `SESSION_TRIES_MAX` tries.
     pub(super) async fn write_down(
         &self,
         repository: &RepositoryName,
@@ -258,7 +272,7 @@ impl Registry {
         is_ending: bool,
     ) -> Result<Session> {
         for _ in 0..SESSION_TRIES_MAX {
-            // The session may have been collected while the body came.
+            // The session may have expired while the body arrived.
             self.check_age(&session).await?;
             let state = if is_ending { session.acknowledged() } else { progress.clone() };
             session.advance(state, self.platform.now_ms());
@@ -269,11 +283,13 @@ impl Registry {
                 stored => return stored.map(|()| session),
             }
             session = self.session(repository, &session.id).await?;
-            // The store may have done this very write twice.
+            // The store may have done this write twice, so that the second one met a conflict with
+            // the first.
             if is_ending && session.fact.ending.as_ref() == Some(progress) {
                 return Ok(session);
             }
-            // A status that was asked for meanwhile may have made `start` the acknowledged state.
+            // Try again if `start` is the acknowledged state: a status request may have made it so
+            // in the meantime.
             if session.fact.stage != start.stage {
                 return Err(self.out_of_order(repository, &session).await);
             }
@@ -281,7 +297,8 @@ impl Registry {
         Err(Error::Busy)
     }
 
-    /// Notes what a broken request added to the session's state `start`, if nobody has gone on from there meanwhile.
+    /// Notes what a broken request added to the session's state `start`, unless another request has
+    /// continued the session from `start` in the meantime.
     pub(super) async fn note_arrived(
         &self,
         repository: &RepositoryName,
@@ -289,7 +306,8 @@ impl Registry {
         start: &Progress,
         progress: &Progress,
     ) -> Result<()> {
-        // The session that the request began with was read when the body began to come, maybe an hour ago.
+        // Read the session again: the request read the session before the body arrived, maybe an
+        // hour ago.
         let session = self.session(repository, id).await?;
         let left = self.left(&session).await?;
         let added_to = Some(session.fact.stage.clone());
@@ -302,7 +320,7 @@ impl Registry {
         let changed_ms = self.platform.now_ms();
         let fact = UploadFact { stage, hasher, offset, added_to, changed_ms, ending: None, ..session.fact };
         self.store(&layout::arrived(&session.key), &fact, When::Always).await?;
-        // An earlier broken request's bytes are of no use any more.
+        // The bytes of an earlier broken request are of no use any more.
         if let Some(left) = left.filter(|left| left.stage != start.stage) {
             let before = (left.added_to == fact.added_to).then_some(start);
             self.abandon(&Progress::of(&left), before).await;
@@ -310,7 +328,8 @@ impl Registry {
         Ok(())
     }
 
-    /// What a client is told of a session's offset. From then on the client may go on from there.
+    /// The status to tell a client. The client may continue from the told offset, so an arrived
+    /// state becomes the acknowledged one.
     pub(super) async fn tell(&self, repository: &RepositoryName, session: &Session) -> Result<Status> {
         let Some(arrived) = self.arrived(session).await? else { return Ok(session.status()) };
         let Session { id, key, fact, version } = session;
@@ -318,7 +337,8 @@ impl Registry {
         told.advance(arrived, fact.changed_ms);
         let when = version.clone().map_or(When::Always, When::Unchanged);
         match self.store(key, &told.fact, when).await {
-            // Another request was faster, and where the upload stands then is as true.
+            // Another request has changed the session in the meantime. Tell the client the newer
+            // state.
             Err(Error::Store(store::Error::Conflict(_))) => Ok(self.session(repository, id).await?.status()),
             Err(error) => Err(error),
             Ok(()) => {

@@ -1,15 +1,17 @@
-//! Lists: a repository's tags, and the repositories (distribution-spec, "Listing tags"), in byte order.
+//! Lists: a repository's tags, and the repositories (distribution-spec, "Listing tags"), in byte
+//! order.
 
 use super::limits::LISTS_PER_PAGE_MAX;
 use super::{Error, Registry, Result, layout};
 use crate::oci::RepositoryName;
 
-/// Which part of a list is wanted.
+/// The requested part of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PageRequest {
-    /// At most so many entries; the limit decides where nothing or more is asked.
+    /// The largest number of entries. The limit `page_entries_max` applies when the number is
+    /// absent or larger.
     pub count: Option<usize>,
-    /// Only what sorts after this, which need not exist (any more).
+    /// The page begins after this entry, which need not exist (any more).
     pub last: Option<String>,
 }
 
@@ -18,10 +20,10 @@ pub struct PageRequest {
 pub struct Page {
     /// The entries, in byte order.
     pub entries: Vec<String>,
-    /// How many entries the page was to have.
+    /// The largest number of entries that the page could have.
     pub count: usize,
-    /// Where the next page begins, if there is one: after this. A page may have fewer entries than it was to have, and not be
-    /// the last one.
+    /// The value of [`PageRequest::last`] for the next page; `None` on the last page. A page may
+    /// have fewer than `count` entries without being the last one.
     pub next: Option<String>,
 }
 
@@ -40,8 +42,9 @@ impl Registry {
         Ok(page)
     }
 
-    /// The repositories to which manifests were pushed, of those that are `visible`. Who sees few of many gets short pages: one
-    /// page looks at so many names only.
+    /// The repositories to which manifests were pushed, out of those that are `visible`. The number
+    /// of names that one page looks at is limited, so a caller who may see few of many repositories
+    /// gets short pages.
     pub async fn repositories(&self, request: &PageRequest, visible: impl Fn(&RepositoryName) -> bool) -> Result<Page> {
         let entry = |key: &str| layout::repository_name(key).map(str::to_owned);
         let is_visible = |name: &str| name.parse().is_ok_and(|name| visible(&name));
@@ -61,10 +64,10 @@ impl Registry {
         if count == 0 {
             return Ok(page);
         }
-        // Names are listed by their keys, in which `!` follows a repository's name.
+        // Keys are listed in byte order. In the keys of repositories, `!` follows the name.
         let terminator = if prefix == layout::REPOSITORIES { "!" } else { "" };
         let mut after = request.last.as_ref().map(|last| format!("{prefix}{last}{terminator}"));
-        // One more than the page takes tells whether there is another page.
+        // Ask for one entry more than the page takes, to know whether there is another page.
         let mut wanted = count + 1;
         for _ in 0..LISTS_PER_PAGE_MAX {
             let keys = self.keys.list(prefix, after.as_deref(), wanted).await?;

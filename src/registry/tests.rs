@@ -1,4 +1,5 @@
-//! Rules that need a clock, a race or a look into the store; what can be seen on the wire is in `tests/transcripts`.
+//! Tests of rules that need a clock, a race or a look into the store. The transcripts in
+//! `tests/transcripts` test the behaviour on the wire.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,7 +14,7 @@ use crate::store::packed::PackedBlobStore;
 use crate::store::unordered::{Unordered, UnorderedStore};
 use crate::store::{self, Body, When};
 
-/// A clock that the test moves, and randomness that counts.
+/// A clock that the test moves, and random numbers that count up.
 #[derive(Default)]
 pub(super) struct TestPlatform {
     pub(super) now_ms: AtomicU64,
@@ -64,7 +65,7 @@ fn an_upload_session_expires() {
         let session = registry.begin_upload(&repository, Algorithm::Sha256).await.unwrap().session;
         let lifetime = registry.limits.upload_lifetime_ms;
         platform.now_ms.fetch_add(lifetime, Ordering::Relaxed);
-        // A chunk keeps it alive.
+        // A chunk extends the lifetime of the upload.
         registry.append_upload(&repository, &session, chunk(b"x")).await.unwrap();
         platform.now_ms.fetch_add(lifetime, Ordering::Relaxed);
         assert_eq!(registry.upload_status(&repository, &session).await.unwrap().offset, 1);
@@ -84,7 +85,7 @@ fn an_upload_belongs_to_its_repository() {
     });
 }
 
-/// The bytes come only when every request has read the session.
+/// A body whose bytes come only after every concurrent request has read the session.
 fn slow(bytes: &'static [u8]) -> Body {
     Body::from_stream(futures_util::stream::unfold(0, move |step| async move {
         if step == 5 {
@@ -96,7 +97,7 @@ fn slow(bytes: &'static [u8]) -> Body {
     }))
 }
 
-/// What an instance remembers of an upload that it began is a guess, and never more.
+/// An instance remembers the uploads that it began, but must cope with changes by other instances.
 #[test]
 fn an_upload_goes_on_at_any_instance() {
     block_on(async {
@@ -115,7 +116,8 @@ fn an_upload_goes_on_at_any_instance() {
         there.append_upload(&repository, &ahead, chunk(b"12")).await.unwrap();
         assert_eq!(here.append_upload(&repository, &ahead, chunk(b"34")).await.unwrap().offset, 4);
 
-        // Nobody can tell that a stream was not to come first; the client is told where to go on.
+        // The registry cannot know that the stream was meant for a later offset, so the answer
+        // tells the client the right offset.
         let stream = || Chunk { range: None, body: slow(b"34") };
         let ahead = begin().await;
         there.append_upload(&repository, &ahead, chunk(b"12")).await.unwrap();
@@ -123,7 +125,8 @@ fn an_upload_goes_on_at_any_instance() {
         assert!(matches!(late, Err(Error::ChunkOutOfOrder { offset: 2, .. })), "{late:?}");
         assert_eq!(here.append_upload(&repository, &ahead, stream()).await.unwrap().offset, 4);
 
-        // The last request of an upload mostly brings nothing, and some hosts do not tell how long nothing is.
+        // The last request of an upload is usually empty, but some hosts do not report a length for
+        // an empty body.
         let ahead = begin().await;
         there.append_upload(&repository, &ahead, chunk(b"1234")).await.unwrap();
         let nothing = Chunk { range: None, body: slow(b"") };
@@ -214,7 +217,7 @@ fn a_blob_is_limited_over_all_its_chunks() {
         let repository = name("a");
         let session = registry.begin_upload(&repository, Algorithm::Sha256).await.unwrap().session;
         registry.append_upload(&repository, &session, chunk(b"123456")).await.unwrap();
-        // With a length that is told, and without.
+        // With a known and with an unknown length.
         for body in [Body::from("78901"), slow(b"78901")] {
             let over = registry.append_upload(&repository, &session, Chunk { range: None, body }).await;
             assert!(matches!(over, Err(Error::TooLarge { .. })), "{over:?}");
@@ -246,7 +249,7 @@ fn a_manifest_names_no_more_than_the_limit() {
     });
 }
 
-/// The client names sha512 only after chunks that were hashed with sha256.
+/// The client names sha512 only after its chunks were hashed with sha256.
 #[test]
 fn a_late_algorithm_is_checked_all_the_same() {
     block_on(async {
@@ -264,7 +267,7 @@ fn a_late_algorithm_is_checked_all_the_same() {
     });
 }
 
-/// Bytes that were lost come back with the next push of them.
+/// Lost bytes of a blob are restored by the next push of the blob.
 #[test]
 fn a_push_brings_lost_content_back() {
     block_on(async {
@@ -294,7 +297,7 @@ fn content_is_stored_once_for_all_repositories() {
             facts.push(registry.load::<facts::BlobFact>(&key).await.unwrap().unwrap());
         }
         assert_eq!(facts[0], facts[1]);
-        // What one repository gives up the other keeps.
+        // Deleting a blob in one repository leaves the other repository's blob in place.
         registry.delete_blob(&first, &digest(b"layer")).await.unwrap();
         assert_eq!(read(&registry, &second, &digest(b"layer")).await.unwrap(), "layer");
         let gone = read(&registry, &first, &digest(b"layer")).await;
@@ -367,7 +370,7 @@ fn referrers_listed_under_a_fallback_tag_are_taken_in() {
             registry.push_manifest(&repository, &reference, &[], None, bytes.clone().into()).await.unwrap();
             listed.push(format!(r#"{{"mediaType":"a/b","digest":"{}","size":{}}}"#, digest(bytes), bytes.len()));
         }
-        // As it was before the registry kept referrers.
+        // The state from before the registry stored referrers.
         let key = layout::referrer(&repository, &digest(INDEX), digest(&valid).as_str());
         registry.keys.delete(&key).await.unwrap();
         let request = ReferrersRequest::default();
@@ -425,7 +428,7 @@ fn warnings_cost_nothing_where_there_are_none() {
     });
 }
 
-/// A store without conditions, as on Spin: everything that the registry promises holds there too.
+/// A store without conditional writes, like Spin's. All promises of the registry hold there too.
 pub(super) struct LastWriterWins(pub(super) MemoryKeyValue);
 
 #[async_trait::async_trait]
@@ -482,7 +485,7 @@ fn the_longest_keys_fit_every_store() {
     assert!(longest.len() <= store::KEY_BYTES_MAX, "{}", longest.len());
 }
 
-/// Lets another request do all of its work before the call number `calls_left`.
+/// Lets another request do all of its work before one call, after `calls_left` earlier calls.
 pub(super) struct Meddled {
     pub(super) inner: Arc<dyn KeyValue>,
     pub(super) calls_left: AtomicI64,
@@ -526,7 +529,8 @@ impl KeyValue for Meddled {
     }
 }
 
-/// A push and a deletion of the same manifest, the one between any two calls of the other.
+/// A push and a deletion of the same manifest. Each runs completely between any two storage calls
+/// of the other.
 #[test]
 fn a_push_and_a_deletion_that_meet_leave_no_name_that_leads_nowhere() {
     async fn push(registry: &Registry) -> Result<()> {

@@ -1,7 +1,9 @@
-//! Uploads: sessions that take a blob in, in one request or many (distribution-spec, "Pushing blobs").
+//! Uploads: sessions that receive a blob, in one request or in many (distribution-spec, "Pushing
+//! blobs").
 //!
-//! A session is a key. It holds the stage that the blob store gave, the hasher's state, and how far the upload is, so that any
-//! server can take the next chunk and nothing is hashed or read twice.
+//! A session is one key. Its value holds the stage that the blob store gave, the hasher's state,
+//! and the number of bytes received. Any server can therefore take the next chunk, and no byte is
+//! hashed or read twice.
 
 #[cfg(all(test, not(target_family = "wasm")))]
 mod tests;
@@ -16,20 +18,20 @@ use super::{Error, Registry, Result, facts, layout};
 use crate::oci::{Algorithm, Digest, Hasher, RepositoryName};
 use crate::store::{self, Body, Location, Stage, When};
 
-/// What came of a mount.
+/// The result of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mounted {
     /// The repository holds the blob now.
     Blob(Digest),
-    /// It was not found; here is a session to upload it.
+    /// The blob was not found. The client can upload the blob in this new session.
     Upload(Status),
 }
 
 /// A chunk that a store has taken in.
 struct Taken {
-    /// The state that the session was in before.
+    /// The state of the session before the chunk.
     start: Progress,
-    /// The state with the chunk's bytes.
+    /// The state of the session after the chunk.
     progress: Progress,
 }
 
@@ -39,17 +41,17 @@ impl Taken {
     }
 }
 
-/// What becomes of the bytes of a body that its client breaks off.
+/// Whether the bytes count that arrived of a body that its client breaks off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CutBody {
-    /// They stay in the upload, which goes on behind them.
+    /// The bytes stay in the upload, and the client can continue after them.
     Counts,
-    /// The client knows of no upload that could go on.
+    /// The bytes are lost: the client does not know the session, and cannot continue.
     IsLost,
 }
 
 impl Registry {
-    /// Begins an upload, hashed as `algorithm` says.
+    /// Begins an upload whose content is hashed by `algorithm`.
     pub async fn begin_upload(&self, repository: &RepositoryName, algorithm: Algorithm) -> Result<Status> {
         let session = self.begin(repository, algorithm).await?;
         let status = session.status();
@@ -75,7 +77,8 @@ impl Registry {
         Ok(Session { id, key, fact, version })
     }
 
-    /// Puts a blob into `repository` that is stored already, in `from` or anywhere; begins an upload where there is none.
+    /// Adds a blob to `repository` that is already stored, in the repository `from` or, without
+    /// `from`, in any repository. Begins an upload if the blob is not found.
     pub async fn mount_or_begin(
         &self,
         repository: &RepositoryName,
@@ -88,10 +91,10 @@ impl Registry {
         Ok(Mounted::Upload(self.begin_upload(repository, digest.algorithm()).await?))
     }
 
-    /// Where an upload stands.
+    /// The number of bytes that an upload has. The client may continue from there.
     ///
     /// # Errors
-    /// [`Error::UploadUnknown`] when it has ended, was cancelled or has expired.
+    /// [`Error::UploadUnknown`] when the upload has ended, was cancelled or has expired.
     pub async fn upload_status(&self, repository: &RepositoryName, session: &SessionId) -> Result<Status> {
         let session = self.session(repository, session).await?;
         self.tell(repository, &session).await
@@ -100,10 +103,11 @@ impl Registry {
     /// Adds a chunk to an upload.
     ///
     /// # Errors
-    /// [`Error::ChunkOutOfOrder`] when the chunk's range does not begin where the upload stands, also because another request was
-    /// faster; [`Error::Busy`] when too many requests add to the upload at once. [`Error::UploadInvalid`],
-    /// [`Error::SizeInvalid`] and [`Error::BodyIdle`] when the client breaks the body off: the bytes that came count, and
-    /// [`Registry::upload_status`] tells how many. After any other error the upload stands where it stood.
+    /// [`Error::ChunkOutOfOrder`] when the chunk's range does not begin at the upload's offset,
+    /// also because another request was faster; [`Error::Busy`] when too many requests add to the
+    /// upload at once. [`Error::UploadInvalid`], [`Error::SizeInvalid`] and [`Error::BodyIdle`]
+    /// when the client breaks the body off: the bytes that arrived count, and
+    /// [`Registry::upload_status`] says how many. Any other error leaves the upload unchanged.
     pub async fn append_upload(&self, repository: &RepositoryName, id: &SessionId, chunk: Chunk) -> Result<Status> {
         let _place = self.place_at(repository, id)?;
         let session = self.session_for(repository, id, chunk.is_first()).await?;
@@ -118,12 +122,14 @@ impl Registry {
         Ok(self.or_abandon(&taken.progress, noted).await?.status())
     }
 
-    /// Ends an upload with its last bytes, if `chunk` has any: the content must hash to `digest`. When the upload is not there
-    /// and the repository holds `digest`, the upload has ended well before: its answer was lost, and `chunk` is not looked at.
+    /// Ends an upload with its last bytes, if `chunk` has any. The content must hash to `digest`.
+    /// When the upload does not exist and the repository holds `digest`, the call succeeds and
+    /// ignores `chunk`: an earlier request has ended the upload, and its answer was lost.
     ///
     /// # Errors
-    /// [`Error::DigestInvalid`] when the content does not; the upload stands where it stood before this request then. Only when
-    /// `digest` is of another algorithm than the upload began with is it over. Otherwise as [`Registry::append_upload`].
+    /// [`Error::DigestInvalid`] when the content has another digest. The upload then keeps the
+    /// state from before this request, unless `digest` is of another algorithm than the upload
+    /// began with: then the upload is over. Other errors as in [`Registry::append_upload`].
     pub async fn complete_upload(
         &self,
         repository: &RepositoryName,
@@ -133,7 +139,8 @@ impl Registry {
     ) -> Result<()> {
         let completed = async {
             let _place = self.place_at(repository, id)?;
-            // An empty body of unknown length ends an upload, and must not be taken for the first chunk.
+            // An empty body of unknown length ends an upload, and must not be taken for the first
+            // chunk.
             let chunk = chunk.peeked().await;
             let session = self.session_for(repository, id, chunk.is_first()).await?;
             self.complete(repository, session, digest, chunk, CutBody::Counts).await
@@ -153,7 +160,7 @@ impl Registry {
         cut_body: CutBody,
     ) -> Result<()> {
         let progress = if let Some(ending) = session.fact.ending.take_if(|ending| ending.is(digest).unwrap_or(false)) {
-            // An earlier request brought everything, and its answer was lost.
+            // An earlier request brought all bytes, and its answer was lost.
             ending
         } else if chunk.is_nothing() {
             self.end_of(&session, digest).await?
@@ -163,19 +170,22 @@ impl Registry {
             let taken = self.take_chunk(repository, &session, start, hasher, chunk, cut_body).await?;
             if let Err(error) = check_digest(&taken.progress, digest) {
                 self.abandon(&taken.progress, Some(&taken.start)).await;
-                // The digest is wrong only for the present state of the session. This instance may remember an earlier state.
+                // The digest error counts only if the session has not changed since. This instance
+                // may have remembered an outdated state.
                 let now = self.session(repository, &session.id).await?;
                 return Err(if now.fact.stage == session.fact.stage { error } else { now.overtaken() });
             }
-            // Written down before the commit, which takes the stage away: a crash in between is made good by another commit. This
-            // also shows whether the session is still what it was.
+            // Write the state down before the commit, which removes the stage: after a crash in
+            // between, another request can repeat the commit. The write also shows whether another
+            // request has changed the session.
             let noted = self.write_down(repository, session, &taken.start, &taken.progress, true).await;
             session = self.or_abandon(&taken.progress, noted).await?;
             taken.progress
         };
         let is_other_algorithm = progress.hasher()?.algorithm() != digest.algorithm();
         match self.admit(repository, digest, progress).await {
-            // The content was committed to be read; there is nothing left to go on with.
+            // The content was committed so that it could be read and hashed again. The stage is
+            // gone, so the upload cannot continue.
             Err(error @ Error::DigestInvalid(_)) if is_other_algorithm => {
                 self.end(&session).await?;
                 Err(error)
@@ -185,30 +195,32 @@ impl Registry {
         }
     }
 
-    /// Takes in a whole blob in one request.
+    /// Uploads a whole blob in one request.
     ///
     /// # Errors
     /// As [`Registry::complete_upload`].
     pub async fn push_blob(&self, repository: &RepositoryName, digest: &Digest, body: Body) -> Result<()> {
-        // The session is what tells a collector that the content is coming.
+        // The session tells a collector that the content is about to be referenced.
         let session = self.begin(repository, digest.algorithm()).await?;
         let id = session.id.clone();
         let chunk = Chunk { range: None, body }.peeked().await;
         let completed = self.complete(repository, session, digest, chunk, CutBody::IsLost).await;
         if completed.is_err() {
-            // The client does not know it, so nobody could go on with it.
+            // The client does not know the session and cannot continue it, so cancel the session.
             if let Err(error) = self.cancel_upload(repository, &id).await {
                 log::warn!("an upload session of {repository} is left behind: {error}");
             }
         }
         match completed {
-            // It went on by itself: the store did a write twice.
+            // Only this request knows the session, so the error means that the store did a write
+            // twice.
             Err(Error::ChunkOutOfOrder { .. } | Error::UploadUnknown) => Err(Error::Busy),
             completed => completed,
         }
     }
 
-    /// Puts content into the blob store and a fact about it under `key`. The session is what tells a collector that it is coming.
+    /// Puts content into the blob store and a fact about the content under `key`. An upload session
+    /// tells a collector that the content is about to be referenced.
     pub(super) async fn place(
         &self,
         repository: &RepositoryName,
@@ -218,7 +230,8 @@ impl Registry {
         key: &str,
     ) -> Result<()> {
         let session = self.begin(repository, digest.algorithm()).await?;
-        // A stage that was collected before its session was written down; the next try makes another one.
+        // A conflict means that the stage was collected before its session was written. The next
+        // try makes another stage.
         let busy = |error| match error {
             store::Error::Conflict(_) => Error::Busy,
             error => error.into(),
@@ -229,8 +242,8 @@ impl Registry {
         Ok(self.keys.delete(&session.key).await?)
     }
 
-    /// Ends an upload without a blob. An upload that is not there has ended already: the answer to an earlier cancellation may
-    /// have been lost.
+    /// Ends an upload without a blob. Succeeds also when the upload does not exist: the upload has
+    /// ended already, and the answer to an earlier cancellation may have been lost.
     pub async fn cancel_upload(&self, repository: &RepositoryName, session: &SessionId) -> Result<()> {
         match self.session(repository, session).await {
             Ok(session) => self.end(&session).await,
@@ -239,13 +252,14 @@ impl Registry {
         }
     }
 
-    /// A place among the requests that add to an upload at once.
+    /// Counts this request among those that add to the upload, until the result is dropped.
+    /// [`Error::Busy`] when `APPENDS_AT_ONCE_MAX` other requests do so already.
     fn place_at(&self, repository: &RepositoryName, id: &SessionId) -> Result<Appending> {
         Appending::begin(&self.appending, layout::upload(repository, id.as_str())).ok_or(Error::Busy)
     }
 
-    /// Adds a chunk's bytes to what the store has at `start`. Of a body that breaks off, what came is noted, and the error stays
-    /// an error.
+    /// Appends a chunk's bytes to the state `start`. When the body breaks off, the bytes that
+    /// arrived are noted, and the result is the error.
     async fn take_chunk(
         &self,
         repository: &RepositoryName,
@@ -276,8 +290,9 @@ impl Registry {
         Err(cut)
     }
 
-    /// Appends a body to `state`: at once, or in segments where the store would keep nothing of an append that breaks off. Gives
-    /// the state behind the body, or behind what came of the body, and then why the body broke off.
+    /// Appends a body to `state`: as a whole, or in segments if the store keeps nothing of an
+    /// append that breaks off. Returns the state after the bytes that arrived, and the error if the
+    /// body broke off.
     async fn append(
         &self,
         session: &Session,
@@ -295,7 +310,7 @@ impl Registry {
         while let Some(segment) = segments.next() {
             match self.append_segment(session, &state, segment, None, cut_body).await {
                 Ok((next, None)) => state = next,
-                // The segments before this one are there.
+                // The store has the segments before the one that broke off.
                 Err(cut @ (Error::UploadInvalid(_) | Error::BodyIdle { .. })) if state.offset > begun => {
                     return Ok((state, Some(cut)));
                 }
@@ -319,9 +334,11 @@ impl Registry {
         let (intake, body) = Intake::new(body, state.hasher()?, range_bytes, limit_bytes, keeps_cut);
         let appended = self.blobs.append(&state.stage, body).await;
         let received = match intake.finish(appended) {
-            // The client knows the limit of the whole blob, not what is left of that limit.
+            // The client knows the limit of the whole blob, not the rest of the limit that was left
+            // here.
             Err(Error::TooLarge { .. }) => return Err(Error::TooLarge { limit_bytes: most }),
-            // The store cannot find the stage, or has too many forks of it, and the session may still be there.
+            // The store cannot find the stage, or has too many forks of the stage. If the session
+            // still exists, the client can try again.
             Err(Error::UploadUnknown) if self.keys.get(&session.key).await?.is_some() => return Err(Error::Busy),
             received => received?,
         };
@@ -330,7 +347,8 @@ impl Registry {
         Ok((next, received.cut))
     }
 
-    /// Passes `noted` on. Where another request has gone on, or the upload has ended, nobody needs the fork `progress`.
+    /// Passes `noted` on. When another request has advanced the upload, or the upload has ended,
+    /// the fork `progress` is of no use and is abandoned.
     async fn or_abandon<T>(&self, progress: &Progress, noted: Result<T>) -> Result<T> {
         if let Err(Error::ChunkOutOfOrder { .. } | Error::UploadUnknown) = noted {
             self.abandon(progress, None).await;
@@ -338,7 +356,7 @@ impl Registry {
         noted
     }
 
-    /// Gives up the bytes that an append brought. Best effort: what is left goes with the upload.
+    /// Discards the bytes that an append brought. Best effort: leftover bytes go with the upload.
     pub(super) async fn abandon(&self, progress: &Progress, before: Option<&Progress>) {
         let before = before.map(|before| &before.stage);
         if let Err(error) = self.blobs.abandon(&progress.stage, before).await {
@@ -346,18 +364,19 @@ impl Registry {
         }
     }
 
-    /// Makes staged content a blob of `repository`, if it is what `digest` says.
+    /// Makes staged content a blob of `repository`, if the content has the digest `digest`.
     async fn admit(&self, repository: &RepositoryName, digest: &Digest, progress: Progress) -> Result<()> {
         check_digest(&progress, digest)?;
         let size = progress.offset;
         let fact = self.commit(&progress.stage, digest, &progress.hasher()?.finish(), size).await?;
         let (key, content) = (layout::blob(repository, digest), layout::content(digest));
         let committed_ms = self.platform.now_ms();
-        // Most content is new, so it is not looked up first.
+        // Most content is new, so write the entry without looking it up first.
         match self.keys.put(&content, facts::to_line(&content, &fact, &[])?, When::Absent).await {
             Ok(_) => {
                 self.store(&key, &fact, When::Always).await?;
-                // The common case costs no further call: two rounds of the collection do not fit into so short a time.
+                // The common case needs no further call: two rounds of the collection do not fit
+                // into `ADMITTED_UNSEEN_MS`.
                 if self.platform.now_ms().abs_diff(committed_ms) <= ADMITTED_UNSEEN_MS {
                     return Ok(());
                 }
@@ -366,7 +385,7 @@ impl Registry {
             Err(store::Error::Conflict(_) | store::Error::Unsupported(_)) => {}
             Err(error) => return Err(error.into()),
         }
-        // The same content is kept once for all repositories.
+        // The content may be known already: keep one copy for all repositories.
         if self.share(&key, &content, Some(size)).await? {
             return self.remove_twin(&key, &fact).await;
         }
@@ -375,23 +394,25 @@ impl Registry {
         self.look_again(&key, &fact).await
     }
 
-    /// Makes sure that the content under `key` is still there. Another request may have cancelled the upload since the commit,
-    /// and collections may have removed the content.
+    /// Makes sure that the content under `key` still exists. Since the commit, another request may
+    /// have cancelled the upload, and collections may have removed the content.
     async fn look_again(&self, key: &str, fact: &BlobFact) -> Result<()> {
         if self.share(key, key, Some(fact.size)).await? {
             return Ok(());
         }
-        // Another push may already use this entry. Delete it only if its content is gone.
+        // Another push may already use this entry. Delete the entry only if its content is gone.
         if !self.is_readable(fact).await? && self.load::<BlobFact>(key).await?.as_ref() == Some(fact) {
             self.keys.delete(key).await?;
         }
         Err(Error::Busy)
     }
 
-    /// Removes content of which the same is kept elsewhere, as the fact under `key` says.
+    /// Removes the content of `twin`, if the fact under `key` refers to another copy of the
+    /// content.
     async fn remove_twin(&self, key: &str, twin: &BlobFact) -> Result<()> {
         let kept: Option<BlobFact> = self.load(key).await?;
-        // Another request may have ended the same upload.
+        // Keep the content if both facts name one location: another request may have ended the same
+        // upload.
         if kept.is_none_or(|kept| kept.location == twin.location) {
             return Ok(());
         }
@@ -401,7 +422,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Whether known content is still where it should be. A push is what can bring it back.
+    /// Whether the content of a fact still exists in the blob store. If not, a push can bring the
+    /// content back.
     pub(super) async fn is_readable(&self, fact: &BlobFact) -> Result<bool> {
         if fact.size == 0 {
             return Ok(true);
@@ -429,8 +451,9 @@ impl Registry {
         Ok(BlobFact { size, location })
     }
 
-    /// The client named an algorithm only at the end, after chunks that were hashed with another. It is the one case in which
-    /// content is read again.
+    /// Reads the content again to hash it by the algorithm of `digest`, because the client named
+    /// that algorithm only at the end, after chunks that were hashed with another. Content is read
+    /// again in no other case.
     async fn check_other_algorithm(&self, location: &Location, digest: &Digest, size: u64) -> Result<()> {
         let mut hasher = Hasher::new(digest.algorithm());
         if size > 0 {
@@ -447,7 +470,8 @@ impl Registry {
     }
 }
 
-/// Compares a digest with one that was computed by the same algorithm; of another one nothing is known yet.
+/// Compares `digest` with the digest of the bytes so far. A digest of another algorithm passes, as
+/// only a second reading of the content can check that digest.
 fn check_digest(progress: &Progress, digest: &Digest) -> Result<()> {
     let computed = progress.hasher()?.finish();
     if computed.algorithm() == digest.algorithm() && computed != *digest {

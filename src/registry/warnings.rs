@@ -1,5 +1,5 @@
-//! Warnings: texts that an administrator attaches to a repository or a tag, shown to whoever pulls it (distribution-spec,
-//! "Warnings").
+//! Warnings: texts that an administrator attaches to a repository or a tag, shown to clients that
+//! pull from there (distribution-spec, "Warnings").
 
 use super::limits::WARNING_BYTES_MAX;
 use super::{Error, Registry, Result, layout};
@@ -7,8 +7,8 @@ use crate::oci::{RepositoryName, Tag};
 use crate::store::{self, When};
 
 impl Registry {
-    /// The warnings of a repository, and of one of its tags: one key read each. None are read where the limits say that there
-    /// are none.
+    /// The warnings of a repository, and of one of its tags: one key read each. When the limits
+    /// turn warnings off, the list is empty and no key is read.
     pub async fn warnings(&self, repository: &RepositoryName, tag: Option<&Tag>) -> Result<Vec<String>> {
         if !self.limits.warnings {
             return Ok(Vec::new());
@@ -25,10 +25,11 @@ impl Registry {
         Ok(warnings)
     }
 
-    /// Attaches a warning to a repository or to one of its tags, in place of the one before.
+    /// Attaches a warning to a repository or to one of its tags, and replaces an earlier warning.
     ///
     /// # Errors
-    /// [`Error::WarningInvalid`] when the text is empty, too long, or holds what a header cannot.
+    /// [`Error::WarningInvalid`] when the text is empty, is longer than `WARNING_BYTES_MAX`, or has
+    /// characters other than printable ASCII.
     pub async fn set_warning(&self, repository: &RepositoryName, tag: Option<&Tag>, text: &str) -> Result<()> {
         if text.is_empty() || text.len() > WARNING_BYTES_MAX {
             return Err(Error::WarningInvalid(format!("a warning has 1 to {WARNING_BYTES_MAX} bytes")));
@@ -40,7 +41,7 @@ impl Registry {
         Ok(self.keys.put(&key, text.as_bytes().to_vec().into(), When::Always).await.map(drop)?)
     }
 
-    /// Takes a warning away; one that is not there is no error.
+    /// Removes a warning. Succeeds also when there is no warning.
     pub async fn delete_warning(&self, repository: &RepositoryName, tag: Option<&Tag>) -> Result<()> {
         Ok(self.keys.delete(&layout::warning(repository, tag)).await?)
     }

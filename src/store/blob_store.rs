@@ -8,59 +8,65 @@ use serde::{Deserialize, Serialize};
 use super::{Body, Result, Tidied, TidyRequest};
 use crate::oci::Digest;
 
-/// Content on its way in. A small value that only its back end can read, stored by the registry between requests, so
-/// that no server holds state.
+/// Content on its way in: a small value that only its back end can read. The registry stores the
+/// value between requests, so that no server holds state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Stage(pub String);
 
-/// Where committed content is. A small value that only its back end can read.
+/// The place of committed content: a small value that only its back end can read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Location(pub String);
 
-/// Something that a store holds: content, content on its way in, or what is left of either.
+/// An object in a store: content, content on its way in, or a remainder of either.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Its name in the store, for [`BlobStore::remove`].
+    /// The object's name in the store, for [`BlobStore::remove`].
     pub name: String,
-    /// How many bytes it has, where the store can tell without reading it.
+    /// The object's size in bytes, where the store knows the size without reading the object.
     pub bytes: Option<u64>,
 }
 
 /// A store of content.
 ///
-/// Content is staged by any number of appends, each of which makes a new [`Stage`] of the one it was given, and then
-/// committed. Two appends to one stage are two *forks*: they never disturb each other, and committing one yields exactly
-/// its bytes or an error. `contract` holds the clauses in full.
+/// Content is staged by any number of appends and then committed. Each append takes a [`Stage`] and
+/// returns a new one. Two appends to one stage make two *forks*. Forks never disturb each other:
+/// committing a fork yields exactly the bytes of that fork or an error. `contract` holds the
+/// clauses in full.
 #[async_trait]
 pub trait BlobStore: Send + Sync {
     /// Begins new content with no bytes.
     async fn stage(&self) -> Result<Stage>;
 
-    /// Adds the whole of `body` to what `stage` holds. Memory is bounded by a constant, whatever the body's size.
+    /// Adds the whole of `body` after the bytes of `stage`. Memory is bounded by a constant,
+    /// whatever the body's size.
     ///
     /// # Errors
-    /// An error in the middle of the body is an error of the append; `stage` stays as it was and can be appended to
-    /// again. [`Conflict`](super::Error::Conflict) when the stage cannot be found any more.
+    /// An error in the middle of the body is an error of the append; `stage` is unchanged and can
+    /// be appended to again. [`Conflict`](super::Error::Conflict) when the stage can no longer be
+    /// found.
     async fn append(&self, stage: &Stage, body: Body) -> Result<Stage>;
 
-    /// How many bytes an append should bring at most, where its body may break off: the back end keeps nothing of an append whose
-    /// body ends before the length that it told. `None` where what came is kept.
+    /// The most bytes that one append should bring if its body may break off. A back end with such
+    /// a limit keeps nothing of an append whose body ends before its declared length. `None` where
+    /// the back end keeps the bytes that arrived.
     fn kept_append_bytes(&self) -> Option<u64> {
         None
     }
 
-    /// Makes the staged bytes readable, under a location that belongs to `digest`. The caller knows that the digest is theirs:
-    /// nothing is read again and nothing is copied. The stage and all its forks are gone afterwards. Doing it again after an
-    /// answer was lost gives the location again or [`Conflict`](super::Error::Conflict).
+    /// Makes the staged bytes readable, under a location that belongs to `digest`. The caller
+    /// guarantees that `digest` is the digest of the bytes: the store neither reads nor copies
+    /// bytes again. A commit ends the stage and all its forks. A commit that is repeated after a
+    /// lost answer gives the location again or [`Conflict`](super::Error::Conflict).
     async fn commit(&self, stage: &Stage, digest: &Digest) -> Result<Location>;
 
-    /// Gives up a stage with all its forks. Giving up one that is not there is no error.
+    /// Gives up a stage with all its forks. Giving up an absent stage is no error.
     async fn discard(&self, stage: &Stage) -> Result<()>;
 
-    /// Gives up what one append made: `stage`, which nobody goes on with. `before` is the stage that the append was given, where
-    /// others may still go on with that one; the back end need not copy its bytes for them then. Best effort: a back end that
+    /// Gives up the result of one append: `stage`, from which no request continues. `before` is the
+    /// stage that the append was given, if other requests may still continue from `before`; the
+    /// back end can then spare these requests a copy of the bytes. Best effort: a back end that
     /// keeps forks without cost does nothing.
     async fn abandon(&self, stage: &Stage, before: Option<&Stage>) -> Result<()> {
         let _ = (stage, before);
@@ -70,34 +76,39 @@ pub trait BlobStore: Send + Sync {
     /// The bytes of `range`, which must lie within the content. The body's length is exact.
     ///
     /// # Errors
-    /// [`Corrupt`](super::Error::Corrupt) when the content is not there, or is shorter.
+    /// [`Corrupt`](super::Error::Corrupt) when the content is missing or shorter than the range
+    /// needs.
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body>;
 
-    /// A URL by which a client can read committed content itself, with any `Range`; `None` where there is none.
+    /// A URL from which a client can read committed content directly, with any `Range`. `None`
+    /// where the store offers no URL.
     async fn redirect(&self, location: &Location) -> Result<Option<String>> {
         let _ = location;
         Ok(None)
     }
 
-    /// The names under which [`list`](Self::list) shows what a stage holds, now and after more appends and a commit. One
-    /// that ends in `!` stands for all names that begin with it.
+    /// The names under which [`list`](Self::list) shows the objects of a stage, now and after more
+    /// appends and a commit. A name that ends in `!` stands for all names that begin with it.
     async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>>;
 
-    /// The names under which [`list`](Self::list) shows committed content. No other stage or content has them.
+    /// The names under which [`list`](Self::list) shows committed content. No other stage or
+    /// content has these names.
     async fn names_of(&self, location: &Location) -> Result<Vec<String>>;
 
-    /// At most `limit` of all that the store holds, whose names sort after `after`, in byte order of the names. Fewer than `limit`
-    /// means that there is no more.
+    /// At most `limit` of all objects in the store whose names sort after `after`, in byte order of
+    /// the names. Fewer than `limit` objects mean that no more objects follow.
     async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>>;
 
-    /// Removes what has this name; removing what is not there is no error. What is being appended to it or read from it fails or is
-    /// whole.
+    /// Removes the object with this name. Removing an absent object is no error. A concurrent
+    /// append to the object, or a read of the object, either fails or completes in full.
     ///
     /// # Errors
-    /// [`Corrupt`](super::Error::Corrupt) when this object cannot be removed, and others can.
+    /// [`Corrupt`](super::Error::Corrupt) when this object cannot be removed although other objects
+    /// can.
     async fn remove(&self, name: &str) -> Result<()>;
 
-    /// Removes what writers left behind when they were killed, and names what is not the store's own, for a part of the store.
+    /// Tidies a part of the store: removes leftovers of killed writers, and reports entries that
+    /// are not the store's own. The default implementation does nothing.
     async fn tidy(&self, request: &TidyRequest) -> Result<Tidied> {
         let _ = request;
         Ok(Tidied::default())

@@ -12,17 +12,19 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 
 use super::{Error, Result};
 
-/// A stream of bytes that may fail on the way. It is the body of requests and answers, and what the stores take and give.
+/// A stream of bytes that may fail on the way: the body of requests and answers, and the input and
+/// output of the stores.
 pub struct Body {
     inner: UnsyncBoxBody<Bytes, BodyError>,
-    // The length where it is known beforehand; streams do not tell.
+    // The exact length, if the body's maker declared the length. A stream alone has no known
+    // length.
     length: Option<u64>,
 }
 
-/// Why a body ended before its end.
+/// Why a body failed before its end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// The sender broke off.
+    /// The sender stopped before the end of the body.
     #[error("the body broke off: {0}")]
     Interrupted(String),
     /// The sender sent nothing for too long.
@@ -31,27 +33,28 @@ pub enum BodyError {
         /// The limit, in seconds.
         limit_seconds: u64,
     },
-    /// The sender sent too little for too long; the text says what the limit is.
+    /// The sender sent too little for too long. The text states the limit.
     #[error("the body came too slowly: {0}")]
     Slow(String),
-    /// It has not the length that was declared.
+    /// The body does not have the declared length.
     #[error("the body has not the declared length of {declared} bytes")]
     Length {
         /// The length that was declared, in bytes.
         declared: u64,
     },
-    /// It is longer than a limit.
+    /// The body is longer than a limit.
     #[error("the body is longer than {limit_bytes} bytes")]
     TooLarge {
         /// The limit, in bytes.
         limit_bytes: u64,
     },
-    /// The store that it comes from failed.
+    /// The store that the body was read from failed.
     #[error(transparent)]
     Store(#[from] Error),
 }
 
-/// A body that ends early is the store's failure from the point of view of who appends it.
+/// Appending a body that fails is a failure of the store: an error of the source store stays the
+/// same, and every other reason becomes [`Error::Unavailable`].
 impl From<BodyError> for Error {
     fn from(error: BodyError) -> Self {
         match error {
@@ -67,7 +70,8 @@ impl Body {
         Self::from(Bytes::new())
     }
 
-    /// Takes any HTTP body: hyper's, axum's, a WASI host's. An error that is a [`BodyError`] stays what it is.
+    /// Takes any HTTP body: of hyper, axum or a WASI host. An error that is a [`BodyError`] stays
+    /// the same; every other error becomes [`BodyError::Interrupted`].
     pub fn new<B>(body: B) -> Self
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -90,7 +94,7 @@ impl Body {
         Self { inner: StreamBody::new(frames).boxed_unsync(), length: None }
     }
 
-    /// States the length of a stream whose maker knows it.
+    /// States the length, in bytes, of a stream whose maker knows the length.
     pub fn with_length(mut self, length: u64) -> Self {
         self.length = Some(length);
         self
@@ -108,7 +112,7 @@ impl Body {
                 Ok(frame) => match frame.into_data() {
                     Ok(data) if data.is_empty() => {}
                     Ok(data) => return Some(Ok(data)),
-                    // Trailers say nothing to a registry.
+                    // Trailers carry no meaning for a registry.
                     Err(_) => {}
                 },
                 Err(error) => return Some(Err(error)),
@@ -116,7 +120,8 @@ impl Body {
         }
     }
 
-    /// The same body, after its first bytes have come: one without bytes has the length 0 then.
+    /// The same body, after its first bytes have arrived. A body that turns out to be empty gets
+    /// the length 0.
     pub async fn peeked(mut self) -> Self {
         let Some(first) = self.next().await else { return Self::empty() };
         let length = self.length;
@@ -127,7 +132,8 @@ impl Body {
     /// The whole body, if it has at most `limit_bytes`.
     ///
     /// # Errors
-    /// [`BodyError::TooLarge`] as soon as there is more; no more than that is held in memory.
+    /// [`BodyError::TooLarge`] as soon as the body exceeds the limit; no more than the limit is
+    /// collected in memory.
     pub async fn collect_up_to(mut self, limit_bytes: u64) -> Result<Bytes, BodyError> {
         let too_large = BodyError::TooLarge { limit_bytes };
         if self.length.is_some_and(|length| length > limit_bytes) {

@@ -1,7 +1,7 @@
-//! The self-check: what the stores of this host really give.
+//! The self-check: which guarantees the stores of this host really give.
 //!
-//! The design asks little of a store and gets more out of one that gives more. What each gives is tried, with keys and content of its
-//! own, and told with what follows from it.
+//! The design needs few guarantees of a store and makes use of more. The self-check tries each
+//! guarantee, with keys and content of its own, and reports the consequences for the registry.
 
 use std::sync::Arc;
 
@@ -12,23 +12,23 @@ use serde::Serialize;
 use super::{BlobStore, Error, KeyValue, Platform, Result, Stage, When};
 use crate::oci::Algorithm;
 
-/// How many try the same at the same time.
+/// How many rivals try the same operation at the same time.
 const RIVALS: usize = 8;
-/// The sizes of values that are tried, in bytes.
+/// The sizes of the values that are tried, in bytes.
 const VALUE_BYTES: [usize; 4] = [64 * 1024, 256 * 1024, 960 * 1024, 4 * 1024 * 1024];
-/// How many objects the content is in, at most.
+/// The most objects that the tried content may be stored in.
 const LEFT_MAX: usize = 100;
-/// How much content is tried, in bytes: more than the least part of an upload to S3.
+/// The size of the tried content, in bytes: more than the smallest part of an upload to S3.
 const CONTENT_BYTES: usize = 11 * 1024 * 1024;
 
-/// What was found out about one guarantee.
+/// The result for one guarantee.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// The guarantee.
     pub guarantee: &'static str,
-    /// Whether it holds.
+    /// Whether the guarantee holds.
     pub verdict: Verdict,
-    /// What that means for the registry.
+    /// The consequence for the registry.
     pub means: String,
 }
 
@@ -36,18 +36,20 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// It does.
+    /// The guarantee holds.
     Holds,
-    /// It does not, and the store says so: the registry does without.
+    /// The store reports that it does not give the guarantee. The registry works without the
+    /// guarantee.
     Missing,
-    /// It does not, though the design needs it or the store promises it.
+    /// The guarantee does not hold, although the design needs it or the store promises it.
     Broken,
 }
 
-/// Tries the stores. Writes and removes keys under `check/` and content of its own.
+/// Checks every guarantee of the stores. The check writes and removes keys under `check/` and
+/// content of its own.
 ///
 /// # Errors
-/// When a store cannot be reached or refuses a plain read or write; everything else is a finding.
+/// When a store cannot be reached or refuses a plain read or write. Every other fault is a finding.
 pub async fn check(
     keys: &Arc<dyn KeyValue>,
     blobs: &Arc<dyn BlobStore>,
@@ -55,10 +57,11 @@ pub async fn check(
 ) -> Result<Vec<Finding>> {
     let prefix = format!("check/{}!", platform.uuid());
     let probe = Probe { keys, blobs, prefix };
-    // Where nothing can be read nothing is left to be cleaned up.
+    // The check ends here if the store cannot be read: so far nothing was written that needs
+    // removal.
     probe.value(&probe.key("value")).await?;
     let findings = probe.run().await;
-    // Also after an outage in the middle, as far as that is possible.
+    // The keys are removed after a failed run too, as far as the store allows.
     let cleaned = probe.clean().await;
     let findings = findings?;
     cleaned?;
@@ -110,7 +113,8 @@ impl Probe<'_> {
     }
 
     async fn list(&self) -> Result<Finding> {
-        // In byte order, which is not everybody's.
+        // The names stand in byte order, which differs from other orders such as the alphabetical
+        // one.
         let names: Vec<String> = ["a", "a!b", "a-b", "a/b", "aB", "ab"].map(|name| self.key(name)).into();
         for name in names.iter().rev() {
             self.keys.put(name, "x".into(), When::Always).await?;
@@ -199,7 +203,7 @@ impl Probe<'_> {
         ))
     }
 
-    /// Removes what became of a stage, and what its appends left on the way.
+    /// Removes the content committed from a stage, and the remainders of the stage's appends.
     async fn remove_all(&self, stage: &Stage) -> Result<()> {
         for family in self.blobs.names_of_stage(stage).await? {
             for stored in self.blobs.list(Some(&family), LEFT_MAX).await? {
@@ -238,7 +242,7 @@ mod tests {
         findings.into_iter().map(|finding| finding.verdict).collect()
     }
 
-    /// A store that takes every condition for granted.
+    /// A store that ignores every condition, and lists keys in reverse order.
     struct Careless(MemoryKeyValue);
 
     #[async_trait]

@@ -1,6 +1,7 @@
-//! The clauses that every back end of a port must keep, as functions that panic where one is broken.
+//! The clauses that every back end of a port must keep, as functions that panic when a clause is
+//! broken.
 //!
-//! Run them against a back end of your own:
+//! To run the clauses against another back end:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -12,8 +13,9 @@
 //! }
 //! ```
 //!
-//! A condition that a back end cannot honour must be refused as [`Unsupported`](super::Error::Unsupported), and nothing
-//! written. The clauses use keys that begin with `contract`, so a store that holds other things may be used.
+//! A back end must refuse a condition that it cannot honour as
+//! [`Unsupported`](super::Error::Unsupported), and write nothing. The clauses use keys that begin
+//! with `contract`, so the store may hold other data.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -136,7 +138,8 @@ pub(crate) async fn a_delete_can_be_repeated(store: Arc<dyn KeyValue>) {
 }
 
 pub(crate) async fn keys_are_listed_in_byte_order(store: Arc<dyn KeyValue>) {
-    // Not in order here, and so chosen that `!`, `-`, `.`, `/` and letters of both cases meet at one place.
+    // The names are not in order here, and compare `!`, `-`, `.`, `/` and letters of both cases at
+    // one position.
     let names = ["b", "a/b!x", "a!y", "a-b!x", "a.b!x", "a!B", "a!a", "a/!x", "a!", "a/a/a!x", "Z", "a0!x", "a_b!x"];
     let mut keys: Vec<String> = names.iter().map(|name| format!("contract/order/{name}")).collect();
     for key in &keys {
@@ -170,7 +173,8 @@ pub(crate) async fn a_listing_ends_at_its_prefix(store: Arc<dyn KeyValue>) {
         ("contract/p/x", vec![]),
     ] {
         assert_eq!(store.list(prefix, None, 10).await.unwrap(), expected, "{prefix}");
-        // What sorts before the prefix changes nothing, and nothing comes after what sorts behind it.
+        // An `after` that sorts before the prefix changes nothing. An `after` that sorts behind the
+        // prefix leaves no keys.
         assert_eq!(store.list(prefix, Some("contract/a"), 10).await.unwrap(), expected, "{prefix}");
         assert_eq!(store.list(prefix, Some("contract/z"), 10).await, Ok(vec![]), "{prefix}");
     }
@@ -185,13 +189,14 @@ pub(crate) async fn a_listing_goes_on_after_a_key_that_is_gone(store: Arc<dyn Ke
     assert_eq!(listed, Ok(vec!["contract/gone!c".to_owned()]));
 }
 
-/// More keys in one place than a back end may like, which begin alike for long; each page's last key is deleted before the
-/// next page.
+/// Many keys in one place, more than a back end may keep together, with a long common beginning.
+/// The last key of each page is deleted before the next page is listed.
 pub(crate) async fn many_keys_are_listed_in_pages(store: Arc<dyn KeyValue>) {
     let beside = (0..60).map(|n| format!("contract/many/that-begin-alike-{n:02}!"));
     let mut keys: Vec<String> = (0..240).map(|n| format!("contract/many!that-begin-alike-{n:03}")).collect();
     keys.extend(beside);
-    // Not in order, so that no order of creation is taken for that of the keys.
+    // The keys are not written in order, so that the order of creation differs from the order of
+    // the keys.
     for n in 0..keys.len() {
         put(&store, &keys[n * 7 % 300], "").await;
     }
@@ -245,8 +250,8 @@ pub(crate) async fn unusual_keys_are_kept_apart(store: Arc<dyn KeyValue>) {
     assert_eq!(store.list("contract/odd/", None, 100).await.unwrap(), sorted);
 }
 
-/// One write of each content under one condition at the same time: at most one wins, and its content is what is there.
-/// `None` where the condition is not supported.
+/// Writes several contents at the same time under one condition: exactly one write wins, and its
+/// content is stored. `None` where the store does not support the condition.
 async fn race(store: &Arc<dyn KeyValue>, key: &'static str, when: When) -> Option<()> {
     let before = value(store, key).await;
     let contents: Vec<String> = (0..8).map(|n| format!("content {n}")).collect();
@@ -275,7 +280,7 @@ pub(crate) async fn one_creator_wins(store: Arc<dyn KeyValue>) {
 
 pub(crate) async fn one_swapper_wins(store: Arc<dyn KeyValue>) {
     let key = "contract/swap!a";
-    // The same value written again is another version.
+    // The same value written again has another version.
     put(&store, key, "same").await;
     let stale = store.get(key).await.unwrap().unwrap().version;
     put(&store, key, "same").await;
@@ -301,7 +306,7 @@ pub(crate) async fn a_deleted_key_has_no_version(store: Arc<dyn KeyValue>) {
 pub(crate) async fn a_changed_value_is_not_deleted(store: Arc<dyn KeyValue>) {
     let key = "contract/delete-changed!a";
     let nonsense = Version("nonsense".into());
-    // The same value written again is another version.
+    // The same value written again has another version.
     put(&store, key, "same").await;
     let stale = store.get(key).await.unwrap().unwrap().version;
     put(&store, key, "same").await;
@@ -319,7 +324,8 @@ pub(crate) async fn a_changed_value_is_not_deleted(store: Arc<dyn KeyValue>) {
     }
 }
 
-/// Deletions and writes under one version at the same time: at most one of all succeeds, and the key is as that one left it.
+/// Deletions and writes race under one version: at most one operation succeeds and determines the
+/// state of the key.
 pub(crate) async fn one_deleter_or_swapper_wins(store: Arc<dyn KeyValue>) {
     let key = "contract/delete-race!a";
     for writers in [0, 4] {
@@ -355,7 +361,7 @@ pub(crate) async fn a_write_gives_its_version(store: Arc<dyn KeyValue>) {
     put(&store, key, "before").await;
     let Some(first) = store.put(key, text("first"), When::Always).await.unwrap() else { return };
     assert_eq!(store.get(key).await.unwrap().unwrap().version, first);
-    // Each of them is known to the next.
+    // Each returned version fits the next conditional write.
     let second = store.put(key, text("second"), When::Unchanged(first.clone())).await.unwrap().unwrap();
     let late = store.put(key, text("late"), When::Unchanged(first)).await;
     assert!(matches!(late, Err(Error::Conflict(_))), "{late:?}");
@@ -369,7 +375,7 @@ fn content(seed: u8, length: usize) -> Bytes {
     (0..length).map(byte).collect::<Vec<u8>>().into()
 }
 
-/// A body that comes in pieces and lets others run in between.
+/// A body that arrives in pieces and lets other tasks run in between.
 fn in_pieces(bytes: Bytes, piece: usize) -> Body {
     let pieces: Vec<Bytes> = bytes.chunks(piece).map(Bytes::copy_from_slice).collect();
     Body::from_stream(stream::unfold(pieces.into_iter(), |mut pieces| async move {
@@ -378,7 +384,7 @@ fn in_pieces(bytes: Bytes, piece: usize) -> Body {
     }))
 }
 
-/// Lets others run.
+/// Lets other tasks run.
 pub(crate) async fn yield_now() {
     let mut yielded = false;
     std::future::poll_fn(|cx| {
@@ -399,7 +405,8 @@ fn digest(bytes: &[u8]) -> Digest {
     Algorithm::Sha256.digest(bytes)
 }
 
-/// Commits `stage`, which must hold `expected`, or what `stage` holds is refused.
+/// Commits `stage` and checks that the committed bytes are `expected`. Returns the error of a
+/// refused commit.
 async fn commit_and_read(store: &Arc<dyn BlobStore>, stage: &Stage, expected: &Bytes) -> Result<()> {
     let location = store.commit(stage, &digest(expected)).await?;
     let body = store.read(&location, 0..expected.len() as u64).await.unwrap();
@@ -422,7 +429,7 @@ pub(crate) async fn what_was_appended_is_read(store: Arc<dyn BlobStore>) {
 }
 
 pub(crate) async fn ranges_are_exact(store: Arc<dyn BlobStore>) {
-    // Sizes around 64 KiB and 1 MiB are where back ends cut.
+    // Back ends cut content at sizes around 64 KiB and 1 MiB.
     let bytes = content(2, 2_200_000);
     let location = stored(&store, &bytes).await;
     let ranges: [Range<usize>; 8] = [
@@ -440,7 +447,7 @@ pub(crate) async fn ranges_are_exact(store: Arc<dyn BlobStore>) {
         let read = body.collect_up_to(u64::MAX).await.unwrap();
         assert!(read == bytes[range.clone()], "{range:?}");
     }
-    // A range beyond the end is refused at once or breaks off; it is never a complete answer.
+    // A range beyond the end is refused at once or breaks off. The answer is never complete.
     match store.read(&location, 2_199_999..2_200_001).await {
         Ok(body) => assert!(body.collect_up_to(u64::MAX).await.is_err()),
         Err(error) => assert!(matches!(error, Error::Corrupt(_)), "{error}"),
@@ -463,12 +470,13 @@ pub(crate) async fn any_number_of_appends_is_one_content(store: Arc<dyn BlobStor
         if rest.is_empty() {
             break;
         }
-        // Small ones, empty ones and a few that fill a chunk.
+        // Small appends, empty appends and a few that fill a chunk.
         let size = [1000, 1, 0, 17_000, 500, 70_000][n % 6].min(rest.len());
         stage = store.append(&stage, rest.split_to(size).into()).await.unwrap();
     }
     commit_and_read(&store, &stage, &bytes).await.unwrap();
-    // So many, and none too small to be kept on its own, that lists of them must be put aside more than once.
+    // Many appends, each too large to stay in the stage, so that lists of appends must be moved out
+    // more than once.
     let bytes = content(4, 17_000 * 700);
     let mut stage = store.stage().await.unwrap();
     for piece in bytes.chunks(17_000) {
@@ -485,7 +493,8 @@ pub(crate) async fn one_large_append_is_one_content(store: Arc<dyn BlobStore>) {
     commit_and_read(&store, &stage, &bytes).await.unwrap();
 }
 
-/// Commits both forks, in this order; each yields its bytes, or is refused. The first must not be.
+/// Commits both forks in the given order. The first fork yields its bytes; the second fork yields
+/// its bytes or is refused.
 async fn commit_forks(store: &Arc<dyn BlobStore>, forks: [(&Stage, &Bytes); 2]) {
     let [(first, first_bytes), (second, second_bytes)] = forks;
     commit_and_read(store, first, first_bytes).await.unwrap();
@@ -577,7 +586,7 @@ pub(crate) async fn a_commit_can_be_repeated(store: Arc<dyn BlobStore>) {
     commit_and_read(&store, &stage, &bytes).await.unwrap();
     let again = commit_and_read(&store, &stage, &bytes).await;
     assert!(matches!(again, Ok(()) | Err(Error::Conflict(_))), "{again:?}");
-    // Another upload of the same content is the same content.
+    // The same content can be uploaded once more, and is read from the new location.
     let location = stored(&store, &bytes).await;
     let read = store.read(&location, 0..100_000).await.unwrap().collect_up_to(u64::MAX).await;
     assert!(read.unwrap() == bytes);
@@ -605,7 +614,7 @@ pub(crate) async fn a_content_can_be_removed_twice(store: Arc<dyn BlobStore>) {
     remove(&store, &location).await;
 }
 
-/// Everything that the store holds, by pages of `limit`.
+/// The names of all objects in the store, listed in pages of `limit`.
 async fn names(store: &Arc<dyn BlobStore>, limit: usize) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     loop {
@@ -638,14 +647,14 @@ pub(crate) async fn what_is_held_is_listed(store: Arc<dyn BlobStore>) {
         assert!(mine.iter().chain(&of_twin).all(|name| all.contains(name)), "{mine:?} {all:?}");
         assert!(all.iter().any(|name| covers(&of_stage, name)), "{of_stage:?} {all:?}");
     }
-    // A stage's names are those of what it becomes.
+    // The names of a stage cover the names of the content committed from the stage.
     let committed = store.commit(&stage, &digest(&content(27, 100_000))).await.unwrap();
     for name in store.names_of(&committed).await.unwrap() {
         assert!(covers(&of_stage, &name), "{of_stage:?} {name}");
     }
 }
 
-/// So that a collection can say how many bytes it freed.
+/// A collection needs the sizes to report how many bytes it freed.
 pub(crate) async fn content_is_listed_with_its_size(store: Arc<dyn BlobStore>) {
     for (seed, sizes) in [(30, vec![0]), (31, vec![1]), (32, vec![100_000]), (33, vec![200_000, 7, 70_000, 20_000])] {
         let parts: Vec<Bytes> = sizes.iter().map(|size| content(seed, *size)).collect();
@@ -680,7 +689,7 @@ pub(crate) async fn what_is_removed_leaves_nothing_and_its_twin_whole(store: Arc
     remove(&store, &gone).await;
     let read = store.read(&twin, 0..200_000).await.unwrap().collect_up_to(u64::MAX).await;
     assert!(read.unwrap() == bytes);
-    // A stage that is given up is removed by the names that are listed.
+    // An abandoned stage is removed by the names that the store lists.
     let stage = store.stage().await.unwrap();
     let stage = store.append(&stage, content(29, 100_000).into()).await.unwrap();
     let of_stage = store.names_of_stage(&stage).await.unwrap();

@@ -1,5 +1,5 @@
-//! Decorators that count calls, and bytes read: storage calls a request do not vary from machine to machine, so tests can hold them to a
-//! number.
+//! Decorators that count calls and the bytes read. The number of storage calls per request does not
+//! vary between machines, so tests can require an exact number.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,12 +33,13 @@ impl Counts {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Reads, writes, deletes and listings since the last call of this.
+    /// Reads, writes, deletes and listings since the previous call of `take`.
     pub fn take(&self) -> [u64; 4] {
         [&self.reads, &self.writes, &self.deletes, &self.lists].map(|counter| counter.swap(0, Ordering::Relaxed))
     }
 
-    /// How many bytes were asked for in reads since the last call of this.
+    /// The bytes of values read and of content ranges asked for, since the previous call of
+    /// `take_read_bytes`.
     pub fn take_read_bytes(&self) -> u64 {
         self.read_bytes.swap(0, Ordering::Relaxed)
     }
@@ -82,7 +83,8 @@ impl<S: KeyValue + ?Sized> KeyValue for Counting<S> {
     }
 }
 
-/// Of the blob store's calls `append` and `commit` are writes, `stage` is none: no back end need do anything for it.
+/// `append` and `commit` count as writes. `stage` is not counted, because no back end needs to do
+/// any work for it.
 #[async_trait]
 impl<S: BlobStore + ?Sized> BlobStore for Counting<S> {
     async fn stage(&self) -> Result<Stage> {

@@ -1,4 +1,5 @@
-//! Decorators that fail on purpose, by seed: what a network, a full disk or a retrying client does to a store.
+//! Decorators that fail on purpose, by seed. The faults are those of a network, a full disk or a
+//! retrying client.
 
 use std::future::poll_fn;
 use std::ops::Range;
@@ -13,7 +14,7 @@ use futures_util::stream;
 use super::{BlobStore, Body, BodyError, Entry, Error, KeyValue, Location, Result, Stage, Stored, Version, When};
 use crate::oci::Digest;
 
-/// Numbers that look random and follow from a seed (SplitMix64).
+/// Pseudo-random numbers that follow from a seed (SplitMix64).
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
 
@@ -31,46 +32,49 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `end`, which is not 0.
+    /// A number below `end`. `end` must not be 0.
     pub fn below(&mut self, end: usize) -> usize {
         (self.roll() % end as u64) as usize
     }
 
-    /// True so many times of a thousand.
+    /// True with a chance of `chance` in a thousand.
     pub fn per_mille(&mut self, chance: u32) -> bool {
         self.roll() % 1000 < u64::from(chance)
     }
 }
 
-/// What happens to one call.
+/// The fault of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     None,
-    /// It fails and does nothing.
+    /// The call fails and does nothing.
     Before,
-    /// It does its work and the acknowledgement is lost.
+    /// The call does its work, and the acknowledgement is lost.
     After,
-    /// Others go first.
+    /// Other tasks run before the call.
     Delay,
-    /// The body that it takes or gives breaks off; without a body it fails.
+    /// The body of an append or of a read breaks off. A call without a body fails.
     Truncate,
-    /// It is carried out twice, as when a client of the store tries again that did not hear the first answer.
+    /// The call is carried out twice, as when a client of the store retries because the first
+    /// answer was lost.
     Twice,
 }
 
-/// Which calls fail: shared by the stores of one registry, so that one seed gives one story.
+/// Decides which calls fail. The stores of one registry share the faults, so that one seed
+/// determines the whole run.
 pub struct Faults {
     dice: Mutex<Dice>,
     chance_per_mille: AtomicU32,
 }
 
 impl Faults {
-    /// So many calls of a thousand go wrong.
+    /// Gives a fault to `chance_per_mille` of a thousand calls.
     pub fn new(seed: u64, chance_per_mille: u32) -> Arc<Self> {
         Arc::new(Self { dice: Mutex::new(Dice::new(seed)), chance_per_mille: AtomicU32::new(chance_per_mille) })
     }
 
-    /// From now on so many calls of a thousand go wrong; 0: none.
+    /// Changes the chance: from now on `chance_per_mille` of a thousand calls have a fault; 0 means
+    /// no faults.
     pub fn set_chance(&self, chance_per_mille: u32) {
         self.chance_per_mille.store(chance_per_mille, Ordering::Relaxed);
     }
@@ -106,20 +110,20 @@ fn outage() -> Error {
     Error::Unavailable("a fault on purpose".into())
 }
 
-/// The store inside, with faults.
+/// A store with faults.
 pub struct Faulty<S: ?Sized> {
     faults: Arc<Faults>,
     inner: Arc<S>,
 }
 
 impl<S: ?Sized> Faulty<S> {
-    /// Lets `faults` befall the calls to `inner`.
+    /// Applies `faults` to the calls to `inner`.
     pub fn new(faults: Arc<Faults>, inner: Arc<S>) -> Self {
         Self { faults, inner }
     }
 }
 
-/// A call without a body.
+/// Makes a call without a body, with the next fault.
 macro_rules! faulty {
     ($self:ident, $call:expr) => {
         match $self.faults.next() {
@@ -246,7 +250,7 @@ impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
 type Pieces = Vec<Result<Bytes, BodyError>>;
 
 impl<S: ?Sized> Faulty<S> {
-    /// The beginning of a body, which may be all of it, and then an error.
+    /// The beginning of a body, possibly the whole body, followed by an error.
     fn broken_off(&self, mut pieces: Pieces) -> Pieces {
         let keep = self.faults.dice(|dice| dice.below(pieces.len() + 1));
         if let Some(Ok(cut)) = pieces.get_mut(keep) {
@@ -258,7 +262,7 @@ impl<S: ?Sized> Faulty<S> {
     }
 }
 
-/// All of a body: what fails on purpose is not for bodies of any size.
+/// All pieces of a body, held in memory: the decorators are not meant for bodies of any size.
 async fn pieces_of(mut body: Body) -> Pieces {
     let mut pieces = Vec::new();
     while let Some(piece) = body.next().await {

@@ -1,4 +1,4 @@
-//! Both ports in memory: for tests, and for programs that want a registry which forgets.
+//! Both ports in memory, for tests and for programs whose registry need not outlive them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::{Bound, Range};
@@ -12,7 +12,7 @@ use super::{BlobStore, Body, Entry, Error, KeyValue, Location, Platform, Result,
 use crate::oci::Digest;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No code of ours panics while it holds one of these.
+    // No code in this file panics while holding one of these locks.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -76,24 +76,25 @@ impl KeyValue for MemoryKeyValue {
     }
 }
 
-/// Content in memory. A blob is the list of the pieces that came in; nothing is ever put together.
+/// Content in memory. A blob is the list of the pieces that arrived; pieces are never joined.
 pub struct MemoryBlobStore {
     platform: Arc<dyn Platform>,
-    // By family, which is what `stage` began: the last piece of every fork, by the fork's name.
+    // By family, which `stage` begins: the last piece of every fork, by the fork's name.
     stages: Mutex<HashMap<String, HashMap<String, Arc<Piece>>>>,
-    // By family and digest.
+    // Committed content, by family and digest.
     blobs: Mutex<HashMap<String, Arc<[Bytes]>>>,
 }
 
-/// Pieces hang together backwards, so that a fork costs nothing and shares what came before.
+/// Each piece links to the piece before it, so that a fork costs nothing and shares the earlier
+/// pieces.
 struct Piece {
     before: Option<Arc<Piece>>,
     bytes: Vec<Bytes>,
-    /// Of all pieces up to this one.
+    /// The bytes of all pieces up to and including this piece.
     length: usize,
 }
 
-/// A long chain would be dropped by recursion, a stack frame a piece.
+/// Drops a chain of pieces in a loop. Recursion would need a stack frame for each piece.
 impl Drop for Piece {
     fn drop(&mut self) {
         let mut before = self.before.take();
@@ -115,7 +116,7 @@ impl MemoryBlobStore {
         Self { platform, stages: Mutex::default(), blobs: Mutex::default() }
     }
 
-    /// Of content.
+    /// The size in bytes of committed content.
     fn length(&self, name: &str) -> Option<usize> {
         lock(&self.blobs).get(name).map(|pieces| pieces.iter().map(Bytes::len).sum())
     }

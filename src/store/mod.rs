@@ -1,7 +1,8 @@
 //! The two ports to storage, the platform, and their back ends.
 //!
-//! A *port* is an object-safe trait held as `Arc<dyn …>` and chosen once, when a host starts. What every back end of a
-//! port must keep is written down as clauses in [`contract`], which run against each of them.
+//! A *port* is an object-safe trait held as `Arc<dyn …>` and chosen once, when a host starts. The
+//! clauses that every back end of a port must keep are in [`contract`], and run against each back
+//! end.
 
 mod blob_store;
 mod body;
@@ -32,25 +33,27 @@ pub use platform::Platform;
 pub use platform::SystemPlatform;
 pub use tidy::{Tidied, TidyRequest};
 
-/// Why a store did not do what it was asked. Each case is one in which callers do something else.
+/// Why a store operation failed. Callers handle each case differently.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A condition did not hold, or a stage was taken by somebody else. Nothing was changed.
+    /// A condition did not hold, or another request took the stage. The store changed nothing.
     #[error("conflict: {0}")]
     Conflict(String),
-    /// The back end cannot honour the condition. Nothing was changed; the caller does without or gives up.
+    /// The back end cannot honour the condition. The store changed nothing; the caller continues
+    /// without the condition or gives up.
     #[error("unsupported: {0}")]
     Unsupported(&'static str),
-    /// The store could not be reached or failed. It is not known whether anything was changed; never read it as absence.
+    /// The store could not be reached or failed. The change may or may not have happened; never
+    /// read this error as absence.
     #[error("unavailable: {0}")]
     Unavailable(String),
-    /// There is no space left. Nothing was acknowledged; reads and deletes still work.
+    /// No space is left. The write was not acknowledged; reads and deletes still work.
     #[error("full: {0}")]
     Full(String),
     /// The store can only be read.
     #[error("read-only: {0}")]
     ReadOnly(String),
-    /// What is stored cannot be what was written.
+    /// The stored data is missing, or cannot be the data that was written.
     #[error("corrupt: {0}")]
     Corrupt(String),
 }

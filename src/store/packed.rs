@@ -1,9 +1,10 @@
-//! Content cut into values of a key-value store, for hosts that have nothing else.
+//! Content cut into values of a key-value store, for hosts without another store for content.
 //!
-//! Every append writes its chunks under a token of its own, so forks never meet:
-//! `pack/<family>!<token>!<number>-<length>`. A stage lists what the appends wrote as *extents*. When there are too many of them they
-//! are put aside into a *page*, so that a stage stays small and an append costs the same however many came before. The few
-//! bytes after the last full chunk travel in the stage itself, so that small appends do not make small chunks.
+//! Every append writes its chunks under a token of its own, so forks never share a key:
+//! `pack/<family>!<token>!<number>-<length>`. A stage lists the chunks of each append as an
+//! *extent*. When a stage has too many extents, the extents move to a *page*, so that a stage stays
+//! small and an append costs the same however many came before. The few bytes after the last full
+//! chunk are kept in the stage itself, so that small appends do not make small chunks.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,17 +18,18 @@ use serde::{Deserialize, Serialize};
 use super::{BlobStore, Body, Error, KeyValue, Location, Platform, Result, Stage, Stored, When};
 use crate::oci::Digest;
 
-/// The chunk size that fits every common store but the narrowest: 960 KiB, below the 1 MB of Akamai's.
+/// The default chunk size: 960 KiB. Such chunks fit every common store except the narrowest;
+/// Akamai's store takes 1 MB.
 pub const CHUNK_BYTES_DEFAULT: u32 = 960 * 1024;
 /// The smallest chunk size that can be set.
 pub const CHUNK_BYTES_MIN: u32 = 64 * 1024;
-/// How many bytes after the last full chunk travel in the stage.
+/// The most bytes after the last full chunk that are kept in the stage.
 const TAIL_BYTES_MAX: usize = 16 * 1024;
-/// What every key of ours begins with.
+/// The prefix of all keys of packed content.
 const PREFIX: &str = "pack/";
 /// How many keys are listed at a time.
 const KEYS_LISTED_MAX: usize = 1000;
-/// How many extents a stage, a page or a location lists.
+/// The most extents that a stage, a page or a location lists.
 const EXTENTS_MAX: usize = 256;
 
 /// Content packed into the values of a [`KeyValue`].
@@ -37,57 +39,62 @@ pub struct PackedBlobStore {
     chunk_bytes: u32,
 }
 
-/// What one append wrote: full chunks, and a last one that may be shorter.
+/// The chunks that one append wrote: all chunks but the last are full.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Extent {
     token: String,
     length: u64,
 }
 
-/// What a [`Stage`] says, and what a [`Location`] says, where the tail is empty.
+/// The content of a [`Stage`] or of a [`Location`]. The tail of a location is empty.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Pack {
     family: String,
-    // A stage keeps the size it began with when the setting changes.
+    // A stage keeps the chunk size that it began with even when the setting changes.
     chunk_bytes: u32,
-    /// Extents that come before those listed here: in a stage the token of the last page, in a location of the page list.
+    /// The token of the extents before those listed here: of the last page in a stage, and of the
+    /// page list in a location.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     before: Option<String>,
     extents: Vec<Extent>,
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "hex::serde")]
     tail: Vec<u8>,
-    /// Whether the keys of the chunks end in the chunks' lengths. Packs of earlier versions have keys without.
+    /// Whether the keys of the chunks end in the lengths of the chunks. Earlier versions wrote keys
+    /// without lengths.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     sized: bool,
 }
 
-/// Extents put aside.
+/// Extents moved out of a stage.
 #[derive(Serialize, Deserialize)]
 struct Page {
     before: Option<String>,
     extents: Vec<Extent>,
 }
 
-/// All pages of committed content in order, each as one extent of the sum of its lengths.
+/// All pages of committed content in order. Each page is listed as one extent with the sum of the
+/// page's lengths.
 #[derive(Serialize, Deserialize)]
 struct PageList {
     pages: Vec<Extent>,
 }
 
-/// The values that hold the bytes.
+/// The key-value store that holds chunks and pages.
 #[derive(Clone)]
 struct Chunks {
     keys: Arc<dyn KeyValue>,
 }
 
 impl PackedBlobStore {
-    /// Packs into `keys`, beside what else is there; its keys begin with `pack/`.
-    /// `chunk_bytes` is how large the values may be, at least [`CHUNK_BYTES_MIN`].
+    /// Stores content in `keys`, under keys that begin with `pack/`; other keys may lie beside
+    /// them. `chunk_bytes` is the largest size of a value, in bytes. Sizes below
+    /// [`CHUNK_BYTES_MIN`] are raised to [`CHUNK_BYTES_MIN`].
     pub fn new(keys: Arc<dyn KeyValue>, platform: Arc<dyn Platform>, chunk_bytes: u32) -> Self {
         Self { chunks: Chunks { keys }, platform, chunk_bytes: chunk_bytes.max(CHUNK_BYTES_MIN) }
     }
 
-    /// Writes the body's chunks; gives the bytes written and those left for the tail.
+    /// Writes the pack's tail and the body as chunks under `token`. Returns the bytes left for the
+    /// new tail, and adds the number of bytes written to `written`.
     async fn write(&self, pack: &Pack, token: &str, mut body: Body, written: &mut u64) -> Result<Vec<u8>> {
         let chunk_bytes = pack.chunk_bytes as usize;
         let mut gathered = pack.tail.clone();
@@ -115,7 +122,8 @@ impl PackedBlobStore {
         self.chunks.keys.put(&key, chunk.into(), When::Always).await.map(drop)
     }
 
-    /// Best effort: nobody else knows the token.
+    /// Removes the chunks of a failed append. Best effort: no stage lists the token, so chunks that
+    /// stay are garbage.
     async fn remove_chunks(&self, pack: &Pack, token: &str, written: u64) {
         for number in 0..written.div_ceil(u64::from(pack.chunk_bytes)) {
             if let Err(error) = self.chunks.keys.delete(&pack.chunk_key_within(token, number, written)).await {
@@ -125,7 +133,7 @@ impl PackedBlobStore {
         }
     }
 
-    /// Puts extents aside when there are too many.
+    /// Moves the extents to a page when the pack has too many.
     async fn put_aside(&self, pack: &mut Pack, token: &str) -> Result<()> {
         if pack.extents.len() > EXTENTS_MAX {
             let page = Page { before: pack.before.take(), extents: std::mem::take(&mut pack.extents) };
@@ -135,7 +143,8 @@ impl PackedBlobStore {
         Ok(())
     }
 
-    /// Turns the chain of pages, last page first, into a list in order.
+    /// Stores the pages as a list in order. In the pack, the pages form a chain with the last page
+    /// first.
     async fn list_pages(&self, pack: &Pack, token: &str) -> Result<()> {
         let mut pages = Vec::new();
         let mut next = pack.before.clone();
@@ -191,8 +200,9 @@ impl BlobStore for PackedBlobStore {
         Ok(Location(seal(&pack)?))
     }
 
-    /// Removes nothing: without conditions a commit of the same stage may be under way in another process, and what it
-    /// acknowledges must stay readable. The chunks are garbage that nothing leads to.
+    /// Removes nothing. Without conditions, another process may be committing the same stage, and
+    /// the content that the commit acknowledges must stay readable. The chunks of a discarded stage
+    /// are garbage without references.
     async fn discard(&self, _stage: &Stage) -> Result<()> {
         Ok(())
     }
@@ -202,7 +212,7 @@ impl BlobStore for PackedBlobStore {
         let chunks = self.chunks.clone();
         let extents = chunks.extents_within(&pack, &range).await?;
         let length = range.end.saturating_sub(range.start);
-        // What is still to be sent of each extent, as ranges within the extents.
+        // The wanted part of each extent, as a range within the extent.
         let parts: Vec<(Extent, Range<u64>)> = overlaps(extents, &range);
         if parts.iter().map(|(_, part)| part.end - part.start).sum::<u64>() != length {
             return Err(Error::Corrupt(format!("pack {} is shorter than {}", pack.family, range.end)));
@@ -218,7 +228,7 @@ impl BlobStore for PackedBlobStore {
     }
 
     async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
-        // With the `!` it stands for what an append is writing just now as well.
+        // The trailing `!` makes the name cover chunks that an append is writing right now.
         let pack: Pack = open(&stage.0)?;
         Ok(vec![format!("{}!", pack.family)])
     }
@@ -238,12 +248,13 @@ impl BlobStore for PackedBlobStore {
         Ok(tokens.into_iter().map(|token| format!("{}!{token}", pack.family)).collect())
     }
 
-    /// What each append wrote has a name of its own, `<family>!<token>`. The sizes come from the keys of the chunks.
+    /// The chunks of each append are listed under one name, `<family>!<token>`. The sizes come from
+    /// the keys of the chunks.
     async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
         let mut found: Vec<Stored> = Vec::new();
-        // All keys of a name sort before this.
+        // All keys of the name `after` sort before `passed`.
         let mut passed = after.map(|name| format!("{PREFIX}{name}!{}", char::MAX));
-        // One name more than asked for tells that the chunks of the last one are complete.
+        // A name beyond `limit` proves that all chunks of the last wanted name were counted.
         while found.len() <= limit {
             let keys = self.chunks.keys.list(PREFIX, passed.as_deref(), KEYS_LISTED_MAX).await?;
             for key in &keys {
@@ -284,7 +295,8 @@ impl Pack {
         if self.sized { format!("{key}-{length}") } else { key }
     }
 
-    /// The key of a chunk of what one append wrote: all chunks but the last are full.
+    /// The key of a chunk of an append that wrote `written` bytes: all chunks but the last are
+    /// full.
     fn chunk_key_within(&self, token: &str, number: u64, written: u64) -> String {
         let chunk_bytes = u64::from(self.chunk_bytes);
         self.chunk_key(token, number, written.saturating_sub(number * chunk_bytes).min(chunk_bytes))
@@ -311,7 +323,8 @@ impl Chunks {
         self.keys.put(key, value.into(), When::Always).await.map(drop)
     }
 
-    /// The extents that `range` touches, each with its start; pages that it does not touch are not read.
+    /// The extents that `range` may touch, each with its start in the content. Pages outside
+    /// `range` are not read.
     async fn extents_within(&self, pack: &Pack, range: &Range<u64>) -> Result<Vec<(u64, Extent)>> {
         let mut extents = Vec::new();
         let mut start = 0;
@@ -330,7 +343,7 @@ impl Chunks {
         Ok(extents)
     }
 
-    /// The first chunk's worth of an extent's `part`, and what of the part is left.
+    /// The bytes of the first chunk of an extent's `part`, and the rest of the part.
     async fn read_part(&self, pack: &Pack, extent: &Extent, part: Range<u64>) -> Result<(Bytes, Range<u64>)> {
         let chunk_bytes = u64::from(pack.chunk_bytes);
         let number = part.start / chunk_bytes;
@@ -346,7 +359,8 @@ impl Chunks {
     }
 }
 
-/// How many bytes of content lie under a key that ends so; `None` where only the value can tell.
+/// How many bytes of content lie under a key that ends in `end_of_key`. `None` for a chunk whose
+/// key has no length.
 fn length_of(end_of_key: &str) -> Option<u64> {
     match end_of_key {
         "page" => Some(0),
@@ -387,7 +401,7 @@ mod tests {
     use crate::store::SystemPlatform;
     use crate::store::memory::MemoryKeyValue;
 
-    /// Earlier versions wrote keys that do not tell lengths.
+    /// Earlier versions wrote keys without lengths.
     #[test]
     fn what_earlier_versions_packed_is_read_and_listed() {
         let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
@@ -402,7 +416,7 @@ mod tests {
         assert_eq!(block_on(body.collect_up_to(10)).unwrap(), "abb");
         let listed = vec![Stored { name: "family!token".into(), bytes: None }];
         assert_eq!(block_on(store.list(None, 10)), Ok(listed));
-        // An upload that such a version began goes on as it began.
+        // An upload that an earlier version began continues with keys without lengths.
         let stage = block_on(store.append(&Stage(pack), vec![b'c'; 100_000].into())).unwrap();
         let location = block_on(store.commit(&stage, &crate::oci::Algorithm::Sha256.digest(b""))).unwrap();
         let body = block_on(store.read(&location, 0..from + 11 + 100_000)).unwrap();

@@ -1,5 +1,5 @@
-//! What is impure and not storage: the clock, randomness and outbound HTTP. All of it goes through here, so that tests can
-//! own it.
+//! The impure parts of a host besides storage: the clock, randomness and outbound HTTP. All code
+//! reaches them through [`Platform`], so that tests control them.
 
 use std::time::Duration;
 
@@ -9,28 +9,30 @@ use http::{Request, Response};
 
 use super::{Body, Error, Result};
 
-/// The clock, the randomness and the way out of a host.
+/// The clock, the randomness and the outbound HTTP of a host.
 #[async_trait]
 pub trait Platform: Send + Sync {
     /// Milliseconds since the Unix epoch.
     fn now_ms(&self) -> u64;
 
-    /// Random bytes that nobody can guess.
+    /// Unpredictable random bytes.
     fn random(&self) -> [u8; 16];
 
-    /// A new random UUID (version 4): upload sessions and stages are called so.
+    /// A new random UUID (version 4), for the names of upload sessions and stages.
     fn uuid(&self) -> String {
         uuid::Builder::from_random_bytes(self.random()).into_uuid().to_string()
     }
 
-    /// Sends a request to another server; its URI is absolute, and a body of known length goes out with Content-Length.
-    /// `timeout` is how long the server may take for the head of the answer, beside the sending of the body, for which it gets
-    /// more, and during which it may not stall for longer; while the answer's body is read, how long each piece may take is up to
-    /// the host.
+    /// Sends a request to another server. The URI of the request is absolute, and a body of known
+    /// length goes out with Content-Length.
+    ///
+    /// `timeout` limits how long the server may take to answer with the head of the response.
+    /// Sending the body gets additional time, but must not stall for longer than `timeout`. The
+    /// host decides how long each piece of the response body may take.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when there was no answer; the request may have been carried out all the same.
-    /// [`Error::Unsupported`] on a platform that has no way out.
+    /// [`Error::Unavailable`] when no answer arrived; the server may have carried out the request
+    /// all the same. [`Error::Unsupported`] on a platform without outbound HTTP.
     async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>> {
         let _ = (request, timeout);
         Err(Error::Unsupported("this platform sends no requests"))
@@ -41,19 +43,19 @@ pub trait Platform: Send + Sync {
         false
     }
 
-    /// Runs a task in the background, whether anybody waits for it or not. A platform without background tasks drops the
-    /// task; ask [`Platform::runs_tasks`] first.
+    /// Runs a task in the background, whether or not a caller waits for the task. A platform
+    /// without background tasks drops the task; ask [`Platform::runs_tasks`] first.
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         drop(task);
     }
 
-    /// Waits. A platform that cannot returns at once.
+    /// Waits for `duration`. A platform that cannot wait returns at once.
     async fn sleep(&self, duration: Duration) {
         let _ = duration;
     }
 }
 
-/// The operating system's clock and randomness; on WASI the host's.
+/// The clock and the randomness of the operating system, or of the host under WASI.
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemPlatform;

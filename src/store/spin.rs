@@ -1,8 +1,10 @@
-//! Spin's own stores: its key-value interface, and its SQLite interface as a key-value store of one table.
+//! Spin's own stores: its key-value interface, and its SQLite interface as a key-value store of one
+//! table.
 //!
-//! Spin gives an instance several requests at once. While one of them reads a listing or the rows of a statement, a call of
-//! another one may hold up the instance, and with it the reading that the call waits for: then nothing goes on for good. So
-//! these are read to their end in one go (`at_once`), in which no other request of the instance gets its turn.
+//! Spin gives an instance several requests at once. While one request reads a listing or the rows
+//! of a statement, a call of another request may block the instance, and with the instance the
+//! reading that the call waits for: a deadlock. To avoid the deadlock, listings and rows are read
+//! to their end in one go (`at_once`), without a turn for another request of the instance.
 
 use std::sync::Arc;
 
@@ -21,14 +23,14 @@ const LABEL: &str = "default";
 /// SQLite's error for a statement in a database that has no table yet.
 const NO_TABLE: &str = "no such table";
 
-// A component has one thread; what the SDK gives is bound to it.
+// A component has one thread, and the SDK's values are bound to that thread.
 type Bound<T> = SendWrapper<T>;
 
 fn bound<F: Future>(future: F) -> Bound<F> {
     SendWrapper::new(future)
 }
 
-/// Runs to the end without letting another request of this instance in.
+/// Runs a future to its end without a turn for another request of this instance.
 fn at_once<T: 'static>(future: impl Future<Output = T>) -> T {
     wit_bindgen::block_on(future)
 }
@@ -42,7 +44,8 @@ impl SpinKeyValue {
     /// Opens the default store.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] when the application's manifest does not give it to the component.
+    /// [`Error::Unsupported`] when the application's manifest does not give the store to the
+    /// component.
     pub async fn open() -> Result<Self> {
         Ok(Self { store: SendWrapper::new(Store::open(LABEL).await?) })
     }
@@ -85,8 +88,8 @@ impl UnorderedStore for SpinKeyValue {
 
 /// Facts in one table of Spin's SQLite database, listed in order, with exact conditions.
 ///
-/// Every operation is one statement: requests share the connection, so a transaction of one would take in the others'
-/// statements.
+/// Every operation is one statement: requests share the connection, so a transaction of one request
+/// would include the statements of other requests.
 pub struct SpinSqlite {
     connection: Bound<Connection>,
     platform: Arc<dyn Platform>,
@@ -103,14 +106,16 @@ impl From<sqlite::Error> for Error {
 }
 
 impl SpinSqlite {
-    /// Opens the default database. Every instance does, so this costs two statements; the first request of all makes the table.
+    /// Opens the default database. Opening costs two statements, as every instance opens the
+    /// database. The first operation on a new database creates the table.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] when the application's manifest does not give the database to the component.
+    /// [`Error::Unsupported`] when the application's manifest does not give the database to the
+    /// component.
     pub async fn open(platform: Arc<dyn Platform>) -> Result<Self> {
         let connection = SendWrapper::new(Connection::open(LABEL).await?);
         let this = Self { connection, platform };
-        // First of all: instances may use the database at the same time.
+        // The timeout comes first, because instances may use the database at the same time.
         this.run("PRAGMA busy_timeout = 10000", vec![])?;
         // Makes a commit durable with write-ahead logging too.
         this.run("PRAGMA synchronous = FULL", vec![])?;
@@ -128,8 +133,9 @@ impl SpinSqlite {
     }
 
     fn make_table(&self) -> Result<()> {
-        // Write-ahead logging lets readers go on beside a writer, and stays switched on for the database. SQLite does not wait
-        // for its turn here, so this fails when another instance does the same just now.
+        // Write-ahead logging lets readers continue beside a writer, and stays enabled for the
+        // database. SQLite does not wait for its turn here, so the statement fails when another
+        // instance runs it at the same time.
         if let Err(error) = self.run("PRAGMA journal_mode = WAL", vec![]) {
             log::info!("write-ahead logging is left to another instance to switch on: {error}");
         }
@@ -167,7 +173,7 @@ impl KeyValue for SpinSqlite {
     async fn put(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>> {
         let version = self.platform.uuid();
         let mut parameters = vec![text(key), text(&version), Value::Blob(value.into())];
-        // Each gives a row when it wrote.
+        // Each statement returns a row if the statement wrote a value.
         let statement = match when {
             When::Always => {
                 "INSERT INTO eyot (key, version, value) VALUES (?1, ?2, ?3) \
@@ -190,17 +196,19 @@ impl KeyValue for SpinSqlite {
     }
 
     async fn delete_unchanged(&self, key: &str, version: &Version) -> Result<()> {
-        // The statement gives a row when it deleted one.
+        // The statement returns a row if the statement deleted one.
         let statement = "DELETE FROM eyot WHERE key = ?1 AND version = ?2 RETURNING 1";
         let rows = self.execute(statement, vec![text(key), text(&version.0)])?;
         if rows.is_empty() { Err(Error::Conflict(key.to_owned())) } else { Ok(()) }
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
-        // Text is compared by its bytes. The last character there is comes after everything that begins with the prefix.
+        // SQLite compares text by its bytes. The last Unicode character sorts after every text that
+        // can follow the prefix in a key.
         let end = format!("{prefix}{}", char::MAX);
         let limit = Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX));
-        // One lower bound, as SQLite begins at one of them only: it would step over all keys between two.
+        // The query has a single lower bound: with two, SQLite starts at one bound and steps over
+        // all keys up to the other.
         let (lower, from) = match after {
             Some(after) if after >= prefix => (">", after),
             _ => (">=", prefix),

@@ -1,5 +1,5 @@
-//! Facts in a store that lists all its keys at once, in no order, and knows no conditions: Spin's key-value interface
-//! and its like.
+//! Facts in a store that lists all its keys at once, in no order, and has no conditional
+//! operations, such as Spin's key-value interface.
 
 use std::collections::BTreeSet;
 
@@ -8,22 +8,22 @@ use bytes::Bytes;
 
 use super::{Entry, Error, KeyValue, Result, Version, When};
 
-/// What such a store offers.
+/// The operations of a store without order and conditions.
 #[async_trait]
 pub trait UnorderedStore: Send + Sync {
     /// The value under `key`.
     async fn get(&self, key: &str) -> Result<Option<Bytes>>;
-    /// Writes a value, over another if there is one.
+    /// Writes a value, replacing an older value if there is one.
     async fn set(&self, key: &str, value: Bytes) -> Result<()>;
-    /// Removes a value; one that is not there is no error.
+    /// Removes a value. Removing an absent value is no error.
     async fn delete(&self, key: &str) -> Result<()>;
-    /// Gives every key of the store to `each`. Where the store takes no other call meanwhile, this must see to it that none
-    /// is made.
+    /// Gives every key of the store to `each`. If the store accepts no other call during the
+    /// listing, the implementation must prevent other calls.
     async fn keys(&self, each: &mut (dyn FnMut(String) + Send)) -> Result<()>;
 }
 
-/// Makes a [`KeyValue`] of an [`UnorderedStore`]. A listing reads every key of the store and holds at most `limit` of
-/// them. Conditions are [unsupported](Error::Unsupported).
+/// Makes a [`KeyValue`] of an [`UnorderedStore`]. A listing reads every key of the store and holds
+/// at most `limit` of them. Conditions are [unsupported](Error::Unsupported).
 pub struct Unordered<S> {
     store: S,
 }

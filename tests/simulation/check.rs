@@ -1,4 +1,4 @@
-//! What must hold, looked at in the bare stores.
+//! Invariants of the simulation, checked in the bare stores.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -16,15 +16,15 @@ use crate::world::World;
 
 type Outcome<T = ()> = Result<T, String>;
 
-/// How many rounds it may take until nothing is left that is not in use.
+/// The maximum number of collection rounds until only content in use is left.
 const ROUNDS_MAX: usize = 5;
 
-/// The bare stores answer at once.
+/// Returns the result of a future over the bare stores, which answer at once.
 fn now<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("bare stores answer at once")
 }
 
-/// After a step that may have taken something away.
+/// Checks all repositories after a step that may have removed needed content.
 pub fn after(world: &World, step: &Step) -> Outcome {
     match step.what {
         "remove" => everything(world),
@@ -34,7 +34,7 @@ pub fn after(world: &World, step: &Step) -> Outcome {
     }
 }
 
-/// Whether a key may belong to something that must be there.
+/// Whether a key may belong to content that must exist.
 fn is_needed(world: &World, key: &str) -> bool {
     let Some((kind, last)) = key.split_once('/').map(|(kind, rest)| (kind, rest.rsplit('!').next().unwrap_or(rest)))
     else {
@@ -72,7 +72,7 @@ pub fn everything(world: &World) -> Outcome {
     (0..world.setting.repositories).try_for_each(|number| repository(world, number))
 }
 
-/// What was acknowledged in a repository is served.
+/// Checks that all acknowledged content of a repository is served.
 pub fn repository(world: &World, number: usize) -> Outcome {
     let model = world.model.lock().unwrap();
     for (tag, values) in model.certain_tags().filter(|(tag, _)| tag.0 == number) {
@@ -87,7 +87,7 @@ pub fn repository(world: &World, number: usize) -> Outcome {
         let manifest = (number, value.unwrap_or_default());
         whole(world, manifest, &|parent, child| model.is_deleted_since(child, model.pushed_at(parent)))
             .map_err(|why| format!("{name}: {why}"))?;
-        // While another value is possible, this one may come from a push that is not acknowledged yet.
+        // While other values are possible, the found value may come from an unacknowledged push.
         if values.len() == 1 {
             promised(world, &model, manifest).map_err(|why| format!("{name}: {why}"))?;
         }
@@ -101,7 +101,8 @@ pub fn repository(world: &World, number: usize) -> Outcome {
     Ok(())
 }
 
-/// Notes what occurs in the bytes of a manifest that was just acknowledged, at any depth, and is there.
+/// Records a promise for a just acknowledged manifest: all blobs and manifests that exist now and
+/// whose digests occur in the manifest's bytes, at any depth.
 pub fn promise(world: &World, manifest: ManifestId) {
     let mut model = world.model.lock().unwrap();
     let name = world.repository(manifest.0);
@@ -115,7 +116,7 @@ pub fn promise(world: &World, manifest: ManifestId) {
             if now(world.bare.blob(&name, digest)).is_ok() {
                 promise.blobs.insert((this, digest.clone()));
             }
-            // A push that is not acknowledged may take back its own manifest.
+            // An unacknowledged push may remove its own manifest again.
             let named = contents().manifest_of(digest).filter(|named| model.is_certain((manifest.0, *named)));
             if let Some(named) = named
                 && now(world.bare.manifest(&name, &Reference::Digest(digest.clone()))).is_ok()
@@ -128,13 +129,13 @@ pub fn promise(world: &World, manifest: ManifestId) {
     model.promises.insert(manifest, promise);
 }
 
-/// Whatever digest occurs in the bytes of a kept manifest, and was in its repository, is still there.
+/// Checks that blobs and manifests promised to a kept manifest still exist.
 fn promised(world: &World, model: &Model, manifest: ManifestId) -> Outcome {
     let name = world.repository(manifest.0);
     let Some(promise) = model.promises.get(&manifest) else { return Ok(()) };
     let (mut open, mut seen) = (vec![manifest.1], BTreeSet::new());
     while let Some(this) = open.pop() {
-        // What only a deleted manifest led to may go with it.
+        // Content that only a deleted manifest named may be removed with that manifest.
         if !seen.insert(this) || model.is_deleted_since((manifest.0, this), promise.step) {
             continue;
         }
@@ -155,8 +156,9 @@ fn promised(world: &World, model: &Model, manifest: ManifestId) -> Outcome {
     Ok(())
 }
 
-/// A manifest and all that it names can be read, but for children that were deleted since their parent was pushed. A push looks
-/// for the children of its own manifest; what these list may be gone.
+/// Checks that a manifest and all blobs and children that it names can be read, except children
+/// deleted since the push of their parent. A push checks only the children of its own manifest;
+/// their children may be missing.
 fn whole(world: &World, manifest: ManifestId, is_deleted: &dyn Fn(ManifestId, ManifestId) -> bool) -> Outcome {
     let name = world.repository(manifest.0);
     let this = &contents().manifests[manifest.1];
@@ -185,7 +187,7 @@ fn whole(world: &World, manifest: ManifestId, is_deleted: &dyn Fn(ManifestId, Ma
     Ok(())
 }
 
-/// When nobody writes any more, lists show what is served.
+/// Checks, when all writers have ended, that every listed tag is served.
 pub fn quiet(world: &World) -> Outcome {
     everything(world)?;
     for number in 0..world.setting.repositories {
@@ -207,7 +209,7 @@ pub fn quiet(world: &World) -> Outcome {
     Ok(())
 }
 
-/// When everything that is not in use is old enough, it goes, and nothing else does.
+/// Checks that the collection removes everything that is unused and old enough, and nothing else.
 pub fn collected(world: &World) -> Outcome {
     let request = CollectRequest { grace_ms: 0, untagged_lifetime_ms: Some(0), dry_run: false };
     let (mut left, mut expected) = (BTreeSet::new(), BTreeSet::new());
@@ -238,9 +240,9 @@ fn everything_but_untagged(world: &World) -> Outcome {
 
 fn all_there_is(world: &World) -> BTreeSet<String> {
     let keys = now(world.keys.list("", None, 100_000)).unwrap();
-    // What is packed lies among the keys, by other names.
+    // Skip the keys of packed content (`pack/`): the blob store lists the same content by name.
     let keys = keys.into_iter().filter(|key| !key.starts_with("collection/") && !key.starts_with("pack/"));
-    // A way to content may be lost, which costs an upload.
+    // An index entry from digest to content may be lost. The loss costs only another upload.
     let keys = keys.filter(|key| !key.starts_with("content/"));
     let stored = now(world.blobs.list(None, 100_000)).unwrap();
     keys.chain(stored.into_iter().map(|stored| format!("stored {}", stored.name))).collect()
@@ -252,7 +254,7 @@ fn fact(world: &World, key: &str) -> Outcome<Json> {
     serde_json::from_slice(line).map_err(|error| format!("{key}: {error}"))
 }
 
-/// Every key and object that the tags lead to.
+/// Every key and object that is reachable from tags.
 fn in_use(world: &World) -> Outcome<BTreeSet<String>> {
     let mut all = BTreeSet::new();
     let (mut locations, mut unread) = (BTreeSet::new(), BTreeSet::new());
@@ -278,7 +280,8 @@ fn in_use(world: &World) -> Outcome<BTreeSet<String>> {
             }
             let this = &contents().manifests[manifest];
             open.extend((0..contents().manifests.len()).filter(|n| contents().manifests[*n].subject == Some(manifest)));
-            // Children may have been deleted on purpose; what refers to them stays as long as they are listed.
+            // A child may have been deleted on purpose. Its referrers stay as long as the child is
+            // listed.
             if !is_there(manifest) {
                 continue;
             }
@@ -293,19 +296,19 @@ fn in_use(world: &World) -> Outcome<BTreeSet<String>> {
             if let Some(subject) = this.subject {
                 let subject = &contents().manifests[subject].digest;
                 let referrer = format!("referrer/{name}!{subject}!{}", this.digest);
-                // A push that was cut off may have stored the one without the other.
+                // A push that was cut off may have stored the manifest without its referrer entry.
                 if now(world.keys.get(&referrer)).unwrap().is_some() {
                     all.insert(referrer);
                 }
             }
             for blob in &this.occurring_blobs {
                 let key = format!("blob/{name}!{}", contents().blobs[*blob].digest);
-                // What need not be there when the manifest is pushed may have been missing then.
+                // A blob that the push does not check may have been missing at the push.
                 if !this.blobs.contains(blob) && now(world.keys.get(&key)).unwrap().is_none() {
                     continue;
                 }
                 let location = fact(world, &key)?["location"].as_str().unwrap_or_default().to_owned();
-                // Nobody looks where no bytes are.
+                // The location of an empty blob is never read, so its object need not exist.
                 let is_empty = contents().blobs[*blob].bytes.is_empty();
                 if is_empty { &mut unread } else { &mut locations }.insert(location);
                 all.insert(key);
@@ -325,7 +328,7 @@ fn in_use(world: &World) -> Outcome<BTreeSet<String>> {
     Ok(all)
 }
 
-/// What was acknowledged and is there is listed under its subject.
+/// Checks that acknowledged referrers that exist are listed under their subject.
 fn referrers(world: &World) -> Outcome {
     let model = world.model.lock().unwrap();
     for (number, manifest) in model.certain_manifests() {

@@ -1,4 +1,4 @@
-//! Those who push, pull, tag, delete, cancel and collect.
+//! The simulated clients, which push, pull, tag, delete and cancel, and the simulated collectors.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::contents::{Manifest, contents};
 use crate::model::Writing;
 use crate::world::World;
 
-/// Whether to go on; `None` when a request failed in a way after which a client gives up.
+/// `None` when a request failed in a way after which a client gives up.
 type Outcome = Option<()>;
 
 pub async fn client(world: World) {
@@ -40,7 +40,7 @@ async fn operation(world: &World) -> Outcome {
     }
 }
 
-/// Notes an outcome that the stores' faults do not explain.
+/// Reports an error that the faults of the stores do not explain.
 fn check_error(world: &World, what: &str, error: &Error) {
     world.scheduler.note(what, &error.to_string());
     if matches!(error, Error::Store(_)) && world.setting.faults_per_mille == 0 {
@@ -48,11 +48,12 @@ fn check_error(world: &World, what: &str, error: &Error) {
     }
 }
 
-/// As a client does: what a manifest names goes first, and what has vanished is pushed again.
+/// Pushes a manifest as clients do: first everything that the manifest names. Missing content is
+/// pushed again.
 async fn push_all(world: &World, repository: usize, manifest: usize, depth: usize) -> Outcome {
     let this = &contents().manifests[manifest];
     for _ in 0..3 {
-        // What refers to a subject may come before it.
+        // A referrer may be pushed before its subject.
         let named = this.occurring_manifests.iter().filter(|named| this.subject != Some(**named));
         for child in named {
             Box::pin(push_all(world, repository, *child, depth + 1)).await?;
@@ -74,7 +75,7 @@ async fn push_blob(world: &World, repository: usize, blob: usize) -> Outcome {
     let wanted = &contents().blobs[blob];
     for _ in 0..3 {
         let pushed = match world.scheduler.below(8) {
-            // What is there need not be pushed.
+            // An existing blob need not be pushed.
             0 => match registry.blob(&name, &wanted.digest).await {
                 Ok(_) => Ok(()),
                 Err(Error::BlobUnknown(_)) => continue,
@@ -106,12 +107,12 @@ async fn push_blob(world: &World, repository: usize, blob: usize) -> Outcome {
     None
 }
 
-/// A body that does not say how long it is, as which clients send whole blobs.
+/// A body of unknown length; some clients send whole blobs so.
 fn streamed(bytes: Bytes) -> Body {
     Body::from_stream(futures_util::stream::iter([Ok::<_, BodyError>(bytes)]))
 }
 
-/// Uploads in chunks, to the end.
+/// Uploads a blob in chunks and completes the upload.
 async fn upload(
     world: &World,
     repository: usize,
@@ -129,7 +130,8 @@ async fn upload(
     registry.complete_upload(&name, &session, &wanted.digest, chunk).await
 }
 
-/// `Some(false)`: what it names is not there any more.
+/// Pushes a manifest. `Some(false)`: content that the manifest names is missing, the registry is
+/// busy, or a store failed.
 async fn push_manifest(world: &World, repository: usize, manifest: usize, may_tag: bool) -> Option<bool> {
     let this = &contents().manifests[manifest];
     let name = world.repository(repository);
@@ -138,7 +140,7 @@ async fn push_manifest(world: &World, repository: usize, manifest: usize, may_ta
         false => BTreeSet::new(),
     };
     let mut beside: Vec<usize> = tags.iter().copied().collect();
-    // With several tags or none it is pushed by its digest.
+    // A push with several tags or without tags uses the digest as reference.
     let reference = match beside.len() {
         1 => Reference::Tag(world.tag(beside.remove(0))),
         _ => Reference::Digest(this.digest.clone()),
@@ -152,12 +154,12 @@ async fn push_manifest(world: &World, repository: usize, manifest: usize, may_ta
     match pushed {
         Ok(pushed) => {
             world.scheduler.note("pushed manifest", &format!("{manifest} to {name} as {tags:?}"));
-            // One that takes too long may leave tags to its client.
+            // A push that takes too long may leave tags to its client.
             let in_time = world.bare.now_ms() - began_ms < 15_000;
             if pushed.tags.len() < tags_beside.len() && world.setting.faults_per_mille == 0 && in_time {
                 world.fail("not all tags were pointed, and no store failed");
             }
-            // The tags that were pointed are the first of those asked for.
+            // The acknowledged tags are the first of the requested tags.
             let done = if beside.is_empty() { writings.len() } else { pushed.tags.len() };
             writings.drain(..done).for_each(|(_, writing)| writing.acknowledged());
             world.model.lock().unwrap().acknowledge((repository, manifest), began);
@@ -178,7 +180,7 @@ async fn push_manifest(world: &World, repository: usize, manifest: usize, may_ta
     }
 }
 
-/// What was just acknowledged must be there.
+/// Checks that acknowledged content exists.
 fn check_now(world: &World, repository: usize) {
     if let Err(why) = crate::check::repository(world, repository) {
         world.fail(why);
@@ -215,14 +217,14 @@ async fn pull(world: &World, repository: usize, tag: usize) -> Outcome {
     read(world, "a manifest", registry.read_manifest(&found).await, &this.bytes).await?;
     for blob in &this.blobs {
         let wanted = &contents().blobs[*blob];
-        // The tag may have moved meanwhile and all of this been collected.
+        // Meanwhile the tag may have moved and the blob may have been collected.
         let blob = registry.blob(&name, &wanted.digest).await.ok()?;
         read(world, "a blob", registry.read_blob(&blob, 0..blob.size).await, &wanted.bytes).await?;
     }
     Some(())
 }
 
-/// Never wrong bytes, whatever happens.
+/// Reads a body and asserts that successfully read bytes are the expected bytes.
 async fn read(world: &World, what: &str, body: Result<Body, Error>, expected: &[u8]) -> Outcome {
     let bytes = body.ok()?.collect_up_to(1 << 20).await.ok()?;
     if bytes != expected {
@@ -277,7 +279,7 @@ async fn cancel(world: &World) -> Outcome {
     Some(())
 }
 
-/// Adds bytes to an upload of somebody else's, or ends it.
+/// Appends bytes to another client's upload, or ends the upload.
 async fn meddle(world: &World) -> Outcome {
     let (repository, session) = some_session(world)?;
     let name = world.repository(repository);
@@ -313,13 +315,14 @@ async fn list(world: &World, repository: usize) -> Outcome {
     Some(())
 }
 
-/// Goes on collecting, a step at a time, until it is told to end.
+/// Runs `steps` steps of the collection.
 pub async fn collector(world: World, steps: usize) {
     for _ in 0..steps {
         match world.registry().collect_step(&world.setting.request()).await {
             Ok(report) => {
                 world.scheduler.note("collected", &format!("{} {} done: {}", report.round, report.phase, report.done));
-                // A blob that was deleted on purpose would be one; here none is.
+                // A blob that a client deleted on purpose would count as unknown, but the simulated
+                // clients delete no blobs.
                 let is_unknown = report.unknown.count > 0;
                 if is_unknown && world.setting.faults_per_mille == 0 {
                     world.fail(format!("the collector cannot read {:?}", report.unknown));

@@ -1,4 +1,4 @@
-//! What is pushed: a handful of blobs and manifests, the same for every seed.
+//! The content that is pushed: a handful of blobs and manifests, equal for every seed.
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
@@ -8,7 +8,7 @@ use eyot::oci::manifest::{OCI_ARTIFACT, OCI_IMAGE, OCI_INDEX};
 use eyot::oci::{Algorithm, Digest};
 use serde_json::{Value, json};
 
-/// Larger ones go to the blob store.
+/// Larger blobs go to the blob store.
 pub const INLINE_BYTES_MAX: u64 = 1200;
 
 pub struct Blob {
@@ -20,18 +20,20 @@ pub struct Manifest {
     pub digest: Digest,
     pub bytes: Bytes,
     pub media_type: &'static str,
-    /// What must be there when the manifest is pushed, by number.
+    /// The blobs that must exist when the manifest is pushed, by number; `children` likewise.
     pub blobs: BTreeSet<usize>,
     pub children: Vec<usize>,
     pub subject: Option<usize>,
     /// Every digest that occurs in the bytes.
     pub occurring: BTreeSet<Digest>,
-    /// The same by number, where it is a blob or manifest of these. None of it need be there.
+    /// The blobs and manifests of this test among `occurring`, by number. The push does not require
+    /// content only because its digest occurs.
     pub occurring_blobs: BTreeSet<usize>,
     pub occurring_manifests: BTreeSet<usize>,
 }
 
-/// Every digest that occurs in these bytes. Does not share code with the parser of the registry.
+/// Every digest that occurs in these bytes. Shares no code with the registry's parser, so that the
+/// test is independent.
 fn occurring(bytes: &[u8]) -> BTreeSet<Digest> {
     const LENGTH: usize = "sha256:".len() + 64;
     let texts = bytes.windows(LENGTH).filter(|text| text.starts_with(b"sha256:"));
@@ -54,7 +56,7 @@ impl Contents {
         for text in ["", "one", "two, a little longer", "three", "four"] {
             all.blob(text.to_owned());
         }
-        // More than travels in the stage of packed content.
+        // Larger than the bytes that the stage of packed content can carry itself.
         all.blob("five ".repeat(4000));
         all.image(&[1, 2], None, false);
         all.image(&[1, 3], None, false);
@@ -70,7 +72,7 @@ impl Contents {
         all
     }
 
-    /// Manifests whose content is named in other ways than that of an image or index.
+    /// Adds manifests that name content in other ways than an image or an index.
     fn unusual(&mut self) {
         let image = json!({
             "schemaVersion": 2, "mediaType": OCI_IMAGE, "config": self.layer(1, json!({})), "layers": [
@@ -88,7 +90,7 @@ impl Contents {
         let (blob, manifest) = (self.blobs[3].digest.to_string(), format!("a@{}", self.manifests[0].digest));
         let thing = json!({ "parts": [[{ blob: { "size": 3 } }]], "note": manifest });
         self.manifest(thing, "application/vnd.example.thing+json", &[], &[], None, false);
-        // BuildKit's cache, an index around it, and one around that.
+        // A BuildKit cache, an index that lists the cache, and an index that lists this index.
         let config = json!({ "mediaType": "application/vnd.buildkit.cacheconfig.v0" });
         let cache = json!({
             "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [self.layer(1, json!({})), self.layer(2, config)],
@@ -111,7 +113,7 @@ impl Contents {
         self.manifest(index, OCI_INDEX, &[], &[], None, false);
     }
 
-    /// A blob's descriptor, with some members of other values.
+    /// A blob's descriptor with the members of `with` replaced or added.
     fn layer(&self, blob: usize, with: Value) -> Value {
         let blob = &self.blobs[blob];
         let mut layer = json!({ "mediaType": "a/layer", "digest": blob.digest, "size": blob.bytes.len() });

@@ -1,7 +1,9 @@
-//! Tasks on one thread, in an order that follows from a seed, and a clock that moves only here.
+//! Runs tasks on one thread in an order that follows from a seed, with a clock that moves only
+//! here.
 //!
-//! Every storage call waits at a *gate*. In each step one gate is opened and its task runs to the next one, so that whatever can come
-//! to pass between two storage calls does for some seed. Calls that a task makes at once wait at a gate each.
+//! Every storage call waits at a *gate*. Each step opens one gate, and the gate's task runs until
+//! its next gate. So each interleaving of storage calls happens for some seed. Concurrent calls of
+//! one task wait at a gate each.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -14,9 +16,9 @@ use std::task::{Context, Poll, Waker};
 use eyot::store::Platform;
 use eyot::store::faulty::Dice;
 
-/// How long a storage call takes at most: less than the collection allows for one.
+/// The maximum duration of a storage call, in ms: less than the collection's allowance.
 const CALL_MS_MAX: u64 = 15_000;
-/// How many tasks are made to wait for long, of a thousand steps.
+/// The probability per step, in thousandths, that a task is frozen.
 const FREEZES_PER_MILLE: u32 = 15;
 const FREEZE_STEPS_MAX: usize = 600;
 const CLOCK_MOVES_PER_MILLE: u32 = 100;
@@ -44,7 +46,7 @@ impl Platform for SimulatedPlatform {
     }
 }
 
-/// What happened: a hash always, the lines when they are wanted.
+/// The history of a simulation: always a hash, and the lines if requested.
 pub struct Trace {
     hasher: DefaultHasher,
     lines: Option<Vec<String>>,
@@ -63,7 +65,7 @@ struct Waiting {
     task: TaskId,
     since_ms: u64,
     not_before_ms: u64,
-    /// Whether it is a storage call, which does not take for ever.
+    /// Whether the task waits for a storage call, whose duration is limited.
     is_call: bool,
     what: &'static str,
     of: String,
@@ -77,12 +79,12 @@ struct State {
     next_gate: u64,
     running: TaskId,
     step: u64,
-    /// Until which step a task waits.
+    /// The step until which each frozen task waits.
     frozen: BTreeMap<TaskId, u64>,
     failure: Option<String>,
 }
 
-/// What tasks know of the executor.
+/// The interface between tasks and the executor.
 #[derive(Clone)]
 pub struct Scheduler {
     pub platform: Arc<SimulatedPlatform>,
@@ -134,7 +136,7 @@ impl Scheduler {
         self.state().trace.lines.take().unwrap_or_default()
     }
 
-    /// Writes something down that is no storage call.
+    /// Records an event that is not a storage call.
     pub fn note(&self, what: &str, of: &str) {
         let now_ms = self.platform.now_ms();
         let mut state = self.state();
@@ -142,7 +144,7 @@ impl Scheduler {
         state.trace.note(task, now_ms, what, of);
     }
 
-    /// Writes something down for the reader alone.
+    /// Records a line for the reader that does not count for the hash.
     pub fn remark(&self, what: &str) {
         let mut state = self.state();
         let task = state.running;
@@ -151,7 +153,7 @@ impl Scheduler {
         }
     }
 
-    /// The first failure ends the simulation.
+    /// Records a failure. The first failure ends the simulation.
     pub fn fail(&self, why: String) {
         self.state().failure.get_or_insert(why);
     }
@@ -164,12 +166,12 @@ impl Scheduler {
         self.platform.now_ms.fetch_add(ms, Ordering::Relaxed);
     }
 
-    /// Waits for its turn.
+    /// A gate at which a storage call waits until the executor opens it.
     pub fn gate(&self, what: &'static str, of: &str) -> Gate {
         Gate { scheduler: self.clone(), id: None, until_ms: 0, what, of: of.to_owned(), is_call: true }
     }
 
-    /// Waits for a time, and then for its turn.
+    /// A gate that the executor opens after `ms` at the earliest.
     pub fn sleep(&self, ms: u64) -> Gate {
         let until_ms = self.platform.now_ms() + ms;
         Gate { scheduler: self.clone(), id: None, until_ms, what: "wakes up", of: String::new(), is_call: false }
@@ -222,14 +224,14 @@ impl Drop for Gate {
     }
 }
 
-/// Runs the tasks.
+/// Runs the tasks, one gate per step.
 pub struct Executor {
     pub scheduler: Scheduler,
     tasks: BTreeMap<TaskId, Task>,
     next_task: TaskId,
 }
 
-/// What a step did.
+/// The storage call of a step.
 pub struct Step {
     pub what: &'static str,
     pub of: String,
@@ -252,7 +254,7 @@ impl Executor {
         self.tasks.contains_key(&task)
     }
 
-    /// Ends a task between two storage calls, as when its process dies.
+    /// Ends a task between two storage calls, as a crash of its process does.
     pub fn crash(&mut self, task: TaskId) {
         if let Some(dying) = self.tasks.remove(&task) {
             self.scheduler.state().running = task;
@@ -269,8 +271,8 @@ impl Executor {
         }
     }
 
-    /// Opens one gate. The clock moves now and then, but never so far that a storage call would take for ever.
-    /// `None`: nobody waits for anything.
+    /// Opens one gate. The clock moves now and then, but never so far that a storage call would
+    /// exceed its maximum duration. `None`: no task waits.
     pub fn step(&mut self) -> Option<Step> {
         let id = self.choose()?;
         let mut state = self.scheduler.state();
@@ -309,7 +311,7 @@ impl Executor {
             let ready: Vec<u64> = state.waiting.keys().filter(ready).copied().collect();
             let awake = ready.iter().filter(|id| !state.frozen.contains_key(&state.waiting[*id].task));
             let awake: Vec<u64> = awake.copied().collect();
-            // Who is frozen goes on when there is nobody else.
+            // A frozen task continues only if no other task is ready.
             if let Some(id) = pick(&mut state.dice, awake).or_else(|| pick(&mut state.dice, ready)) {
                 return Some(id);
             }

@@ -1,4 +1,5 @@
-//! What may be seen: for every tag the values that it may have, given which requests were answered and which were under way at once.
+//! A model of the allowed observations: the possible values of every tag, given which requests were
+//! acknowledged and which were concurrent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -9,7 +10,7 @@ use eyot::oci::Digest;
 pub type TagId = (usize, usize);
 /// A repository and a manifest, by their numbers.
 pub type ManifestId = (usize, usize);
-/// What a tag points to.
+/// The manifest that a tag points to; `None`: the tag is absent.
 pub type Value = Option<usize>;
 
 #[derive(Default)]
@@ -18,21 +19,23 @@ pub struct Model {
     under_way: BTreeMap<u64, Write>,
     next: u64,
     step: u64,
-    /// Since which step a manifest was acknowledged, and until which it was being deleted.
+    /// For each manifest, the step at which its last acknowledged push began (`pushed`), and the
+    /// step until which a deletion was under way (`deleted`).
     pushed: BTreeMap<ManifestId, u64>,
     deleted: BTreeMap<ManifestId, u64>,
-    /// What must stay with a manifest whose push was acknowledged last at that time.
+    /// The content that must stay with an acknowledged manifest.
     pub promises: BTreeMap<ManifestId, Promise>,
-    /// Counts the changes, so that what follows from them is found out once.
+    /// The number of changes, so that conclusions are computed once per change.
     pub changes: u64,
 }
 
-/// What occurred in the bytes of a manifest, and of those that it led to, and was in their repository when the push of the first
-/// one was acknowledged.
+/// The digests that occurred in a manifest's bytes, directly or through other manifests, and
+/// existed in the repository when the manifest's push was acknowledged.
 #[derive(Clone, Default)]
 pub struct Promise {
     pub step: u64,
-    /// By the manifest that names it: digests that were there as a blob, and manifests.
+    /// Pairs of the naming manifest and a digest that existed as a blob; `manifests` likewise, for
+    /// manifests.
     pub blobs: BTreeSet<(usize, Digest)>,
     pub manifests: BTreeSet<(usize, usize)>,
 }
@@ -44,7 +47,7 @@ enum Write {
         began: u64,
         overlapping: BTreeSet<Value>,
     },
-    /// Of a manifest by its digest, with its tags.
+    /// A deletion of a manifest by digest, with the affected tags.
     Delete {
         manifest: ManifestId,
         affected: BTreeSet<TagId>,
@@ -57,7 +60,7 @@ impl Model {
         self.step = step;
     }
 
-    /// What a tag may be.
+    /// The possible values of a tag.
     pub fn values(&self, tag: TagId) -> BTreeSet<Value> {
         self.tags.get(&tag).cloned().unwrap_or_else(|| BTreeSet::from([None]))
     }
@@ -71,17 +74,17 @@ impl Model {
         self.tags.iter().filter(|(_, values)| !values.contains(&None)).map(|(tag, values)| (*tag, values))
     }
 
-    /// Manifests that were acknowledged and that nobody has deleted since.
+    /// Acknowledged manifests that no client has deleted since.
     pub fn certain_manifests(&self) -> impl Iterator<Item = ManifestId> {
         self.pushed.keys().copied().filter(|manifest| !self.is_deleted_since(*manifest, self.pushed[manifest]))
     }
 
-    /// Whether somebody deleted a manifest by its digest after a step.
+    /// Whether a client was deleting a manifest by its digest at or after a step.
     pub fn is_deleted_since(&self, manifest: ManifestId, step: u64) -> bool {
         self.deleted.get(&manifest).is_some_and(|until| *until >= step)
     }
 
-    /// Whether a push of a manifest was acknowledged, and nobody has begun to delete the manifest since.
+    /// Whether a push of a manifest was acknowledged and no deletion has begun since.
     pub fn is_certain(&self, manifest: ManifestId) -> bool {
         self.pushed.get(&manifest).is_some_and(|pushed| !self.is_deleted_since(manifest, *pushed))
     }
@@ -90,12 +93,12 @@ impl Model {
         self.step
     }
 
-    /// When the push began that was acknowledged last.
+    /// The step at which the last acknowledged push began.
     pub fn pushed_at(&self, manifest: ManifestId) -> u64 {
         self.pushed.get(&manifest).copied().unwrap_or_default()
     }
 
-    /// Whether nobody is writing a tag.
+    /// Whether no write of a tag is under way.
     pub fn is_calm(&self, tag: TagId) -> bool {
         !self.under_way.values().any(|write| match write {
             Write::Tag { tag: other, .. } => *other == tag,
@@ -115,9 +118,10 @@ impl Model {
             match write {
                 Write::Tag { tag: other, value: theirs, overlapping: seen, .. } if *other == tag => {
                     overlapping.insert(*theirs);
-                    // The deletion may take the tag with it, and end before they do.
+                    // The deletion may remove the tag too, and end before the other write does.
                     seen.extend(is_being_deleted.then_some(None));
-                    // What they push may have been deleted beside them; they notice only after they have pointed the tag.
+                    // The other push's manifest may have been deleted concurrently. That push
+                    // notices only after pointing the tag.
                     overlapping.extend(seen.contains(&None).then_some(None));
                     seen.insert(value);
                 }
@@ -127,7 +131,8 @@ impl Model {
                         pushed_beside.insert(tag);
                         affected.insert(tag);
                     }
-                    // It may have seen the tag before it moved, and removes it after.
+                    // The deletion may have seen the tag before the tag moved, and may remove the
+                    // tag afterwards.
                     if affected.contains(&tag) || before.contains(&Some(manifest.1)) {
                         overlapping.insert(None);
                     }
@@ -194,7 +199,7 @@ impl Model {
         }
     }
 
-    /// A push of a manifest that began at a step was acknowledged.
+    /// Records that a push of a manifest, which began at step `began`, was acknowledged.
     pub fn acknowledge(&mut self, manifest: ManifestId, began: u64) {
         self.changes += 1;
         let pushed = self.pushed.entry(manifest).or_default();
@@ -202,7 +207,7 @@ impl Model {
     }
 }
 
-/// A write that is under way. It ends without an answer when this is dropped.
+/// A write that is under way. Dropping the value ends the write without an answer.
 pub struct Writing {
     model: Arc<Mutex<Model>>,
     id: u64,
@@ -221,7 +226,7 @@ impl Writing {
         Self { model: model.clone(), id, values_before: BTreeSet::new() }
     }
 
-    /// Whether the tag may have been absent at some time since this began.
+    /// Whether the tag may have been absent at some time since this write began.
     pub fn could_be_absent(&self) -> bool {
         let model = self.model.lock().unwrap();
         let beside = match model.under_way.get(&self.id) {
@@ -238,7 +243,7 @@ impl Writing {
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        // After an acknowledgement there is nothing left to end.
+        // After an acknowledgement the write is already removed, and `end` has no effect.
         self.model.lock().unwrap().end(self.id, false);
     }
 }

@@ -1,4 +1,4 @@
-//! Stores whose every call waits for its turn, and keys without conditions.
+//! Stores whose every call waits at a gate, and a key store without conditional writes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use eyot::store::{BlobStore, Entry, Error, KeyValue, Location, Result, Stage, St
 
 use crate::executor::Scheduler;
 
-/// A store at whose every call any other task may come first.
+/// A store whose every call waits at a gate, so that any other task may run first.
 pub struct Gated<S: ?Sized> {
     pub scheduler: Scheduler,
     pub inner: Arc<S>,
@@ -103,7 +103,7 @@ impl BlobStore for Gated<dyn BlobStore> {
     }
 }
 
-/// Keys without conditions, as Spin's are.
+/// A key store without conditional writes, like Spin's.
 pub struct Unconditional(pub Arc<dyn KeyValue>);
 
 #[async_trait]

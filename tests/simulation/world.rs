@@ -1,4 +1,5 @@
-//! One registry over stores that are gated and faulty, with a second one over the bare stores that sees what is really there.
+//! Two registry instances over gated, faulty stores, and another registry over the bare stores,
+//! which sees the true state.
 
 use std::sync::{Arc, Mutex};
 
@@ -15,7 +16,7 @@ use crate::executor::Scheduler;
 use crate::model::Model;
 use crate::stores::{Gated, Unconditional};
 
-/// What differs from seed to seed.
+/// The parameters that differ from seed to seed.
 #[derive(Clone, Debug)]
 pub struct Setting {
     pub conditions: bool,
@@ -24,7 +25,7 @@ pub struct Setting {
     pub crashes_per_mille: u32,
     pub repositories: usize,
     pub tags: usize,
-    /// So many of the manifests, beginning with one of them.
+    /// The first manifest that clients use, and the number of manifests.
     pub manifests: (usize, usize),
     pub clients: usize,
     pub operations: usize,
@@ -50,7 +51,7 @@ impl Setting {
                 [dice.below(10)],
             clients: 2 + dice.below(4),
             operations: 1 + dice.below(4),
-            // Without conditions the lease is a best effort.
+            // Without conditional writes the lease is best effort, so only one collector runs.
             collectors: if conditions { 1 + dice.below(2) } else { 1 },
             deletes: dice.below(3) > 0,
             grace_ms: [0, 0, 0, 1_000, 60_000][dice.below(5)],
@@ -72,20 +73,20 @@ impl Setting {
     }
 }
 
-/// What all tasks share.
+/// The state that all tasks share.
 #[derive(Clone)]
 pub struct World {
     pub setting: Arc<Setting>,
     pub scheduler: Scheduler,
     pub faults: Arc<Faults>,
     pub model: Arc<Mutex<Model>>,
-    /// Instances over the same stores.
+    /// Two instances over the same stores.
     pub registries: [Registry; 2],
-    /// Over the bare stores: every future of it is ready at once.
+    /// A registry over the bare stores: each of its futures is ready at once.
     pub bare: Registry,
     pub keys: Arc<dyn KeyValue>,
     pub blobs: Arc<dyn BlobStore>,
-    /// Uploads that somebody began, for others to meddle with.
+    /// Uploads in progress, for other clients to interfere with.
     pub sessions: Arc<Mutex<Vec<(usize, SessionId)>>>,
 }
 
@@ -138,12 +139,12 @@ impl World {
         }
     }
 
-    /// The failure is of this simulation; it ends.
+    /// Ends the simulation with a failure.
     pub fn fail(&self, why: impl Into<String>) {
         self.scheduler.fail(why.into());
     }
 
-    /// Any of the instances.
+    /// A random instance.
     pub fn registry(&self) -> &Registry {
         &self.registries[self.scheduler.below(self.registries.len())]
     }

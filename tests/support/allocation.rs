@@ -1,4 +1,5 @@
-//! How much memory a piece of work takes at most: an allocator that counts, for each thread by itself.
+//! Measures the peak memory of a piece of work with an allocator that counts bytes separately for
+//! each thread.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -11,14 +12,15 @@ thread_local! {
 struct Counting;
 
 fn count(bytes: isize) {
-    // Threads that end allocate when nothing is counted for them any more.
+    // A thread that ends still allocates after its thread-local counters are gone. Ignore the
+    // error.
     let _ = NOW.try_with(|now| {
         now.set(now.get() + bytes);
         PEAK.with(|peak| peak.set(peak.get().max(now.get())));
     });
 }
 
-// SAFETY: every call goes to the system's allocator as it is.
+// SAFETY: every call is passed unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
@@ -34,7 +36,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The most bytes that `work` has allocated at a time on this thread.
+/// Runs `work` and returns its result with the peak number of bytes that `work` had allocated at
+/// one time on this thread.
 pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, u64) {
     let before = NOW.get();
     PEAK.set(before);

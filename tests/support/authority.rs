@@ -1,9 +1,10 @@
-//! A private authority that signs certificates of servers, by the `openssl` that is on every system.
+//! A private certificate authority that signs server certificates with the system's `openssl`
+//! program.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// An authority in a folder.
+/// A certificate authority whose files lie in `folder`.
 pub struct Authority<'a> {
     folder: &'a Path,
 }
@@ -16,12 +17,13 @@ impl<'a> Authority<'a> {
         authority
     }
 
-    /// What has to be trusted.
+    /// The authority's certificate, which clients have to trust.
     pub fn certificate(&self) -> PathBuf {
         self.folder.join("ca.pem")
     }
 
-    /// The certificate, and its key, of a server with these names, such as `IP:127.0.0.1`.
+    /// Creates a server certificate for `names`, such as `IP:127.0.0.1`. Returns the files of the
+    /// certificate and of its key.
     pub fn sign(&self, names: &str) -> (PathBuf, PathBuf) {
         let extensions = format!("subjectAltName={names}\n");
         std::fs::write(self.folder.join("server.ext"), extensions).expect("a file in a folder of ours");

@@ -1,4 +1,4 @@
-//! HTTP over TCP: hyper for all that is well-formed, a bare socket for what is not.
+//! HTTP over TCP: hyper sends well-formed requests, a bare socket sends malformed ones.
 
 use std::convert::Infallible;
 use std::io::{self, IoSlice, Read as _, Write as _};
@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 
 use super::runner::{Target, pieces};
 
-/// Longer than any answer may take, so that a server that hangs fails a test.
+/// Longer than any answer may take. A server that hangs fails the test after this time.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 pub type RequestBody = UnsyncBoxBody<Bytes, Infallible>;
@@ -32,7 +32,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Sends one request on a connection of its own; the reply's body is still to be read.
+    /// Sends one request on a connection of its own. The caller still has to read the reply's body.
     pub async fn open(&self, mut request: Request<RequestBody>) -> Result<Response<Incoming>, String> {
         let stream = TcpStream::connect(self.address).await;
         let stream = stream.map_err(|why| format!("no connection: {why}"))?;
@@ -48,7 +48,7 @@ impl Client {
         }
     }
 
-    /// Sends and reads the whole reply.
+    /// Sends a request and reads the whole reply.
     pub async fn fetch(&self, request: Request<RequestBody>) -> Result<Response<Bytes>, String> {
         let (head, body) = self.open(request).await?.into_parts();
         match tokio::time::timeout(PATIENCE, body.collect()).await {
@@ -71,13 +71,13 @@ pub fn whole(body: impl Into<Bytes>) -> RequestBody {
     Full::new(body.into()).boxed_unsync()
 }
 
-/// A body whose length is not told.
+/// A body of unknown length, which is sent in chunked transfer coding.
 pub fn chunked(pieces: impl Stream<Item = Bytes> + Send + 'static) -> RequestBody {
     StreamBody::new(pieces.map(|piece| Ok(Frame::data(piece)))).boxed_unsync()
 }
 
-/// A socket whose failed writes are no error. A server may answer and close before it has read a body to its end; hyper
-/// would report the write and lose the answer.
+/// A socket that ignores failed writes. A server may answer and close before it has read a body to
+/// its end; hyper would report the failed write and lose the answer.
 struct Forgiving(TcpStream);
 
 impl AsyncWrite for Forgiving {
@@ -118,20 +118,22 @@ impl AsyncRead for Forgiving {
     }
 }
 
-/// Sends bytes as they are on a socket of its own and keeps it open: dropping it cuts the request.
+/// Sends `bytes` unchanged on a new socket and returns the socket. Dropping the socket cuts the
+/// request.
 pub fn raw(address: SocketAddr, bytes: &[u8]) -> std::net::TcpStream {
     let mut stream = std::net::TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
     stream.set_write_timeout(Some(PATIENCE)).expect("a time limit");
-    // A server may refuse before it has read everything.
+    // A server may refuse the request before it has read all bytes. Ignore a failed write.
     let _ = stream.write_all(bytes);
     stream
 }
 
-/// The status of the reply to a raw request that says `Connection: close`; none when the server only closed.
+/// The status of the reply to a raw request that has `Connection: close`; `None` if the server
+/// closed the connection without a reply.
 pub fn raw_status(stream: &mut std::net::TcpStream) -> Option<u16> {
     let mut reply = Vec::new();
-    // A reset after the reply is as good as an end.
+    // A connection reset after the reply counts as the end of the reply.
     let _ = stream.read_to_end(&mut reply);
     let line = String::from_utf8_lossy(&reply[..reply.len().min(15)]).into_owned();
     line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()

@@ -1,4 +1,4 @@
-//! Content for tests, and what is made of it.
+//! Content for tests, with its digest and its body.
 
 use bytes::Bytes;
 use eyot::Body;
@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 pub const MIB: usize = 1024 * 1024;
 
-/// Bytes that differ at every place and from seed to seed.
+/// Pseudorandom bytes that differ at every position and for every seed.
 pub fn content(seed: u8, length: usize) -> Bytes {
     let mut bytes = Vec::with_capacity(length + 32);
     for block in 0..length.div_ceil(32) as u64 {
@@ -24,7 +24,7 @@ pub fn digest(bytes: &[u8]) -> Digest {
     Algorithm::Sha256.digest(bytes)
 }
 
-/// A body that does not say how long it is.
+/// A body of unknown length.
 pub fn streamed(bytes: &Bytes) -> Body {
     let pieces: Vec<_> = bytes.chunks(100_000).map(|piece| Ok::<_, Error>(bytes.slice_ref(piece))).collect();
     Body::from_stream(stream::iter(pieces))

@@ -1,4 +1,5 @@
-//! An S3 server in memory, as much of one as eyot needs, with the character that a test gives it. It believes every signature.
+//! An S3 server in memory that has only the operations that eyot uses. A test chooses its
+//! deviations by `Character`. The server accepts every signature.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,18 +15,19 @@ use hyper_util::rt::TokioIo;
 use md5::{Digest as _, Md5};
 use sha2::Sha256;
 
-/// What S3's own answers are in.
+/// The XML namespace of answers by AWS S3.
 pub const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 
 #[derive(Clone, Copy, Default)]
 pub struct Character {
-    /// What the answers are in, errors too; `None`: as S3 does it.
+    /// The XML namespace of all answers, errors included. `None`: S3's namespace, and no namespace
+    /// in errors.
     pub namespace: Option<&'static str>,
-    /// Whether the ETags of completed uploads look like S3's and are made in another way.
+    /// Whether the ETags of completed uploads have S3's form but are computed in another way.
     pub own_etags: bool,
-    /// Whether it says that a customer's key encrypts.
+    /// Whether answers claim encryption with a customer's key (`aws:kms`).
     pub kms: bool,
-    /// Whether it answers to a range with everything.
+    /// Whether the server ignores `Range` and answers with the whole object.
     pub ignores_ranges: bool,
 }
 
@@ -48,7 +50,7 @@ pub struct State {
 type Query = BTreeMap<String, String>;
 
 impl FakeS3 {
-    /// Serves as long as the runtime runs.
+    /// Starts a server that runs as long as the runtime.
     pub async fn start(character: Character) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let server = Self { address: listener.local_addr().expect("an address"), character, state: Arc::default() };
@@ -227,7 +229,7 @@ impl FakeS3 {
     }
 }
 
-/// As long as an MD5, and quicker in a build for tests.
+/// A hash with the length of an MD5. SHA-256 is faster than MD5 in a test build.
 fn hash(bytes: &[u8]) -> String {
     hex::encode(&Sha256::digest(bytes)[..16])
 }

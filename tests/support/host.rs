@@ -18,10 +18,10 @@ use http::Request;
 use super::client::{Client, whole};
 use super::value::sha256;
 
-/// Compiling a component in a busy machine takes its time.
+/// The time limit for a start. Compiling a component on a busy machine is slow.
 const START: Duration = Duration::from_secs(300);
 
-/// A line of the log is on its way for so long at most.
+/// The time limit until a line of the log has arrived.
 const LOG: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, PartialEq)]
@@ -29,9 +29,10 @@ pub enum Kind {
     Native,
     /// The WASI component under `wasmtime serve`.
     Wasi,
-    /// The Spin component under the project's own test host, with its keys in this store.
+    /// The Spin component under the project's own test host. The value names the key store.
     SpinHost(&'static str),
-    /// The same with `--manners real`, for tests of what Spin is slow at. No name stands for the default store.
+    /// As `SpinHost`, with `--manners real`, for tests of operations that are slow in Spin. An
+    /// empty name selects the default store.
     SlowSpinHost(&'static str),
     /// The Spin component under an installed `spin`.
     Spin,
@@ -41,8 +42,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Real Spin is the only host that may be absent, or too old for components of WASI 0.3. Debian has another program of
-    /// this name.
+    /// Whether the host is missing. Only real Spin may be absent or too old for components of WASI
+    /// 0.3. Debian has another program of this name.
     pub fn is_absent(self) -> bool {
         self == Kind::Spin && spin_version().is_none_or(|version| version < (4, 1))
     }
@@ -83,7 +84,7 @@ impl Kind {
     }
 }
 
-/// Settings of a host, by their names in capitals. An installed `spin` takes none here.
+/// Settings of a host; names are in capitals. An installed `spin` ignores them.
 pub type Settings = [(&'static str, &'static str)];
 
 type Setting = (&'static str, String);
@@ -92,7 +93,7 @@ fn wasmtime(data: &Path, settings: &[Setting], component: &Path) -> Command {
     let mut command = Command::new(wasmtime_program());
     command.args(["serve", "-Scli", "--addr", "127.0.0.1:0", "--dir"]);
     command.arg(format!("{}::/data", data.display()));
-    // The first of a name counts.
+    // If a name occurs twice, wasmtime uses the first value.
     if settings.iter().all(|(name, _)| *name != "AUTH_MODE") {
         command.args(["--env", "AUTH_MODE=none"]);
     }
@@ -103,7 +104,7 @@ fn wasmtime(data: &Path, settings: &[Setting], component: &Path) -> Command {
     command
 }
 
-/// The one that the scripts would take.
+/// The wasmtime program that the scripts use, too.
 pub fn wasmtime_program() -> PathBuf {
     if let Some(path) = std::env::var_os("EYOT_WASMTIME") {
         return path.into();
@@ -120,7 +121,7 @@ fn spin_host(data: &Path, settings: &[Setting], component: &Path, keys: &str) ->
     command.arg("--compiled").arg(compiled(component));
     command.args(["--listen", "127.0.0.1:0", "--variable", "blobs=packed", "--variable", "auth_mode=none"]);
     command.args(["--variable", &format!("keys={keys}")]);
-    // The last of a name counts.
+    // If a name occurs twice, the test host uses the last value.
     for (name, value) in settings {
         command.args(["--variable", &format!("{}={value}", name.to_lowercase())]);
     }
@@ -134,7 +135,8 @@ fn spin_version() -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Where the test host keeps this very component compiled, for the next start.
+/// The file where the test host caches this component in compiled form for the next start. The name
+/// contains the component's digest.
 pub fn compiled(component: &Path) -> PathBuf {
     let digest = sha256(&std::fs::read(component).expect("a readable component"));
     let name = format!("eyot-spin-{}.compiled", &digest["sha256:".len()..][..16]);
@@ -152,7 +154,7 @@ pub fn built(variable: &str, default: &str) -> PathBuf {
     path
 }
 
-/// For a host that cannot say which port it took.
+/// A free port, for a host that cannot report which port it took.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address").port()
@@ -168,7 +170,7 @@ pub struct Host {
     pub client: Client,
 }
 
-/// What the processes said, shown when a test fails.
+/// The output of the processes, shown when a test fails.
 type Log = Arc<Mutex<Vec<String>>>;
 
 impl Host {
@@ -180,7 +182,8 @@ impl Host {
         Self::start_in(kind, settings, None)
     }
 
-    /// Starts after the commands of `place`, which see the data folder as `$1`. What they mount only the process sees.
+    /// Starts the host after the shell commands in `place`, which get the data folder as `$1`.
+    /// Mounts by these commands are visible only to the host's process.
     pub fn start_in<V: AsRef<str>>(kind: Kind, settings: &[(&'static str, V)], place: Option<&'static str>) -> Self {
         let settings: Vec<Setting> = settings.iter().map(|(name, value)| (*name, value.as_ref().to_owned())).collect();
         let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder for data");
@@ -189,13 +192,13 @@ impl Host {
         Self { kind, settings, place, data, child, log, client: Client { address } }
     }
 
-    /// As [`Host::kill_and_restart`], in another place.
+    /// As [`Host::kill_and_restart`], with other commands before the start.
     pub fn restart_in(&mut self, place: Option<&'static str>) {
         self.place = place;
         self.kill_and_restart();
     }
 
-    /// The data folder as the process sees it, with what is mounted there.
+    /// The data folder as the host's process sees it, including mounts.
     pub fn mounted_data(&self) -> PathBuf {
         let inside = self.data.path().strip_prefix("/").expect("an absolute path");
         Path::new(&format!("/proc/{}/root", self.child.id())).join(inside)
@@ -209,7 +212,7 @@ impl Host {
         self.client = Client { address };
     }
 
-    /// A component that runs the contract keeps every clause, on the stores as it has them.
+    /// Asserts that a component that runs the contract reports every clause as kept by its stores.
     pub async fn keeps_the_contract(&self) {
         let request = Request::get("/").body(whole("")).expect("a request");
         let reply = self.client.fetch(request).await.expect("a reply");
@@ -228,7 +231,7 @@ impl Host {
         self.signal_to(name, &self.child.id().to_string());
     }
 
-    /// Asks all processes of the host to stop: the one that serves may be below a child of ours.
+    /// Sends SIGTERM to all processes of the host: the serving process may be below our child.
     pub fn terminate_all(&self) {
         self.signal_to("TERM", &format!("-{}", self.child.id()));
     }
@@ -238,7 +241,7 @@ impl Host {
         assert!(told.expect("a program of every system").success());
     }
 
-    /// Waits for the end of a process that was told to stop.
+    /// Waits for the end of a process that was asked to stop.
     pub fn ended(&mut self) -> ExitStatus {
         self.child.wait().expect("a child of ours")
     }
@@ -251,7 +254,8 @@ impl Host {
         self.log.lock().expect("the log").iter().filter(|line| line.contains(text)).count()
     }
 
-    /// Waits until the host has logged this: its lines come by a pipe, after the answer perhaps.
+    /// Waits until the host has logged `text`: log lines arrive by a pipe, perhaps after the
+    /// answer.
     pub fn must_log(&self, text: &str) {
         let deadline = Instant::now() + LOG;
         while !self.has_logged(text) {
@@ -260,13 +264,14 @@ impl Host {
         }
     }
 
-    /// Where the host keeps what it is given.
+    /// The host's data folder.
     pub fn data(&self) -> &Path {
         self.data.path()
     }
 
     pub fn kill(&mut self) {
-        // The child leads a group of its own: `spin up` serves from a process below it.
+        // The child leads a process group of its own, because `spin up` serves from a process below
+        // it.
         let group = format!("-{}", self.child.id());
         let killed = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
         if !killed.is_ok_and(|status| status.success()) {
@@ -313,7 +318,7 @@ fn spawn(kind: Kind, data: &Path, settings: &[Setting], log: &Log, place: Option
         let log = log.lock().expect("the log").join("\n");
         panic!("{command:?} says no address, only:\n{log}");
     };
-    // Some hosts say it a moment before they listen.
+    // Some hosts report the address a moment before they listen.
     while TcpStream::connect(address).is_err() {
         let ended = child.try_wait().expect("a child of ours");
         assert!(ended.is_none(), "{command:?} has ended: {ended:?}");
@@ -322,7 +327,8 @@ fn spawn(kind: Kind, data: &Path, settings: &[Setting], log: &Log, place: Option
     (child, address)
 }
 
-/// A command with mounts of its own. Needs no rights where the system has user namespaces.
+/// A command in a mount namespace of its own. The command needs no privileges if the system has
+/// user namespaces.
 fn placed(command: &Command, place: &str, data: &Path) -> Command {
     let script = format!("set -e\n{place}\nshift\nexec \"$@\"");
     let mut placed = Command::new("unshare");
@@ -332,7 +338,8 @@ fn placed(command: &Command, place: &str, data: &Path) -> Command {
     placed
 }
 
-/// Ends with the tests also when they are killed, where the system has a way to say so.
+/// Wraps a command so that its process dies with the tests, even when the tests are killed, if the
+/// system has `setpriv`.
 pub fn mortal(command: &Command) -> Command {
     let program = command.get_program();
     let mut mortal;
@@ -347,13 +354,13 @@ pub fn mortal(command: &Command) -> Command {
     mortal
 }
 
-/// Keeps a server's lines, and hands on the first address among them.
+/// Collects a server's output lines and sends each address among the lines to `addresses`.
 fn follow(pipe: impl Read + Send + 'static, log: &Log, addresses: Sender<SocketAddr>) {
     let log = log.clone();
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
             if let Some(address) = address_in(&line) {
-                // Nobody listens after the first.
+                // The receiver is gone after the first address. Ignore the error.
                 let _ = addresses.send(address);
             }
             log.lock().expect("the log").push(line);
@@ -361,7 +368,7 @@ fn follow(pipe: impl Read + Send + 'static, log: &Log, addresses: Sender<SocketA
     });
 }
 
-/// All hosts say `http://127.0.0.1:PORT` when they are ready.
+/// Finds the address in a line: all hosts print `http://127.0.0.1:PORT` when they are ready.
 fn address_in(line: &str) -> Option<SocketAddr> {
     let (_, address) = line.split_once("http://")?;
     let end = address.find(|c: char| !c.is_ascii_digit() && !".:".contains(c));

@@ -5,12 +5,12 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Of this process and all below it.
+    /// The memory of the process with this id and of all processes below it.
     pub fn of(process: u32) -> Self {
         Self { processes: descendants(process) }
     }
 
-    /// Forgets the peak so far: a host that compiles a component needs more for it than for serving.
+    /// Resets the recorded peak: a host needs more memory to compile a component than to serve.
     pub fn reset_peak(&self) {
         for process in &self.processes {
             std::fs::write(format!("/proc/{process}/clear_refs"), "5").expect("a process of ours");

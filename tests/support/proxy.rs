@@ -1,4 +1,5 @@
-//! A proxy before an S3 server: it counts what goes by, and does on request what a real server does when it likes.
+//! A proxy before an S3 server. The proxy counts requests and, on demand, misbehaves as a real
+//! server may.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,33 +18,34 @@ use hyper_util::rt::TokioIo;
 const TIMEOUT: Duration = Duration::from_secs(120);
 const NO_CHUNKS: &str = "<Error><Code>NotImplemented</Code><Message>Transfer-Encoding</Message></Error>";
 
-/// What the proxy does with a request.
+/// The proxy's action for one request.
 #[allow(dead_code, reason = "not every test needs all of it")]
 pub enum Act {
     Pass,
-    /// Answers itself.
+    /// Reads the body, then answers without asking the server.
     Answer(u16, &'static str),
-    /// Begins to answer before the body has come, and ends after that.
+    /// Begins to answer before the body has arrived, and ends the answer after the body.
     AnswerEarly(u16, &'static str),
-    /// Closes the connection and lets the server know nothing.
+    /// Closes the connection without forwarding the request.
     CutBefore,
-    /// Lets the server do it, and closes the connection instead of answering.
+    /// Forwards the request, then closes the connection instead of answering.
     CutAfter,
-    /// Breaks the answer off after so many bytes.
+    /// Cuts the server's answer off after this number of bytes.
     CutAnswer(usize),
-    /// Answers itself, with headers too.
+    /// Reads the body, then sends this response without asking the server.
     Respond(Response<Body>),
-    /// Answers itself before it has read the body.
+    /// Sends this response before reading the body, without asking the server.
     RespondEarly(Response<Body>),
-    /// Lets the server do it, and answers this instead.
+    /// Forwards the request, then sends this response instead of the server's.
     RespondAfter(Response<Body>),
-    /// Changes the server's answer.
+    /// Sends the server's answer after changing it with this function.
     Change(fn(Response<Body>) -> Response<Body>),
-    /// Reads everything and never answers.
+    /// Reads the whole request and never answers.
     Hang,
 }
 
-/// A request that went by: its method, and its path with the parameters that are no part of the signature.
+/// A request that the proxy has seen: its method, and its path with the query parameters that are
+/// not part of the signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub method: String,
@@ -66,7 +68,7 @@ struct State {
 }
 
 impl Proxy {
-    /// Stands before `server` as long as the runtime runs.
+    /// Starts a proxy before `server` that runs as long as the runtime.
     pub async fn start(server: SocketAddr) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -97,7 +99,8 @@ impl Proxy {
         *self.state.script.lock().unwrap() = Box::new(script);
     }
 
-    /// What went by since the last call of this, and how many bytes of bodies went to the server.
+    /// The requests since the last call of `take`, and the number of body bytes sent to the server
+    /// since then.
     pub fn take(&self) -> (Vec<Seen>, u64) {
         let seen = std::mem::take(&mut *self.state.seen.lock().unwrap());
         (seen, self.state.bytes.swap(0, Ordering::Relaxed))
@@ -108,7 +111,7 @@ impl State {
     async fn handle(self: Arc<Self>, request: Request<hyper::body::Incoming>) -> Result<Response<Body>, String> {
         let (mut head, body) = request.into_parts();
         if head.headers.contains_key(TRANSFER_ENCODING) {
-            // As S3 answers, where the servers of the tests take it.
+            // S3 refuses chunked transfer coding; the servers of the tests accept it.
             return Ok(answer(501, NO_CHUNKS));
         }
         let seen = Seen { method: head.method.to_string(), path: unsigned(&head.uri) };

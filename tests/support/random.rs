@@ -1,6 +1,6 @@
-//! Randomness that can be had again: a seed gives one sequence (splitmix64).
+//! Reproducible randomness: a seed determines one sequence (splitmix64).
 
-/// A sequence of numbers.
+/// A sequence of pseudorandom numbers.
 #[derive(Clone)]
 pub struct Random {
     seed: u64,
@@ -13,7 +13,7 @@ impl Random {
         Self { seed, state: seed }
     }
 
-    /// By `EYOT_SEED`, else the same each time: a CI that fails by chance helps nobody.
+    /// Takes the seed from `EYOT_SEED`, else a fixed seed, so that CI does not fail by chance.
     pub fn from_environment() -> Self {
         Self::new(std::env::var("EYOT_SEED").map_or(1, |text| text.parse().expect("EYOT_SEED is a number")))
     }
@@ -29,7 +29,7 @@ impl Random {
         mixed ^ mixed >> 31
     }
 
-    /// One of 0 to `end` - 1; `end` must not be 0.
+    /// A number from 0 to `end` - 1; `end` must not be 0.
     pub fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }

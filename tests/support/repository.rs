@@ -1,4 +1,4 @@
-//! A repository as a client sees it: the steps of pushes and pulls that several tests take.
+//! A client's view of a repository: the steps of pushes and pulls that several tests use.
 
 use std::time::{Duration, Instant};
 
@@ -58,7 +58,7 @@ impl Repository {
         self.status_of(Method::HEAD, &format!("blobs/{digest}")).await
     }
 
-    /// Pulls without keeping the bytes; returns their digest and number.
+    /// Pulls a blob without keeping its bytes; returns the digest and the number of bytes.
     pub async fn pull(&self, digest: &str) -> (String, u64) {
         let request = Request::get(self.path(&format!("blobs/{digest}")));
         let request = request.body(whole("")).expect("a request");
@@ -75,7 +75,8 @@ impl Repository {
         (format!("sha256:{}", hex::encode(hasher.finalize())), length)
     }
 
-    /// Pushes an OCI image of these blobs; `{}` must be among the repository's.
+    /// Pushes an OCI image with one layer under a tag. The config blob `{}` must be in the
+    /// repository already.
     pub async fn tag(&self, tag: &str, layer: &str, length: usize) -> Bytes {
         let config = sha256(b"{}");
         let manifest = Bytes::from(format!(
@@ -108,7 +109,7 @@ impl Repository {
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// An upload. It follows the Location of every reply, as clients must.
+/// An upload session. The client follows the Location of every reply, as the specification demands.
 pub struct Session {
     pub repository: Repository,
     pub location: String,
@@ -138,7 +139,7 @@ impl Session {
         assert_eq!(reply.status(), 201, "{reply:?}");
     }
 
-    /// How many bytes the server says it has.
+    /// Asks the server how many bytes it has.
     pub async fn offset(&mut self) -> usize {
         let request = Request::get(&self.location);
         let reply = self.send(request, whole("")).await;
@@ -146,8 +147,8 @@ impl Session {
         stored(&reply)
     }
 
-    /// Sends what is missing, as often as the server says that it has more or less by now: it may notice the end of a
-    /// cut connection later than we ask.
+    /// Sends the missing bytes, and repeats when the server reports another offset: the server may
+    /// notice the end of a cut connection only after it was asked for the offset.
     pub async fn resume(&mut self, blob: &Bytes) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while Instant::now() < deadline {
@@ -164,7 +165,8 @@ impl Session {
     }
 }
 
-/// The number of bytes in `Range: 0-LAST`. `0-0` is taken for none: no test here has an upload of one byte.
+/// The number of bytes in `Range: 0-LAST`. `0-0` is read as 0 bytes: no test here has an upload of
+/// one byte.
 pub fn stored(reply: &Response<Bytes>) -> usize {
     let range = reply.headers().get(RANGE).expect("a Range");
     let last = range.to_str().expect("ASCII").strip_prefix("0-");

@@ -14,7 +14,7 @@ use super::transcript::{self, Exchange, Expectation, HeaderCheck, Step, Transcri
 use super::value::{Scope, sha256, sha512};
 
 pub trait Target {
-    /// `streamed`: send the body without saying how long it is.
+    /// `streamed`: send the body without declaring its length.
     fn send(
         &self,
         request: Request<Bytes>,
@@ -22,7 +22,7 @@ pub trait Target {
     ) -> impl Future<Output = Result<Response<Bytes>, String>> + Send;
 }
 
-/// A streamed body, cut where nobody expects it.
+/// Splits a body into pieces for streaming. Their length, 20,011 bytes, fits no other boundary.
 pub fn pieces(mut body: Bytes) -> impl Iterator<Item = Bytes> + Send {
     std::iter::from_fn(move || {
         let piece = body.split_to(body.len().min(20_011));
@@ -48,7 +48,7 @@ const CODES: [&str; 14] = [
     "TOOMANYREQUESTS",
 ];
 
-/// Every transcript of the project, in the order of the file names.
+/// Parses every transcript of the project, in the order of the file names.
 pub fn all() -> Vec<Transcript> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
     let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
@@ -68,8 +68,8 @@ pub fn all() -> Vec<Transcript> {
         .collect()
 }
 
-/// Runs every transcript; panics with all failures. Repository names are new in each run, so that a server can be
-/// tested again and again.
+/// Runs every transcript and panics with all failures. Repository names are new in each run, so
+/// that a server can be tested repeatedly.
 pub async fn run_all(target: &impl Target) {
     let prefix = format!("t{:x}", RandomState::new().build_hasher().finish());
     let mut failures = Vec::new();
@@ -79,8 +79,8 @@ pub async fn run_all(target: &impl Target) {
     assert!(failures.is_empty(), "{} of the transcripts' cases failed:\n\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Runs the cases in order and returns a message for each that failed. Cases of one file share names and repository;
-/// a case ends at its first failure.
+/// Runs the cases in order and returns a message for each failed case. Cases of one file share
+/// names and repository; a case ends at its first failure.
 pub async fn run(transcript: &Transcript, target: &impl Target, run: &str) -> Vec<String> {
     let theme = Path::new(&transcript.file).file_stem().expect("a file name").to_string_lossy();
     let mut scope = Scope::default();
@@ -119,7 +119,7 @@ async fn exchange_with(target: &impl Target, exchange: &Exchange, scope: &mut Sc
         .await
         .map_err(|why| (exchange.line, format!("  request:  {sent}\n  no reply: {why}")))?;
 
-    // Kept before the checks, so that a case can go on from any reply.
+    // Captured before the checks, so that a case can continue after any reply.
     for (header, name) in [(LOCATION, "location"), (LINK, "next")] {
         match header_text(&reply, header.as_str()) {
             Some(text) => scope.set(name, local(&text, &path)),
@@ -146,7 +146,7 @@ fn request(exchange: &Exchange, scope: &Scope) -> Result<Request<Bytes>, String>
     for (name, value) in &exchange.headers {
         request = request.header(name, scope.expand(value)?);
     }
-    // A stand-in for what an HTTP client does by itself, needed in-process.
+    // Add Content-Length as an HTTP client would: in-process tests have no client.
     let told = exchange.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length"));
     if !exchange.streamed && !told && (exchange.body.is_some() || exchange.method == "POST") {
         request = request.header(CONTENT_LENGTH, body.len());
@@ -194,7 +194,7 @@ fn check_header(
 ) -> Result<(), String> {
     let mut actual = header_text(reply, name);
     if name.eq_ignore_ascii_case("location") {
-        // Absolute or relative: both are allowed.
+        // A Location may be absolute or relative.
         actual = actual.map(|location| local(&location, path));
     }
     let shown = || actual.clone().unwrap_or_else(|| "no such header".into());
@@ -227,7 +227,7 @@ fn check_header(
     }
 }
 
-/// What holds of every reply of a registry, whatever the case is about.
+/// Checks the rules that apply to every reply of a registry, whatever the case tests.
 fn check_always(method: &Method, exchange: &Exchange, reply: &Response<Bytes>) -> Result<(), String> {
     let header = |name: &str| header_text(reply, name);
     let version = header("docker-distribution-api-version");
@@ -236,7 +236,7 @@ fn check_always(method: &Method, exchange: &Exchange, reply: &Response<Bytes>) -
         ("Docker-Distribution-API-Version: registry/2.0".into(), actual)
     })?;
 
-    // A browser must run nothing that anyone may have pushed.
+    // A browser must not execute pushed content: anyone may have pushed it.
     for (name, wanted) in
         [("x-content-type-options", "nosniff"), ("content-security-policy", "default-src 'none'; sandbox")]
     {
@@ -248,14 +248,14 @@ fn check_always(method: &Method, exchange: &Exchange, reply: &Response<Bytes>) -
 
     let length = header("content-length");
     if method == Method::HEAD {
-        // Row 20; a client cannot see the size of what it asks for otherwise.
+        // Row 20: without a length, a client cannot see the size of the content.
         expect(reply.status() != StatusCode::OK || length.is_some(), || {
             ("a HEAD with Content-Length".into(), "none".into())
         })?;
         return check_bytes(b"", reply.body());
     }
     if !reply.body().is_empty() {
-        // Without it a reply that is cut short can look complete.
+        // Without Content-Length, a truncated reply can look complete.
         let wanted = reply.body().len().to_string();
         expect(length.as_ref() == Some(&wanted), || {
             let actual = length.clone().unwrap_or_else(|| "no such header".into());
@@ -310,7 +310,7 @@ fn json(text: &[u8]) -> Result<Json, String> {
     serde_json::from_slice(text).map_err(|why| format!("  expected: JSON\n  actual:   {} ({why})", excerpt(text)))
 }
 
-/// See `Expectation::JsonContains`.
+/// Implements `Expectation::JsonContains`.
 pub fn contains(actual: &Json, wanted: &Json) -> bool {
     match (actual, wanted) {
         (Json::Object(actual), Json::Object(wanted)) => {
@@ -324,7 +324,7 @@ pub fn contains(actual: &Json, wanted: &Json) -> bool {
     }
 }
 
-/// `*` is any text, `?` any character.
+/// Matches `text` against `pattern`: `*` is any text, `?` any character.
 pub fn glob(pattern: &str, text: &str) -> bool {
     match pattern.chars().next() {
         None => text.is_empty(),
@@ -344,7 +344,8 @@ pub fn glob(pattern: &str, text: &str) -> bool {
     }
 }
 
-/// The path and query of a Location or of a Link's target, which may be absolute or relative to the request's path.
+/// The path and query of a Location or a Link target. `reference` may be absolute or relative to
+/// the request's `path`.
 pub fn local(reference: &str, path: &str) -> String {
     let reference = match reference.strip_prefix('<') {
         Some(link) => link.split('>').next().unwrap_or(link),

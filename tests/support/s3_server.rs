@@ -21,9 +21,10 @@ const START: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, PartialEq)]
 pub enum Kind {
-    /// SeaweedFS: conditional puts, a least size of parts.
+    /// SeaweedFS: supports conditional puts and enforces a minimum part size.
     SeaweedFs,
-    /// JuiceFS's gateway, which is MinIO's code: strict signatures, no conditional puts.
+    /// JuiceFS's gateway, which is MinIO's code: checks signatures strictly, lacks conditional
+    /// puts.
     JuiceFs,
 }
 
@@ -40,7 +41,7 @@ impl S3Server {
         Self::start_with(kind, &[])
     }
 
-    /// With more arguments on the server's command line.
+    /// Starts a server with additional arguments on its command line.
     pub fn start_with(kind: Kind, arguments: &[String]) -> Self {
         let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder for data");
         let port = free_port();
@@ -55,13 +56,13 @@ impl S3Server {
         Self { address, kind, command, child, data }
     }
 
-    /// Ends it at once (SIGKILL).
+    /// Ends the server at once (SIGKILL).
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Starts it again after its end, on the same data and ports.
+    /// Starts the server again after its end, on the same data and ports.
     pub fn start_again(&mut self) {
         self.child = spawn(&mut self.command, self.address);
     }
@@ -84,7 +85,7 @@ impl S3Server {
         }
     }
 
-    /// The settings as a program takes them.
+    /// The settings as environment variables of a program.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let S3Settings { endpoint, bucket, access_key_id, secret_access_key, .. } = self.settings();
         vec![
@@ -98,18 +99,18 @@ impl S3Server {
         ]
     }
 
-    /// For a server that begins with none.
+    /// Creates the bucket, for a server that starts without buckets.
     async fn make_bucket(&self) {
         let S3Settings { endpoint, region, .. } = self.settings();
         let bucket = Bucket::new(endpoint.parse().unwrap(), UrlStyle::Path, BUCKET, region).unwrap();
         let credentials = Credentials::new(ACCESS_KEY_ID, SECRET_ACCESS_KEY);
         let url = bucket.create_bucket(&credentials).sign(Duration::from_secs(60));
         let request = http::Request::put(url.as_str()).body(eyot::Body::empty()).unwrap();
-        // It may not be up yet, or have the bucket: the caller finds out.
+        // The server may not be up yet, or the bucket may exist. The caller finds out.
         let _ = NativePlatform::default().send(request, START).await;
     }
 
-    /// Waits until the server is up in earnest, and the bucket is there.
+    /// Waits until the server answers requests and the bucket exists.
     pub async fn ready(&self) {
         let s3 = self.open();
         let begin = Instant::now();
@@ -129,7 +130,7 @@ impl S3Server {
         open(self.settings())
     }
 
-    /// The end of what it has said.
+    /// The last part of the server's output.
     fn log(&self) -> String {
         let log = std::fs::read(self.data.path().join("log")).unwrap_or_default();
         String::from_utf8_lossy(&log[log.len().saturating_sub(4000)..]).into_owned()
@@ -174,7 +175,7 @@ fn juicefs(data: &Path, port: u16) -> Command {
     command
 }
 
-/// Waits until it listens.
+/// Starts the command and waits until the server listens at `address`.
 fn spawn(command: &mut Command, address: SocketAddr) -> Child {
     let child = command.spawn().unwrap_or_else(|why| panic!("{command:?}: {why}"));
     let begin = Instant::now();
@@ -185,7 +186,8 @@ fn spawn(command: &mut Command, address: SocketAddr) -> Child {
     child
 }
 
-/// Ends with the tests also when they are killed, where the system has a way to say so.
+/// Wraps a program so that its process dies with the tests, even when the tests are killed, if the
+/// system has `setpriv`.
 fn mortal(program: &Path) -> Command {
     if Command::new("setpriv").arg("--version").output().is_ok() {
         let mut mortal = Command::new("setpriv");
@@ -201,18 +203,19 @@ fn program(name: &str) -> PathBuf {
     path
 }
 
-/// A port that no other call gives, and no connection takes for its own end: those come from 32768 on.
+/// A port that no other call returns. The ports lie below 32768, where local ports of outgoing
+/// connections begin.
 pub fn free_port() -> u16 {
     const FIRST: u32 = 10_000;
     const COUNT: u32 = 12_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    // Test programs do not run side by side, but servers of one may outlive it for a moment.
+    // Test programs do not run side by side, but servers of one program may briefly outlive it.
     let begin = std::process::id().wrapping_mul(97);
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     for _ in 0..COUNT {
         let offset = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
         let port = u16::try_from(FIRST + offset).expect("a small number");
-        // SeaweedFS opens a second port, 10000 above each.
+        // SeaweedFS opens a second port for each port, 10000 above it.
         if is_free(port) && is_free(port + 10_000) {
             return port;
         }

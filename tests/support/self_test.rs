@@ -1,4 +1,4 @@
-//! Tests of the transcripts' own machinery: what is written wrongly does not parse, what is not met fails.
+//! Tests of the transcript machinery: malformed transcripts do not parse, unmet expectations fail.
 
 use bytes::Bytes;
 use futures_executor::block_on;
@@ -129,7 +129,8 @@ fn variables_and_captures() {
          > PUT {kept}\n> streamed body: layer + \"{run}\"\n< 200\n< body: \"abrun\"\n< X-Told: state=1 false true",
     );
     fails("> GET /{unknown}\n< 200", "nothing is named `unknown`");
-    // A reply without Location ends the variable: no later request may use an old one by mistake.
+    // A reply without Location removes the variable, so that no later request uses an old value by
+    // mistake.
     fails("> POST /upload\n< 202\n> GET /blob\n< 200\n> GET {location}\n< 200", "nothing is named `location`");
 }
 

@@ -1,4 +1,5 @@
-//! The system calls of a server, by strace: what was durable when an answer went out.
+//! Checks the system calls of a server, recorded by strace: which data was durable when an answer
+//! was sent.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -6,12 +7,12 @@ use std::path::{Path, PathBuf};
 /// Runs a server under strace; see `Host::start_in`.
 pub const PLACE: &str = r#"trace="$1.trace"; shift; exec strace -f -y -s 64 -o "$trace" "$@""#;
 
-/// Where the trace of a server with this data folder is.
+/// The trace file of a server with this data folder.
 pub fn file(data: &Path) -> PathBuf {
     data.with_extension("trace")
 }
 
-/// What a trace holds.
+/// The calls found in a trace.
 #[derive(Debug, Default)]
 pub struct Seen {
     pub answers: usize,
@@ -20,27 +21,27 @@ pub struct Seen {
     pub names_placed: usize,
 }
 
-/// What of a data folder is not durable at a moment.
+/// The parts of a data folder that are not durable at a moment.
 #[derive(Default)]
 struct Volatile {
-    /// Files whose bytes were written and not synced.
+    /// Files with written but unsynced bytes.
     files: BTreeSet<PathBuf>,
-    /// Names that were made or removed, and whose folder was not synced.
+    /// Names that were created or removed, and whose folder was not synced.
     names: BTreeSet<PathBuf>,
 }
 
-/// Goes through a trace. The error is the first answer that goes out too early.
+/// Checks a whole trace. The error is the first answer that was sent too early.
 pub fn check(trace: &str, data: &Path) -> Result<Seen, String> {
     let mut volatile = Volatile::default();
     let mut seen = Seen::default();
-    // A call that another thread's interrupts is told in two lines.
+    // strace prints a call that another thread's call interrupts in two lines.
     let mut begun: HashMap<&str, String> = HashMap::new();
     for line in trace.lines() {
         let Some((thread, call)) = line.split_once(' ') else { continue };
         let call = call.trim_start();
         let whole = match (call.strip_suffix("<unfinished ...>"), call.split_once(" resumed>")) {
             (Some(first), _) => {
-                // Whoever is answered may know at once.
+                // Check when the call begins: the client may receive the answer at once.
                 if let Some(status) = answer(first) {
                     volatile.check(status, &mut seen)?;
                 }
@@ -60,14 +61,15 @@ pub fn check(trace: &str, data: &Path) -> Result<Seen, String> {
     Ok(seen)
 }
 
-/// The status of an answer that a call sends and that acknowledges something.
+/// The status of an answer that a call sends, if the answer acknowledges a change.
 fn answer(call: &str) -> Option<&str> {
     let status = call.split_once("\"HTTP/1.1 ")?.1.get(..3)?;
     let is_send = ["write", "send"].iter().any(|name| call.starts_with(name));
     (is_send && matches!(status, "201" | "202" | "204")).then_some(status)
 }
 
-/// The paths that a call names, each in the folder that stands before it, and those of its descriptors.
+/// The paths that a call names, each joined to the folder before it, and the paths of its
+/// descriptors.
 fn paths(call: &str) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let (mut named, mut descriptors): (Vec<PathBuf>, Vec<PathBuf>) = (Vec::new(), Vec::new());
     let mut rest = call;
@@ -140,12 +142,13 @@ impl Volatile {
                 let Some(path) = named.first() else { return };
                 self.files.remove(path);
                 if name == "rmdir" || arguments.contains("AT_REMOVEDIR") {
-                    // With the folder go all names in it; that the folder itself may come back does no harm.
+                    // Removing a folder removes all names in it. If the removed folder reappears
+                    // after a crash, the folder does no harm.
                     self.names.retain(|name| !name.starts_with(path));
                 } else if path.starts_with(data.join("keys")) {
                     self.names.insert(path.clone());
                 } else {
-                    // What comes back of stages is garbage.
+                    // A stage that reappears after a crash is garbage.
                     self.names.remove(path);
                 }
             }
@@ -158,7 +161,7 @@ impl Volatile {
 mod tests {
     use super::*;
 
-    /// A key and a piece of an upload, natively and as wasmtime does it.
+    /// Writing a key and a piece of an upload, by the native program and by wasmtime.
     const TRACE: &str = r#"
 1 openat(AT_FDCWD</>, "/d/tmp/a", O_WRONLY|O_CREAT|O_TRUNC|O_CLOEXEC, 0600) = 9</d/tmp/a>
 1 write(9</d/tmp/a>, "value", 5) = 5

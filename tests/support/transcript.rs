@@ -1,12 +1,14 @@
-//! The transcript format: requests and expected replies as text. `tests/transcripts/README.md` describes it.
+//! The transcript format: requests and expected replies as text, as described in
+//! `tests/transcripts/README.md`.
 //!
-//! This file only reads. `value.rs` makes bodies and fills in variables, `runner.rs` talks to a server.
+//! The code here only parses. `value.rs` makes bodies and fills in variables, `runner.rs` talks to
+//! a server.
 
 use super::value::Value;
 
 #[derive(Debug)]
 pub struct Transcript {
-    /// As given to `parse`, for messages.
+    /// The file name as given to `parse`, for messages.
     pub file: String,
     pub cases: Vec<Case>,
 }
@@ -43,7 +45,8 @@ pub enum Expectation {
     Header(String, HeaderCheck),
     Body(Value),
     NoBody,
-    /// Every member is there; of an array, the elements in this order, perhaps with others between them.
+    /// Every member is present. The elements of an array appear in this order, with other elements
+    /// allowed between them.
     JsonContains(String),
     JsonExactly(String),
     /// The specification's error body, with one of these codes.
@@ -89,7 +92,8 @@ pub fn parse(file: &str, text: &str) -> Result<Transcript, String> {
 
 fn entries(text: &str) -> Result<Vec<Entry<'_>>, (usize, &'static str)> {
     let mut entries: Vec<Entry> = Vec::new();
-    // A blank line or a comment ends a block, so that a stray indented line is not taken into the one before.
+    // A blank line or a comment ends a block, so that a stray indented line is not added to the
+    // block above.
     let mut open = false;
     for (index, line) in text.lines().enumerate() {
         let number = index + 1;
@@ -152,7 +156,8 @@ fn case_line(text: &str) -> Result<Case, String> {
     Ok(Case { title: title.trim().into(), rows, steps: Vec::new() })
 }
 
-/// `given blob NAME in REPOSITORY` and `given manifest NAME in REPOSITORY as REFERENCE`: what most cases start from.
+/// Parses `given blob NAME in REPOSITORY` and `given manifest NAME in REPOSITORY as REFERENCE`, the
+/// setup of most cases.
 fn given(case: &mut Case, line: usize, text: &str) -> Result<(), String> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let lines = match words[..] {

@@ -11,7 +11,7 @@ pub enum Value {
     Named(String),
     Repeat(usize, String),
     Zero(usize),
-    /// Bytes that do not compress and differ with the seed.
+    /// Incompressible bytes that depend on the seed.
     Noise(usize, String),
     Slice(String, usize, usize),
     Join(Vec<Value>),
@@ -22,7 +22,7 @@ pub fn in_identifier(c: char) -> bool {
 }
 
 impl Value {
-    /// Reads `TERM + TERM …`, or the block below when there is nothing beside.
+    /// Reads `TERM + TERM …`, or the block below if the line has no term.
     pub fn parse(text: &str, block: Option<&str>) -> Result<Value, String> {
         let mut rest = text.trim();
         match (rest, block) {
@@ -130,7 +130,7 @@ pub fn noise(length: usize, seed: &str) -> Bytes {
         Sha256::digest(seed).as_slice()[..8].iter().fold(0u64, |state, byte| state << 8 | u64::from(*byte)) | 1;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
-        // xorshift64: fast also in a test build.
+        // xorshift64 is fast even in a test build.
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
@@ -148,7 +148,8 @@ pub fn sha512(bytes: &[u8]) -> String {
     format!("sha512:{}", hex::encode(Sha512::digest(bytes)))
 }
 
-/// What has a name while a transcript runs: bodies by `let`, texts captured from replies.
+/// The named values of a running transcript: bodies defined by `let`, and texts captured from
+/// replies.
 #[derive(Default)]
 pub struct Scope {
     values: HashMap<String, Bytes>,
@@ -167,8 +168,8 @@ impl Scope {
         self.values.get(name).ok_or_else(|| format!("nothing is named `{name}`"))
     }
 
-    /// Replaces `{name}`, `{name?}`, `{sha256:name}`, `{sha512:name}` and `{size:name}`. Other braces stay, so that
-    /// JSON can be written as it is.
+    /// Replaces `{name}`, `{name?}`, `{sha256:name}`, `{sha512:name}` and `{size:name}`. Other
+    /// braces stay unchanged, so that JSON needs no escapes.
     pub fn expand(&self, text: &str) -> Result<String, String> {
         let mut expanded = String::with_capacity(text.len());
         let mut rest = text;

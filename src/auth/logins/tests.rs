@@ -14,7 +14,8 @@ use crate::store::{self, Entry, Version, When};
 
 const MINUTE_MS: u64 = 60 * 1000;
 
-/// A clock that tests set, and background tasks on threads where a test wants them.
+/// A platform whose clock the test sets, and that runs background tasks on threads if a test asks
+/// for them.
 struct World {
     now_ms: AtomicU64,
     drawn: AtomicU64,
@@ -45,7 +46,7 @@ impl Platform for World {
         self.runs_tasks
     }
 
-    /// A thousandth of the time: hashes of these tests are as much cheaper.
+    /// Sleeps for a thousandth of the time, because the hashes in these tests are as much cheaper.
     async fn sleep(&self, duration: Duration) {
         std::thread::sleep(duration / 1000);
         Yield(false).await;
@@ -56,8 +57,8 @@ impl Platform for World {
     }
 }
 
-/// Lets every other request have a turn before each call: the order that is worst for counts. Knows all conditions, or
-/// `Absent` alone as files under WASI do.
+/// A store that lets every other request run before each call, which is the worst order for the
+/// counts. The store supports all conditions, or only `Absent`, as file stores under WASI do.
 struct Yielding {
     inner: MemoryKeyValue,
     knows_unchanged: bool,
@@ -102,7 +103,7 @@ impl KeyValue for Yielding {
     }
 }
 
-/// The cheapest hash that there is.
+/// A hash with the lowest cost that bcrypt allows.
 fn hash_of(password: &str) -> PasswordHash {
     let hash = bcrypt::bcrypt(4, [7; 16], format!("{password}\0").as_bytes());
     let (salt, hash) = (Base64Bcrypt::encode_string(&[7; 16]), Base64Bcrypt::encode_string(&hash[..23]));
@@ -124,7 +125,7 @@ impl Site {
         Self::over(Arc::new(Yielding { inner: MemoryKeyValue::default(), knows_unchanged }), World::new(runs_tasks))
     }
 
-    /// Another instance over the same store: it remembers nothing.
+    /// Another instance on the same store, with empty memory.
     fn over(keys: Arc<dyn KeyValue>, world: Arc<World>) -> Self {
         let mut logins = Logins::new(keys.clone(), world.clone());
         logins.set_hashes(vec![("alice".into(), hash_of("right"))]);
@@ -135,7 +136,7 @@ impl Site {
         Self::over(self.keys.clone(), self.world.clone())
     }
 
-    /// The same, as components are.
+    /// Another instance on the same store, with logins in turn, as in components.
     fn in_turn(&self) -> Self {
         let mut site = self.again();
         Arc::get_mut(&mut site.logins).unwrap().log_in_in_turn();
@@ -151,7 +152,7 @@ impl Site {
         self.logins.log_in(user, &Secret::new(password), address).await
     }
 
-    /// How many failures each count holds.
+    /// The number of failures in each count.
     fn counts(&self) -> Vec<u64> {
         let keys = block_on(self.keys.list("auth/failures/", None, 1000)).unwrap();
         let count = |key: &String| -> u64 {
@@ -220,7 +221,7 @@ fn right_passwords_leave_no_count_and_a_crowd_of_them_is_one_attempt() {
         assert_eq!(site.again().try_once("right", Some("192.0.2.1")), Ok(()));
     }
     assert!(site.counts().iter().all(|count| *count == 0), "{:?}", site.counts());
-    // Failures before stay counted.
+    // A successful login does not clear earlier failures.
     for _ in 0..5 {
         assert_eq!(site.try_once("wrong", Some("192.0.2.1")), Err(Refusal::Unauthorized));
     }
@@ -234,7 +235,7 @@ fn somebody_elses_guesses_do_not_keep_a_user_out() {
     let (home, evil, new) = (Some("192.0.2.1"), Some("203.0.113.9"), Some("198.51.100.1"));
     assert_eq!(site.try_once("right", home), Ok(()));
     for minute in 0..300 {
-        // From many networks, as often as each lets them.
+        // Guesses come from many networks, as often as each network's limit allows.
         let networks = [evil.map(str::to_owned), Some(format!("203.0.{minute}.9")).filter(|_| minute < 256)];
         for network in networks.iter().flatten() {
             let _ = site.try_once("wrong", Some(network));
@@ -248,7 +249,7 @@ fn somebody_elses_guesses_do_not_keep_a_user_out() {
         }
         site.world.pass(MINUTE_MS);
     }
-    // The guesser waits for longer, and so does a user in the guesser's network.
+    // The guesser waits longer, and so does a user in the guesser's network.
     let _ = site.try_once("wrong", evil);
     assert!(waits(&site.try_once("right", evil)).is_some_and(|wait_ms| wait_ms > 50_000));
 }
@@ -300,12 +301,13 @@ fn instances_that_share_nothing_log_in_in_turn() {
     let instances: Vec<_> = (0..50).map(|_| first.in_turn()).collect();
     let logins = instances.iter().map(|instance| instance.log_in("alice", "right", Some("192.0.2.1")));
     let outcomes = block_on(join_all(logins));
-    // A crowd is served one by one, and the rest is told to come back: nobody is taken for a guesser.
+    // In a crowd, logins are served one by one, and the remaining logins get `Busy`. No login is
+    // refused as a guess.
     assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(()) | Err(Refusal::Busy { .. }))), "{outcomes:?}");
     let checks: u64 = instances.iter().map(|instance| instance.logins.checks()).sum();
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count() as u64, checks);
     assert!(checks > 0);
-    // Logins that wait in vain are not counted as failed.
+    // A login that waits without getting its turn does not count as failed.
     let turns = Turns::new(first.keys.clone(), first.world.clone());
     let Turn::Ours(left) = block_on(turns.take(TURN_MS_MAX)).unwrap() else { panic!("nobody has the turn") };
     for _ in 0..30 {
@@ -313,7 +315,7 @@ fn instances_that_share_nothing_log_in_in_turn() {
         assert!(matches!(outcome, Err(Refusal::Busy { .. })), "{outcome:?}");
     }
     assert!(first.counts().iter().all(|count| *count == 0), "{:?}", first.counts());
-    // The turn of an instance that was killed ends.
+    // The turn of a killed instance expires.
     first.world.pass(TURN_MS_MAX + 1);
     assert_eq!(first.in_turn().try_once("right", Some("198.51.100.1")), Ok(()));
     assert_eq!(block_on(turns.take(TURN_MS_MAX)), Ok(Turn::Ours(left + 2)));

@@ -9,7 +9,8 @@ use super::*;
 const NOW_MS: u64 = 1_700_000_000_000;
 const ISSUER: &str = "https://issuer.example";
 
-/// A clock that tests set, and background tasks on threads where a test wants them.
+/// A platform whose clock the test sets, and that runs background tasks on threads if a test asks
+/// for them.
 struct Clock(AtomicU64, AtomicBool);
 
 impl Platform for Clock {
@@ -30,7 +31,7 @@ impl Platform for Clock {
     }
 }
 
-/// Holds up whoever passes while it is closed.
+/// A gate that blocks callers of `pass` while the gate is closed.
 #[derive(Default)]
 struct Gate {
     closed: AtomicBool,
@@ -57,17 +58,17 @@ impl Gate {
     }
 }
 
-/// An issuer with keys of both kinds.
+/// An issuer with one key of each kind.
 struct Issuer {
     es256: p256::ecdsa::SigningKey,
     fetches: AtomicU64,
     answers: AtomicBool,
     gate: Gate,
-    /// Where the configuration says that the keys are.
+    /// The address of the keys in the issuer's configuration.
     jwks_uri: Mutex<String>,
 }
 
-// An RSA key made for these tests, and a token that it signed (openssl).
+// An RSA key made for these tests, and a token signed with that key by openssl.
 const RSA_N: &str = include_str!("rsa_n.txt");
 const RS256_TOKEN: &str = include_str!("rs256_token.txt");
 
@@ -217,7 +218,8 @@ fn what_is_not_right_is_nobodys() {
     {
         assert!(world.names(&wrong).is_empty(), "{wrong}");
     }
-    // HS256 with the public key as the secret, as a careless library would take it.
+    // The token uses HS256 with the public key as the secret. A careless library would accept the
+    // token.
     use hmac::{Hmac, KeyInit as _, Mac as _};
     let part = |json: &Value| Base64UrlUnpadded::encode_string(json.to_string().as_bytes());
     let signed = format!("{}.{}", part(&json!({ "alg": "HS256", "kid": "ec" })), part(&claims()));
@@ -231,7 +233,7 @@ fn what_is_not_right_is_nobodys() {
 fn issuers_are_not_asked_more_than_need_be() {
     let world = World::new();
     let token = world.sign(&header(), &claims());
-    // Of tokens that mean nothing here no issuer hears.
+    // A token for another audience causes no request to the issuer.
     let mut foreign = claims();
     foreign["aud"] = json!("other");
     world.names(&world.sign(&header(), &foreign));
@@ -248,7 +250,8 @@ fn issuers_are_not_asked_more_than_need_be() {
     world.names(&unknown);
     assert_eq!(world.fetches(), 2, "there may be a new key");
 
-    // Too old, and the issuer does not answer: nobody is let in, and nobody is taken for wrong.
+    // The keys are too old and the issuer does not answer. The login fails with an issuer error:
+    // the token is neither accepted nor called wrong.
     let later = NOW_MS + 2 * 3600 * 1000;
     world.clock.0.store(later, Ordering::Relaxed);
     world.issuer.answers.store(false, Ordering::Relaxed);
@@ -261,7 +264,7 @@ fn issuers_are_not_asked_more_than_need_be() {
     assert_eq!(world.fetches(), 1);
 }
 
-/// Begins a login and gives it up, as a client does that goes away.
+/// Starts a login and drops the future, as when a client disconnects.
 fn give_up(world: &World, token: &Secret) {
     let mut login = Box::pin(world.issuers.identify(token));
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -310,7 +313,7 @@ fn old_keys_serve_while_new_ones_are_on_their_way() {
     };
     world.names(token(NOW_MS).expose());
     assert_eq!(world.fetches(), 2);
-    // The keys are good for an hour.
+    // The keys are valid for an hour.
     let later = NOW_MS + 61 * 60 * 1000;
     world.clock.0.store(later, Ordering::Relaxed);
     world.issuer.gate.closed.store(true, Ordering::SeqCst);
@@ -322,12 +325,13 @@ fn old_keys_serve_while_new_ones_are_on_their_way() {
         std::thread::yield_now();
     }
     assert_eq!(world.fetches(), 2);
-    // The issuer does not answer: the old keys serve for half an hour.
+    // The issuer does not answer, so the old keys remain in use for half an hour.
     world.issuer.answers.store(false, Ordering::Relaxed);
     for (minutes, expected) in [(60 + 29, true), (60 + 31, false)] {
         let now_ms = later + minutes * 60 * 1000;
         world.clock.0.store(now_ms, Ordering::Relaxed);
-        // Until a fetch of now has failed: the one before may just be landing.
+        // Repeat until a fetch at this time has failed, because the previous fetch may still be
+        // ending.
         while world.issuers.lock()[ISSUER].asked_ms != Some(now_ms) {
             let found = block_on(world.issuers.identify(&token(now_ms)));
             assert_eq!(found.is_ok_and(|found| found.is_some()), expected, "after {minutes} minutes");

@@ -6,7 +6,7 @@ use crate::store::counting::Counting;
 use crate::store::memory::MemoryKeyValue;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A clock that tests set.
+/// A platform whose clock the test sets.
 struct Clock(AtomicU64);
 
 impl Platform for Clock {
@@ -38,7 +38,7 @@ fn verify(tokens: &Tokens, text: impl Into<String>) -> Option<Caller> {
     block_on(tokens.verify(&Secret::new(text))).unwrap()
 }
 
-/// A token of any header and claims, signed right.
+/// A correctly signed token with any header and claims.
 fn forge(tokens: &Tokens, header: &serde_json::Value, claims: &serde_json::Value) -> String {
     let part = |json: &serde_json::Value| Base64UrlUnpadded::encode_string(json.to_string().as_bytes());
     let signed = format!("{}.{}", part(header), part(claims));
@@ -185,7 +185,7 @@ fn instances_share_the_key_in_the_store() {
     }
     assert_eq!(keys.counts.take(), [0; 4], "the key is held");
 
-    // Tokens of keys that nobody has cost no storage call each.
+    // Tokens signed with an unknown key cost at most one storage call together.
     let foreign = Tokens::with_key("here", &Secret::new("another key"), clock);
     let text = block_on(foreign.sign(&alice())).unwrap().text;
     for _ in 0..100 {

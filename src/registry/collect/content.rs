@@ -1,4 +1,5 @@
-//! The part of a round that looks at the blob store, for all repositories at once, and its end.
+//! The phases of a round that look at the blob store, for all repositories at once, and the phases
+//! that end the round.
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
@@ -29,7 +30,8 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// Marks what facts about content lead to.
+    /// Marks the digests of the facts under `prefix`, and the objects of the blob store that hold
+    /// their content.
     pub(super) async fn content_of_facts(&mut self, prefix: &str, then: Phase) -> Result<()> {
         let (keys, more) = self.page(prefix).await?;
         for (key, fact) in self.read_all::<BlobFact>(keys).await? {
@@ -59,7 +61,8 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// Content that no repository holds is not found any more; a mount of it becomes an upload.
+    /// Judges the keys `content/<digest>`. Once the key of unused content is removed, the registry
+    /// no longer finds the content by its digest, so a mount becomes an upload.
     pub(super) async fn contents(&mut self) -> Result<()> {
         let after = self.cursor.after.clone();
         let (keys, more) = self.page("content/").await?;
@@ -90,7 +93,7 @@ impl Collector<'_> {
         let mut family = (String::new(), false);
         for stored in stored {
             let marks = &mut self.cursor.sets.stored;
-            // A mark that ends in `!` stands for all names that begin with it.
+            // A mark that ends in `!` stands for all names that begin with the mark.
             let of = stored.name.split_inclusive('!').next().unwrap_or_default();
             if family.0 != of {
                 family = (of.to_owned(), marks.has(&shelf, of).await?);
@@ -114,7 +117,8 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// Forgets the condemnation of objects that are gone, from `after` to the last that is listed, or to the end.
+    /// Deletes the condemnations of objects that no longer exist, from `after` to the last listed
+    /// object, or to the end if `more` is false.
     async fn forget_gone(&self, after: Option<&str>, listed: &[String], more: bool) -> Result<()> {
         let prefix = layout::condemned(&layout::stored(""));
         let mut after = after.map(|after| format!("{prefix}{after}"));
@@ -140,11 +144,11 @@ impl Collector<'_> {
         }
     }
 
-    /// Forgets the condemnation of keys that are gone.
+    /// Deletes the condemnations of keys that no longer exist.
     pub(super) async fn condemned(&mut self) -> Result<()> {
         let (keys, more) = self.page(layout::CONDEMNED).await?;
         let keys: Vec<&str> = keys.iter().filter_map(|key| key.strip_prefix(layout::CONDEMNED)).collect();
-        // Objects of the blob store were looked after where they are listed.
+        // Skip objects of the blob store: the phase `Stored` deletes their stale condemnations.
         let keys: Vec<&str> = keys.into_iter().filter(|key| !key.starts_with("stored/")).collect();
         let there = self.registry.are_there(keys.iter().map(|key| (*key).to_owned()).collect()).await?;
         for (key, there) in keys.into_iter().zip(there) {
@@ -158,7 +162,7 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// Removes keys of other layers that have expired: a page of one family at a time.
+    /// Removes expired keys of other layers: a page of one family of keys at a time.
     pub(super) async fn expired(&mut self) -> Result<()> {
         let registry = self.registry;
         let Some(family) = registry.expiring.get(self.cursor.expiring) else {
@@ -225,7 +229,8 @@ impl Collector<'_> {
         }
     }
 
-    /// From here on pushes need not be careful; what they rescued is not needed any more.
+    /// Tells pushes that the round is over, so pushes no longer protect keys. Then deletes the
+    /// rescue keys of earlier rounds.
     pub(super) async fn rescued(&mut self) -> Result<()> {
         if self.is_dry() {
             self.cursor.report.done = true;
@@ -237,7 +242,8 @@ impl Collector<'_> {
         self.registry.store(layout::COLLECTION, &collection, When::Always).await?;
         let (keys, more) = self.page(layout::RESCUED).await?;
         for (key, rescued) in self.read_all::<u64>(keys).await? {
-            // A push that has just rescued it may not yet have read that the round is over, and that another one began.
+            // Rescue keys of the current round stay. A push that has just written one may not know
+            // yet that the round is over and that another round has begun.
             if rescued.is_none_or(|(in_round, _)| in_round < round) {
                 self.check_lease()?;
                 self.registry.keys.delete(&key).await?;

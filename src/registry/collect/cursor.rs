@@ -1,4 +1,4 @@
-//! Where a round stands, between its steps.
+//! The saved progress of a round between two steps.
 
 use std::collections::HashSet;
 
@@ -11,34 +11,36 @@ use super::report::Report;
 use crate::registry::{Registry, Result, facts, layout};
 use crate::store::{self, When};
 
-/// How many bytes of the names that were in memory lie in one value.
+/// How many bytes of the names in memory are saved in one value.
 const FRESH_VALUE_BYTES: usize = 256 * 1024;
 
-/// What a round does, in this order: what is of one repository, for each of them; then what is of none.
+/// The phases of a round, in order: first the phases of one repository, repeated for each
+/// repository, then the phases for all repositories together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Phase {
     #[default]
     NextRepository,
-    /// Removes sessions that have expired.
+    /// Removes upload sessions that have expired.
     Uploads,
-    /// Marks what is tagged.
+    /// Marks the manifests that tags point to.
     Tags,
-    /// Marks what is about to be tagged.
+    /// Marks the manifests that pushes are about to tag.
     Pushes,
-    /// Notes which manifests there are.
+    /// Notes which manifests the repository has.
     Present,
-    /// Notes which manifest holds which.
+    /// Notes which manifests each manifest keeps in use (the edges of the graph).
     Graph,
-    /// Follows the graph by one edge from what was marked last, where the graph does not fit into memory.
+    /// Follows the graph by one edge from the manifests that were marked last. Only for a graph
+    /// that does not fit into memory.
     Follow,
-    /// Marks what was reached so.
+    /// Marks the manifests that the phase `Follow` reached.
     Reached,
-    /// Judges manifests, and marks everything that those name that stay.
+    /// Judges manifests, and marks the digests named by the manifests that stay.
     Manifests,
     /// Judges blobs.
     Blobs,
-    /// Finds out which manifests name blobs that are not there.
+    /// Reports which manifests name missing blobs.
     Holes,
     Ways,
     Referrers,
@@ -46,69 +48,75 @@ pub(super) enum Phase {
     Large,
     /// Judges the repository itself.
     Repository,
-    /// Marks what uploads hold; before anything that an upload may become.
+    /// Marks the stages of uploads. Runs before the phases that mark the content of manifests and
+    /// blobs, so that an upload which is committed meanwhile is still found.
     ContentOfUploads,
     ContentOfManifests,
     ContentOfBlobs,
-    /// Judges the keys by which content is found.
+    /// Judges the keys by which content is found (`content/<digest>`).
     Contents,
-    /// Judges what the blob store holds.
+    /// Judges the objects of the blob store.
     Stored,
-    /// Forgets the condemnation of what is no longer there.
+    /// Deletes the condemnations of keys that no longer exist.
     Condemned,
-    /// Removes keys of other layers that have expired.
+    /// Removes expired keys of other layers.
     Expired,
-    /// Removes what killed writers left in the key-value store, and finds what is not its own.
+    /// Removes the remains of killed writers from the key-value store, and finds files that are
+    /// foreign to the store.
     TidyKeys,
-    /// The same in the blob store.
+    /// Removes the remains of killed writers from the blob store, and finds files that are foreign
+    /// to the store.
     TidyContent,
-    /// Lets pushes go on without care, then forgets what they rescued.
+    /// Tells pushes that the round is over, then deletes the rescue keys of earlier rounds.
     Rescued,
 }
 
-/// Where a round stands.
+/// The progress of a round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Cursor {
     pub phase: Phase,
-    /// The repository that is looked at, or was last.
+    /// The repository of the current phase; in later phases the last repository.
     pub repository: Option<String>,
-    /// The last key or name of the phase that was looked at.
+    /// The last key or name that the current phase has looked at.
     pub after: Option<String>,
     pub grace_ms: u64,
     pub untagged_lifetime_ms: Option<u64>,
-    /// Whether something could not be read, so that what is not marked may be in use.
+    /// Whether a fact or manifest could not be read: then unmarked content may be in use.
     pub unsure: bool,
     pub report: Report,
-    /// How often the graph was followed by one edge.
+    /// How many times the graph was followed by one edge.
     pub follows: usize,
-    /// How many families of keys that expire were looked at.
+    /// How many families of expiring keys are finished.
     pub expiring: usize,
-    /// How often it was written down; names of another time are never taken for its own.
+    /// How many times the cursor was saved. The number is part of the keys of the names in memory,
+    /// so that a cursor never loads the names of another save.
     saves: u64,
-    /// How many values the names in memory fill.
+    /// How many values the names in memory fill in the store.
     fresh_values: usize,
     pub sets: Sets,
 }
 
-/// What was seen, of one repository at a time but for the last two.
+/// The marks of the round. All sets but the last two belong to one repository at a time.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Sets {
-    /// Which manifests are in use, and which ways to them.
+    /// The manifests in use, and the reverse-index entries (digest to tag) in use.
     pub kept: Marks,
-    /// Which manifests the repository has.
+    /// The manifests that the repository has.
     pub present: Marks,
-    /// Which manifest is in use if which other is.
+    /// Pairs of manifests: if the first is in use, so is the second.
     pub edges: Marks,
-    /// The manifests from which the graph is followed next, and those that were reached.
+    /// The manifests from which the graph is followed next. The set `reached` has the manifests
+    /// that were found in the meantime.
     pub frontier: Marks,
     pub reached: Marks,
-    /// What manifests name that stay; with a `!` behind it what they need as a blob.
+    /// The marks of digests that the remaining manifests name. A `!` after a mark: a manifest needs
+    /// the digest as a blob.
     pub named: Marks,
-    /// Blobs that are needed and are not there; no more than fit into memory.
+    /// Blobs that manifests need and the repository lacks; at most as many as fit into memory.
     pub missing: Marks,
-    /// Digests that repositories hold, as blobs or as large manifests.
+    /// The digests that repositories hold, as blobs or as large manifests.
     pub content: Marks,
-    /// Objects of the blob store that something leads to.
+    /// The objects of the blob store that facts refer to.
     pub stored: Marks,
 }
 
@@ -152,7 +160,7 @@ impl Cursor {
         }
     }
 
-    /// Goes on with `phase`, from its beginning.
+    /// Moves to the beginning of `phase`.
     pub(super) fn go_on(&mut self, phase: Phase) {
         self.phase = phase;
         self.after = None;
@@ -179,12 +187,12 @@ impl Registry {
 }
 
 impl<'a> Collector<'a> {
-    /// Where the marks of this round lie.
+    /// Where the marks of the round are stored.
     pub(super) fn shelf(&self) -> Shelf<'a> {
         Shelf { registry: self.registry, dry_run: self.is_dry(), deadline_ms: self.deadline_ms }
     }
 
-    /// The marks first: a cursor never speaks of marks that are not there.
+    /// Saves the marks and then the cursor, so that a saved cursor never refers to missing marks.
     pub(super) async fn save_cursor(&mut self) -> Result<()> {
         let cursor = &mut self.cursor;
         let fresh = cursor.sets.fresh_text();
@@ -211,7 +219,7 @@ impl<'a> Collector<'a> {
         self.forget_marks(&HashSet::new()).await
     }
 
-    /// Forgets all marks but these, also what a step that was cut off left.
+    /// Deletes all stored marks except `but`, including the marks left by a step that was cut off.
     async fn forget_marks(&self, but: &HashSet<String>) -> Result<()> {
         let prefix = layout::collection_marks(self.cursor.report.dry_run);
         let most = self.registry.limits.page_entries_max;

@@ -1,4 +1,4 @@
-//! Which manifests of a repository are in use because others are.
+//! Finds the manifests of a repository that are in use because other manifests refer to them.
 
 use super::Collector;
 use super::cursor::Phase;
@@ -6,11 +6,12 @@ use super::repository::{Seen, mark_of};
 use crate::registry::Result;
 use crate::registry::limits::GRAPH_DEPTH_MAX;
 
-/// What manifests whose bytes are gone hold: nobody knows.
+/// The node that stands for the unknown references of a manifest whose bytes are gone.
 const UNKNOWN: &str = "unknown";
 
 impl Collector<'_> {
-    /// Notes which manifests there are, so that the graph has room for these and not for every layer that they name.
+    /// Notes which manifests the repository has, so that the graph can leave out edges to the many
+    /// layers.
     pub(super) async fn present(&mut self) -> Result<()> {
         let prefix = self.prefix("manifest");
         let (keys, more) = self.page(&prefix).await?;
@@ -46,7 +47,8 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// A manifest holds whatever it names, and a subject what refers to it.
+    /// The edges of a manifest: from the manifest to each manifest that its JSON names, and from
+    /// its subject to the manifest, because a subject keeps its referrers in use.
     fn edges(&self, seen: &Seen) -> Vec<String> {
         let own = mark_of(&seen.digest);
         let named = seen.manifest.iter().flat_map(|manifest| manifest.digests());
@@ -57,8 +59,8 @@ impl Collector<'_> {
         children.chain(subject).chain(unknown).collect()
     }
 
-    /// Finds what some edges lead to from the frontier. The graph is too large for memory: each time that it is followed by one
-    /// edge, all edges are read in their order.
+    /// Finds the manifests that one page of edges reaches from the frontier. Used when the graph is
+    /// too large for memory: all edges are read, in sorted order, for each step along the graph.
     pub(super) async fn follow(&mut self) -> Result<()> {
         let shelf = self.shelf();
         let (sets, is_first) = (&mut self.cursor.sets, self.cursor.follows == 0);
@@ -78,7 +80,7 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// Marks what was reached, and goes on from what was not marked before.
+    /// Marks the manifests that were reached. The newly marked ones become the next frontier.
     pub(super) async fn reached(&mut self) -> Result<()> {
         let shelf = self.shelf();
         let sets = &mut self.cursor.sets;
@@ -100,7 +102,7 @@ impl Collector<'_> {
             return self.end_graph().await;
         }
         if self.cursor.follows > GRAPH_DEPTH_MAX {
-            // Then not all can be known that is in use.
+            // Manifests in use may be unmarked, so the repository keeps everything.
             let repository = self.cursor.repository.as_deref().unwrap_or_default();
             log::warn!("{repository} keeps all it has: its manifests name each other over {GRAPH_DEPTH_MAX} steps");
             self.cursor.unsure = true;
@@ -120,7 +122,7 @@ impl Collector<'_> {
     }
 }
 
-/// That what `parent` names is in use if `parent` is.
+/// The edge from `parent` to `child`: the child is in use if the parent is.
 fn edge(parent: &str, child: &str) -> String {
     format!("{parent} {child}")
 }

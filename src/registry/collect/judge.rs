@@ -1,4 +1,4 @@
-//! What becomes of what was looked at: kept, condemned, or removed.
+//! The outcome for each key and object that a round looks at: kept, condemned or removed.
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
@@ -10,14 +10,14 @@ use crate::registry::limits::{CALLS_AT_ONCE_MAX, SWEEPING_MS_MAX};
 use crate::registry::{Error, Result, layout};
 use crate::store::{self, When};
 
-/// Something that is judged.
+/// A candidate for removal: a key, or an object of the blob store.
 #[derive(Clone, Debug)]
 pub(super) struct Thing {
-    /// Its key, or how an object of the blob store is called among those.
+    /// The candidate's key. Objects of the blob store have the name `stored/<name>` here.
     pub key: String,
-    /// Whether it is in use.
+    /// Whether the candidate is in use.
     pub live: bool,
-    /// Keys by which it is found: they go before it if it goes.
+    /// Index keys that lead to the candidate. A removal deletes the index keys first.
     pub names: Vec<String>,
 }
 
@@ -27,22 +27,24 @@ impl Thing {
     }
 }
 
-/// That something was not in use.
+/// Records that a key or object was found unused: in which round, and since when, in milliseconds
+/// since the Unix epoch.
 #[derive(Debug, Serialize, Deserialize)]
 struct CondemnedFact {
     round: u64,
     since_ms: u64,
 }
 
-/// What is known of a thing before anything is done about it.
+/// The decision about a candidate, before any removal.
 enum Verdict {
     Fate(Fate),
-    /// It is not in use, and was not when its grace period began.
+    /// The candidate may be removed: unused now, and unused when its grace period began.
     Due,
 }
 
 impl Collector<'_> {
-    /// Judges keys, in order, that lie behind `after`, and removes those that are due and that no push has rescued.
+    /// Judges candidates that are keys, and removes the due ones that no push has protected. The
+    /// candidates are sorted by key and come after `after`, the last key of the page before.
     pub(super) async fn judge(&mut self, after: Option<&str>, things: &[Thing]) -> Result<Vec<Fate>> {
         let verdicts = self.verdicts(after, things, true).await?;
         let due: Vec<Thing> = things
@@ -59,8 +61,10 @@ impl Collector<'_> {
         Ok(verdicts.into_iter().map(fate).collect())
     }
 
-    /// Judges objects of the blob store as [`Collector::judge`] judges keys. What leads to one was looked for after it had been
-    /// condemned: an object that a push has just written is not found in use until the push has ended.
+    /// Judges objects of the blob store as [`Collector::judge`] judges keys, with one difference:
+    /// the round that condemned an object never removes the object, even without a grace period. A
+    /// push references an object only when the push ends, so an object that was just written looks
+    /// unused. A later round searches for references again.
     pub(super) async fn judge_stored(&mut self, after: Option<&str>, things: &[Thing]) -> Result<Vec<Fate>> {
         let verdicts = self.verdicts(after, things, false).await?;
         let mut fates = Vec::new();
@@ -72,7 +76,7 @@ impl Collector<'_> {
                 Verdict::Due => {
                     let name = thing.key.strip_prefix("stored/").unwrap_or(&thing.key);
                     match self.registry.blobs.remove(name).await {
-                        // One object that cannot be removed must not keep the others.
+                        // Continue with the other objects if one object cannot be removed.
                         Err(store::Error::Corrupt(why)) => {
                             log::error!("content {name} cannot be removed: {why}");
                             self.cursor.report.unknown.add(format!("{name}: {why}"));
@@ -113,11 +117,12 @@ impl Collector<'_> {
         Ok(verdicts)
     }
 
-    /// Those of the things that are condemned, in order.
+    /// Returns the keys of the condemned candidates, sorted. The list may also contain other
+    /// condemned keys.
     async fn condemned_among(&self, after: Option<&str>, things: &[Thing]) -> Result<Vec<String>> {
         let (Some(first), Some(last)) = (things.first(), things.last()) else { return Ok(Vec::new()) };
         let (first, last) = (layout::condemned(&first.key), layout::condemned(&last.key));
-        // What they have in common narrows the listing down.
+        // The common prefix of the first and the last key narrows the listing.
         let common = first.bytes().zip(last.bytes()).take_while(|(a, b)| a == b).count();
         let prefix = &first[..common];
         let mut after = after.map(layout::condemned);
@@ -147,7 +152,8 @@ impl Collector<'_> {
         self.check_lease()?;
         let fact = CondemnedFact { round: self.cursor.report.round, since_ms };
         match self.registry.store(&layout::condemned(key), &fact, When::Always).await {
-            // A later round condemns it. This one must go on: what was condemned before gives space back.
+            // The store is full: leave the key to a later round. The round must continue, because
+            // removing what earlier rounds condemned frees space.
             Err(Error::Store(store::Error::Full(why))) => {
                 log::warn!("{key} is not in use and could not be condemned: {why}");
                 Ok(())
@@ -166,7 +172,7 @@ impl Collector<'_> {
 
     async fn verdict_of_condemned(&mut self, key: &str) -> Result<Verdict> {
         let fact: Option<CondemnedFact> = match self.registry.load(&layout::condemned(key)).await {
-            // Written anew, so that its grace period begins again.
+            // Replace the damaged condemnation. The grace period begins again.
             Err(Error::Store(store::Error::Corrupt(why))) => {
                 log::warn!("a condemnation is forgotten: {why}");
                 self.condemn(key).await?;
@@ -176,12 +182,13 @@ impl Collector<'_> {
         };
         let Some(fact) = fact else { return Ok(Verdict::Fate(Fate::Condemned)) };
         if fact.since_ms > self.registry.platform.now_ms() {
-            // The clock was set back since: the grace begins anew.
+            // The clock was set back since the condemnation. The grace period begins again.
             self.condemn(key).await?;
             return Ok(Verdict::Fate(Fate::Condemned));
         }
         let is_over = fact.since_ms.saturating_add(self.cursor.grace_ms) <= self.registry.platform.now_ms();
-        // In a round before this one: since then all that may lead to it was looked at anew.
+        // Remove only what an earlier round condemned: since then all possible references were
+        // looked at again.
         if is_over && fact.round < self.cursor.report.round {
             return Ok(Verdict::Due);
         }
@@ -195,13 +202,15 @@ impl Collector<'_> {
         *next = Some(next.map_or(due_ms, |next| next.min(due_ms)));
     }
 
-    /// Removes keys that are due, unless a push has rescued them.
+    /// Removes keys that are due, unless a push has protected them.
     async fn sweep(&mut self, due: &[Thing]) -> Result<Vec<Fate>> {
         if self.is_dry() || due.is_empty() {
             return Ok(vec![Fate::Removed; due.len()]);
         }
         let began_ms = self.registry.platform.now_ms();
-        // First this, then the rescues; a push does it the other way round.
+        // The collector first announces the keys and then reads the rescue keys. A push first
+        // writes its rescue keys and then reads the announcement. So at least one of the two sees
+        // the other.
         self.announce(due.iter().map(|thing| thing.key.clone()).collect()).await?;
         let sweeps = due.iter().map(|thing| self.sweep_one(thing, began_ms));
         let sweeps: Vec<_> = sweeps.collect();
@@ -225,7 +234,8 @@ impl Collector<'_> {
             return Ok(Fate::Kept);
         }
         let now_ms = self.registry.platform.now_ms();
-        // Pushes believe what is announced for so long and no longer.
+        // Pushes believe an announcement for `SWEEPING_MS_MAX` milliseconds. Stop after half of
+        // that time.
         if now_ms > self.deadline_ms || now_ms.saturating_sub(began_ms) > SWEEPING_MS_MAX / 2 {
             return Err(Error::Busy);
         }

@@ -1,8 +1,9 @@
-//! What was seen to be in use: sorted sets of names, of any size in bounded memory.
+//! Marks of keys and objects in use: sorted sets of names, of any size in bounded memory.
 //!
-//! A set keeps its newest names in memory. When there are too many of them they are written to the key-value store as a
-//! sorted *run*, and runs that become many are merged, as in an external sort. The collector asks for names in their order,
-//! the order in which stores list keys and content, so each run is read from its beginning to its end, once.
+//! A set keeps its newest names in memory. When the names in memory exceed the limit, the set
+//! writes them to the key-value store as a sorted *run*. Many runs are merged into one, as in an
+//! external sort. The collector asks for names in sorted order, in which stores also list keys and
+//! content, so each run is read once from beginning to end.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -13,21 +14,23 @@ use serde::{Deserialize, Serialize};
 use crate::registry::{Error, Registry, Result, layout};
 use crate::store::When;
 
-/// How many runs of the first level a set has before they are merged into one of the second.
+/// How many runs of the first level a set may have before they are merged into one run of the
+/// second level.
 const RUNS_MAX: usize = 16;
-/// How many names a value of a run has at least.
+/// The least number of names in a value of a run; only the last value of a run may have fewer.
 const VALUE_NAMES_MIN: usize = 1024;
 
-/// Where runs lie.
+/// Where the runs are stored, and until when a step may write them.
 #[derive(Clone, Copy)]
 pub(super) struct Shelf<'a> {
     pub registry: &'a Registry,
     pub dry_run: bool,
-    /// After this nothing may be written.
+    /// The time after which the step may not write, in milliseconds since the Unix epoch.
     pub deadline_ms: u64,
 }
 
-/// A set of names. At most as many as the limit says, plus those of one call of [`Marks::mark`], are in memory.
+/// A set of names. In memory are at most `marks_max` names (see the limits), plus the names of one
+/// call of [`Marks::mark`].
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Marks {
     #[serde(skip)]
@@ -35,13 +38,13 @@ pub(super) struct Marks {
     runs: Vec<Run>,
 }
 
-/// Names in order, in values of which one is in memory.
+/// Sorted names, stored in several values. One value at a time is in memory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Run {
     id: String,
     values: usize,
     is_merged: bool,
-    /// The value that was read last.
+    /// The number of the value that was read last.
     at: usize,
     #[serde(skip)]
     names: Option<Vec<String>>,
@@ -60,8 +63,8 @@ impl Shelf<'_> {
     }
 
     /// # Errors
-    /// [`Error::Busy`] when the names are gone: another step is under way, or the store lost them. In either case the next step
-    /// begins a new round.
+    /// [`Error::Busy`] when the value is gone: another step is under way, or the store lost the
+    /// value. In either case the next step begins a new round.
     async fn get(&self, run: &str, number: usize) -> Result<Vec<String>> {
         let key = self.key(run, number);
         let value = self.registry.keys.get(&key).await?.map(|entry| entry.value);
@@ -81,7 +84,7 @@ impl Shelf<'_> {
 }
 
 impl Run {
-    /// Loads the value where `name` is, if it is in this run.
+    /// Loads the value that has `name`, if the run has the name at all. Returns the value's names.
     async fn seek(&mut self, shelf: &Shelf<'_>, name: &str) -> Result<&[String]> {
         self.load(shelf).await?;
         while self.at > 0 && self.names().first().is_some_and(|first| first.as_str() > name) {
@@ -93,7 +96,8 @@ impl Run {
         Ok(self.names())
     }
 
-    /// Loads the value where the first name behind `after` is, and gives what the value has behind it.
+    /// Loads the value with the first name after `after`. Returns the names of the value that
+    /// follow `after`.
     async fn seek_behind(&mut self, shelf: &Shelf<'_>, after: &str) -> Result<&[String]> {
         self.seek(shelf, after).await?;
         if self.at + 1 < self.values && self.names().last().is_some_and(|last| last.as_str() <= after) {
@@ -121,7 +125,7 @@ impl Run {
 }
 
 impl Marks {
-    /// Adds names. Writes to the store when there are too many in memory.
+    /// Adds names. Writes the set's names to the store when too many are in memory.
     pub(super) async fn mark(&mut self, shelf: &Shelf<'_>, names: impl IntoIterator<Item = String>) -> Result<()> {
         self.fresh.extend(names);
         if self.fresh.len() <= shelf.registry.limits.marks_max {
@@ -157,7 +161,8 @@ impl Marks {
         Ok(())
     }
 
-    /// Whether a name is in the set. Cheap where each name sorts behind the one that was asked for before.
+    /// Whether a name is in the set. Cheap if each call asks for a name that sorts after the name
+    /// of the call before.
     pub(super) async fn has(&mut self, shelf: &Shelf<'_>, name: &str) -> Result<bool> {
         if self.fresh.contains(name) {
             return Ok(true);
@@ -170,15 +175,17 @@ impl Marks {
         Ok(false)
     }
 
-    /// Whether a name may be in the set, without reading what is not in memory.
+    /// Whether a name may be in the set. Reads only memory: with runs in the store the answer is
+    /// always `true`.
     pub(super) fn may_have(&self, name: &str) -> bool {
         !self.runs.is_empty() || self.fresh.contains(name)
     }
 
-    /// The next names that sort behind `after`; nothing when there are no more. No name is empty.
+    /// The next names that sort after `after`; an empty list at the end of the set. Names are never
+    /// empty.
     pub(super) async fn behind(&mut self, shelf: &Shelf<'_>, after: &str) -> Result<Vec<String>> {
         let mut names = BTreeSet::new();
-        // Up to here all runs are known.
+        // The names up to the horizon are complete: each run has been read at least that far.
         let mut horizon: Option<String> = None;
         for run in &mut self.runs {
             let rest = run.seek_behind(shelf, after).await?;
@@ -194,7 +201,7 @@ impl Marks {
         Ok(names.into_iter().collect())
     }
 
-    /// The next name is asked for from the beginning.
+    /// Prepares for questions that start from the first name again.
     pub(super) fn rewind(&mut self) {
         for run in &mut self.runs {
             (run.at, run.names) = (0, None);
@@ -214,8 +221,9 @@ impl Marks {
         self.runs.is_empty()
     }
 
-    /// Adds the children of all names that are in the set, until there are no more. Both sets must be in memory; `edges` has
-    /// pairs of a parent and a child, with a space between.
+    /// Adds the children of all names in the set, and their children, until no new name is found.
+    /// Both sets must be in memory. Each name in `edges` is a parent and a child with a space
+    /// between.
     pub(super) fn follow(&mut self, edges: &Self) {
         let mut open: Vec<String> = self.fresh.iter().cloned().collect();
         while let Some(parent) = open.pop() {
@@ -245,7 +253,7 @@ impl Marks {
     }
 }
 
-/// Writes one run, whose names come in order.
+/// Writes one run from names that arrive in sorted order.
 struct Writer<'a> {
     shelf: &'a Shelf<'a>,
     id: String,
@@ -255,7 +263,7 @@ struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     fn new(shelf: &'a Shelf<'a>) -> Self {
-        // Two steps at once never write the same run.
+        // A random id, so that two concurrent steps never write the same run.
         Self { shelf, id: shelf.registry.platform.uuid(), values: 0, names: Vec::new() }
     }
 
@@ -301,7 +309,7 @@ mod tests {
         Registry::new(Arc::new(MemoryKeyValue::default()), blobs, platform, limits)
     }
 
-    /// A set as another process reads it.
+    /// The set as another process would load it.
     fn read_back(marks: &Marks) -> Marks {
         let mut read: Marks = serde_json::from_str(&serde_json::to_string(marks).unwrap()).unwrap();
         read.restore(&marks.fresh_text());
@@ -310,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_set_has_what_was_marked_however_little_fits_into_memory() {
-        // In no order; with repeats.
+        // The names are unsorted; the loop below repeats the first 500.
         let names: Vec<String> = (0..20_000_u64).map(|n| format!("{:05}", n * 7919 % 30_011)).collect();
         for marks_max in [1000, 100, 30_000] {
             let registry = registry(marks_max);

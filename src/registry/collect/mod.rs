@@ -1,9 +1,14 @@
-//! Garbage collection, while the registry serves, in bounded steps.
+//! Garbage collection (mark and sweep) in bounded steps, while the registry serves requests.
 //!
-//! A *round* marks what is in use and judges everything else: what is found unused is *condemned*, and what is found unused
-//! again in a later round, when the grace period is over, is removed. What came into use meanwhile loses its condemnation. A round is made of
-//! *steps*, each of which looks at a bounded number of keys and writes down where it stands, so the next one may
-//! run in another process; one that is cut off is done again. How pushes are kept safe from it is told in `hold`.
+//! A *round* marks all keys and objects that are in use and judges all others. An unused key or
+//! object is *condemned*. If a later round finds the same key or object unused again and the grace
+//! period is over, the round removes the key or object. A condemned key or object that has come
+//! into use again loses its condemnation.
+//!
+//! A round is made of *steps*. Each step looks at a bounded number of keys and saves a cursor, so
+//! that the next step can run in another process. A step that is cut off is repeated. The module
+//! `hold` explains how pushes are safe beside a round: a push protects a key by writing a rescue
+//! key, `rescued/<key>`.
 
 mod content;
 mod cursor;
@@ -21,42 +26,47 @@ use super::{Error, Registry, Result, layout};
 use crate::store::{self, When};
 use cursor::{Cursor, Phase};
 
-/// What a round is to do.
+/// The settings of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CollectRequest {
-    /// How long something must have been condemned before it is removed, in milliseconds. With 0 keys are removed at once and content in the
-    /// next round.
+    /// How long a key or object must have been condemned before its removal, in milliseconds. With
+    /// 0 a round removes unused keys at once, and unused content in the next round.
     pub grace_ms: u64,
-    /// How old a manifest must be to be removed when no tag, index or subject holds it, in milliseconds; `None` keeps them all.
+    /// How old a manifest must be before its removal, in milliseconds, if no tag, index or subject
+    /// refers to the manifest. `None` keeps all manifests.
     pub untagged_lifetime_ms: Option<u64>,
-    /// Changes nothing and tells what would be condemned or removed.
+    /// Reports removals and condemnations without performing them. Only the dry run's own cursor
+    /// and marks are written.
     pub dry_run: bool,
 }
 
-/// A round on its way through one step.
+/// The state of a round during one step.
 struct Collector<'a> {
     registry: &'a Registry,
     cursor: Cursor,
-    /// When the lease is too old to change anything under it.
+    /// The time after which the step may not write, in milliseconds since the Unix epoch: half of
+    /// the lease is over.
     deadline_ms: u64,
 }
 
 impl Registry {
-    /// What a round does where nothing else is asked.
+    /// The settings of a round by default, from the registry's limits.
     pub fn collect_request(&self) -> CollectRequest {
         let limits = &self.limits;
         CollectRequest { grace_ms: limits.grace_ms, untagged_lifetime_ms: limits.untagged_lifetime_ms, dry_run: false }
     }
 
-    /// Goes on with the round that is under way, or begins one, for one step: at most as many keys and as long as the limits
-    /// say. The request counts when a round begins.
+    /// Continues the current round by one step, or begins a round. A step ends once it has looked
+    /// at `collect_step_keys_max` keys or has taken `collect_step_ms_max` milliseconds (see the
+    /// limits). `grace_ms` and `untagged_lifetime_ms` of the request take effect only in the step
+    /// that begins a round; a dry run has a round of its own.
     ///
     /// # Errors
-    /// [`Error::Busy`] when another step is under way. After any error the next step goes on where the last one that succeeded
-    /// ended.
+    /// [`Error::Busy`] when another step is under way. After any error the next step continues
+    /// where the last successful step ended.
     pub async fn collect_step(&self, request: &CollectRequest) -> Result<Report> {
         match self.keys.for_upkeep() {
-            // The facts of the collection may use space that a full disk keeps for them.
+            // The collection may use the space that a full disk reserves for it.
             Some(keys) => Self { keys, ..self.clone() }.try_collect_step(request).await,
             None => self.try_collect_step(request).await,
         }
@@ -68,7 +78,7 @@ impl Registry {
         }
         let (lease, until_ms) = self.lease().await?;
         let result = self.step(request, until_ms - LEASE_MS / 2).await;
-        // If this fails the lease runs out by itself.
+        // If the release fails, the lease expires by itself.
         self.store(&lease, &0u64, When::Always).await?;
         result
     }
@@ -76,7 +86,8 @@ impl Registry {
     async fn step(&self, request: &CollectRequest, deadline_ms: u64) -> Result<Report> {
         let cursor = match self.load_cursor(request.dry_run).await {
             Ok(Some(cursor)) if request.dry_run || self.is_current(&cursor, deadline_ms).await? => cursor,
-            // Two steps at once may do that, where the store cannot keep them apart.
+            // Two concurrent steps can corrupt the cursor on a store without exact conditional
+            // writes.
             Err(Error::Store(store::Error::Corrupt(why))) => {
                 log::warn!("a round of the collection begins anew: {why}");
                 self.begin_round(request, deadline_ms).await?
@@ -91,7 +102,9 @@ impl Registry {
             collector.advance().await?;
             let looked_at = collector.cursor.report.looked_at - began_at;
             let took_ms = self.platform.now_ms().saturating_sub(began_ms);
-            // What pushes are told must not run ahead of what is written down.
+            // End the step before the phase `Rescued`, so that the cursor is saved first. The phase
+            // tells pushes that the round is over, and the state that pushes read must not be ahead
+            // of the saved cursor.
             let ends = !request.dry_run && before != Phase::Rescued && collector.cursor.phase == Phase::Rescued;
             if ends || looked_at >= self.limits.collect_step_keys_max || took_ms >= self.limits.collect_step_ms_max {
                 break;
@@ -110,11 +123,12 @@ impl Registry {
         Ok(collector.cursor.report)
     }
 
-    /// Whether pushes know of the round in which the cursor is.
+    /// Whether the collection state that pushes read names the cursor's round. Also clears the list
+    /// of keys being removed, if a step that was cut off left one.
     async fn is_current(&self, cursor: &Cursor, deadline_ms: u64) -> Result<bool> {
         let collection = self.collection().await?;
         if !collection.sweeping.is_empty() {
-            // Left by a step that was cut off.
+            // The list of keys was left by a step that was cut off.
             let collection = CollectionFact { sweeping: Vec::new(), ..collection.clone() };
             self.check_deadline(deadline_ms)?;
             self.store(layout::COLLECTION, &collection, When::Always).await?;
@@ -132,7 +146,8 @@ impl Registry {
             if self.is_asked_for_time().await? {
                 grace_ms = grace_ms.max(RIGHT_OF_WAY_MS);
             }
-            // Before anything is marked: from here on pushes see to it themselves that what they lean on stays.
+            // Announce the round before marking begins: from here on each push protects the keys
+            // that it references.
             let collection = CollectionFact { round, active: true, ..CollectionFact::default() };
             self.check_deadline(deadline_ms)?;
             self.store(layout::COLLECTION, &collection, When::Always).await?;
@@ -140,13 +155,15 @@ impl Registry {
         Ok(Cursor::new(report, grace_ms, request.untagged_lifetime_ms))
     }
 
-    /// Another step may be under way when the lease has run out: from then on nothing may be written.
+    /// Fails with [`Error::Busy`] after the deadline: once the lease has expired another step may
+    /// be under way, so nothing more may be written.
     fn check_deadline(&self, deadline_ms: u64) -> Result<()> {
         if self.platform.now_ms() > deadline_ms { Err(Error::Busy) } else { Ok(()) }
     }
 
-    /// Takes the lease on the collection; gives its key and its end. Each lease is a key of its own, as a key that must be absent is exact on more
-    /// stores than one that must be unchanged.
+    /// Takes the lease on the collection. Returns the lease's key and its end, in milliseconds
+    /// since the Unix epoch. Each lease is a key of its own, because "the key must be absent" is an
+    /// exact condition on more stores than "the value must be unchanged".
     async fn lease(&self) -> Result<(String, u64)> {
         let keys = self.keys.list(layout::COLLECTION_LEASES, None, LEASES_LISTED_MAX).await?;
         let now_ms = self.platform.now_ms();
@@ -156,7 +173,8 @@ impl Registry {
                 Err(Error::Store(store::Error::Corrupt(_))) => 0,
                 until_ms => until_ms?.unwrap_or_default(),
             };
-            // One that ends later than any clock would let it comes from before a clock was set back.
+            // Ignore a lease that ends more than two lease times from now: a clock was set back
+            // after the lease was written.
             if until_ms > now_ms && until_ms - now_ms <= 2 * LEASE_MS {
                 return Err(Error::Busy);
             }
@@ -176,7 +194,7 @@ impl Registry {
 }
 
 impl Collector<'_> {
-    /// Looks at one page of what the cursor stands at.
+    /// Processes one page of keys in the cursor's phase.
     async fn advance(&mut self) -> Result<()> {
         match self.cursor.phase {
             Phase::NextRepository => self.next_repository().await,
@@ -208,7 +226,8 @@ impl Collector<'_> {
         }
     }
 
-    /// The next page of the keys under `prefix`, behind the cursor. The cursor moves behind them; `false`: it was the last page.
+    /// Returns the next page of keys under `prefix`, after the cursor, and moves the cursor behind
+    /// the page. The flag is `false` on the last page.
     async fn page(&mut self, prefix: &str) -> Result<(Vec<String>, bool)> {
         let most = self.registry.limits.collect_page_entries_max;
         let keys = self.registry.keys.list(prefix, self.cursor.after.as_deref(), most).await?;
@@ -220,7 +239,7 @@ impl Collector<'_> {
         Ok((keys, more))
     }
 
-    /// To be asked before every write.
+    /// Must be called before every write.
     fn check_lease(&self) -> Result<()> {
         self.registry.check_deadline(self.deadline_ms)
     }

@@ -1,63 +1,66 @@
-//! What a round of the collection found and did.
+//! The report of a round of garbage collection.
 
 use serde::{Deserialize, Serialize};
 
 use crate::registry::limits::NAMED_IN_REPORT_MAX;
 
-/// What a round of the collection found and did so far; as JSON the answer of the administrator's endpoint.
+/// The findings and removals of a round so far. The administrator's endpoint answers with the
+/// report as JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Which round; they are counted from 1.
+    /// The number of the round, counted from 1.
     pub round: u64,
-    /// Whether nothing is changed and removals are only told.
+    /// Whether the round is a dry run, which reports removals but changes nothing.
     pub dry_run: bool,
-    /// Whether the round is over. If not, the next step goes on with it.
+    /// Whether the round is over. If not, the next step continues the round.
     pub done: bool,
-    /// What is being looked at.
+    /// The current phase and, where it has one, the repository; `done` at the end.
     pub phase: String,
-    /// How many keys and objects were looked at.
+    /// How many keys and objects the round has looked at.
     pub looked_at: u64,
-    /// How many repositories.
+    /// How many repositories the round has looked at.
     pub repositories: u64,
-    /// Upload sessions; those that have expired are removed.
+    /// Upload sessions. Expired sessions are removed.
     pub uploads: Tally,
-    /// Manifests, by repository.
+    /// Manifests, counted once for each repository.
     pub manifests: Tally,
-    /// Blobs, by repository.
+    /// Blobs, counted once for each repository.
     pub blobs: Tally,
-    /// Keys that lead nowhere, and files and empty folders: left behind by pushes and deletions that were cut off or overtaken.
+    /// Dangling keys, unused files and empty folders, left behind by pushes and deletions that were
+    /// cut off or overtaken.
     pub leftovers: Tally,
-    /// What lies in the blob store, stages and content, for all repositories.
+    /// Objects of the blob store (stages and content), for all repositories.
     pub content: Tally,
-    /// How many bytes the removed content had, where the store knows.
+    /// The size of the removed content in bytes, as far as the store knows sizes.
     pub bytes_freed: u64,
-    /// When the first of what is condemned may be removed, in milliseconds since the Unix epoch.
+    /// When the first condemned key or object may be removed, in milliseconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_due_ms: Option<u64>,
-    /// Blobs that a manifest names and its repository does not hold.
+    /// Missing blobs: a manifest names the blob, but its repository does not hold the blob.
     pub holes: Named,
-    /// Keys and objects that cannot be read or removed, and paths of what is not the store's own. Nothing that they may lead to is
-    /// removed.
+    /// Keys and objects that cannot be read or removed, and paths of files that are foreign to the
+    /// store. Anything that an unreadable key may refer to is kept.
     pub unknown: Named,
 }
 
-/// How many of a kind there are.
+/// Counts of one kind of keys or objects, by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
-    /// In use.
+    /// How many are in use.
     pub kept: u64,
-    /// Not in use; removed when they are found so again after the grace period.
+    /// How many are unused and stay for now. A later round that finds the same keys or objects
+    /// unused after the grace period removes them.
     pub condemned: u64,
-    /// Removed.
+    /// How many were removed.
     pub removed: u64,
 }
 
-/// Things by name, as far as there is room.
+/// A count, and the names of the first 100 that were counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Named {
-    /// How many there are.
+    /// How many were found.
     pub count: u64,
-    /// The first of them.
+    /// The names of the first 100.
     pub first: Vec<String>,
 }
 
@@ -70,7 +73,7 @@ impl Named {
     }
 }
 
-/// What became of one thing.
+/// The outcome for one candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Kept,

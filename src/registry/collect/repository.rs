@@ -1,4 +1,4 @@
-//! The part of a round that looks at one repository after the other.
+//! The phases of a round that look at one repository after another.
 
 use std::collections::BTreeSet;
 
@@ -16,20 +16,22 @@ use crate::registry::limits::{CALLS_AT_ONCE_MAX, PUSH_MS_MAX};
 use crate::registry::{Error, Result, layout};
 use crate::store::{self, BodyError};
 
-/// The kinds of keys of which a repository has at least one; what else there is comes after one of these and goes before it.
+/// Every repository has a key of at least one of these kinds. Keys of other kinds are written after
+/// the first key of these kinds and deleted before the last.
 const KINDS: [&str; 4] = ["repository", "manifest", "blob", "upload"];
-/// The kinds of keys that keep a repository in the catalog; leftovers as well, as they would not be found without it.
+/// The kinds of keys that keep a repository in the catalog. Leftovers are included, because the
+/// collector finds leftovers only in repositories that it finds.
 const KINDS_KEPT: [&str; 9] =
     ["manifest", "blob", "upload", "tag", "warning", "tagged", "large", "referrer", "adopted"];
 
-/// How many characters of a digest its mark has: 160 bits of it.
+/// How many characters of a digest a mark has: the algorithm and 160 bits of the hash.
 const MARK_CHARS: usize = "sha256:".len() + 40;
 
-/// A manifest as the collector sees it.
+/// A manifest as the collector reads it.
 pub(super) struct Seen {
     pub digest: String,
     pub fact: ManifestFact,
-    /// `None` when its bytes are gone: those of a large manifest whose push was cut off.
+    /// `None` when the manifest's bytes are gone: the push of a large manifest was cut off.
     pub manifest: Option<oci::Manifest>,
 }
 
@@ -41,7 +43,7 @@ impl Collector<'_> {
             let after = after.map(|repository| format!("{}{}", layout::of_repository(kind, repository), char::MAX));
             let first = self.registry.keys.list(&format!("{kind}/"), after.as_deref(), 1).await?;
             let Some(repository) = first.first().and_then(|key| layout::repository_in(kind, key)) else { continue };
-            // In the order of the keys, in which a name is followed by `!`.
+            // Compare names as the keys sort: with a `!` after the name.
             let found = format!("{repository}!");
             next = Some(next.map_or(found.clone(), |next| next.min(found)));
         }
@@ -53,7 +55,7 @@ impl Collector<'_> {
         };
         cursor.repository = Some(next.trim_end_matches('!').to_owned());
         cursor.report.repositories += 1;
-        // So that steps end also where there are many repositories with nothing in them.
+        // Count the repository itself, so that a step also ends among many empty repositories.
         cursor.report.looked_at += 1;
         cursor.go_on(Phase::Uploads);
         Ok(())
@@ -76,9 +78,11 @@ impl Collector<'_> {
             self.cursor.report.uploads.add(Fate::Removed);
             if !self.is_dry() {
                 self.check_lease()?;
-                // What the blob store still has of it then is found there.
+                // Delete the session first. If the step is cut off before `discard`, the phase
+                // `Stored` finds the stage.
                 self.registry.keys.delete(&key).await?;
-                // What a broken request left belongs to an upload that may live on.
+                // A fact with `added_to` records bytes that a broken request left in an upload's
+                // stage. The upload may still be live, so keep the stage.
                 if fact.added_to.is_none() {
                     self.registry.blobs.discard(&fact.stage).await?;
                 }
@@ -99,7 +103,8 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// Marks what tags point to.
+    /// Marks the manifests to which the tags point, and the tags' entries in the reverse index
+    /// (digest to tag).
     async fn mark_tags(&mut self, keys: Vec<String>) -> Result<()> {
         let prefix = self.prefix("tag");
         for (key, fact) in self.read_all::<TagFact>(keys).await? {
@@ -113,9 +118,11 @@ impl Collector<'_> {
         self.cursor.sets.kept.mark(&self.shelf(), [mark_of(digest), way(digest, tag)]).await
     }
 
-    /// A push notes the way back from a manifest to its tag before it points the tag. A round that begins in between must not take the manifest
-    /// for untagged, nor the way for one that leads nowhere. Where the push says that it is done, the tag is looked at once more: it may
-    /// have been read too early.
+    /// Keeps the manifests of pushes that are about to set a tag. A push writes the reverse-index
+    /// entry (digest to tag) before the tag. In a round that begins between the two writes, the
+    /// manifest must not count as untagged, nor the entry as an orphan. If the entry says that the
+    /// push is done, or is older than `PUSH_MS_MAX`, the tag is read again: the phase `Tags` may
+    /// have read the tag too early.
     pub(super) async fn pushes(&mut self) -> Result<()> {
         let prefix = self.prefix("tagged");
         let (keys, more) = self.page(&prefix).await?;
@@ -152,7 +159,7 @@ impl Collector<'_> {
     pub(super) async fn manifests(&mut self) -> Result<()> {
         let after = self.cursor.after.clone();
         let (keys, more) = self.page(&self.prefix("manifest")).await?;
-        // One that is gone by now is not among them.
+        // Manifests that were deleted since the listing are left out.
         let all = self.see(keys).await?;
         let mut things = Vec::new();
         for (key, seen) in &all {
@@ -180,7 +187,8 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// Nothing that a manifest may name is removed which stays and cannot be read.
+    /// Reports a manifest that stays but cannot be read. From here on the collector keeps
+    /// everything in the repository that a manifest may name.
     fn tell_unknown(&mut self, key: String) {
         self.cursor.unsure = true;
         self.cursor.report.unknown.add(key);
@@ -218,8 +226,10 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// Which of the blobs that are listed behind `from` manifests name. Notes those that manifests need between them and that are
-    /// not listed; with no more to list, also those behind the last.
+    /// Returns the marks of the `listed` blobs that a manifest names. `from` is where the page
+    /// before ended; `more` tells whether pages follow. Also records in `missing` the blobs that a
+    /// manifest needs but that are not listed, from `from` to the last listed blob, or to the end
+    /// of the named blobs on the last page. `missing` takes at most `marks_max` blobs.
     async fn named_of(&mut self, listed: &[String], mut from: String, more: bool) -> Result<BTreeSet<String>> {
         let until = listed.last().filter(|_| more).map(|last| needed(last));
         let shelf = self.shelf();
@@ -243,7 +253,7 @@ impl Collector<'_> {
         }
     }
 
-    /// Tells which manifests need what is missing.
+    /// Reports the manifests that need missing blobs.
     pub(super) async fn holes(&mut self) -> Result<()> {
         let (keys, more) = self.page(&self.prefix("manifest")).await?;
         let repository = self.cursor.repository.clone().unwrap_or_default();
@@ -256,7 +266,7 @@ impl Collector<'_> {
                 }
             }
         }
-        // A child of a type that the registry does not know may be here as a manifest.
+        // A child with a media type that the registry does not know may be stored as a manifest.
         let there = self.registry.are_there(missing).await?;
         let holes = names.into_iter().zip(there).filter(|(_, there)| !there);
         holes.for_each(|(name, _)| self.cursor.report.holes.add(name));
@@ -266,7 +276,8 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// Ways back from a digest to a tag that points elsewhere.
+    /// Judges the reverse-index entries (digest to tag). An entry is an orphan if the tag points to
+    /// another digest.
     pub(super) async fn ways(&mut self) -> Result<()> {
         let prefix = self.prefix("tagged");
         let after = self.cursor.after.clone();
@@ -280,14 +291,14 @@ impl Collector<'_> {
         self.judge_leftovers(after, things, more, Phase::Referrers).await
     }
 
-    /// Referrers whose manifest is gone.
+    /// Judges the referrer entries. An entry is an orphan if its manifest is gone.
     pub(super) async fn referrers(&mut self) -> Result<()> {
         let manifests = self.prefix("manifest");
         let holder = |key: &str| format!("{manifests}{}", key.rsplit_once('!').unwrap_or_default().1);
         self.leftovers("referrer", holder, Phase::Adopted).await
     }
 
-    /// Notes about fallback tags that are gone.
+    /// Judges the notes about fallback tags. A note is an orphan if its tag is gone.
     pub(super) async fn adopted(&mut self) -> Result<()> {
         let tags = self.prefix("tag");
         let holder = |key: &str| {
@@ -297,14 +308,15 @@ impl Collector<'_> {
         self.leftovers("adopted", holder, Phase::Large).await
     }
 
-    /// Where the bytes of manifests are that are gone.
+    /// Judges the facts that say where the bytes of large manifests are. A fact is an orphan if its
+    /// manifest is gone.
     pub(super) async fn large(&mut self) -> Result<()> {
         let manifests = self.prefix("manifest");
         let holder = |key: &str| format!("{manifests}{}", key.rsplit_once('!').unwrap_or_default().1);
         self.leftovers("large", holder, Phase::Repository).await
     }
 
-    /// Judges keys that are in use as long as another one is there.
+    /// Judges keys that are in use as long as another key, the holder, exists.
     async fn leftovers(&mut self, kind: &str, holder: impl Fn(&str) -> String, then: Phase) -> Result<()> {
         let after = self.cursor.after.clone();
         let (keys, more) = self.page(&self.prefix(kind)).await?;
@@ -344,7 +356,9 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// Reads manifests. One that cannot be read makes what it may name unknown.
+    /// Reads and parses manifests. Manifests that were deleted since the listing are left out. A
+    /// manifest that cannot be read gives `None` and sets `unsure`, because its references are
+    /// unknown.
     pub(super) async fn see(&mut self, keys: Vec<String>) -> Result<Vec<(String, Option<Seen>)>> {
         let prefix = self.prefix("manifest");
         let mut all = Vec::new();
@@ -377,14 +391,15 @@ impl Collector<'_> {
                 }
             }
         };
-        // What was pushed is what the digest says, and can be parsed.
+        // A manifest that was pushed matches its digest and can be parsed. Anything else is
+        // damaged.
         let is_it = digest.parse::<Digest>().is_ok_and(|digest| digest.matches(&bytes));
         let parsed = oci::Manifest::parse(&bytes, Some(&fact.media_type)).ok().filter(|_| is_it);
         Ok(parsed.map(|(manifest, _)| Seen { digest, fact, manifest: Some(manifest) }))
     }
 
-    /// Reads facts with what lies behind them. A key that is gone by now is left out; of one that cannot be read there is
-    /// nothing.
+    /// Reads facts together with the bytes stored after each fact. Keys that were deleted since the
+    /// listing are left out. A fact that cannot be read gives `None`.
     pub(super) async fn read_all<T: DeserializeOwned>(
         &mut self,
         keys: Vec<String>,
@@ -408,22 +423,23 @@ impl Collector<'_> {
     }
 }
 
-/// What a manifest needs its repository to hold as a blob.
+/// The blobs that a manifest needs in its repository.
 fn needed_blobs(manifest: &oci::Manifest) -> impl Iterator<Item = &Descriptor> {
     manifest.blobs().chain(manifest.children().filter(|child| !child.is_manifest()))
 }
 
-/// How a digest is marked: by so many of its characters that no two digests have one mark. Marks sort as digests do.
+/// The mark of a digest: a prefix so long that two digests never share it. Marks sort as digests
+/// do.
 pub(super) fn mark_of(digest: &str) -> String {
     digest.chars().take(MARK_CHARS).collect()
 }
 
-/// How it is marked that a blob is needed, behind the mark of its digest.
+/// The mark of a blob that a manifest needs, from the mark of the blob's digest.
 fn needed(mark: &str) -> String {
     format!("{mark}!")
 }
 
-/// How the way back from a digest to a tag is marked; these sort as their keys do.
+/// The mark of a reverse-index entry (digest to tag). The marks sort as the keys do.
 fn way(digest: &str, tag: &str) -> String {
     format!("{digest}!{tag}")
 }

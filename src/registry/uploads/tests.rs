@@ -1,4 +1,4 @@
-//! Uploads whose requests break off, come twice, or come at the same time.
+//! Uploads whose requests break off, are repeated, or are concurrent.
 
 use std::ops::Range;
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::store::packed::PackedBlobStore;
 use crate::store::unordered::Unordered;
 use crate::store::{self, BlobStore, Body, BodyError, KeyValue, Location, Result, Stage, Stored};
 
-/// A registry over each kind of store; content in files lies in `folder`.
+/// A registry over each kind of store. The file store lies in `folder`.
 fn registries(folder: &Path) -> Vec<(&'static str, Registry)> {
     let platform = Arc::new(TestPlatform::default());
     let memory = || -> Arc<dyn KeyValue> { Arc::new(MemoryKeyValue::default()) };
@@ -56,7 +56,8 @@ fn interrupted() -> BodyError {
     BodyError::Interrupted("on purpose".into())
 }
 
-/// A body that says to be longer than `bytes` by one, and breaks off, or just ends, after them.
+/// A body that declares one byte more than `bytes`, and after `bytes` fails with `error` or just
+/// ends.
 fn cut(bytes: &Bytes, error: Option<BodyError>) -> Body {
     let pieces: Vec<_> = [Ok(bytes.clone())].into_iter().chain(error.map(Err)).collect();
     Body::from_stream(stream::iter(pieces)).with_length(bytes.len() as u64 + 1)
@@ -77,18 +78,18 @@ fn what_came_of_a_chunk_that_broke_off_counts() {
         let layer = noise(200_000);
         for error in [Some(interrupted()), Some(BodyError::Idle { limit_seconds: 1 }), None] {
             let session = begin(registry).await;
-            // First and later, with a range and without.
+            // The first chunk is sent without a range, the second chunk with a range.
             let first = Chunk { range: None, body: cut(&layer.slice(..70_000), error.clone()) };
             registry.append_upload(repository, &session, first).await.unwrap_err();
             assert_eq!(offset(registry, &session).await, 70_000, "{store}");
             let second = at(70_000, cut(&layer.slice(70_000..90_001), error.clone()));
             registry.append_upload(repository, &session, second).await.unwrap_err();
             assert_eq!(offset(registry, &session).await, 90_001, "{store}");
-            // A client that has asked goes on from there without a range too.
+            // A client that has asked for the offset continues without a range.
             let third = Chunk { range: None, body: cut(&layer.slice(90_001..100_000), error.clone()) };
             registry.append_upload(repository, &session, third).await.unwrap_err();
             assert_eq!(offset(registry, &session).await, 100_000, "{store}");
-            // And in the closing request.
+            // The closing request breaks off, too.
             let last = at(100_000, cut(&layer.slice(100_000..150_000), error));
             registry.complete_upload(repository, &session, &digest(&layer), last).await.unwrap_err();
             assert_eq!(offset(registry, &session).await, 150_000, "{store}");
@@ -100,13 +101,14 @@ fn what_came_of_a_chunk_that_broke_off_counts() {
     });
 }
 
-/// Bytes of a broken request, of which the client may never hear, do not get in the way of the repeated request.
+/// The stored bytes of a broken request do not block the repeated request, even if the client does
+/// not know of the stored bytes.
 #[test]
 fn a_request_that_broke_off_can_be_sent_again_as_it_was() {
     on_each(async |store, registry, repository| {
         let layer = noise(100_000);
         let begun = layer.slice(..40_000);
-        // The whole blob in one request, two times cut.
+        // The whole blob in one request, which is cut twice.
         let session = begin(registry).await;
         for length in [30_000, 50_000] {
             let whole = Chunk { range: None, body: cut(&layer.slice(..length), Some(interrupted())) };
@@ -118,7 +120,7 @@ fn a_request_that_broke_off_can_be_sent_again_as_it_was() {
         registry.complete_upload(repository, &session, &digest(&layer), whole).await.unwrap();
         registry.delete_blob(repository, &digest(&layer)).await.unwrap();
 
-        // A later chunk, with a range and without.
+        // A later chunk, with and without a range.
         for has_range in [true, false] {
             let session = begin(registry).await;
             let start = Chunk { range: None, body: begun.clone().into() };
@@ -139,18 +141,18 @@ fn a_request_that_broke_off_can_be_sent_again_as_it_was() {
     });
 }
 
-/// The bytes of a body that is whole and wrong are dropped.
+/// The bytes of a complete body with a wrong length are dropped.
 #[test]
 fn a_chunk_that_is_wrong_does_not_count() {
     on_each(async |store, registry, repository| {
         let bytes = || Body::from_stream(stream::iter([Ok::<_, BodyError>(noise(1000))]));
         let session = begin(registry).await;
         let wrong = [
-            // Whole, and not as long as the range says.
+            // The body is complete, but its length differs from the range.
             Chunk { range: Some(0..1001), body: bytes() },
             Chunk { range: Some(0..999), body: bytes() },
             Chunk { range: Some(0..1001), body: bytes().with_length(1000) },
-            // Longer than it says.
+            // The body is longer than its declared length.
             Chunk { range: None, body: bytes().with_length(999) },
         ];
         for chunk in wrong {
@@ -166,7 +168,7 @@ fn a_chunk_that_is_wrong_does_not_count() {
     });
 }
 
-/// A body of `bytes` that breaks off when `released` is set.
+/// A body of `bytes` that fails once `released` is set.
 fn hanging(bytes: Bytes, released: Arc<AtomicBool>) -> Body {
     let length = bytes.len() as u64 + 1;
     let pieces = stream::unfold(Some(bytes), move |bytes| {
@@ -184,7 +186,8 @@ fn hanging(bytes: Bytes, released: Arc<AtomicBool>) -> Body {
     Body::from_stream(pieces).with_length(length)
 }
 
-/// The server may notice a cut connection long after the client has gone on over another one.
+/// The server may notice a cut connection long after the client has resumed the upload on another
+/// connection.
 #[test]
 fn a_cut_that_is_noticed_late_takes_nothing_back() {
     on_each(async |store, registry, repository| {
@@ -215,7 +218,7 @@ fn a_cut_that_is_noticed_late_takes_nothing_back() {
     });
 }
 
-/// The cut is written down while the resumed request is still coming in.
+/// The cut is recorded while the resumed request is still in progress.
 #[test]
 fn a_cut_that_is_noticed_early_is_not_in_the_way() {
     on_each(async |store, registry, repository| {
@@ -229,7 +232,8 @@ fn a_cut_that_is_noticed_early_is_not_in_the_way() {
             noticed.store(true, Ordering::Relaxed);
         };
         let resumed = async {
-            // This request has read the session before the other one is written down.
+            // The resumed request reads the session before the cut of the other request is
+            // recorded.
             let (noticed, released) = (noticed.clone(), released.clone());
             let all = layer.clone();
             let body = Body::from_stream(stream::once(async move {
@@ -249,7 +253,8 @@ fn a_cut_that_is_noticed_early_is_not_in_the_way() {
     });
 }
 
-/// A client that breaks everything off, and sends wrong content, leaves no copies behind.
+/// Concurrent, broken and wrong requests to one upload never keep more than three copies of its
+/// bytes.
 #[test]
 fn many_requests_to_one_upload_keep_few_copies() {
     const MIB: usize = 1024 * 1024;
@@ -295,7 +300,8 @@ fn many_requests_to_one_upload_keep_few_copies() {
     assert!(bytes_in(&stages) < 9 * MIB as u64, "{} bytes are left", bytes_in(&stages));
 }
 
-/// Some hosts do not tell that a closing request has no bytes. Its instance may remember the upload as it began.
+/// Some hosts do not report that a closing request is empty. Its instance may remember the upload
+/// in its initial state.
 #[test]
 fn a_closing_request_that_turns_out_empty_ends_what_is_there() {
     on_each(async |store, registry, repository| {
@@ -312,7 +318,8 @@ fn a_closing_request_that_turns_out_empty_ends_what_is_there() {
     });
 }
 
-/// A store that keeps nothing of an append that breaks off, as S3 does of a part that is sent on as it comes.
+/// A store that keeps nothing of an interrupted append, like S3 with a part that is forwarded as it
+/// arrives.
 struct Streaming(MemoryBlobStore);
 
 #[async_trait::async_trait]
@@ -373,7 +380,7 @@ fn of_a_store_that_streams_whole_segments_count() {
         let registry = Registry::new(Arc::new(MemoryKeyValue::default()), blobs, platform, Limits::default());
         let (repository, layer) = (name("a"), noise(9500));
         let session = begin(&registry).await;
-        // Of bodies of known length; in pieces that end elsewhere than segments.
+        // Bodies of known length, in pieces whose ends differ from the ends of segments.
         for (length, counted) in [(900, 0), (1700, 1000), (4999, 4000)] {
             let start = offset(&registry, &session).await;
             let sent = layer.slice(start as usize..length);
@@ -390,7 +397,7 @@ fn of_a_store_that_streams_whole_segments_count() {
     });
 }
 
-/// How many bytes lie in a folder, and below it, without the space that is kept for the collection.
+/// The number of bytes in a folder and below it, without the space reserved for the collection.
 fn bytes_in(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries

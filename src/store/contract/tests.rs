@@ -1,4 +1,4 @@
-//! The clauses over every back end that runs natively.
+//! The clauses of the contract, run on every store that works natively.
 
 use std::future::Future as _;
 
@@ -17,7 +17,7 @@ fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// Like Spin's key-value store: nothing but these calls, and the keys in an order of its own.
+/// A store like Spin's key-value store: only the calls below, and keys in an arbitrary order.
 struct Shuffled(Arc<dyn KeyValue>);
 
 #[async_trait::async_trait]
@@ -98,7 +98,7 @@ mod file_blob_store {
         (Arc::new(FileBlobStore::open(folder.path(), platform()).unwrap()) as Arc<dyn BlobStore>, folder)
     });
 
-    /// An append that a crash cuts off leaves the file under the name of an append that never ended.
+    /// An append that a crash interrupts leaves the file under the name of the unfinished append.
     #[test]
     fn an_append_cut_off_by_a_crash_can_be_tried_again() {
         let folder = folder();

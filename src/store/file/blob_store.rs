@@ -1,8 +1,10 @@
 //! Content as files.
 //!
-//! A stage's file belongs to one append at a time: the append *takes* it by renaming it from the name that the stage
-//! holds to a new one, `<token>~<token before>`. Who comes second finds the old name gone; it forks by copying the bytes of its
-//! stage from the file that took over, whose first bytes nobody changes any more. The same copy takes up an append that a crash cut off.
+//! A stage's file belongs to one append at a time. An append *takes* the file by renaming the file
+//! from the name in the stage to a new name, `<token>~<token before>`. A second append to the same
+//! stage finds the old name gone and makes a fork: the second append copies the stage's bytes from
+//! the file of the first append, which never changes those bytes. The same copy recovers the bytes
+//! of a stage whose append a crash cut off.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -25,16 +27,18 @@ use crate::store::{BlobStore, Body, Error, Location, Platform, Result, Stage, St
 /// How many bytes are gathered and written at a time.
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// How many pieces of a body are gathered at most, however small they are.
+/// The most pieces of a body that are gathered, however small the pieces are.
 const PIECES_MAX: usize = 1024;
-/// What the name of an upload's stages ends in.
+/// The ending of the name under which the stages of an upload are listed.
 const STAGES: &str = "!stages";
-/// How many appends may have taken the same stage, living ones and those that a crash cut off; each may have a copy of its bytes.
+/// The most appends that may have taken the same stage, counting live appends and appends that a
+/// crash cut off. Each of these appends may have a copy of the stage's bytes.
 const FORKS_MAX: usize = 8;
-/// How often a stage's file is looked for under its own name and under that of who took it.
+/// How often a stage's file is looked for, under its own name and under the name given by another
+/// append.
 const TAKE_TRIES_MAX: usize = 8;
 
-/// Content in a folder, a file each.
+/// Content in a folder, one file for each committed upload.
 pub struct FileBlobStore {
     folder: Folder,
     platform: Arc<dyn Platform>,
@@ -48,7 +52,7 @@ struct Folder {
     reserve: Reserve,
 }
 
-/// What a [`Stage`] says.
+/// The content of a [`Stage`].
 #[derive(Clone, Serialize, Deserialize)]
 struct FileStage {
     family: String,
@@ -57,17 +61,18 @@ struct FileStage {
     length: u64,
 }
 
-/// A stage's file while an append or commit has it to itself.
+/// A stage's file, while an append or a commit has the file to itself.
 struct Taken {
     path: PathBuf,
     file: File,
 }
 
 impl FileBlobStore {
-    /// Opens `folder`, or makes it. A folder that cannot be written is opened for reading.
+    /// Opens `folder`, or makes the folder if it is missing. A folder that cannot be written is
+    /// opened for reading.
     ///
     /// # Errors
-    /// When the folder cannot be made or read, holds something else, or was written by a newer version.
+    /// When the folder cannot be made or read, holds other data, or was written by a newer version.
     pub fn open(folder: &Path, platform: Arc<dyn Platform>) -> io::Result<Self> {
         let folder = Folder {
             root: folder.to_owned(),
@@ -83,7 +88,8 @@ impl FileBlobStore {
 #[async_trait]
 impl BlobStore for FileBlobStore {
     async fn stage(&self) -> Result<Stage> {
-        // No file yet: most uploads that are begun and never filled cost nothing.
+        // The first append makes the file, so an upload that is begun and never filled costs
+        // nothing.
         FileStage { family: self.platform.uuid(), file: String::new(), length: 0 }.seal()
     }
 
@@ -96,7 +102,8 @@ impl BlobStore for FileBlobStore {
         match fill(taken, body, before.length).await {
             Ok(length) => FileStage { length, ..after }.seal(),
             Err(error) => {
-                // Nothing is being written now, so the file can go back to the name under which the stage will look for it.
+                // No write is in progress now, so the file can return to the name under which the
+                // stage looks for it.
                 let folder = self.folder.clone();
                 unblock(move || folder.give_back(&path, &before)).await;
                 Err(error)
@@ -167,7 +174,7 @@ impl BlobStore for FileBlobStore {
     }
 
     async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
-        // With the `!` it stands for the content that it becomes as well.
+        // The trailing `!` makes the name cover the content committed from the stage too.
         Ok(vec![format!("{}!", FileStage::open(stage)?.family)])
     }
 
@@ -191,7 +198,7 @@ impl BlobStore for FileBlobStore {
             let Some(()) = disk::remove_file(&path).map_err(stays)? else { return Ok(()) };
             let parent = path.parent().unwrap_or(&folder.blobs);
             disk::sync_folder(parent)?;
-            // Refused while there is something in it.
+            // Removing the folder fails while the folder holds other content.
             let _ = disk::remove_folder(parent);
             Ok(())
         })
@@ -228,13 +235,14 @@ impl FileStage {
 }
 
 impl Folder {
-    /// The file of content, which is called as it is: `<family>!<digest>`.
+    /// The file of content. The file is named like the content: `<family>!<digest>`.
     fn path_of(&self, name: &str) -> Result<PathBuf> {
         let shelf = shelf_of(name).ok_or_else(|| Error::Corrupt("this is not a location of files".into()))?;
         Ok(self.blobs.join(shelf).join(name))
     }
 
-    /// Content and stages in the order of their families. What is not the store's own is left out: [`tidy`] tells of it.
+    /// Content and stages in the order of their families. Entries that are not the store's own are
+    /// left out: [`tidy`] reports them.
     fn list(&self, after: &str, limit: usize) -> Result<Vec<Stored>> {
         let mut found = BTreeMap::new();
         for family in disk::list(&self.stages)?.into_iter().filter(is_family) {
@@ -245,7 +253,7 @@ impl Folder {
         }
         let mut content = 0;
         for shelf in disk::list(&self.blobs)?.into_iter().filter(is_shelf) {
-            // Those before it were listed.
+            // Enough content was found, or the shelf sorts before `after`.
             if content >= limit || *shelf.name < after[..after.len().min(2)] {
                 continue;
             }
@@ -261,7 +269,7 @@ impl Folder {
         Ok(first.map(|(name, path)| Stored { name, bytes: bytes_of(&path) }).collect())
     }
 
-    /// Makes the stage's file ours, with exactly the stage's bytes in it.
+    /// Takes the stage's file for this request, with exactly the stage's bytes in the file.
     fn take(&self, stage: &FileStage, token: &str) -> Result<(Taken, FileStage)> {
         let family = self.stages.join(&stage.family);
         let name = format!("{token}~{}", stage.token());
@@ -287,18 +295,20 @@ impl Folder {
         Ok((Taken { path, file }, after))
     }
 
-    /// Renames the stage's file to `path`, or copies the stage's bytes there from the append that took it before us.
+    /// Renames the stage's file to `path`, or copies the stage's bytes to `path` from the file of
+    /// an append that took the stage earlier.
     fn take_or_copy(&self, family: &Path, path: &Path, stage: &FileStage) -> Result<File> {
         for _ in 0..TAKE_TRIES_MAX {
             if absent_is_none(disk::rename(&family.join(&stage.file), path))?.is_some() {
-                // Only a discard can take it away again.
+                // Only a discard can remove the file again.
                 return disk::open_to_write(path)?.ok_or_else(gone);
             }
-            // If there is none it may be on its way back under its old name.
+            // No other append's file was found: the file may be returning to its old name, so try
+            // again.
             if let Some(source) = self.taken_over(family, stage)? {
                 let mut copy = absent_is_none(disk::create_new(path))?.ok_or_else(gone)?;
                 disk::copy(&mut source.take(stage.length), &mut copy, path)?;
-                // A commit renames it as it is.
+                // The copy is synced here, because a commit only renames the file.
                 disk::sync(&copy, path)?;
                 return Ok(copy);
             }
@@ -306,12 +316,12 @@ impl Folder {
         Err(gone())
     }
 
-    /// The file of an append that took this stage's file before us.
+    /// The file of an append that took this stage's file earlier.
     fn taken_over(&self, family: &Path, stage: &FileStage) -> Result<Option<File>> {
         let suffix = format!("~{}", stage.token());
         let (mut forks, mut found) = (0, None);
         for item in disk::entries(family)? {
-            // Another append renames the file just now; the caller looks again.
+            // Another append is renaming a file right now, so the caller looks again.
             let Some(item) = item? else { return Ok(None) };
             if !item.name.ends_with(&suffix) {
                 continue;
@@ -320,7 +330,7 @@ impl Folder {
             if forks >= FORKS_MAX {
                 return Err(Error::Conflict("too many appends have taken the stage".into()));
             }
-            // A shorter one is a copy that another fork is making just now.
+            // A shorter file is a copy that another fork is making right now.
             if found.is_none()
                 && let Some(file) = disk::open(&family.join(item.name))?
                 && file.metadata()?.len() >= stage.length
@@ -331,7 +341,7 @@ impl Folder {
         Ok(found)
     }
 
-    /// Undoes a take. Best effort: where it fails, the next take copies.
+    /// Undoes a take. Best effort: if the undo fails, the next take copies the bytes.
     fn give_back(&self, taken: &Path, stage: &FileStage) {
         let family = self.stages.join(&stage.family);
         let result = if stage.file.is_empty() {
@@ -352,7 +362,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Best effort: what is left is garbage and nothing more.
+    /// Removes the stages of an upload. Best effort: leftovers are harmless garbage.
     fn leave_family(&self, family: &str) {
         if let Err(error) = self.remove_family(family) {
             log::warn!("the stages of upload {family} are left behind: {error}");
@@ -360,7 +370,8 @@ impl Folder {
     }
 }
 
-/// Writes a body behind the bytes of a taken file; gives the new length, durable.
+/// Writes a body behind the bytes of a taken file. Returns the new length when the bytes and the
+/// file's name are durable.
 async fn fill(taken: Taken, mut body: Body, start: u64) -> Result<u64> {
     let Taken { path, mut file } = taken;
     let mut length = start;
@@ -386,7 +397,7 @@ async fn fill(taken: Taken, mut body: Body, start: u64) -> Result<u64> {
     }
     unblock(move || {
         disk::sync(&file, &path)?;
-        // The name must outlive a crash as well: it is what the stage says.
+        // The name must survive a crash too, because the stage refers to the file by name.
         let family = path.parent().unwrap_or(Path::new("."));
         absent_is_none(disk::sync_folder(family))?.ok_or_else(gone)?;
         Ok(length)
@@ -394,7 +405,7 @@ async fn fill(taken: Taken, mut body: Body, start: u64) -> Result<u64> {
     .await
 }
 
-/// The folder in which content of this name lies; `None` for what is not a name of content.
+/// The folder in which content of this name lies. `None` if `name` is not a name of content.
 fn shelf_of(name: &str) -> Option<&str> {
     let (family, digest) = name.split_once('!')?;
     uuid::Uuid::try_parse(family).ok()?;
@@ -417,7 +428,7 @@ pub(super) fn is_family(item: &Item) -> bool {
     item.is_folder && uuid::Uuid::try_parse(&item.name).is_ok()
 }
 
-/// How many bytes a file has, or the files of a folder.
+/// The size in bytes of a file, or of all files in a folder.
 fn bytes_of(path: &Path) -> Option<u64> {
     let file = disk::metadata(path).ok()??;
     if !file.is_dir() {
@@ -427,8 +438,8 @@ fn bytes_of(path: &Path) -> Option<u64> {
     Some(files.iter().filter_map(|item| disk::metadata(&path.join(&item.name)).ok()?).map(|file| file.len()).sum())
 }
 
-/// An object that nobody can remove: a folder that another program is using, or a file that is protected. Removing
-/// others can go on.
+/// The error for an object that cannot be removed: a folder that another program uses, or a
+/// protected file. Other objects can still be removed.
 fn stays(error: io::Error) -> Error {
     match error.kind() {
         ErrorKind::IsADirectory
@@ -439,7 +450,7 @@ fn stays(error: io::Error) -> Error {
     }
 }
 
-/// The stage was discarded, or committed by another request.
+/// The error for a stage that was discarded, or that another request committed.
 fn gone() -> Error {
     Error::Conflict("the stage is gone".into())
 }

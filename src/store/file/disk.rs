@@ -1,8 +1,8 @@
 //! Every call to the file system that the file stores make.
 //!
-//! Errors say what was tried on which path (`trouble.rs`). New files are readable and writable for their owner alone, as
-//! password hashes and the key that signs tokens are among them; under WASI the host's umask decides. Tests watch here
-//! what is synced (`power_cut.rs`).
+//! Errors name the operation and the path (`trouble.rs`). New files are readable and writable only
+//! for their owner, because they include password hashes and the key that signs tokens; under WASI
+//! the host's umask decides. Tests observe every sync here (`power_cut.rs`).
 
 use std::fs::{self, DirBuilder, DirEntry, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write as _};
@@ -12,18 +12,20 @@ use std::path::Path;
 
 use super::trouble::{reading, writing};
 
-/// How often an operation is tried again when a folder was removed under it because it had become empty.
+/// How often an operation is tried again when its folder was removed because the folder had become
+/// empty.
 const VANISHED_FOLDER_TRIES_MAX: usize = 16;
-/// How often the reading of a folder is begun anew when it breaks off because others remove entries.
+/// How often a folder is read from the start again when the reading breaks off because other
+/// writers remove entries.
 const READ_TRIES_MAX: usize = 100;
 #[cfg(unix)]
 const FILE_MODE: u32 = 0o600;
 #[cfg(unix)]
 const FOLDER_MODE: u32 = 0o700;
 
-/// What lies in a folder.
+/// An entry of a folder.
 pub(super) struct Item {
-    /// The name; what is not Unicode in it is replaced.
+    /// The name. Parts that are not Unicode are replaced.
     pub(super) name: String,
     pub(super) is_folder: bool,
     pub(super) is_file: bool,
@@ -34,7 +36,7 @@ pub(super) struct Item {
 /// The bytes of a file; `None` when there is no file of this name.
 pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match absent_is_none(reading("read", path, fs::read(path))) {
-        // A folder in a file's place is not a store's own.
+        // A folder in the place of a file is not the store's own.
         Err(_) if path.is_dir() => Ok(None),
         result => result,
     }
@@ -46,17 +48,17 @@ pub(super) fn open(path: &Path) -> io::Result<Option<File>> {
     Ok(reading("open", path, file.metadata())?.is_file().then_some(file))
 }
 
-/// Opens a file for writing; `None` when there is none.
+/// Opens a file for writing; `None` when there is no file of this name.
 pub(super) fn open_to_write(path: &Path) -> io::Result<Option<File>> {
     absent_is_none(writing("open", path, File::options().write(true).open(path)))
 }
 
-/// Makes a file that must not be there yet.
+/// Makes a file that must not exist yet.
 pub(super) fn create_new(path: &Path) -> io::Result<File> {
     writing("create", path, new_file().create_new(true).open(path))
 }
 
-/// Opens a file for appending, and makes it, and its folder, where they are missing.
+/// Opens a file for appending. Makes the file and its folder if they are missing.
 pub(super) fn open_or_create(path: &Path) -> io::Result<File> {
     with_folder(path, || writing("open", path, new_file().append(true).create(true).open(path)))
 }
@@ -69,7 +71,7 @@ fn new_file() -> OpenOptions {
     options
 }
 
-/// Makes a file with `make`, and its folder where that is missing.
+/// Makes a file with `make`. Makes the file's folder first if the folder is missing.
 fn with_folder(path: &Path, make: impl Fn() -> io::Result<File>) -> io::Result<File> {
     match make() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -80,7 +82,8 @@ fn with_folder(path: &Path, make: impl Fn() -> io::Result<File>) -> io::Result<F
     }
 }
 
-/// Writes `parts` to a new file, or over one that is there, without making them durable. Makes the folder where it is missing.
+/// Writes `parts` to a new file, or over an existing file, without making the bytes durable. Makes
+/// the folder if it is missing.
 pub(super) fn write(path: &Path, parts: &[&[u8]]) -> io::Result<File> {
     let create = || writing("create", path, new_file().create(true).truncate(true).open(path));
     let mut file = with_folder(path, create)?;
@@ -88,12 +91,12 @@ pub(super) fn write(path: &Path, parts: &[&[u8]]) -> io::Result<File> {
     Ok(file)
 }
 
-/// Writes where the file stands.
+/// Writes at the file's current position.
 pub(super) fn write_on(file: &mut File, path: &Path, bytes: &[u8]) -> io::Result<()> {
     writing("write", path, file.write_all(bytes))
 }
 
-/// Writes all that `source` gives where the file stands.
+/// Writes all bytes of `source` at the file's current position.
 pub(super) fn copy(source: &mut impl Read, file: &mut File, path: &Path) -> io::Result<()> {
     writing("copy to", path, io::copy(source, file)).map(drop)
 }
@@ -103,7 +106,7 @@ pub(super) fn cut(file: &File, path: &Path, length: u64) -> io::Result<()> {
     writing("cut", path, file.set_len(length))
 }
 
-/// Makes what is in a file durable.
+/// Makes the content of a file durable.
 pub(super) fn sync(file: &File, path: &Path) -> io::Result<()> {
     writing("sync", path, file.sync_all())?;
     #[cfg(all(test, not(target_family = "wasm")))]
@@ -117,7 +120,7 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     sync(&folder, path)
 }
 
-/// Makes a folder with all that are missing above it, durably.
+/// Makes a folder and all missing folders above it, durably.
 pub(super) fn create_folder(path: &Path) -> io::Result<()> {
     match writing("create the folder", path, new_folder().create(path)) {
         Ok(()) => {}
@@ -126,7 +129,7 @@ pub(super) fn create_folder(path: &Path) -> io::Result<()> {
             Some(parent) if !parent.as_os_str().is_empty() => {
                 return match create_folder(parent) {
                     Ok(()) => create_folder(path),
-                    // Nothing above is there either: the path that was asked for says more.
+                    // No folder above exists either: the path that was asked for says more.
                     Err(above) if above.kind() == ErrorKind::NotFound => Err(error),
                     Err(above) => Err(above),
                 };
@@ -136,7 +139,7 @@ pub(super) fn create_folder(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     }
     match path.parent() {
-        // The folder of a name without one is where the process is.
+        // The parent of a bare name is the working directory of the process.
         Some(parent) if parent.as_os_str().is_empty() => sync_folder(Path::new(".")),
         Some(parent) => sync_folder(parent),
         None => Ok(()),
@@ -155,19 +158,21 @@ fn new_folder() -> DirBuilder {
     DirBuilder::new()
 }
 
-/// Puts a name into a folder with `place`, making the folder first where it is missing, and makes the name durable.
+/// Puts a name into a folder with `place` and makes the name durable. Makes the folder first if it
+/// is missing.
 pub(super) fn place_in_folder(target: &Path, mut place: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
     let folder = target.parent().unwrap_or(Path::new("."));
     let mut tries = 0..VANISHED_FOLDER_TRIES_MAX;
     loop {
         match place(target) {
-            // The folder may be missing, or may have been until just now, or it is what is to be placed that is not there.
+            // The folder is missing, or was missing until just now, or the file to be placed is
+            // missing.
             Err(error) if error.kind() == ErrorKind::NotFound && tries.next().is_some() => {
-                // Where it is gone again already, the next try will tell.
+                // If the folder is gone again already, the next try reports the error.
                 absent_is_none(create_folder(folder))?;
             }
             Err(error) => return Err(error),
-            // Who has removed the name since may have removed the folder with it.
+            // Another process that removed the name meanwhile may have removed the folder too.
             Ok(()) => return absent_is_none(sync_folder(folder)).map(drop),
         }
     }
@@ -183,7 +188,7 @@ pub(super) fn hard_link(from: &Path, to: &Path) -> io::Result<()> {
     writing("link", to, fs::hard_link(from, to))
 }
 
-/// Removes a file; `None` when there is none.
+/// Removes a file; `None` when there is no file of this name.
 pub(super) fn remove_file(path: &Path) -> io::Result<Option<()>> {
     absent_is_none(writing("remove", path, fs::remove_file(path)))
 }
@@ -193,18 +198,19 @@ pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
     writing("remove the folder", path, fs::remove_dir(path))
 }
 
-/// Removes a folder with all that is in it; `None` when there is none.
+/// Removes a folder with everything in it; `None` when there is no folder of this name.
 pub(super) fn remove_tree(path: &Path) -> io::Result<Option<()>> {
     absent_is_none(writing("remove the folder", path, fs::remove_dir_all(path)))
 }
 
-/// What is known of a path without reading it; `None` when nothing is there.
+/// The metadata of a path, without reading its content; `None` when the path does not exist.
 pub(super) fn metadata(path: &Path) -> io::Result<Option<Metadata>> {
     absent_is_none(reading("look at", path, fs::metadata(path)))
 }
 
-/// The entries of a folder one by one, in no order; none where there is no such folder. An entry is `None` where the
-/// reading broke off: under WASI it does when an entry is removed meanwhile, and those behind it are missing.
+/// The entries of a folder one by one, in no order. A missing folder has no entries. An entry is
+/// `None` where the reading broke off; the entries behind it are missing. Under WASI the reading
+/// breaks off when an entry is removed meanwhile.
 pub(super) fn entries(path: &Path) -> io::Result<impl Iterator<Item = io::Result<Option<Item>>>> {
     let entries = absent_is_none(reading("list", path, fs::read_dir(path)))?.into_iter().flatten();
     let path = path.to_owned();
@@ -217,7 +223,7 @@ pub(super) fn entries(path: &Path) -> io::Result<impl Iterator<Item = io::Result
 fn item(entry: &DirEntry) -> Item {
     let mut kind = entry.file_type().ok();
     if kind.is_none_or(|kind| kind.is_symlink()) {
-        // Operators put a part of the data elsewhere by a link.
+        // Operators may place a part of the data elsewhere by a symbolic link.
         kind = fs::metadata(entry.path()).ok().map(|metadata| metadata.file_type());
     }
     let name = entry.file_name();
@@ -229,7 +235,7 @@ fn item(entry: &DirEntry) -> Item {
     }
 }
 
-/// All entries of a folder in the order of their names; none where there is no such folder.
+/// All entries of a folder in the order of their names. A missing folder has no entries.
 pub(super) fn list(path: &Path) -> io::Result<Vec<Item>> {
     for _ in 0..READ_TRIES_MAX {
         let items = entries(path)?.collect::<io::Result<Option<Vec<Item>>>>()?;
@@ -241,7 +247,7 @@ pub(super) fn list(path: &Path) -> io::Result<Vec<Item>> {
     Err(io::Error::other(format!("{} changes faster than it can be read", path.display())))
 }
 
-/// What a missing file means where it is no error.
+/// Turns the error for a missing file into `None`.
 pub(super) fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),

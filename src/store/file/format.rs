@@ -1,27 +1,28 @@
-//! Whether a folder is a data folder, and of a format that this version knows.
+//! Checks that a folder is a data folder in a format that this version knows.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use super::{disk, path};
 
-/// The file that says which format a data folder has.
+/// The file that states the format of a data folder.
 pub(super) const FILE: &str = "format";
-/// What its line begins with; the number of the format follows.
+/// The beginning of the line in the format file; the number of the format follows.
 const TITLE: &str = "eyot data folder, format ";
 /// The format that this version reads and writes.
 const FORMAT: u32 = 1;
-/// Folders by which a data folder is known that has no format: those of keys, and those of content. A copy may lack the file.
+/// Pairs of folders, of keys or of content, that identify a data folder without the format file. A
+/// copy may lack the format file.
 const PAIRS: [[&str; 2]; 3] = [["keys", "tmp"], ["keys", "blobs"], ["blobs", "stages"]];
-/// How deep folders of keys lie at most: a folder for each byte of a key.
+/// The greatest depth of the folders of keys: a folder for each byte of a key.
 const DEPTH_MAX: usize = crate::store::KEY_BYTES_MAX;
-/// What a folder may hold that is taken for empty: what file systems, hosts and `scripts/up` put there.
+/// Names that an empty folder may hold: file systems, hosts and `scripts/up` make these entries.
 const HARMLESS: [&str; 4] = ["lost+found", "spin", "reserve", ".DS_Store"];
-/// How many foreign names an error tells.
+/// The most foreign names that an error lists.
 const NAMES_TOLD_MAX: usize = 3;
 
-/// Refuses a folder that holds something else, or that another version wrote. An empty folder, and a data folder whose file of the
-/// format is missing, is marked with the format of today.
+/// Refuses a folder that holds other data, or that another version wrote. An empty folder, and a
+/// data folder without the format file, is marked with the current format.
 pub(super) fn check(folder: &Path) -> io::Result<()> {
     let file = folder.join(FILE);
     match disk::read(&file)? {
@@ -29,7 +30,8 @@ pub(super) fn check(folder: &Path) -> io::Result<()> {
         None => {
             if !has_parts(folder)? {
                 if let Err(refused) = is_empty(folder) {
-                    // Another process may just have made the folder, its format first.
+                    // Another process may have made the data folder meanwhile, beginning with the
+                    // format file.
                     let text = disk::read(&file)?.ok_or(refused)?;
                     return is_known(folder, &String::from_utf8_lossy(&text));
                 }
@@ -47,7 +49,7 @@ pub(super) fn check(folder: &Path) -> io::Result<()> {
 }
 
 fn is_known(folder: &Path, text: &str) -> io::Result<()> {
-    // A writer that is cut off leaves an empty file.
+    // A writer that was cut off leaves an empty format file.
     let known =
         text.is_empty() || text.strip_prefix(TITLE).and_then(|rest| rest.trim_end().parse().ok()) == Some(FORMAT);
     if known {
@@ -78,7 +80,8 @@ fn has_parts(folder: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Before there were formats a separator had a folder of its own in `keys`, which is met on the way to any key.
+/// Refuses keys from before there were formats. Each separator then had a folder of its own in
+/// `keys`, so the way down to any key meets such a folder.
 fn has_todays_keys(folder: &Path) -> io::Result<()> {
     let mut below = folder.join("keys");
     for _ in 0..DEPTH_MAX {
@@ -118,7 +121,7 @@ fn mark(file: &Path) -> io::Result<()> {
         disk::sync_folder(file.parent().unwrap_or(Path::new(".")))
     });
     match marked {
-        // Another process opens the folder too.
+        // Another process is opening the folder too, and made the file.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         marked => marked,
     }
@@ -137,7 +140,7 @@ mod tests {
         check(&folder).unwrap();
         assert_eq!(fs::read_to_string(folder.join(FILE)).unwrap(), "eyot data folder, format 1\n");
         check(&folder).unwrap();
-        // A writer was cut off.
+        // A writer that was cut off leaves an empty file.
         fs::write(folder.join(FILE), "").unwrap();
         check(&folder).unwrap();
     }
@@ -155,7 +158,8 @@ mod tests {
         }
     }
 
-    /// Components open the folder with each request, and the first ones come at the same time.
+    /// Components open the folder with each request, and the first requests arrive at the same
+    /// time.
     #[test]
     fn many_may_open_a_new_folder_at_once() {
         for _ in 0..20 {
@@ -189,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_foreign_or_newer_folder_is_refused_by_name_and_not_touched() {
-        // The last one is an OCI image layout.
+        // The last list of names is an OCI image layout.
         for (names, told) in [
             (vec!["photos"], "photos"),
             (vec![".git", "src"], ".git, src"),

@@ -17,38 +17,42 @@ use crate::store::{Entry, Error, KeyValue, Platform, Result, Tidied, TidyRequest
 
 /// A value's file begins with its version, a UUID, and a line feed.
 const VERSION_BYTES: usize = 36;
-/// How often a creator begins anew that met another one, and a deleter that found another file.
+/// How often a creator starts again after meeting another creator, and a deleter after finding
+/// another file.
 const RACE_TRIES_MAX: usize = 64;
-/// How many files the locks of all keys are spread over.
+/// How many lock files the keys share.
 const LOCK_FILES: u32 = 64;
-/// How often a value is written anew whose file the collector took for one that a killed writer left behind.
+/// How often a value is written again when the collector has removed the value's file as a leftover
+/// of a killed writer.
 const WRITE_TRIES_MAX: usize = 3;
 
-/// Facts in a folder, a file each.
+/// Facts in a folder, with one file for each fact.
 ///
 /// [`When::Absent`] is exact everywhere (a hard link is made or refused). [`When::Unchanged`] and
-/// [`KeyValue::delete_unchanged`] need file locks. WASI has no file locks, so this store refuses both there as unsupported.
+/// [`KeyValue::delete_unchanged`] need file locks. WASI has no file locks, so this store refuses
+/// both there as unsupported.
 pub struct FileKeyValue {
     folder: Folder,
     platform: Arc<dyn Platform>,
 }
 
-/// The folder, in a form that work on other threads can take along.
+/// The folder, in a form that can be moved to other threads.
 #[derive(Clone)]
 struct Folder {
     root: PathBuf,
     keys: Tree,
     tmp: PathBuf,
     reserve: Reserve,
-    /// `None` where there are no locks.
+    /// `None` where the host has no file locks.
     locks: Option<PathBuf>,
 }
 
 impl FileKeyValue {
-    /// Opens `folder`, or makes it. A folder that cannot be written is opened for reading.
+    /// Opens `folder`, or makes the folder if it is missing. A folder that cannot be written is
+    /// opened for reading.
     ///
     /// # Errors
-    /// When the folder cannot be made or read, holds something else, or was written by a newer version.
+    /// When the folder cannot be made or read, holds other data, or was written by a newer version.
     pub fn open(folder: &Path, platform: Arc<dyn Platform>) -> io::Result<Self> {
         Self::open_with(folder, platform, FOLDER_NAMES_MAX, cfg!(not(target_family = "wasm")))
     }
@@ -68,8 +72,9 @@ impl FileKeyValue {
         };
         let beside: Vec<&Path> = [Some(&this.tmp), this.locks.as_ref()].into_iter().flatten().map(|p| &**p).collect();
         open_folder(folder, &this.keys.root, &beside)?;
-        // An operator should hear at the start, not with the first push, that nothing can be written. Components are opened
-        // with each request, so there the first push tells.
+        // A trial write warns the operator of a read-only folder at the start, before the first
+        // push. Components are opened with each request, so in a component the first push reports
+        // the error.
         #[cfg(not(target_family = "wasm"))]
         {
             let trial = this.tmp.join(platform.uuid());
@@ -80,7 +85,7 @@ impl FileKeyValue {
         Ok(Self { folder: this, platform })
     }
 
-    /// How many entries of folders were read so far: what listings cost, and the creation of keys.
+    /// How many entries of folders were read so far: the cost of listings and of creating keys.
     pub fn entries_read(&self) -> u64 {
         self.folder.keys.entries_read()
     }
@@ -144,7 +149,7 @@ impl KeyValue for FileKeyValue {
 
 impl Folder {
     fn read(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        // Most keys lie there, and then nothing else is looked at.
+        // Most keys lie at their first place, so most lookups end here.
         if let Some(first) = self.keys.first_place(key)
             && let Some(bytes) = disk::read(&first)?
         {
@@ -202,9 +207,11 @@ impl Folder {
         Ok(())
     }
 
-    /// Makes `tmp` the key's file if it has none. A hard link alone would be exact but for buckets: another creator may
-    /// have found a folder differently full. So each looks around after it has linked, and of two the later one sees the
-    /// other. Who sees another takes its own link back and begins anew; the last one to look has none to yield to.
+    /// Makes `tmp` the key's file if the key has no file. A hard link alone is not exact because of
+    /// buckets: another creator may have found the folder differently full and chosen another
+    /// place. So each creator looks for other files of the key after linking, and of two creators
+    /// at least the later one sees the other's file. A creator that sees another file removes the
+    /// link that it made and starts again. The last creator to look sees no other file and wins.
     fn create(&self, key: &str, tmp: &Path) -> Result<()> {
         for _ in 0..RACE_TRIES_MAX {
             if !self.keys.files(key)?.is_empty() {
@@ -219,7 +226,7 @@ impl Folder {
                 result => result?,
             }
             if self.keys.files(key)?.iter().all(|file| *file == target) {
-                // The value is there: a second name that stays in `tmp` does no harm.
+                // The value is stored: a second name that stays in `tmp` does no harm.
                 let _ = disk::remove_file(tmp);
                 return Ok(());
             }
@@ -228,7 +235,8 @@ impl Folder {
         Err(Error::Unavailable(format!("too many create {key} at the same time")))
     }
 
-    /// Removes the link to `tmp`, but not what another writer has put in its place since.
+    /// Removes the link to `tmp`, but keeps a file that another writer has put at `target`
+    /// meanwhile.
     fn take_back(&self, target: &Path, tmp: &Path) -> Result<()> {
         let taken = tmp.with_extension("back");
         if absent_is_none(disk::rename(target, &taken))?.is_some() {
@@ -244,8 +252,8 @@ impl Folder {
         Ok(())
     }
 
-    /// The file of the key's value, if the value has the version `expected`. Only the key's lock keeps the
-    /// answer true until the caller has used it.
+    /// The file of the key's value, if the value has the version `expected`. Only the key's lock
+    /// keeps the result valid until the caller has used it.
     fn unchanged_file(&self, key: &str, expected: &Version, lock: Option<&File>) -> Result<PathBuf> {
         if lock.is_none() {
             return Err(Error::Unsupported("WASI has no file locks"));
@@ -259,23 +267,26 @@ impl Folder {
         Ok(file)
     }
 
-    /// Removes the key's files. With `expected` only if the value has this version.
+    /// Removes the key's files. With `expected`, removes them only if the value has that version.
     fn delete(&self, key: &str, expected: Option<&Version>) -> Result<()> {
-        // On a full disk the file of the lock may need a little space: what is deleted gives space back.
+        // On a full disk the lock file may need a little space. The reserve may be used, because a
+        // deletion frees space.
         let lock = self.reserve.for_upkeep().write(|| self.lock(key), reserve::is_full)?;
         if let Some(expected) = expected {
             self.unchanged_file(key, expected, lock.as_ref())?;
         }
         for _ in 0..RACE_TRIES_MAX {
-            // Until there is none: one that was created after we looked must not show when the one before it is gone.
+            // The loop ends when no file is left: a file created after the look must not become
+            // visible when the file before it is gone.
             let files = self.keys.files(key)?;
             if files.is_empty() {
                 return Ok(());
             }
-            // The last one first: the first one is what counts.
+            // The first file holds the valid value, so it is removed last.
             for file in files.iter().rev() {
                 disk::remove_file(file)?;
-                // Somebody else may have removed the folder already, which took the name with it.
+                // A missing folder is no error: another process removed the folder, and the name
+                // with it.
                 absent_is_none(file.parent().map_or(Ok(()), disk::sync_folder))?;
                 self.keys.prune(file);
             }
@@ -283,8 +294,8 @@ impl Folder {
         Err(Error::Unavailable(format!("{key} is written faster than it can be deleted")))
     }
 
-    /// Locks a key's writers out, in this process and others, until the answer is dropped. The kernel gives
-    /// the lock back when a process dies.
+    /// Locks out other writers of the key, in this process and others, until the returned file is
+    /// dropped. The kernel releases the lock when a process dies.
     fn lock(&self, key: &str) -> io::Result<Option<File>> {
         let Some(locks) = &self.locks else { return Ok(None) };
         let hash = key.bytes().fold(0u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte)));

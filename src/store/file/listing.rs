@@ -1,4 +1,4 @@
-//! Lists of keys out of folders, in the keys' byte order.
+//! Lists the keys in folders, in the byte order of the keys.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use super::path::{self, End, Part};
 use super::tree::Tree;
 
-/// What is known of the keys to come, least first. A folder stands there with what all its keys begin with, none of which is
-/// less, and is read when its turn comes: so only folders that a page needs are read, and no more names are held than
-/// those of the folders on the way to one key.
+/// The candidates for the next keys, smallest first. A folder is queued under the common beginning
+/// of its keys, so no key in the folder sorts before the folder's place in the queue. The folder is
+/// read when its turn comes. So only folders that a page needs are read, and memory holds only the
+/// names in the folders on the way to one key.
 pub(super) struct Listing<'a> {
     tree: &'a Tree,
     prefix: &'a [u8],
@@ -18,7 +19,7 @@ pub(super) struct Listing<'a> {
     ahead: BinaryHeap<Reverse<(Vec<u8>, Lead)>>,
 }
 
-/// What a beginning of keys leads to.
+/// A queued beginning of keys is either a complete key or leads to a folder of keys.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Lead {
     Key,
@@ -35,7 +36,7 @@ pub(super) fn list(tree: &Tree, prefix: &str, after: Option<&str>, limit: usize)
     while found.len() < limit
         && let Some(key) = listing.next()?
     {
-        // A key can have two files.
+        // A key can have two files, so the same key may come twice.
         if found.last() != Some(&key) {
             found.push(key);
         }
@@ -49,7 +50,7 @@ impl Listing<'_> {
             match lead {
                 Lead::Folder(folder) => self.read(&folder, &key)?,
                 Lead::Key => {
-                    // What is no text is no key of ours.
+                    // A name that is not UTF-8 is not a key of the store.
                     if let Ok(key) = String::from_utf8(key) {
                         return Ok(Some(key));
                     }
@@ -59,7 +60,7 @@ impl Listing<'_> {
         Ok(None)
     }
 
-    /// Takes in the entries of a folder whose keys all begin with `base`.
+    /// Queues the entries of a folder whose keys all begin with `base`.
     fn read(&mut self, folder: &Path, base: &[u8]) -> io::Result<()> {
         for part in self.tree.read(folder)? {
             match part {
@@ -89,7 +90,7 @@ impl Listing<'_> {
         key.starts_with(self.prefix) && self.after.is_none_or(|after| key > after)
     }
 
-    /// Whether a key that begins with `base` can be wanted.
+    /// Whether a wanted key can begin with `base`.
     fn wants_folder(&self, base: &[u8]) -> bool {
         (base.starts_with(self.prefix) || self.prefix.starts_with(base))
             && self.after.is_none_or(|after| after < base || after.starts_with(base))

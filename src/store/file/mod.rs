@@ -1,4 +1,5 @@
-//! Both ports in a folder of files: for a native process, for a WASI host's preopened folder, for a Spin mount.
+//! Both ports in a folder of files: for a native process, the preopened folder of a WASI host, or a
+//! Spin mount.
 //!
 //! ```text
 //! <folder>/keys/…           facts, a file each           (key_value.rs, tree.rs, path.rs)
@@ -9,9 +10,11 @@
 //! <folder>/format           which format the folder has  (format.rs)
 //! ```
 //!
-//! Nothing is answered before it is on the disk: a file is written under another name, synced, renamed into place, and
-//! the folder that holds the name is synced too (`power_cut.rs` tests it). Several processes may share a folder. Calls to the
-//! file system go through `disk.rs`; `tidy.rs` removes what killed writers left behind and names what is not the store's own.
+//! A store answers only after the change is on the disk: a file is written under another name,
+//! synced, renamed into place, and the folder that holds the name is synced too (`power_cut.rs`
+//! tests the order). Several processes may share a folder. Calls to the file system go through
+//! `disk.rs`; `tidy.rs` removes leftovers of killed writers and reports entries that are not the
+//! store's own.
 
 mod blob_store;
 mod disk;
@@ -33,7 +36,8 @@ use std::path::Path;
 pub use blob_store::FileBlobStore;
 pub use key_value::FileKeyValue;
 
-/// Runs blocking file work where it does not hold up other requests: on threads natively; a component has none.
+/// Runs blocking file work without holding up other requests: on threads natively. A component has
+/// no threads and runs the work at once.
 async fn unblock<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     #[cfg(not(target_family = "wasm"))]
     return blocking::unblock(work).await;
@@ -41,8 +45,8 @@ async fn unblock<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
     return work();
 }
 
-/// Opens a data folder for a store, which cannot do without `needed` and without the folders `beside` only reads. Makes what
-/// is missing.
+/// Opens a data folder for a store, and makes missing folders. Opening fails without `needed`.
+/// Without the folders `beside`, the store can only read.
 fn open_folder(folder: &Path, needed: &Path, beside: &[&Path]) -> io::Result<()> {
     format::check(folder)?;
     let made = disk::create_folder(needed);
@@ -60,7 +64,8 @@ fn open_folder(folder: &Path, needed: &Path, beside: &[&Path]) -> io::Result<()>
     Ok(())
 }
 
-/// Folders that an older version made may be readable for everybody. A component cannot see that.
+/// Warns if other users may read the folder, as in folders that an older version made. A component
+/// cannot see the mode of a folder.
 #[cfg(unix)]
 fn tell_of_readers(folder: &Path, part: &Path) {
     use std::os::unix::fs::PermissionsExt as _;

@@ -1,26 +1,28 @@
-//! How keys lie in folders.
+//! How keys are stored in folders.
 //!
-//! A key is cut at `/`, `!` and `:`. The text before a separator is a folder, whose name ends in the separator where that is `!`
-//! or `:`, and the text behind the last separator is a file whose name ends in `=`: `tag/team/app!v1` is `tag/team/app!/v1=`.
+//! A key is cut at `/`, `!` and `:`. The text before a separator becomes a folder, whose name ends
+//! in the separator if the separator is `!` or `:`. The text behind the last separator becomes a
+//! file whose name ends in `=`: `tag/team/app!v1` is `tag/team/app!/v1=`.
 //!
-//! A folder that has enough names takes no more. Further ones lie in its *buckets*, the folders `+v` for names that go on
-//! with `v`, which have buckets in their turn: `tag/team/app!/+v/1=` is the same key. Names of files and of folders are
-//! put into buckets alike. `tree.rs` says who looks where.
+//! A folder that has enough names takes no more. Further names lie in *buckets* of the folder. The
+//! bucket `+v` holds the names that continue with `v`, and may have buckets of its own:
+//! `tag/team/app!/+v/1=` is the same key. Names of files and of folders are put into buckets alike.
+//! `tree.rs` describes where a key is looked up and created.
 
 use std::path::{Path, PathBuf};
 
 use super::disk::Item;
 
 const SEPARATORS: [char; 3] = ['/', '!', ':'];
-/// What file systems take.
+/// The longest name that file systems take, in bytes.
 const NAME_BYTES_MAX: usize = 255;
 
-/// What a name in a key is followed by.
+/// The end of a name in a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// Nothing: it is a file.
+    /// The name ends the key: the name is a file.
     Key,
-    /// A separator: it is a folder.
+    /// A separator follows: the name is a folder.
     Separator(char),
 }
 
@@ -37,7 +39,7 @@ pub(super) fn names(prefix: &str) -> impl Iterator<Item = (&[u8], End)> {
     })
 }
 
-/// Where `folder` itself has a name; `None` where it is too long for that.
+/// The path of a name in `folder` without buckets. `None` if the name is too long for one entry.
 pub(super) fn place(folder: &Path, name: &[u8], end: End) -> Option<PathBuf> {
     let mut entry = encode(name);
     match end {
@@ -53,18 +55,18 @@ pub(super) fn bucket(folder: &Path, byte: u8) -> PathBuf {
     folder.join(format!("+{}", encode(&[byte])))
 }
 
-/// What an entry of a folder adds to the keys below it.
+/// The part of a key that an entry of a folder stands for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Part {
-    /// A key ends here.
+    /// The end of a key.
     Leaf(Vec<u8>),
-    /// Keys go on below this folder, behind this separator.
+    /// A folder below which keys continue, behind the separator.
     Folder(Vec<u8>, char),
-    /// More names, which begin with this.
+    /// A bucket of more names, which begin with this byte.
     Bucket(u8),
 }
 
-/// What an entry adds to keys; `None` for one that is not the store's own.
+/// The part of a key that an entry stands for; `None` for an entry that is not the store's own.
 pub(super) fn part_of(item: &Item) -> Option<Part> {
     let part = part_of_name(&item.name).filter(|_| item.is_text)?;
     let fits = if matches!(part, Part::Leaf(_)) { item.is_file } else { item.is_folder };
@@ -84,7 +86,8 @@ fn part_of_name(entry: &str) -> Option<Part> {
     }
 }
 
-/// Every byte that could mean something to a file system or to us is written as `%XX`; an empty name is `%`.
+/// Encodes a name for the file system. Every byte that could have a meaning to a file system or to
+/// the store is written as `%XX`; an empty name is `%`.
 fn encode(name: &[u8]) -> String {
     if name.is_empty() {
         return "%".into();
@@ -109,7 +112,7 @@ fn decode(entry: &str) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// Where a key lies while there are no buckets.
+    /// The path of a key while there are no buckets.
     fn path(key: &str) -> String {
         let (prefix, last) = split(key);
         let last = [(last.as_bytes(), End::Key)];

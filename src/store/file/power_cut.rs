@@ -1,7 +1,8 @@
-//! A disk that forgets what was not synced, to test that nothing is acknowledged before it is durable.
+//! A model of a disk that loses unsynced data, to test that every acknowledged change is durable.
 //!
-//! The model remembers the bytes of a file when the file is synced, and the names in a folder when the folder is synced. After a
-//! power cut nothing else is left: a name leads to the bytes that were synced last, or to an empty file.
+//! The model remembers the bytes of a file when the file is synced, and the names in a folder when
+//! the folder is synced. A power cut leaves only the remembered data: a name leads to the bytes
+//! that were synced last, or to an empty file.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -17,12 +18,12 @@ use super::{FileBlobStore, FileKeyValue};
 use crate::oci::Algorithm;
 use crate::store::{BlobStore as _, Body, KeyValue as _, Location, Platform as _, Stage, SystemPlatform, When};
 
-/// The disks that are watched just now, each by the folder that lies on it.
+/// The disks that tests are watching, each identified by the folder on the disk.
 static DISKS: Mutex<Vec<Arc<Disk>>> = Mutex::new(Vec::new());
 
 struct Disk {
     folder: PathBuf,
-    /// By inode. Each is held open, so that its number is not given to another one.
+    /// By inode. Each file is held open, so that its inode number is not given to another file.
     synced: Mutex<HashMap<u64, (Synced, File)>>,
     promised: Mutex<Promised>,
 }
@@ -33,7 +34,7 @@ enum Synced {
     Folder(BTreeMap<OsString, (u64, bool)>),
 }
 
-/// Told by `disk.rs` of every sync.
+/// Called by `disk.rs` after every sync.
 pub(super) fn synced(path: &Path, file: &File) {
     let disks = DISKS.lock().unwrap().clone();
     let Some(disk) = disks.iter().find(|disk| path.starts_with(&disk.folder)) else { return };
@@ -57,7 +58,7 @@ impl Disk {
         self.synced.lock().unwrap().insert(found.ino(), (what, file.try_clone().unwrap()));
     }
 
-    /// Makes a copy of what is left after a power cut at this moment.
+    /// Makes a copy of the data that a power cut at this moment would leave.
     fn restore(&self, inode: u64, to: &Path) {
         let synced = self.synced.lock().unwrap();
         let mut missing = vec![(inode, true, to.to_owned())];
@@ -77,7 +78,8 @@ impl Disk {
         }
     }
 
-    /// What was promised is kept by a store on what a power cut leaves. `deep`: staged content can be gone on with, too.
+    /// Checks that a store keeps every promise on the data that a power cut leaves. With `deep`,
+    /// staged content must also accept an append and a commit.
     fn cut_power(&self, deep: bool) {
         let copy = tempfile::tempdir().unwrap();
         self.restore(fs::metadata(&self.folder).unwrap().ino(), copy.path());
@@ -91,11 +93,11 @@ impl Disk {
     }
 }
 
-/// What a store has acknowledged.
+/// The changes that a store has acknowledged.
 #[derive(Default)]
 struct Promised {
     values: BTreeMap<String, Option<Bytes>>,
-    /// The key that is being changed: both its values are right.
+    /// The key that is being changed: both its old and its new value are right.
     changing: Option<(String, Option<Bytes>)>,
     contents: BTreeMap<String, Bytes>,
     removed: Vec<String>,
@@ -155,7 +157,7 @@ impl Watched {
         let disk = Disk { folder: root.clone(), synced: Mutex::default(), promised: Mutex::default() };
         let disk = Arc::new(disk);
         DISKS.lock().unwrap().push(disk.clone());
-        // Two names in a folder, so that buckets are made and removed all the time.
+        // The limit of two names in a folder causes buckets to be made and removed all the time.
         let keys = FileKeyValue::open_with(&root, Arc::new(SystemPlatform), 2, locks).unwrap();
         let blobs = FileBlobStore::open(&root, Arc::new(SystemPlatform)).unwrap();
         Self { disk, keys, blobs, _folder: folder }
@@ -165,7 +167,7 @@ impl Watched {
         change(&mut self.disk.promised.lock().unwrap())
     }
 
-    /// After an answer, and so after an acknowledgement.
+    /// Cuts the power after an answer, and so after an acknowledgement.
     fn answered(&self) {
         self.disk.cut_power(true);
     }
@@ -202,7 +204,7 @@ impl Watched {
         self.answered();
     }
 
-    /// Appends to a stage of which another append has just made more: the bytes before are copied.
+    /// Appends to a stage that another append has just taken, so that the earlier bytes are copied.
     fn append_to_fork(&self, bytes: &str) {
         self.fork();
         self.append(bytes);
@@ -265,7 +267,7 @@ fn what_was_acknowledged_survives_a_power_cut() {
     }
 }
 
-/// The model is strict enough to fail at all.
+/// The model must lose unsynced data, or the other tests would prove nothing.
 #[test]
 fn what_was_not_synced_does_not_survive() {
     let watched = Watched::new(true);

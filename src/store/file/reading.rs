@@ -1,5 +1,6 @@
-//! Reading content in pieces. What is held in memory for a client is the piece that it has not taken yet, so a client that
-//! takes them slowly gets small pieces. A client that keeps up gets large ones, which cost less.
+//! Reads content in pieces. For each client, memory holds the piece that the client has not taken
+//! yet. So a slow client gets small pieces, and a client that keeps up gets large pieces, which
+//! cost less.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -11,25 +12,27 @@ use futures_util::stream;
 use super::unblock;
 use crate::store::{Body, Error, Platform};
 
-/// How many bytes are read at a time for a client that may be slow.
+/// The piece size for a client that may be slow, in bytes.
 const PIECE_BYTES: usize = 32 * 1024;
-/// How many for one that keeps up.
+/// The piece size for a client that keeps up, in bytes.
 const LARGE_PIECE_BYTES: usize = 256 * 1024;
-/// How many bytes a client must have taken without a pause: more than sockets take in by themselves.
+/// How many bytes a client must take without a pause to count as keeping up: more than sockets
+/// buffer.
 const KEPT_UP_BYTES: u64 = 8 * 1024 * 1024;
-/// How long a client may take for a piece without a pause, in milliseconds.
+/// The longest time between two pieces that does not count as a pause, in milliseconds.
 const PAUSE_MS: u64 = 20;
 
-/// How a client takes what is read.
+/// How fast a client takes the pieces.
 #[derive(Debug, Default)]
 struct Pace {
     asked_ms: u64,
-    /// How many bytes it has taken since its last pause.
+    /// The bytes that the client has taken since its last pause.
     taken: u64,
 }
 
 impl Pace {
-    /// The client asks for the next piece: how large it is at most.
+    /// Notes that the client asks for the next piece. Returns the largest size of that piece, in
+    /// bytes.
     fn next_bytes(&mut self, now_ms: u64) -> usize {
         if now_ms.saturating_sub(self.asked_ms) > PAUSE_MS {
             self.taken = 0;

@@ -1,9 +1,11 @@
 //! Space that is kept for the collection, so that a full disk can be emptied.
 //!
-//! The reserve is a few files that hold blocks and inodes. Writers see to it that the reserve is whole before they write, so
-//! they stop with [`Error::Full`](crate::store::Error::Full) while there is still room. The collector, whose facts need
-//! some space before anything can be removed, gives the reserve up when the disk is full. Uploads are then refused until enough
-//! was removed to fill the reserve again. WASI cannot ask how much space is left; this works on every host.
+//! The reserve is a few files that hold blocks and inodes. A writer makes sure that the reserve is
+//! whole before each write, so writes stop with [`Error::Full`](crate::store::Error::Full) while
+//! some space is left. The collector needs some space for its own facts before it can remove
+//! anything, so the collector gives the reserve up when the disk is full. Uploads are then refused
+//! until enough was removed to fill the reserve again. WASI cannot ask how much space is left; the
+//! reserve works on every host.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -12,11 +14,12 @@ use super::disk;
 
 /// The folder's name in the data folder.
 pub(super) const FOLDER: &str = "reserve";
-/// How many files, and so inodes, are kept.
+/// How many files, and so inodes, the reserve keeps.
 pub(super) const FILES: usize = 64;
-/// How large each is: together 4 MiB.
+/// The size of each file, in bytes: 4 MiB for all files together.
 const FILE_BYTES: usize = 64 * 1024;
-/// How often a write is tried again after the reserve was given up: others may fill it meanwhile.
+/// How often a write is tried again after the reserve was given up. Other writers may fill the
+/// reserve again meanwhile.
 const TRIES_MAX: usize = 3;
 
 /// The reserve of a data folder.
@@ -32,12 +35,13 @@ impl Reserve {
         Self { folder: folder.join(FOLDER), for_upkeep: false }
     }
 
-    /// The same for a writer that may use the reserve.
+    /// The same reserve, for a writer that may use it up.
     pub(super) fn for_upkeep(&self) -> Self {
         Self { for_upkeep: true, ..self.clone() }
     }
 
-    /// Writes while the reserve is whole, or, for the upkeep, with what the reserve gives.
+    /// Runs `write` once the reserve is whole. For upkeep, gives the reserve up if the disk is
+    /// full, and runs `write` again.
     pub(super) fn write<T, E: From<io::Error>>(
         &self,
         mut write: impl FnMut() -> Result<T, E>,
@@ -56,14 +60,15 @@ impl Reserve {
         write()
     }
 
-    /// Makes the reserve whole. Files are made in order, so the last one stands for all.
+    /// Makes the reserve whole. The files are made in order, so a whole last file proves that all
+    /// files are whole.
     pub(super) fn fill(&self) -> io::Result<()> {
         if self.is_whole(FILES - 1)? {
             return Ok(());
         }
         for number in 0..FILES {
             if !self.is_whole(number)? {
-                // Not durable: a reserve that a crash has cut is filled again.
+                // The file is not synced: a reserve that a crash has damaged is filled again.
                 disk::write(&self.file(number), &[&noise(number)])?;
             }
         }
@@ -74,7 +79,7 @@ impl Reserve {
         Ok(disk::metadata(&self.file(number))?.is_some_and(|file| file.len() == FILE_BYTES as u64))
     }
 
-    /// The last one first: a reserve that is not whole must not look so.
+    /// Removes the reserve, last file first: a partial reserve must not look whole.
     fn give_up(&self) -> io::Result<()> {
         log::warn!("the disk is full: the collection uses the space in reserve, and uploads are refused meanwhile");
         for number in (0..FILES).rev() {
@@ -88,12 +93,12 @@ impl Reserve {
     }
 }
 
-/// Whether there was no space for a file.
+/// Whether a file operation failed because no space or quota was left.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
-/// Bytes that no file system can keep in less space.
+/// Bytes that no file system can compress.
 fn noise(seed: usize) -> Vec<u8> {
     let mut state = seed as u64 + 1;
     let mut bytes = Vec::with_capacity(FILE_BYTES);

@@ -1,8 +1,9 @@
-//! A walk through the folders of a store that removes what killed writers left behind and finds what is not the
-//! store's own.
+//! Walks through the folders of a store, removes leftovers of killed writers, and reports entries
+//! that are not the store's own.
 //!
-//! Files in `tmp` are removed when they are old: a live writer's is at most seconds old. Folders of keys and of content are
-//! removed when they are empty; a writer that needs the folder makes it again. Foreign entries are told and left alone.
+//! Old files in `tmp` are removed: the file of a live writer is at most seconds old. Folders of
+//! keys and of content are removed when they are empty; a writer that needs the folder makes it
+//! again. Foreign entries are reported and left alone.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,12 +27,13 @@ pub(super) enum Part {
     Tmp,
 }
 
-/// What an entry is.
+/// The kinds of entries in a data folder.
 enum Kind {
-    /// A folder of the store's own, which is to be looked into, and removed when it is empty.
+    /// A folder of the store's own. The walk looks into the folder, and removes the folder if it is
+    /// empty.
     Folder,
     Own,
-    /// What a killed writer left behind.
+    /// A leftover of a killed writer.
     Left,
     Foreign,
 }
@@ -48,7 +50,7 @@ impl Part {
         }
     }
 
-    /// What an entry of `folder` is, which lies `depth` folders below the part's own.
+    /// The kind of an entry of `folder`, which lies `depth` folders below the part's own folder.
     fn kind(self, folder: &Path, depth: usize, item: &Item, request: &TidyRequest) -> Kind {
         let own = match self {
             _ if !item.is_text => false,
@@ -78,7 +80,8 @@ impl Part {
     }
 }
 
-/// A file dated in the future is old as well, if it is far enough: the clock was set back.
+/// Whether a file is old enough to be removed. A date far enough in the future counts as old too,
+/// because then the clock was set back.
 fn is_old(file: &Path, request: &TidyRequest) -> bool {
     let Ok(Some(found)) = disk::metadata(file) else { return false };
     let Ok(modified) = found.modified() else { return false };
@@ -86,7 +89,8 @@ fn is_old(file: &Path, request: &TidyRequest) -> bool {
     modified_ms.abs_diff(request.now_ms) > request.grace_ms.max(TMP_AGE_MS_MIN)
 }
 
-/// Goes on behind `request.after` for at most `request.limit` entries, in the order of their paths. `parts` are in order too.
+/// Continues behind `request.after` for at most `request.limit` entries, in the order of their
+/// paths. `parts` must be in the order of their folders.
 pub(super) fn tidy(folder: &Path, parts: &[Part], request: &TidyRequest) -> io::Result<Tidied> {
     let after = request.after.as_deref().unwrap_or_default();
     let after: Vec<&str> = after.split('/').filter(|name| !name.is_empty()).collect();
@@ -112,7 +116,8 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Looks at what of a folder lies behind `after`. `false`: there are more entries than the request allows.
+    /// Looks at the entries of a folder behind `after`. Returns `false` when more entries remain
+    /// than the request allows.
     fn folder(&mut self, part: Part, folder: &Path, depth: usize, after: Option<&[&str]>) -> io::Result<bool> {
         let (first, rest) = match after.and_then(|after| after.split_first()) {
             Some((first, rest)) => (Some(*first), rest),
@@ -136,7 +141,8 @@ impl Walk<'_> {
                         return Ok(false);
                     }
                     if disk::entries(&path)?.next().is_none() {
-                        // Refused when another writer has put something into the folder meanwhile.
+                        // The removal fails if another writer has put an entry into the folder
+                        // meanwhile.
                         self.remove(|| disk::remove_folder(&path).or(Ok(())))?;
                     }
                 }
@@ -152,7 +158,7 @@ impl Walk<'_> {
         if self.request.dry_run { Ok(()) } else { remove() }
     }
 
-    /// A path as the report has it: from the data folder on.
+    /// A path as the report shows it: relative to the data folder.
     fn told(&self, path: &Path) -> String {
         let path: PathBuf = path.strip_prefix(self.root).unwrap_or(path).to_owned();
         path.to_string_lossy().into_owned()

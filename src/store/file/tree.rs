@@ -1,10 +1,11 @@
 //! The folders of keys.
 //!
-//! Every path that spells a key (`path.rs`) is a place for it, and names are never moved. Who looks for a key looks at all
-//! places that there are, those with fewer buckets first; the first file counts. So whatever a writer thought of how full a
-//! folder is, what it wrote is found. Who creates a name takes the first folder that has room and no bucket for it yet: a
-//! bucket that is there says that there was no room before. Nothing but this keeps folders small, so nothing has to be
-//! kept true when others create and remove folders at the same time.
+//! Every path that spells a key (`path.rs`) is a possible place of the key, and names are never
+//! moved. A lookup checks all existing places, those with fewer buckets first, and the first file
+//! counts. So a value is found whatever its writer believed about how full a folder was. A creator
+//! of a name takes the first folder that has room and no bucket for the name yet: an existing
+//! bucket shows that the folder had no room before. Only the creators' choice keeps folders small,
+//! so no invariant has to hold when other processes create and remove folders at the same time.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,8 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::disk;
 use super::path::{self, End, Part};
 
-/// How many names a folder has, not counting its buckets, before it gets buckets. Some more when several are created at the
-/// same time. A page of a list reads at most about so many entries for each byte that its names begin with alike.
+/// How many names a folder has, not counting its buckets, before it gets buckets. Concurrent
+/// creators may add a few more. For each byte that the names of a folder begin with alike, a page
+/// of a list reads at most about `FOLDER_NAMES_MAX` entries.
 pub(super) const FOLDER_NAMES_MAX: usize = 32;
 
 /// The folders of keys.
@@ -26,7 +28,7 @@ pub(super) struct Tree {
     entries_read: Arc<AtomicU64>,
 }
 
-/// A folder, or a bucket in it, and what of a name is left there.
+/// A folder, or a bucket in it, and the rest of a name to be looked up there.
 struct Level<'a> {
     folder: PathBuf,
     rest: &'a [u8],
@@ -53,7 +55,8 @@ impl Tree {
         self.entries_read.load(Ordering::Relaxed)
     }
 
-    /// A folder that is gone says nothing about what was in it.
+    /// Fails if the root folder is gone. A missing root folder says nothing about the keys that
+    /// were in it.
     pub(super) fn must_be_there(&self) -> io::Result<()> {
         if disk::metadata(&self.root)?.is_some_and(|root| root.is_dir()) {
             return Ok(());
@@ -61,20 +64,23 @@ impl Tree {
         Err(io::Error::other(format!("ENOENT: the folder {} is gone", self.root.display())))
     }
 
-    /// The place of a key that comes before all others: nearly always the only one.
+    /// The place of a key without buckets, which a lookup checks first: nearly always the only
+    /// place. `None` if a name in the key is too long.
     pub(super) fn first_place(&self, key: &str) -> Option<PathBuf> {
         let (prefix, last) = path::split(key);
         let mut names = path::names(prefix).chain([(last.as_bytes(), End::Key)]);
         names.try_fold(self.root.clone(), |folder, (name, end)| path::place(&folder, name, end))
     }
 
-    /// The files there are of a key. There are two when two created it at the same time and found folders differently full.
+    /// The existing files of a key. A key has two files when two writers created it at the same
+    /// time and found folders differently full.
     pub(super) fn files(&self, key: &str) -> io::Result<Vec<PathBuf>> {
         let (prefix, last) = path::split(key);
         places(self.folders(prefix)?, last.as_bytes(), End::Key)
     }
 
-    /// The folders there are of keys that begin with `prefix`, which is empty or ends in a separator.
+    /// The existing folders of keys that begin with `prefix`, which is empty or ends in a
+    /// separator.
     pub(super) fn folders(&self, prefix: &str) -> io::Result<Vec<PathBuf>> {
         path::names(prefix).try_fold(vec![self.root.clone()], |folders, (name, end)| places(folders, name, end))
     }
@@ -97,7 +103,7 @@ impl Tree {
         }
         let mut level = levels.swap_remove(levels.len() - 1);
         while let Some(bucket) = level.bucket() {
-            // Something that is not the store's own may lie in the place.
+            // An entry that is not the store's own may occupy the place.
             if let Some(place) = level.place(end)
                 && disk::metadata(&place)?.is_none()
                 && self.has_room(&level.folder)?
@@ -112,7 +118,8 @@ impl Tree {
     fn has_room(&self, folder: &Path) -> io::Result<bool> {
         let mut names = 0;
         for item in disk::entries(folder)? {
-            // Where the reading breaks off the folder is counted for emptier than it is, which does no harm.
+            // If the reading breaks off, the folder counts as emptier than it is, which does no
+            // harm.
             let Some(item) = item? else { break };
             self.entries_read.fetch_add(1, Ordering::Relaxed);
             names += usize::from(matches!(path::part_of(&item), Some(Part::Leaf(_) | Part::Folder(..))));
@@ -123,15 +130,16 @@ impl Tree {
         Ok(true)
     }
 
-    /// What a folder adds to keys; nothing where there is no such folder. Entries that are not the store's own are left out.
+    /// The parts of keys in a folder. A missing folder has no parts. Entries that are not the
+    /// store's own are left out.
     pub(super) fn read(&self, folder: &Path) -> io::Result<Vec<Part>> {
         let items = disk::list(folder)?;
         self.entries_read.fetch_add(items.len() as u64, Ordering::Relaxed);
         Ok(items.iter().filter_map(path::part_of).collect())
     }
 
-    /// Removes a file's folders for as far up as they are empty. One that is in use refuses, and who is about to create
-    /// something in one that is gone makes it again.
+    /// Removes the empty folders above a file. A folder in use cannot be removed, and a writer that
+    /// needs a removed folder makes it again.
     pub(super) fn prune(&self, file: &Path) {
         for folder in file.ancestors().skip(1).take_while(|folder| **folder != *self.root) {
             if disk::remove_folder(folder).is_err() {
@@ -141,7 +149,7 @@ impl Tree {
     }
 }
 
-/// Where `folders` and their buckets have this name.
+/// The existing places of a name in `folders` and their buckets.
 fn places(folders: Vec<PathBuf>, name: &[u8], end: End) -> io::Result<Vec<PathBuf>> {
     let mut places = Vec::new();
     for folder in folders {
@@ -154,7 +162,7 @@ fn places(folders: Vec<PathBuf>, name: &[u8], end: End) -> io::Result<Vec<PathBu
     Ok(places)
 }
 
-/// `folder` and, as far as there are any, its buckets for this name.
+/// `folder` and its existing buckets for a name.
 fn levels(folder: PathBuf, name: &[u8]) -> io::Result<Vec<Level<'_>>> {
     let mut level = Level { folder, rest: name };
     let mut levels = Vec::new();
@@ -167,7 +175,8 @@ fn levels(folder: PathBuf, name: &[u8]) -> io::Result<Vec<Level<'_>>> {
     Ok(levels)
 }
 
-/// Whether a name that ends so is there. A folder in a file's place, or a file in a folder's, is not the store's own.
+/// Whether a name with this end exists. A folder in the place of a file, or a file in the place of
+/// a folder, is not the store's own.
 fn exists(path: &Path, end: End) -> io::Result<bool> {
     let found = disk::metadata(path)?;
     Ok(found.is_some_and(|found| if end == End::Key { found.is_file() } else { found.is_dir() }))

@@ -1,7 +1,7 @@
-//! What went wrong with a file: the operation, the path, and the error's name.
+//! Errors of file operations: the operation, the path, and the error's name.
 //!
-//! A bare `I/O error (os error 29)` helps nobody. Every error of the file stores says what was tried on which path, and
-//! names the cause as the manuals do (`ENOSPC`, `EROFS`, `EMFILE`).
+//! A bare `I/O error (os error 29)` does not help an operator. Every error of the file stores names
+//! the operation and the path, and names the cause as the manuals do (`ENOSPC`, `EROFS`, `EMFILE`).
 
 use std::error;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::store::Error;
 
-/// An operation on a path that failed. Lies within an [`io::Error`] of the same kind.
+/// A failed operation on a path. An [`io::Error`] of the same kind wraps the value.
 #[derive(Debug)]
 struct Trouble {
     operation: &'static str,
@@ -18,7 +18,7 @@ struct Trouble {
     /// Whether the operation would have changed something.
     writes: bool,
     source: io::Error,
-    /// Where the host hides the cause: what was found out about it.
+    /// The probable cause, found by other calls, where the host hides the cause.
     found_out: Option<&'static str>,
 }
 
@@ -36,7 +36,7 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// Without a source: the text has the source's already.
+/// Has no source, because the text already contains the text of the source.
 impl error::Error for Trouble {}
 
 /// Adds the operation and the path to the error of an operation that reads.
@@ -64,7 +64,8 @@ impl From<io::Error> for Error {
         match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::Full(error.to_string()),
             ErrorKind::ReadOnlyFilesystem => Self::ReadOnly(error.to_string()),
-            // A host may let a component only read a folder, and a user may be allowed no more than that.
+            // A WASI host may give a component read access only, and a user may have read
+            // permission only.
             ErrorKind::PermissionDenied if is_write => Self::ReadOnly(error.to_string()),
             _ => Self::Unavailable(error.to_string()),
         }
@@ -98,7 +99,7 @@ fn name_of(error: &io::Error) -> Option<&'static str> {
     })
 }
 
-/// Numbers of errors that have no kind of their own.
+/// Numbers of errors without a kind of their own.
 #[cfg(not(target_family = "wasm"))]
 mod errno {
     pub(super) const EIO: i32 = 5;
@@ -113,14 +114,14 @@ mod errno {
     pub(super) const EMFILE: i32 = 33;
 }
 
-/// Natively every error says what it is.
+/// On native hosts every error names its cause.
 #[cfg(not(target_family = "wasm"))]
 fn hidden_cause(_path: &Path, _writes: bool, _error: &io::Error) -> Option<(ErrorKind, &'static str)> {
     None
 }
 
-/// A WASI host reports EROFS, EMFILE and EDQUOT, and the ENOSPC of a write, as EIO. Two harmless calls tell them apart: the
-/// folder is opened, and a file that is not there is removed from it.
+/// A WASI host reports EROFS, EMFILE and EDQUOT, and the ENOSPC of a write, as EIO. Two harmless
+/// calls distinguish these errors: opening the folder, and removing an absent file from the folder.
 #[cfg(target_family = "wasm")]
 fn hidden_cause(path: &Path, writes: bool, error: &io::Error) -> Option<(ErrorKind, &'static str)> {
     use std::fs::{self, File};
@@ -184,7 +185,7 @@ mod tests {
                 "{text}"
             );
         }
-        // A file that may not be read is an outage, whatever else can be done.
+        // A file without read permission is an outage, even if other operations are permitted.
         let unreadable = told(13, false);
         assert_eq!(
             unreadable,

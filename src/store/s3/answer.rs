@@ -1,4 +1,4 @@
-//! What S3 servers answer in XML, beside what rusty-s3 reads.
+//! Reads the XML of S3 servers, where rusty-s3 has no parser for it.
 
 use std::ops::Range;
 
@@ -7,17 +7,17 @@ use instant_xml::FromXml;
 use crate::store::{Error, Result};
 
 pub const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
-/// What may follow the name of a tag.
+/// The characters that may follow the name of a tag, beside `>`.
 const NAME_END: [char; 5] = [' ', '\n', '\r', '\t', '/'];
-/// How much of a refusal that is no XML is shown.
+/// The most characters that are shown of a refusal that is not XML.
 const SHOWN_CHARS_MAX: usize = 200;
 
-/// Why S3 did not do something.
+/// The reason why S3 refused a request.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Refusal {
-    /// S3's code, such as `NoSuchKey`; empty where the answer has none.
+    /// S3's error code, such as `NoSuchKey`; empty if the answer has none.
     pub code: String,
-    /// For people.
+    /// The explanation for people; if the answer is not XML, its beginning.
     pub message: String,
 }
 
@@ -40,7 +40,7 @@ impl Refusal {
     }
 }
 
-/// A page of the multipart uploads under way.
+/// A page of the list of multipart uploads that are under way.
 #[derive(Debug, FromXml)]
 #[xml(rename = "ListMultipartUploadsResult", ns(NAMESPACE))]
 pub struct Uploads {
@@ -53,7 +53,7 @@ pub struct Uploads {
     pub uploads: Vec<Upload>,
 }
 
-/// A multipart upload under way.
+/// A multipart upload that is under way.
 #[derive(Debug, FromXml)]
 #[xml(rename = "Upload", ns(NAMESPACE))]
 pub struct Upload {
@@ -69,14 +69,15 @@ impl Uploads {
     }
 }
 
-/// The first tag of an element, without its `>`.
+/// The byte range of the first tag of an element, without its `>`.
 fn root(text: &str) -> Range<usize> {
     let is_name = |&(at, _): &(usize, &str)| text[at + 1..].starts_with(|c: char| c.is_alphabetic());
     let start = text.match_indices('<').find(is_name).map_or(text.len(), |(at, _)| at);
     start..text[start..].find('>').map_or(text.len(), |length| start + length)
 }
 
-/// Whether XML comes to its end, which its parser does not look for: half a list must not be taken for all of it.
+/// Whether an XML text is complete. The parser does not check the end, and half a list must not be
+/// taken for the whole list.
 pub fn is_whole(text: &str) -> bool {
     let Range { start, end } = root(text);
     let tag = &text[start..end];
@@ -84,9 +85,10 @@ pub fn is_whole(text: &str) -> bool {
     tag.ends_with('/') && text[end..].starts_with('>') || text.trim_end().ends_with(&format!("</{name}>"))
 }
 
-/// The text with this default namespace. Servers disagree about it, and parsers are strict.
+/// Returns the text with `namespace` as its default namespace. Servers use different namespaces,
+/// and the parsers accept only one.
 pub fn in_namespace(text: &str, namespace: &str) -> String {
-    // While a server is busy it may send white space, which must not stand before the declaration.
+    // A busy server may send white space first, but XML allows none before the declaration.
     let text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
     let Range { start: root, end } = root(text);
     let tag = &text[root..end];
@@ -133,7 +135,7 @@ mod tests {
             assert_eq!(is_whole(text), expected, "{text}");
         }
         assert!(in_namespace("<List\txsi='http://x'><Key/></List>", "n").starts_with("<List xmlns=\"n\"\txsi="));
-        // Whatever it is, it is no panic.
+        // No input makes the functions panic.
         for text in ["<é xmlns=é>", "<a xmlns=", "<a xmlns='>", "<", "<a", "é<é", "<a xmlns='é'é"] {
             for end in 0..text.len() {
                 let text = String::from_utf8_lossy(&text.as_bytes()[..end]);

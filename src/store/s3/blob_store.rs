@@ -1,4 +1,4 @@
-//! Content as objects, staged by multipart uploads.
+//! The blob store in S3: content is an object, and is staged by a multipart upload.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -21,18 +21,21 @@ use super::staging::{Cut, PIECES_MAX, Piece, Staging, TAIL_BYTES_MAX};
 use crate::oci::{Digest, Hasher};
 use crate::store::{BlobStore, Body, Error, Location, Result, Stage, Stored};
 
-/// What stands between a family and a token in the name of an object; `!` is not the same on all servers.
+/// The separator between the family and the token in the name of an object. Listed names have `!`
+/// in its place; objects do not, because S3 servers treat `!` differently.
 const FAMILY_END: &str = ".";
-/// How much of an upload is lost at most when a client breaks off whose bytes are sent on as they come.
+/// The most bytes of a streamed upload that are lost when the client disconnects.
 const STREAMED_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// How many requests for pieces are under way at once.
+/// The most requests for pieces at the same time.
 const PIECES_AT_ONCE_MAX: usize = 8;
 
-/// Content in a bucket.
+/// A blob store in a bucket.
 ///
-/// Bytes are sent to S3 once, in the parts of a multipart upload, and are where they belong when the upload is completed:
-/// committing copies nothing. An append of unknown length holds up to two parts in memory, one of known length none. What is
-/// left of an append and too little for a part is parked in an object of its own until more comes.
+/// Bytes are sent to S3 once, in the parts of a multipart upload. Completing the upload makes the
+/// object, so a commit copies nothing. An append holds up to two parts in memory; an append of
+/// known length that is larger than a part is streamed and holds none, unless parts must be equal.
+/// Bytes at the end of an append that are too few for a part are parked in an object of their own
+/// until more bytes arrive.
 pub struct S3BlobStore {
     client: Arc<Client>,
     settings: Arc<S3Settings>,
@@ -45,7 +48,8 @@ impl S3BlobStore {
         Self { client, settings, cut }
     }
 
-    /// Parks the few bytes that an append ends with.
+    /// Parks the bytes at the end of an append that are too few for a part: in the stage itself, or
+    /// in an object.
     async fn park(&self, staging: &mut Staging, bytes: Vec<Bytes>) -> Result<()> {
         let length: usize = bytes.iter().map(Bytes::len).sum();
         if staging.tail.len() + length <= TAIL_BYTES_MAX {
@@ -66,7 +70,8 @@ impl S3BlobStore {
         Ok(())
     }
 
-    /// Sends everything from the parked bytes on in parts. `length` is that of it all, where it is known.
+    /// Sends the parked bytes, and the bytes of `gather` after them, in parts. `length` is the
+    /// total of all these bytes, if the total is known.
     async fn write_parts(&self, staging: &mut Staging, mut gather: Gather, length: Option<u64>) -> Result<()> {
         let mut rest = self.load_pieces(&staging.pieces).await?;
         rest.push(std::mem::take(&mut staging.tail).into());
@@ -74,7 +79,8 @@ impl S3BlobStore {
         staging.retire_pieces();
         let is_new = staging.upload.is_none();
         if is_new {
-            // Under a name of its own: another append to the same stage completes an object of its own.
+            // The upload gets a new name, so another append to the same stage completes another
+            // object.
             staging.name = self.new_name(&staging.family);
             staging.upload = Some(self.create_upload(&staging.name).await?);
         }
@@ -83,18 +89,18 @@ impl S3BlobStore {
             None => self.gather_parts(staging, gather).await,
         };
         if written.is_err() && is_new {
-            // Nobody else knows of it.
+            // No stage refers to this upload yet, so aborting it harms no other append.
             self.abort(staging).await;
         }
         written
     }
 
-    /// A name of an object of a family that nobody else has.
+    /// A new name for an object of a family; no other object has this name.
     fn new_name(&self, family: &str) -> String {
         format!("{family}{FAMILY_END}{}", self.client.platform().uuid())
     }
 
-    /// Parts of known length go out as they come.
+    /// Streams `length` bytes to S3 in parts of known length as the bytes arrive.
     async fn stream_parts(&self, staging: &mut Staging, gather: Gather, length: u64) -> Result<()> {
         let shared = gather.into_stream();
         let mut left = length;
@@ -107,7 +113,7 @@ impl S3BlobStore {
         shared.finish().await
     }
 
-    /// Parts are gathered in memory, the next one while one goes out.
+    /// Gathers parts in memory; the next part is gathered while a part is sent.
     async fn gather_parts(&self, staging: &mut Staging, mut gather: Gather) -> Result<()> {
         let mut part: Option<Vec<Bytes>> = None;
         loop {
@@ -120,7 +126,8 @@ impl S3BlobStore {
                     None => None,
                 }
             };
-            // Both to their end: a request that is dropped half sent would break its connection.
+            // Wait for both, even after an error: dropping a request that is half sent would break
+            // its connection.
             let (uploaded, filled) = join(upload, gather.fill(enough)).await;
             filled?;
             staging.parts.extend(uploaded.transpose()?);
@@ -137,7 +144,7 @@ impl S3BlobStore {
         self.client.create_upload(&object(name)).await
     }
 
-    /// Sends the part after those that the stage has; gives its ETag.
+    /// Sends the next part of the stage and returns its ETag.
     async fn upload_part(&self, staging: &Staging, payload: Payload) -> Result<String> {
         let object = object(&staging.name);
         self.client.upload_part(&object, upload_id(staging), staging.parts.len() + 1, payload).await
@@ -152,7 +159,8 @@ impl S3BlobStore {
         }
     }
 
-    /// Reads an object to find out whose it is, where ETags do not tell.
+    /// Reads an object and compares its digest, where ETags do not show which upload made the
+    /// object.
     async fn is_of_content(&self, object: &str, digest: &Digest) -> Result<bool> {
         log::info!("S3: {object}: its ETag is not made of those of its parts, so it is read");
         let mut hasher = Hasher::new(digest.algorithm());
@@ -172,14 +180,15 @@ impl S3BlobStore {
         Ok(())
     }
 
-    /// The bytes of parked pieces, in order.
+    /// Reads the bytes of parked pieces, in order.
     async fn load_pieces(&self, pieces: &[Piece]) -> Result<Vec<Bytes>> {
         let reads = pieces.iter().cloned().map(|piece| load_piece(self.client.clone(), piece));
         let loaded: Vec<Result<Bytes>> = stream::iter(reads).buffered(PIECES_AT_ONCE_MAX).collect().await;
         loaded.into_iter().collect()
     }
 
-    /// Best effort, as is removing what is stale: the collector finds what is left.
+    /// Aborts the multipart upload of a stage. A failure is only logged: the collector finds
+    /// uploads and objects that are left over.
     async fn abort(&self, staging: &Staging) {
         if let Some(upload_id) = &staging.upload {
             let result = self.client.abort_upload(&object(&staging.name), upload_id).await;
@@ -198,7 +207,8 @@ impl S3BlobStore {
 #[async_trait]
 impl BlobStore for S3BlobStore {
     async fn stage(&self) -> Result<Stage> {
-        // No object yet; but whoever knows the stage knows what its objects will be called.
+        // The stage has no object yet, but its family already determines how the names of its
+        // objects begin.
         Staging { family: self.client.platform().uuid(), ..Staging::default() }.seal()
     }
 
@@ -208,7 +218,8 @@ impl BlobStore for S3BlobStore {
         let (rest, length) = (staging.rest_bytes(), body.length());
         let length = length.map(|length| rest + length);
         let mut gather = Gather::new(body);
-        // What is first and fits into one request goes out as an object that needs no completing.
+        // The first bytes of a stage, if they fit into one request, become an object without a
+        // multipart upload.
         let parked_max = match staging.upload.is_none() && staging.pieces.is_empty() {
             true => self.cut.single_bytes_max()?,
             false => self.cut.least_part_bytes(),
@@ -227,7 +238,8 @@ impl BlobStore for S3BlobStore {
     }
 
     fn kept_append_bytes(&self) -> Option<u64> {
-        // S3 takes no part of a part. Parts that are gathered in memory first are kept.
+        // S3 keeps nothing of a streamed part that breaks off. Parts that are gathered in memory
+        // first are kept.
         self.cut.streams(STREAMED_BYTES_MAX).then_some(STREAMED_BYTES_MAX)
     }
 
@@ -241,7 +253,7 @@ impl BlobStore for S3BlobStore {
         rest.push(std::mem::take(&mut staging.tail).into());
         stale.extend(staging.pieces.drain(..).map(|piece| piece.object));
         if staging.upload.is_none() {
-            // Under a name of its own, which no other fork writes to.
+            // The object gets a new name, which no other fork of the stage writes to.
             let name = self.new_name(&staging.family);
             self.put(&name, rest).await?;
             return Ok(Location(name));
@@ -255,14 +267,15 @@ impl BlobStore for S3BlobStore {
         Ok(Location(staging.name))
     }
 
-    /// Aborts the multipart upload, which cannot have been committed then. Objects stay for the collector: one of them may be what
-    /// a commit of the same stage in another process has made its location.
+    /// Aborts the multipart upload, which then can no longer be committed. Objects are left to the
+    /// collector, because a commit of the same stage in another process may have made one of them
+    /// its location.
     async fn discard(&self, stage: &Stage) -> Result<()> {
         self.abort(&Staging::open(stage)?).await;
         Ok(())
     }
 
-    /// Aborts the multipart upload, where the append has begun it.
+    /// Aborts the multipart upload if the abandoned append has begun the upload.
     async fn abandon(&self, stage: &Stage, before: Option<&Stage>) -> Result<()> {
         let staging = Staging::open(stage)?;
         let before = before.map(Staging::open).transpose()?;
@@ -339,7 +352,7 @@ async fn remove_parked(client: Arc<Client>, name: String) {
     }
 }
 
-/// Removes an object; one that is not there is no error.
+/// Removes an object. A missing object is no error.
 pub(super) async fn delete_object(client: &Client, object: &str) -> Result<()> {
     let answer = client.expect(Call::new(Method::Delete, object), &[StatusCode::NOT_FOUND]).await?;
     match answer.status.is_success() || answer.code() == "NoSuchKey" {
@@ -348,13 +361,14 @@ pub(super) async fn delete_object(client: &Client, object: &str) -> Result<()> {
     }
 }
 
-/// Part of the list of everything.
+/// A page of the list of all objects and uploads.
 struct Page {
     found: Vec<Stored>,
     more: bool,
 }
 
-/// Puts a page of objects and all uploads together, object by object to name by name, as far as the page goes.
+/// Merges a page of objects with all uploads into one list ordered by name, up to the end of the
+/// page.
 fn merge(objects: ListPage, uploads: Vec<Upload>) -> Page {
     let mut found: BTreeMap<String, Option<u64>> = BTreeMap::new();
     for (object, size) in &objects.objects {
@@ -364,7 +378,7 @@ fn merge(objects: ListPage, uploads: Vec<Upload>) -> Page {
         found.entry(name_of(&upload.key)).or_insert(None);
     }
     if let Some((end, _)) = objects.objects.last().filter(|_| objects.more) {
-        // What is behind the end of the page comes with the next one.
+        // Names after the end of the page are listed with the next page.
         let end = name_of(end);
         found.retain(|name, _| *name <= end);
     }

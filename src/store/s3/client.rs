@@ -1,4 +1,5 @@
-//! Requests to an S3 server: signed, tried again where that is safe, timed and counted.
+//! Sends requests to an S3 server: signs them, repeats them where that is safe, measures their time
+//! and counts them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,23 +18,27 @@ use super::answer;
 use super::gather::Part;
 use crate::store::{Body, Error, Platform, Result};
 
-/// How often a request is sent at most.
+/// How many times a request is sent at most.
 const ATTEMPTS_MAX: u32 = 5;
-/// How long the first pause between two attempts is at most; it doubles from one to the next.
+/// The longest pause between the first two attempts; the limit doubles with every attempt.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
-/// The longest pause that a server can ask for: somebody waits for us, too.
+/// The longest pause that a server can ask for. A client of the registry waits meanwhile, so the
+/// pause is short.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
-/// How long a request may take before its answer begins, and then for the answer, beside the time that each body is given.
+/// The timeout of a request: for the time until the answer begins, and again for reading the
+/// answer. Each body adds time according to its length.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
-/// The speed, in bytes a second, at which bodies are likely to go at least.
+/// The lowest expected speed of bodies, in bytes per second. The timeout of a request grows by the
+/// time that its body takes at this speed.
 const BODY_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
-/// How long a signature of a request of ours is valid.
+/// How long the signature of a request by this client is valid.
 const SIGNATURE_LIFETIME: Duration = Duration::from_secs(15 * 60);
-/// The most bytes of an answer that is held in memory: a value, or a page of a list.
+/// The largest answer that is held in memory, in bytes: a value, or a page of a list.
 const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// How many bytes of a refusal are read: more say no more.
+/// The most bytes that are read of a refusal. S3's refusals are far shorter.
 const REFUSAL_BYTES_MAX: usize = 64 * 1024;
-/// The codes of refusals that pass, whatever status they come with.
+/// Error codes of temporary failures, for statuses that alone do not show whether the failure is
+/// temporary.
 const PASSING_CODES: [&str; 6] = [
     "ConditionalRequestConflict",
     "InternalError",
@@ -42,21 +47,22 @@ const PASSING_CODES: [&str; 6] = [
     "ServiceUnavailable",
     "SlowDown",
 ];
-/// From how far a clock may be the cause of a refusal.
+/// The clock difference, in milliseconds, above which the clock may be the cause of a refusal.
 const CLOCK_SKEW_MAX_MS: u64 = 5 * 60 * 1000;
 
-/// What is sent with a request.
+/// The body of a request.
 pub(super) enum Payload {
-    /// Bytes that can be sent again.
+    /// Bytes in memory, which can be sent again.
     Bytes(Vec<Bytes>),
-    /// A stream of known length, which can be sent again as long as no more of it was taken than was held in memory anyway.
+    /// A stream of known length. The stream can be sent again as long as only bytes were taken that
+    /// were in memory anyway.
     Stream(Part),
 }
 
 /// A request to the bucket.
 pub(super) struct Call<'a> {
     method: Method,
-    /// The object's name behind the prefix; empty for the bucket itself.
+    /// The object's name without the prefix; empty for the bucket itself.
     object: &'a str,
     query: Map<'a>,
     headers: Map<'a>,
@@ -70,13 +76,13 @@ impl<'a> Call<'a> {
         Self { method, object, query: Map::new(), headers: Map::new(), payload, timeout: TIMEOUT }
     }
 
-    /// A parameter, whose name must be of letters, digits and `-`.
+    /// Adds a query parameter. The name must consist of letters, digits and `-`.
     pub(super) fn query(mut self, name: &'a str, value: impl Into<std::borrow::Cow<'a, str>>) -> Self {
         self.query.insert(name, value);
         self
     }
 
-    /// A header, in lower case; it is signed.
+    /// Adds a header, which is signed. The name must be in lower case.
     pub(super) fn header(mut self, name: &'a str, value: impl Into<std::borrow::Cow<'a, str>>) -> Self {
         self.headers.insert(name, value);
         self
@@ -87,7 +93,7 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// How long the server may take, beside the time for bodies.
+    /// Sets the timeout; the time for bodies comes on top.
     pub(super) fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -100,13 +106,13 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// How long an attempt is likely to take at most.
+    /// The longest time that one attempt is likely to take.
     fn span(&self) -> Duration {
         self.timeout + Duration::from_secs(self.payload_bytes() / BODY_BYTES_PER_SECOND_MIN)
     }
 }
 
-/// The attempts at one request: how many there were, and until when there may be more.
+/// The attempts at one request: how many were made, and until when another one may begin.
 pub(super) struct Attempts {
     pub(super) made: u32,
     until_ms: u64,
@@ -117,17 +123,21 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-    /// How often the request was sent: a refusal of a later attempt may come from what an earlier one did.
+    /// How often the request was sent. A refusal of a later attempt may be caused by the effect of
+    /// an earlier attempt.
     pub(super) attempts: u32,
 }
 
 impl Answer {
-    /// S3's own code of a refusal, such as `NoSuchKey`; empty where there is none.
+    /// S3's error code, such as `NoSuchKey`; empty if the answer has none.
     pub(super) fn code(&self) -> String {
         answer::Refusal::parse(&self.body).code
     }
 
-    /// XML as the parsers of rusty-s3 want it.
+    /// The body as XML in the namespace that the parsers of rusty-s3 expect.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the body is not UTF-8 or the XML is cut off.
     pub(super) fn xml(&self) -> Result<String> {
         let text = std::str::from_utf8(&self.body);
         let text = text.map_err(|_| Error::Unavailable("S3 answered with what is no text".into()))?;
@@ -141,26 +151,30 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The entity tag. Proxies may call it weak, which S3 itself never does.
+    /// The entity tag without `W/`: proxies may mark an entity tag as weak, but S3's own entity
+    /// tags are strong.
     pub(super) fn etag(&self) -> Option<&str> {
         let etag = self.header(ETAG.as_str())?;
         Some(etag.strip_prefix("W/").unwrap_or(etag))
     }
 
-    /// A server that says it cannot just now.
+    /// Whether the answer reports a temporary failure, so that the request is worth another
+    /// attempt.
     pub(super) fn is_passing(&self, method: Method) -> bool {
         let is_passing_code = || PASSING_CODES.contains(&self.code().as_str());
         match self.status {
             StatusCode::NOT_IMPLEMENTED => false,
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => true,
             StatusCode::BAD_REQUEST | StatusCode::CONFLICT => is_passing_code(),
-            // S3 may say 200 before it knows, and then tell an error in the body.
+            // S3 may send status 200 before the operation is finished, and then report an error in
+            // the body.
             StatusCode::OK => matches!(method, Method::Post) && is_passing_code(),
             status => status.is_server_error(),
         }
     }
 
-    /// How long the server wants to be left alone.
+    /// How long the server asks the client to wait (`Retry-After` in seconds), at most
+    /// [`RETRY_AFTER_MAX`].
     pub(super) fn retry_after(&self) -> Duration {
         let seconds = self.header(RETRY_AFTER.as_str()).and_then(|text| text.parse().ok());
         Duration::from_secs(seconds.unwrap_or(0)).min(RETRY_AFTER_MAX)
@@ -170,7 +184,7 @@ impl Answer {
 /// A client of one bucket.
 pub(super) struct Client {
     bucket: Bucket,
-    /// The bucket by the address that clients know.
+    /// The bucket at the address that the registry's clients use.
     public_bucket: Bucket,
     credentials: Credentials,
     prefix: String,
@@ -209,27 +223,30 @@ impl Client {
         &self.bucket
     }
 
-    /// A name behind the prefix as the bucket has it.
+    /// Adds the prefix: the object's full name in the bucket.
     pub(super) fn full_name(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
 
-    /// The name behind the prefix of what the bucket has.
+    /// Removes the prefix from an object's full name; `None` if the name does not begin with the
+    /// prefix.
     pub(super) fn own_name<'a>(&self, full_name: &'a str) -> Option<&'a str> {
         full_name.strip_prefix(self.prefix.as_str())
     }
 
-    /// A URL by which whoever has it may read the object for `lifetime`, with any Range.
+    /// A presigned URL: every holder of the URL may read the object for `lifetime`, with any Range.
     pub(super) fn presign(&self, object: &str, lifetime: Duration) -> Result<String> {
         let call = Call::new(Method::Get, object);
         Ok(self.sign(&self.public_bucket, &call, lifetime)?.into())
     }
 
-    /// Sends a request and reads the answer; a failing server or a broken connection is tried again. What can be done once
-    /// only is told by [`Answer::attempts`], and the caller finds out what became of it.
+    /// Sends a request and reads the answer. After a temporary failure or a broken connection the
+    /// request is sent again. If an operation is not idempotent, the caller must check
+    /// [`Answer::attempts`] and find out which attempt took effect.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when no attempt was answered, or the last with 500 and above. Every other status is an answer.
+    /// [`Error::Unavailable`] when the last attempt got no answer or a temporary failure, such as a
+    /// status of 500 and above except 501. Every other status is returned as an answer.
     pub(super) async fn send(&self, call: Call<'_>) -> Result<Answer> {
         let mut attempts = self.attempts(call.span());
         loop {
@@ -254,13 +271,14 @@ impl Client {
         }
     }
 
-    /// Attempts at a request that may take `span` each.
+    /// Begins to count the attempts at a request. `span` is the longest time of an attempt.
     pub(super) fn attempts(&self, span: Duration) -> Attempts {
-        // Time for two of them that are not answered at all.
+        // Enough time for two attempts that get no answer at all.
         Attempts { made: 0, until_ms: self.platform.now_ms() + 2 * span.as_millis() as u64 }
     }
 
-    /// Sends a request and expects success, or what `allowed` lists.
+    /// Sends a request and returns an answer with a status of success or one of `allowed`; any
+    /// other status is an error.
     pub(super) async fn expect(&self, call: Call<'_>, allowed: &[StatusCode]) -> Result<Answer> {
         let name = call_name(&call);
         let answer = self.send(call).await?;
@@ -281,7 +299,8 @@ impl Client {
             Payload::Stream(part) => part.body(),
         };
         let length = call.payload_bytes();
-        // A host sends a body whose length nobody states in chunks, also one without bytes, and S3 takes no chunks.
+        // A host sends a body without Content-Length in chunks, even if the body is empty, and S3
+        // accepts no chunks.
         if !matches!(call.method, Method::Get | Method::Head) {
             request = request.header(CONTENT_LENGTH, length);
         }
@@ -295,7 +314,7 @@ impl Client {
         result.map_err(|error| self.no_answer(&call_name(call), error))
     }
 
-    /// Says what was not answered, and by whom.
+    /// Adds to an error the name of the request and the server that did not answer.
     pub(super) fn no_answer(&self, name: &str, error: Error) -> Error {
         match error {
             Error::Unavailable(why) => {
@@ -328,7 +347,7 @@ impl Client {
         ))
     }
 
-    /// Reads an answer, of a refusal no more than its beginning.
+    /// Reads the body of an answer. Only the beginning of a refusal is read.
     pub(super) async fn collect(&self, call: &Call<'_>, response: Response<Body>, attempts: u32) -> Result<Answer> {
         let (name, (head, mut body)) = (call_name(call), response.into_parts());
         let (begin_ms, mut all) = (self.platform.now_ms(), Vec::new());
@@ -345,7 +364,7 @@ impl Client {
             }
         }
         let answer = Answer { status: head.status, headers: head.headers, body: all.into(), attempts };
-        // Not every host tells an answer that breaks off from one that ends.
+        // Not every host notices an answer that is cut off, so the length is compared here.
         let declared = answer.header(CONTENT_LENGTH.as_str()).filter(|_| call.method != Method::Head);
         match declared.is_some_and(|declared| declared != answer.body.len().to_string()) {
             true => {
@@ -356,11 +375,12 @@ impl Client {
         }
     }
 
-    /// Waits before the next attempt: a random part of a span that doubles, so that those who failed together do not come
-    /// back together; at least as long as the server has asked for.
+    /// Waits before the next attempt, for a random part of a span that doubles with every attempt,
+    /// so that clients that failed at the same time do not return at the same time. The pause lasts
+    /// at least `at_least`, which is the time that the server asked for.
     ///
     /// # Errors
-    /// `why` the last attempt failed, when there may be no other.
+    /// `why` (the error of the last attempt) when no other attempt is allowed.
     pub(super) async fn pause(&self, attempts: &Attempts, why: Error, at_least: Duration) -> Result<()> {
         let is_late = self.platform.now_ms() >= attempts.until_ms;
         if attempts.made >= ATTEMPTS_MAX || is_late || matches!(why, Error::Unsupported(_)) {
@@ -375,7 +395,7 @@ impl Client {
         Ok(())
     }
 
-    /// What S3 refused, why, and what is likely to help.
+    /// The error for a refused request: the request, S3's reason, and a hint at a likely fix.
     pub(super) fn refusal(&self, name: &str, answer: &Answer) -> Error {
         let refusal = answer::Refusal::parse(&answer.body);
         let skew = if answer.status.is_client_error() { self.clock_skew(answer) } else { None };
@@ -385,7 +405,8 @@ impl Client {
         Error::Unavailable(format!("S3: {name}: {}{code}: {message}{hint}", answer.status.as_u16()))
     }
 
-    /// A clock that is off makes signatures look expired or not yet valid; servers call that by many names.
+    /// A hint if the clocks differ. A wrong clock makes signatures look expired or not yet valid,
+    /// and servers report that with many different codes.
     fn clock_skew(&self, answer: &Answer) -> Option<String> {
         let theirs = rfc2822::parse(answer.header(DATE.as_str())?).ok()?.timestamp().as_millisecond();
         let skew_ms = self.platform.now_ms().abs_diff(u64::try_from(theirs).ok()?);
@@ -401,7 +422,7 @@ pub(super) fn call_name(call: &Call<'_>) -> String {
     format!("{} {}{kind}", call.method.to_str(), if call.object.is_empty() { "(bucket)" } else { call.object })
 }
 
-/// What is likely to help against a refusal.
+/// A hint at the setting that is likely to cause a refusal.
 fn hint(code: &str) -> &'static str {
     match code {
         "NoSuchBucket" | "InvalidBucketName" => "; see the setting s3_bucket",

@@ -1,4 +1,4 @@
-//! Reading objects, in ranges and in spite of connections that break.
+//! Reads ranges of objects, and continues after broken connections.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,26 +13,27 @@ use rusty_s3::Method;
 use super::client::{Call, Client, TIMEOUT, call_name};
 use crate::store::{Body, Error, Result};
 
-/// An object on its way.
+/// An object that is being downloaded.
 struct Download {
     body: Body,
-    /// How many bytes come before those that are wanted.
+    /// How many bytes of `body` precede the wanted bytes.
     skip: u64,
 }
 
-/// How an answer to a range begins.
+/// The kind of an answer to a request for a range.
 enum Beginning {
-    /// With the range, behind so many other bytes.
+    /// The range, after this many other bytes.
     Behind(u64),
-    /// With another one.
+    /// Another range.
     Elsewhere,
-    /// It is none.
+    /// A refusal.
     Refusal,
 }
 
 impl Client {
-    /// Reads a part of an object as it comes. What breaks off is gone on with, a bounded number of times without progress.
-    /// `None` when there is no such object, or it is shorter.
+    /// Reads a range of an object as a stream. A download that breaks off is continued from the
+    /// next byte; the number of attempts without progress is bounded. Returns `None` if the object
+    /// does not exist or is shorter than the range.
     pub(super) async fn read(self: &Arc<Self>, object: &str, range: Range<u64>) -> Result<Option<Body>> {
         let length = range.end - range.start;
         let Some(download) = self.open(object, range.clone()).await? else { return Ok(None) };
@@ -61,7 +62,7 @@ impl Client {
         Ok(Some(Body::from_stream(pieces).with_length(length)))
     }
 
-    /// Begins to read a part of an object.
+    /// Begins to read a range of an object.
     async fn open(&self, object: &str, range: Range<u64>) -> Result<Option<Download>> {
         let span = format!("bytes={}-{}", range.start, range.end - 1);
         let call = Call::new(Method::Get, object).header("range", span);
@@ -92,7 +93,7 @@ impl Client {
 }
 
 impl Download {
-    /// The next bytes that are wanted, at most `most`.
+    /// The next wanted bytes, at most `most`.
     async fn next(&mut self, most: u64) -> Option<Result<Bytes>> {
         loop {
             let mut data = match self.body.next().await? {
@@ -112,7 +113,7 @@ impl Download {
 
 fn beginning(response: &Response<Body>, start: u64) -> Beginning {
     match response.status() {
-        // Whoever ignores the range answers with all of it.
+        // A server that ignores the range answers with the whole object.
         StatusCode::OK => Beginning::Behind(start),
         StatusCode::PARTIAL_CONTENT => {
             let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());

@@ -1,4 +1,4 @@
-//! Bodies cut into parts.
+//! Cuts bodies into parts: by gathering bytes in memory, or as a shared stream.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -10,10 +10,11 @@ use http_body::{Body as _, Frame, SizeHint};
 
 use crate::store::{Body, BodyError, Error, Result};
 
-/// How large the blocks are that bytes are gathered in: small pieces of a body must not keep large buffers alive.
+/// The size of the blocks in which bytes are gathered. Copying into blocks lets go of the large
+/// buffers behind small pieces of a body.
 const BLOCK_BYTES: usize = 256 * 1024;
 
-/// Bytes gathered from a body until they are enough for a part.
+/// Gathers bytes from a body until they are enough for a part.
 pub(super) struct Gather {
     body: Body,
     blocks: VecDeque<Bytes>,
@@ -26,12 +27,12 @@ impl Gather {
         Self { body, blocks: VecDeque::new(), block: BytesMut::new(), length: 0 }
     }
 
-    /// How many bytes are held.
+    /// The number of bytes held in memory.
     pub(super) fn length(&self) -> u64 {
         self.length
     }
 
-    /// Puts bytes before all that is held.
+    /// Adds bytes before the bytes that are held.
     pub(super) fn prepend(&mut self, bytes: Vec<Bytes>) {
         for bytes in bytes.into_iter().rev() {
             self.length += bytes.len() as u64;
@@ -39,7 +40,7 @@ impl Gather {
         }
     }
 
-    /// Reads until `length` bytes are held or more, or the body ends.
+    /// Reads until at least `length` bytes are held, or the body ends.
     pub(super) async fn fill(&mut self, length: u64) -> Result<(), BodyError> {
         while self.length < length {
             let Some(data) = self.body.next().await else { return Ok(()) };
@@ -47,7 +48,8 @@ impl Gather {
             self.length += data.len() as u64;
             while !data.is_empty() {
                 if self.block.is_empty() {
-                    // All at once: a buffer that grew would end up to twice as large, and be kept so.
+                    // Reserve the whole block at once: a growing buffer would end up to twice as
+                    // large and stay so.
                     self.block = BytesMut::with_capacity(BLOCK_BYTES);
                 }
                 let room = BLOCK_BYTES - self.block.len();
@@ -60,7 +62,7 @@ impl Gather {
         Ok(())
     }
 
-    /// Takes the first `length` bytes, or all that is held.
+    /// Removes and returns the first `length` bytes, or all held bytes if there are fewer.
     pub(super) fn take(&mut self, length: u64) -> Vec<Bytes> {
         if !self.block.is_empty() {
             self.blocks.push_back(std::mem::take(&mut self.block).freeze());
@@ -79,33 +81,35 @@ impl Gather {
         taken
     }
 
-    /// Everything that is held, and the rest of the body behind it, as one stream.
+    /// Returns one stream of the held bytes and the rest of the body.
     pub(super) fn into_stream(mut self) -> Shared {
         let held = self.take(u64::MAX).into();
         Shared(Arc::new(Mutex::new(Source { held, body: self.body, taken: Some(Vec::new()), reader: 0 })))
     }
 }
 
-/// A stream from which parts are taken one after the other without being held.
+/// A stream from which parts are read one after the other, without holding a part in memory.
 #[derive(Clone)]
 pub(super) struct Shared(Arc<Mutex<Source>>);
 
 struct Source {
     held: VecDeque<Bytes>,
     body: Body,
-    /// What the reader has taken of what was held; `None` when it has come to more than that, or to an error.
+    /// The held bytes that the reader has taken, for a rewind. `None` once the reader has gone past
+    /// the held bytes or met an error: a rewind is impossible then.
     taken: Option<Vec<Bytes>>,
-    /// Who may read. A connection may go on with a request that has failed.
+    /// The number of the only reader that may read. The number changes because a connection may go
+    /// on reading for a request that has failed.
     reader: u64,
 }
 
-/// The next bytes of a stream, of known length.
+/// The next bytes of a stream, of known length: the payload of one request.
 pub(super) struct Part {
     stream: Shared,
     length: u64,
 }
 
-/// The bytes of a part, once.
+/// The body of one request: the bytes of a part, for one reader.
 struct PartBody {
     stream: Shared,
     left: u64,
@@ -113,13 +117,17 @@ struct PartBody {
 }
 
 impl Shared {
-    /// The next `length` bytes; the part before must have been read to its end.
+    /// Returns the next `length` bytes as a part. The previous part must have been read to its end.
     pub(super) fn part(&self, length: u64) -> Part {
         self.source().taken = Some(Vec::new());
         Part { stream: self.clone(), length }
     }
 
-    /// Makes sure that the stream is at its end.
+    /// Checks that the stream is at its end.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the stream has more bytes; the error of the body when reading
+    /// fails.
     pub(super) async fn finish(self) -> Result<()> {
         let mut left = self.part(u64::MAX).body();
         match left.next().await {
@@ -139,13 +147,14 @@ impl Part {
         self.length
     }
 
-    /// The bytes, for one reader.
+    /// The bytes of the part for a new reader. Earlier readers get an error from now on.
     pub(super) fn body(&self) -> Body {
         let reader = self.stream.source().next_reader();
         Body::new(PartBody { stream: self.stream.clone(), left: self.length, reader })
     }
 
-    /// Puts back what was taken, if nothing of it is lost: the part can be read once more then.
+    /// Puts back the bytes that were taken, if all of them are still held, so that the part can be
+    /// read again. Returns whether that was possible. Earlier readers get an error from now on.
     pub(super) fn rewind(&self) -> bool {
         let mut source = self.stream.source();
         source.next_reader();

@@ -1,4 +1,5 @@
-//! Facts as objects, with S3's conditional puts as conditions.
+//! The key-value store in S3: each value is an object, and S3's conditional puts are the conditions
+//! of writes.
 
 use std::sync::Arc;
 
@@ -11,21 +12,23 @@ use rusty_s3::actions::ListObjectsV2;
 use super::client::{Answer, Call, Client, Payload};
 use crate::store::{Entry, Error, KeyValue, Result, Version, When};
 
-/// How many keys one request lists at most: S3's own limit.
+/// The most keys that one request lists: S3's own limit.
 pub(super) const LIST_KEYS_MAX: usize = 1000;
-/// How many pages in a row may have nothing in them.
+/// The most empty pages in a row that are accepted.
 const PAGES_EMPTY_MAX: usize = 1000;
-/// How many bytes the revision before a value has, with the end of its line.
+/// The length of the revision before a value, in bytes, including its line end.
 const REVISION_BYTES: usize = 37;
-/// From how many bytes on a name goes on in a folder.
+/// The length, in bytes, from which the name of a folder or file is continued in a folder.
 const SEGMENT_BYTES: usize = 200;
-/// Ends the name of such a folder: another one than that of the object which ends there.
+/// The end of the name of a continuation folder, which distinguishes the folder from an object
+/// whose name ends at the same place.
 const SEGMENT_END: &str = "~/";
 
-/// Facts in a bucket.
+/// A key-value store in a bucket.
 ///
-/// A version is the object's ETag. S3 makes it of the content, so each value is written behind a random revision: the same value
-/// written twice has two ETags, and a write whose answer was lost can be told from another's.
+/// A version is the object's ETag. S3 derives the ETag from the content, so each value is stored
+/// after a random revision. The revision gives two writes of the same value different ETags, and
+/// distinguishes a write whose answer was lost from the write of another request.
 pub struct S3KeyValue {
     client: Arc<Client>,
     conditional_puts: bool,
@@ -36,14 +39,15 @@ impl S3KeyValue {
         Self { client, conditional_puts }
     }
 
-    /// The object under `key` as it is, with its revision.
+    /// Reads the object of `key` with its revision; `None` if the key is absent.
     async fn fetch(&self, key: &str) -> Result<Option<Answer>> {
         let object = object(key);
         let answer = self.client.expect(Call::new(Method::Get, &object), &[StatusCode::NOT_FOUND]).await?;
         if answer.status.is_success() {
             return Ok(Some(answer));
         }
-        // A missing bucket, or somebody else's 404, says nothing about the key.
+        // Only `NoSuchKey` means that the key is absent. A missing bucket or a proxy also answers
+        // 404.
         if answer.code() == "NoSuchKey" {
             Ok(None)
         } else {
@@ -51,8 +55,9 @@ impl S3KeyValue {
         }
     }
 
-    /// What a refused condition means. One that failed at once did not hold. After a second attempt it may be the first one
-    /// that made it fail: what is there tells whose write it was.
+    /// Decides what a refused condition means. With one attempt the condition did not hold. With
+    /// more attempts the refusal may be caused by the success of an earlier attempt of this write:
+    /// the object then begins with this write's `revision`, and the write succeeded.
     async fn resolve(&self, key: &str, revision: &str, attempts: u32) -> Result<Option<Version>> {
         if attempts > 1
             && let Some(found) = self.fetch(key).await?
@@ -63,7 +68,7 @@ impl S3KeyValue {
         Err(Error::Conflict(key.to_owned()))
     }
 
-    /// The version that an answer names, if conditions on it are honoured.
+    /// The version in an answer; `None` if the server does not honour conditions on versions.
     fn version(&self, answer: &Answer) -> Option<Version> {
         let etag = answer.etag().filter(|_| self.conditional_puts)?;
         Some(Version(etag.to_owned()))
@@ -98,7 +103,8 @@ impl KeyValue for S3KeyValue {
             When::Unchanged(Version(version)) => Call::new(Method::Put, &object).header("if-match", version.as_str()),
         };
         let call = call.payload(Payload::Bytes(vec![revision.clone().into(), value]));
-        // With a condition "not found" is what If-Match gives for a key that is gone, "conflict" what racing writes may give.
+        // If-Match gives "not found" for a missing key, and racing conditional writes may give
+        // "conflict".
         let refused: &[StatusCode] = match when {
             When::Always => &[],
             _ => &[StatusCode::PRECONDITION_FAILED, StatusCode::NOT_FOUND, StatusCode::CONFLICT],
@@ -126,7 +132,8 @@ impl KeyValue for S3KeyValue {
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
         let mut last = after.filter(|after| *after >= prefix).map(str::to_owned);
         if last.as_ref().is_some_and(|last| !last.starts_with(prefix)) {
-            // Behind all of them. Some servers do not take such a question.
+            // `after` sorts after all keys with this prefix. Some servers reject a request with
+            // these two values.
             return Ok(Vec::new());
         }
         let mut keys = Vec::new();
@@ -144,9 +151,10 @@ impl KeyValue for S3KeyValue {
     }
 }
 
-/// The object of a key. Servers that keep objects in a tree of files list `a/b` before `a!b`, cannot have `a` beside `a/b`, and
-/// take no long file names. So `/` becomes `.1` and `.` becomes `.0`, and long names go on in a folder: that keeps the byte
-/// order of all keys, and every prefix a prefix.
+/// The name of a key's object. Servers that keep objects in a tree of files list `a/b` before
+/// `a!b`, cannot store `a` beside `a/b`, and accept no long file names. So `/` becomes `.1`, `.`
+/// becomes `.0`, and long names continue in a folder. Encoded keys sort in the byte order of the
+/// keys, and an encoded prefix is a prefix of the encoded key.
 fn object(key: &str) -> String {
     let mut object = String::from("keys/");
     let mut segment_bytes = 0;
@@ -170,13 +178,14 @@ fn key(object: &str) -> Option<String> {
     Some(object.strip_prefix("keys/")?.replace(SEGMENT_END, "").replace(".1", "/").replace(".0", "."))
 }
 
-/// Some of the objects of a bucket: their names and sizes in bytes.
+/// A page of the objects of a bucket: their names and sizes in bytes.
 pub(super) struct ListPage {
     pub(super) objects: Vec<(String, Option<u64>)>,
     pub(super) more: bool,
 }
 
-/// The objects whose names begin with `prefix` and sort after `after`, in byte order: at least one where there are more.
+/// Lists objects whose names begin with `prefix` and sort after `after`, in byte order. The page
+/// has at least one object if any object is left.
 pub(super) async fn list_page(client: &Client, prefix: &str, after: Option<String>, limit: usize) -> Result<ListPage> {
     let unreadable = |why: &dyn std::fmt::Display| Error::Unavailable(format!("S3: a list of {prefix}: {why}"));
     let mut token: Option<String> = None;
@@ -194,7 +203,7 @@ pub(super) async fn list_page(client: &Client, prefix: &str, after: Option<Strin
         let mut objects = Vec::with_capacity(page.contents.len());
         for content in &page.contents {
             let name = client.own_name(&content.key).filter(|name| name.starts_with(prefix));
-            // A list that is not what was asked for would make us skip or repeat keys.
+            // A wrong list would make the caller skip or repeat keys.
             let name = name.ok_or_else(|| unreadable(&format!("{} does not belong there", content.key)))?;
             objects.push((name.to_owned(), content.size));
         }
@@ -202,7 +211,7 @@ pub(super) async fn list_page(client: &Client, prefix: &str, after: Option<Strin
         if !objects.is_sorted_by(|(one, _), (next, _)| one < next) || !begins_behind {
             return Err(unreadable(&"it is not in byte order, which this S3 server would have to keep"));
         }
-        // S3 goes over what was deleted in pages that have nothing in them.
+        // S3 may send empty pages where many objects were deleted.
         match page.next_continuation_token {
             Some(next) if objects.is_empty() && token.as_ref() != Some(&next) => token = Some(next),
             Some(_) if objects.is_empty() => break,

@@ -1,12 +1,13 @@
-//! Both ports over the API of S3, which R2 and many self-hosted servers speak too.
+//! The key-value store and the blob store over the API of S3, which R2 and many self-hosted servers
+//! speak too.
 //!
 //! | object | holds |
 //! | --- | --- |
-//! | `<prefix>keys/<key>` | a fact, its key without `/` (`key_value`): a line with a random revision, then the value |
-//! | `<prefix>blobs/<name>` | content that came in parts |
-//! | `<prefix>blobs/<name>.<token>` | small content, or bytes of a stage that are too few for a part |
+//! | `<prefix>keys/<key>` | a line with a random revision, then the value; `<key>` has no `/` |
+//! | `<prefix>blobs/<family>.<token>` | content, or bytes of a stage that are too few for a part |
 //!
-//! Names are drawn anew, so nothing is ever overwritten and deleting one content harms no other.
+//! Names of content are random, so no content is ever overwritten, and deleting content never
+//! affects other content.
 
 #[doc(hidden)]
 pub mod answer;
@@ -28,51 +29,54 @@ use key_value::list_page;
 pub use blob_store::S3BlobStore;
 pub use key_value::S3KeyValue;
 
-/// The smallest part that S3 takes, but for the last.
+/// The smallest part that S3 accepts, except as the last part, in bytes.
 pub const PART_BYTES_MIN: u64 = 5 * 1024 * 1024;
-/// The largest part that S3 takes.
+/// The largest part that S3 accepts, in bytes.
 pub const PART_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
-/// A part's size when nothing else is set: what an upload of unknown length holds in memory, twice.
+/// The default part size in bytes. An upload of unknown length holds two parts in memory.
 pub const PART_BYTES_DEFAULT: u64 = 16 * 1024 * 1024;
-/// The longest that a signature can be valid, in seconds: a week.
+/// The longest validity of a signature, in seconds: a week.
 pub const REDIRECT_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
 
-/// The longest prefix, in bytes: S3's names have 1024, of which the longest key takes some 800.
+/// The longest prefix, in bytes: S3 limits names to 1024 bytes, and the longest key takes about
+/// 800.
 pub const PREFIX_BYTES_MAX: usize = 200;
 
-/// Where the bucket is, and how to use it.
+/// The address of the bucket, the credentials, and how to use the bucket.
 #[derive(Clone)]
 pub struct S3Settings {
     /// The server's URL.
     pub endpoint: String,
-    /// The server's URL as clients know it, for redirects; that of the server where it is the same.
+    /// The server's URL as clients know it, for redirects; `None` if clients use `endpoint`.
     pub public_endpoint: Option<String>,
     /// The region, which is part of every signature.
     pub region: String,
     /// The bucket, which must exist.
     pub bucket: String,
-    /// What the names of all objects begin with, of at most [`PREFIX_BYTES_MAX`] bytes.
+    /// The beginning of the names of all objects: at most [`PREFIX_BYTES_MAX`] bytes.
     pub prefix: String,
-    /// Whether the bucket is named in the path or in the host name of URLs.
+    /// Whether URLs name the bucket in the path (true) or in the host name (false).
     pub path_style: bool,
     /// The access key.
     pub access_key_id: String,
-    /// Its secret.
+    /// The secret of the access key.
     pub secret_access_key: String,
     /// The token of temporary credentials.
     pub session_token: Option<String>,
-    /// How large parts are, in bytes, from [`PART_BYTES_MIN`] to [`PART_BYTES_MAX`]. The later ones of many are larger.
+    /// The part size in bytes, from [`PART_BYTES_MIN`] to [`PART_BYTES_MAX`]. In uploads with many
+    /// parts the later parts are larger, unless `equal_parts` is set.
     pub part_bytes: u64,
-    /// Whether all parts but the last must have one size (R2), which then is `part_bytes`.
+    /// Whether all parts except the last must have the same size (as for R2): then `part_bytes`.
     pub equal_parts: bool,
-    /// Whether the server honours `If-None-Match` and `If-Match` on PUT. Some ignore them without a word.
+    /// Whether the server honours `If-None-Match` and `If-Match` on PUT. Some servers ignore both
+    /// silently.
     pub conditional_puts: bool,
-    /// How long the URLs of redirects are valid: at least a second, at most [`REDIRECT_SECONDS_MAX`].
+    /// How long the URLs of redirects are valid: from one second to [`REDIRECT_SECONDS_MAX`].
     pub redirect_lifetime: Duration,
 }
 
 impl S3Settings {
-    /// What of this no URL or no signature could be made of, or one that leads elsewhere.
+    /// Refuses settings that cannot be part of a URL or a signature, or that lead to another place.
     fn check(&self) -> Result<(), String> {
         let endpoints = [("s3_endpoint", Some(&self.endpoint)), ("s3_public_endpoint", self.public_endpoint.as_ref())];
         for (name, endpoint) in endpoints {
@@ -90,7 +94,7 @@ impl S3Settings {
                         "setting {name}: {endpoint:?} is no URL like https://HOST or http://HOST:PORT"
                     ));
                 }
-                // Not shown: there may be a password in it.
+                // The URL is not shown, because it may contain a password.
                 Some(url) if !is_plain(&url) => {
                     return Err(format!(
                         "setting {name}: a URL without user name, password, query and fragment is wanted"
@@ -120,7 +124,8 @@ impl S3Settings {
         self.check_prefix()
     }
 
-    /// Servers and URLs make the same of `a//b`, `/a/b` and `a/./b` as of `a/b`, and `..` leads out of the bucket.
+    /// Refuses prefixes that servers or URLs would change: `a//b`, `/a/b` and `a/./b` become `a/b`,
+    /// and `..` leads out of the bucket.
     fn check_prefix(&self) -> Result<(), String> {
         let prefix = &self.prefix;
         let folders = prefix.strip_suffix('/').unwrap_or(prefix);
@@ -135,7 +140,7 @@ impl S3Settings {
     }
 }
 
-/// Without the secrets.
+/// Shows the settings without the secrets.
 impl std::fmt::Debug for S3Settings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { endpoint, bucket, prefix, .. } = self;
@@ -143,7 +148,7 @@ impl std::fmt::Debug for S3Settings {
     }
 }
 
-/// A bucket, of which a key-value store, a blob store or both are made.
+/// A bucket, which can be used as a key-value store, as a blob store, or as both.
 #[derive(Clone)]
 pub struct S3 {
     client: Arc<Client>,
@@ -151,30 +156,31 @@ pub struct S3 {
 }
 
 impl S3 {
-    /// Sends nothing yet.
+    /// Checks the settings; sends no request.
     ///
     /// # Errors
-    /// A text that names the setting and what is wrong with it.
+    /// A text that names the wrong setting and the reason.
     pub fn new(settings: S3Settings, platform: Arc<dyn Platform>) -> Result<Self, String> {
         settings.check()?;
         let client = Arc::new(Client::new(&settings, platform)?);
         Ok(Self { client, settings: Arc::new(settings) })
     }
 
-    /// Asks the bucket for a name, to see early whether it is there and the credentials are good. Nothing depends on it.
+    /// Lists one name in the bucket, to find out early whether the bucket exists and the
+    /// credentials are valid. The stores work without this call.
     ///
     /// # Errors
-    /// [`super::Error::Unavailable`]: what is wrong, and which setting is likely to be the cause.
+    /// [`super::Error::Unavailable`] with the cause, and the setting that is likely to be wrong.
     pub async fn reach(&self) -> super::Result<()> {
         list_page(&self.client, "", None, 1).await.map(drop)
     }
 
-    /// Facts in the bucket.
+    /// The key-value store in the bucket.
     pub fn key_value(&self) -> S3KeyValue {
         S3KeyValue::new(self.client.clone(), self.settings.conditional_puts)
     }
 
-    /// Content in the bucket.
+    /// The blob store in the bucket.
     pub fn blob_store(&self) -> S3BlobStore {
         S3BlobStore::new(self.client.clone(), self.settings.clone())
     }

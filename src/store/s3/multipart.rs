@@ -1,4 +1,4 @@
-//! Multipart uploads.
+//! Requests for multipart uploads, and what their answers mean.
 
 use std::time::Duration;
 
@@ -12,24 +12,25 @@ use super::answer::{Refusal, Upload, Uploads};
 use super::client::{Answer, Call, Client, Payload};
 use crate::store::{Error, Result};
 
-/// How long putting an object together may take.
+/// The timeout for completing an upload, in which S3 assembles the object.
 const COMPLETE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What came of completing an upload.
+/// The result of completing an upload.
 pub(super) enum Completed {
-    /// The object is of exactly these parts.
+    /// The object consists of exactly these parts.
     Surely,
-    /// The object is of these parts or of those of another request.
+    /// The object consists of these parts or of the parts of another request.
     Perhaps,
 }
 
 impl Client {
-    /// Begins an upload to an object whose name nobody else knows yet; gives its id.
+    /// Begins a multipart upload and returns its id. No other request may know the name of `object`
+    /// yet, because other uploads to `object` may be aborted.
     pub(super) async fn create_upload(&self, object: &str) -> Result<String> {
         let answer = self.expect(Call::new(Method::Post, object).query("uploads", ""), &[]).await?;
         let created = CreateMultipartUpload::parse_response(&answer.xml()?);
         let upload_id = created.map_err(|e| unreadable(object, &e))?.upload_id().to_owned();
-        // An attempt whose answer was lost may have begun another one.
+        // An earlier attempt whose answer was lost may have begun another upload.
         if answer.attempts > 1
             && let Err(error) = self.abort_others(object, &upload_id).await
         {
@@ -47,7 +48,10 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a part; gives its ETag.
+    /// Sends a part and returns its ETag, without quotes.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when the upload is gone.
     pub(super) async fn upload_part(
         &self,
         object: &str,
@@ -64,13 +68,14 @@ impl Client {
         etag.ok_or_else(|| unreadable(object, &"a part without ETag"))
     }
 
-    /// Makes an object of the parts with these ETags.
+    /// Completes an upload: makes an object of the parts with these ETags.
     ///
     /// # Errors
-    /// [`Error::Conflict`] when the upload has other parts by now, or was ended by another request.
+    /// [`Error::Conflict`] when the upload has other parts by now, or was completed or aborted by
+    /// another request.
     pub(super) async fn complete_upload(&self, object: &str, upload_id: &str, parts: &[String]) -> Result<Completed> {
         let etags = parts.iter().map(String::as_str);
-        // The body is all that is wanted; our own call is what signs.
+        // rusty-s3 makes only the body; `Client` signs the request.
         let xml = CompleteMultipartUpload::new(self.bucket(), None, object, upload_id, etags).body();
         let call = Call::new(Method::Post, object).query("uploadId", upload_id).timeout(COMPLETE_TIMEOUT);
         let answer = self.send(call.payload(Payload::Bytes(vec![xml.into()]))).await?;
@@ -78,19 +83,21 @@ impl Client {
             && let Ok(xml) = answer.xml()
             && let Ok(completed) = CompleteMultipartUploadResponse::parse(&xml)
         {
-            // Some servers answer to a late fork with what was completed before; others make ETags in a way of their own.
+            // If another fork of the stage was completed before, some servers answer with that
+            // fork's object, whose ETag is of other parts. ETags of another kind do not show the
+            // difference.
             let is_same = is_of_parts(completed.etag(), parts);
             let may_be_others = is_same == Some(false) && !has_own_etags(&answer);
             return Ok(if may_be_others { Completed::Perhaps } else { Completed::Surely });
         }
         let Refusal { code, message } = Refusal::parse(&answer.body);
         match code.as_str() {
-            // A part was sent again by another append, whose ETag is another.
+            // Another append has sent the part again, so the part's ETag has changed.
             "InvalidPart" => {
                 log::warn!("S3: completing {object}: {code}: {message} (see also the setting s3_equal_parts)");
                 Err(Error::Conflict(format!("{object}: {code}")))
             }
-            // It may be what an earlier request did, whose answer was lost.
+            // The upload may have been completed by an earlier attempt whose answer was lost.
             "NoSuchUpload" => self.find_completed(object, parts, Error::Conflict(format!("{object}: {code}"))).await,
             "" if answer.status.is_success() => {
                 self.find_completed(object, parts, unreadable(object, &"completed, and it is not there")).await
@@ -99,7 +106,8 @@ impl Client {
         }
     }
 
-    /// Looks whether an upload was completed.
+    /// Checks whether `object` exists, that is, whether its upload was completed; returns the error
+    /// `otherwise` if not.
     async fn find_completed(&self, object: &str, parts: &[String], otherwise: Error) -> Result<Completed> {
         let answer = self.expect(Call::new(Method::Head, object), &[StatusCode::NOT_FOUND]).await?;
         if !answer.status.is_success() {
@@ -109,7 +117,7 @@ impl Client {
         Ok(if is_same == Some(true) { Completed::Surely } else { Completed::Perhaps })
     }
 
-    /// How many bytes an object has; `None` where there is none.
+    /// The size of an object in bytes; `None` if the object does not exist.
     pub(super) async fn length(&self, object: &str) -> Result<Option<u64>> {
         let answer = self.expect(Call::new(Method::Head, object), &[StatusCode::NOT_FOUND]).await?;
         if !answer.status.is_success() {
@@ -119,7 +127,7 @@ impl Client {
         length.map(Some).ok_or_else(|| unreadable(object, &"HEAD without Content-Length"))
     }
 
-    /// Gives an upload up; one that is not there is no error.
+    /// Aborts an upload. A missing upload is no error.
     pub(super) async fn abort_upload(&self, object: &str, upload_id: &str) -> Result<()> {
         let call = Call::new(Method::Delete, object).query("uploadId", upload_id);
         let answer = self.expect(call, &[StatusCode::NOT_FOUND]).await?;
@@ -129,8 +137,8 @@ impl Client {
         }
     }
 
-    /// All multipart uploads to objects that begin with `prefix`. There are as many as blobs are just being pushed, and those
-    /// left behind since the collector came last.
+    /// Lists all multipart uploads to objects whose names begin with `prefix`: one per blob that is
+    /// being pushed, and uploads left over since the last garbage collection.
     pub(super) async fn list_uploads(&self, prefix: &str) -> Result<Vec<Upload>> {
         let mut uploads = Vec::new();
         let mut after: Option<(String, String)> = None;
@@ -142,7 +150,7 @@ impl Client {
             };
             let page = Uploads::parse(&self.expect(call, &[]).await?.xml()?)?;
             for Upload { key, upload_id } in page.uploads {
-                // Some servers do not filter by themselves.
+                // Some servers ignore `prefix`, so the uploads are filtered here.
                 if let Some(key) = self.own_name(&key).filter(|key| key.starts_with(prefix)) {
                     uploads.push(Upload { key: key.to_owned(), upload_id });
                 }
@@ -151,7 +159,8 @@ impl Client {
                 return Ok(uploads);
             }
             let next = page.next_key.map(|key| (key, page.next_upload_id.unwrap_or_default()));
-            // The ids of uploads to one object are in no order.
+            // The order of upload ids of one object is not defined, so only the key must not go
+            // back.
             let goes_on = match (&after, &next) {
                 (Some(before), Some(next)) => next.0 >= before.0 && next != before,
                 (None, next) => next.is_some(),
@@ -165,7 +174,7 @@ impl Client {
     }
 }
 
-/// What a 404 for something of a stage means.
+/// The error for a 404 on an object or upload of a stage.
 pub(super) fn gone(client: &Client, object: &str, answer: &Answer) -> Error {
     match answer.code().as_str() {
         "NoSuchUpload" | "NoSuchKey" => Error::Conflict(format!("the stage is gone: {object}")),
@@ -173,8 +182,9 @@ pub(super) fn gone(client: &Client, object: &str, answer: &Answer) -> Error {
     }
 }
 
-/// Whether an object with this ETag is of these parts. S3 hashes the parts' ETags, some servers do so in hexadecimal digits.
-/// `None` where it does not tell: the ETags are no MD5.
+/// Whether an object with this ETag consists of these parts. S3 hashes the bytes of the parts'
+/// ETags; some servers hash the ETags' hexadecimal digits. `None` if an ETag is not an MD5 hash and
+/// so does not tell.
 fn is_of_parts(etag: &str, parts: &[String]) -> Option<bool> {
     let (mut of_bytes, mut of_digits) = (Md5::new(), Md5::new());
     for part in parts {
@@ -187,7 +197,8 @@ fn is_of_parts(etag: &str, parts: &[String]) -> Option<bool> {
     Some(is_same && count == parts.len().to_string())
 }
 
-/// Whether the object is encrypted with a key of the customer's: AWS makes other ETags then, and refuses late forks by itself.
+/// Whether the object is encrypted with an AWS KMS key. AWS makes ETags of another kind then, and
+/// refuses late forks by itself.
 fn has_own_etags(answer: &Answer) -> bool {
     answer.header("x-amz-server-side-encryption").is_some_and(|how| how.starts_with("aws:kms"))
 }

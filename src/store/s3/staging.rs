@@ -1,42 +1,46 @@
-//! What a stage says: which parts S3 has, and which bytes are too few for a part.
+//! The content of a stage: the parts that S3 has, and the bytes that are too few for a part.
 
 use serde::{Deserialize, Serialize};
 
 use super::{PART_BYTES_MAX, PART_BYTES_MIN, S3Settings};
 use crate::store::{Error, Result, Stage};
 
-/// How many parts one upload has at most: S3's own limit.
+/// The most parts of one upload: S3's own limit.
 pub(super) const PARTS_MAX: usize = 10_000;
-/// From which part on parts grow.
+/// The part index from which growth is counted: the first doubling comes [`GROWTH_STEP`] parts
+/// later.
 const GROWTH_BEGIN: usize = 4_000;
-/// After how many more parts the size doubles, each time: 16 MiB grow to a TiB in all.
+/// The number of parts after which the part size doubles, each time: parts of 16 MiB grow so that
+/// an upload can hold more than a TiB.
 const GROWTH_STEP: usize = 1_000;
-/// How many bytes travel in the stage itself, so that tiny appends do not make objects.
+/// The most bytes that are kept in the stage itself, so that tiny appends make no objects.
 pub(super) const TAIL_BYTES_MAX: usize = 16 * 1024;
-/// How many parked pieces a stage lists.
+/// The most parked pieces that a stage lists.
 pub(super) const PIECES_MAX: usize = 256;
 
-/// Content on its way in. The bytes are those of `parts`, then of `pieces`, then `tail`.
+/// Content that is being uploaded: the bytes of `parts`, then of `pieces`, then `tail`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Staging {
-    /// What the names of all its objects begin with, and of those of the stages made of it.
+    /// The beginning of the names of all objects of this stage and of the stages made from it.
     pub(super) family: String,
-    /// The object that the multipart upload makes, if there is one.
+    /// The object that the multipart upload makes, if there is an upload.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) name: String,
     /// The multipart upload to the object `name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) upload: Option<String>,
-    /// The ETags of its parts in order. Completing the upload names them, so parts of another fork never get in.
+    /// The ETags of the upload's parts in order. Completing the upload names these ETags, so parts
+    /// of another fork never get in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) parts: Vec<String>,
-    /// Bytes parked in objects of their own, as they are too few for a part.
+    /// Bytes parked in objects of their own, because they are too few for a part.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) pieces: Vec<Piece>,
     /// The last bytes, in hexadecimal digits.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "hex::serde")]
     pub(super) tail: Vec<u8>,
-    /// Names of objects that the stage before this one needed. Who appends to this one proves that it was taken.
+    /// Names of objects that only the stage before this one needed. The next append or commit of
+    /// this stage proves that this stage was saved, and so removes the objects.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) stale: Vec<String>,
 }
@@ -57,20 +61,22 @@ impl Staging {
         serde_json::to_string(self).map(Stage).map_err(|e| Error::Corrupt(e.to_string()))
     }
 
-    /// Lists the pieces as no longer needed: their bytes are elsewhere. But for the first where there are no parts: alone it is
-    /// what a commit makes its location, which another request may be doing; it is left to the collector.
+    /// Moves the names of the pieces to `stale`, because their bytes are kept elsewhere now. If the
+    /// stage has no multipart upload, the first piece is left to the collector instead: another
+    /// request may be committing an older stage with this piece alone, which makes the piece its
+    /// location.
     pub(super) fn retire_pieces(&mut self) {
         let kept = usize::from(self.upload.is_none());
         self.stale = self.pieces.drain(..).skip(kept).map(|piece| piece.object).collect();
     }
 
-    /// How many bytes are no part yet.
+    /// The number of bytes that are not in a part yet.
     pub(super) fn rest_bytes(&self) -> u64 {
         self.pieces.iter().map(|piece| piece.length).sum::<u64>() + self.tail.len() as u64
     }
 }
 
-/// How content is cut into parts.
+/// The rules for cutting content into parts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cut {
     part_bytes: u64,
@@ -83,10 +89,10 @@ impl Cut {
         Self { part_bytes, equal: settings.equal_parts }
     }
 
-    /// How large the part with this index (from 0) is.
+    /// The size in bytes of the part with this index (from 0).
     ///
     /// # Errors
-    /// When there cannot be as many.
+    /// [`Error::Unavailable`] when the index exceeds the limit of [`PARTS_MAX`] parts.
     pub(super) fn part_bytes(&self, index: usize) -> Result<u64> {
         if index >= PARTS_MAX {
             return Err(Error::Unavailable(format!("S3 takes at most {PARTS_MAX} parts; set s3_part_bytes higher")));
@@ -95,34 +101,36 @@ impl Cut {
         Ok((self.part_bytes << doublings).min(PART_BYTES_MAX))
     }
 
-    /// From how many bytes on what is left at the end of an append is a part. Fewer are parked: more may follow, and S3
-    /// refuses small parts anywhere but at the end.
+    /// The least number of bytes at the end of an append that are sent as a part. Fewer bytes are
+    /// parked: more may follow, and S3 refuses small parts except as the last part.
     pub(super) fn least_part_bytes(&self) -> u64 {
         if self.equal { self.part_bytes } else { PART_BYTES_MIN }
     }
 
-    /// Below how many bytes content goes out in one request, where nothing came before it: what is held in memory anyway.
+    /// The limit below which the first bytes of a stage are sent in one request. An append holds
+    /// that many bytes in memory anyway.
     pub(super) fn single_bytes_max(&self) -> Result<u64> {
         Ok(self.part_bytes(0)? + self.kept_back_bytes())
     }
 
-    /// How many bytes must be there beyond a part before it goes out. So what is left at the end is never too little for a
-    /// part of its own, and nothing is sent twice.
+    /// How many bytes beyond a part must be held before the part is sent. So the rest at the end is
+    /// never too small for a part of its own, and no byte is sent twice.
     pub(super) fn kept_back_bytes(&self) -> u64 {
         if self.equal { 0 } else { PART_BYTES_MIN }
     }
 
-    /// Whether so many bytes go out as they come, in as few parts as can be: their number must be known, and holding them back
-    /// for another attempt would cost memory.
+    /// Whether content of so many bytes is streamed as the bytes arrive, in as few parts as
+    /// possible. Streaming needs the length beforehand. Streamed bytes are not held for another
+    /// attempt, which would cost memory.
     pub(super) fn streams(&self, bytes: u64) -> bool {
         !self.equal && bytes > self.part_bytes + PART_BYTES_MIN
     }
 
-    /// How large the next part is when so many bytes are left and go out as they come.
+    /// The size in bytes of the next streamed part when `left` bytes are left.
     pub(super) fn streamed_part_bytes(left: u64) -> u64 {
         match left {
             left if left <= PART_BYTES_MAX => left,
-            // The last one must not be too small.
+            // The last part must not be too small.
             left => (left - PART_BYTES_MIN).min(PART_BYTES_MAX),
         }
     }

@@ -1,4 +1,5 @@
-//! Counts the guest's storage calls and what its SQLite statements cost, so that a test can say what a request may cost.
+//! Counts the guest's storage calls and the cost of its SQLite statements, so that a test can limit
+//! the cost of a request.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,15 +12,15 @@ pub enum Call {
     Exists,
     GetKeys,
     SqliteExecute,
-    /// Rows that statements gave.
+    /// Rows that statements returned.
     SqliteRows,
-    /// Steps of SQLite's virtual machine: what statements cost.
+    /// Steps of SQLite's virtual machine, which measure the cost of statements.
     SqliteSteps,
-    /// Rows that were stepped over for want of an index.
+    /// Rows that SQLite scanned because no index applied.
     SqliteScanned,
 }
 
-/// In the order of `Call`, which indexes it.
+/// Names in the order of `Call`, which indexes this array.
 const NAMES: [&str; 9] =
     ["get", "set", "delete", "exists", "get-keys", "sqlite-execute", "sqlite-rows", "sqlite-steps", "sqlite-scanned"];
 

@@ -1,4 +1,5 @@
-//! One instance of the component: what it may reach, and how it is made.
+//! One instance of the component: the services that the instance may reach, and how the instance is
+//! made.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::outbound::PlainHttp;
 use crate::sqlite::Sqlite;
 use crate::variables::Variables;
 
-/// What all instances share.
+/// The services that all instances share.
 pub struct Services {
     pub calls: Calls,
     pub key_value: Arc<KeyValue>,
@@ -57,7 +58,7 @@ pub struct Guest {
 impl Guest {
     pub fn new(services: Arc<Services>) -> Result<Self> {
         let mut wasi = WasiCtx::builder();
-        // Stdout belongs to the line that says where the host listens.
+        // Stdout is reserved for the line that names the host's address.
         wasi.stdout(std::io::stderr()).stderr(std::io::stderr());
         for Mount { host, guest } in &services.mounts {
             wasi.preopened_dir(host, guest, FsPerms::ReadWrite)
@@ -86,7 +87,8 @@ impl WasiHttpView for Guest {
     }
 }
 
-/// Compiles the component, or takes it from `compiled` when that is not older, and links it.
+/// Loads and links the component, from `compiled` unless that file is older than the component.
+/// Otherwise compiles the component.
 pub fn load(file: &Path, compiled: Option<&Path>) -> Result<ServicePre<Guest>> {
     let mut config = Config::new();
     config.wasm_component_model_async(true);
@@ -101,8 +103,8 @@ pub fn load(file: &Path, compiled: Option<&Path>) -> Result<ServicePre<Guest>> {
 
 fn load_compiled(engine: &Engine, file: &Path, compiled: &Path) -> Result<Component> {
     if is_fresh(file, compiled) {
-        // SAFETY: the file is this program's own work, put in place by a rename. wasmtime itself
-        // refuses one made by another version or with another configuration.
+        // SAFETY: this program wrote the file and put the file in place by a rename. wasmtime
+        // itself refuses a file made by another version or with another configuration.
         if let Ok(component) = unsafe { Component::deserialize_file(engine, compiled) } {
             return Ok(component);
         }

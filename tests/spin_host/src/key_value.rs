@@ -22,10 +22,11 @@ use crate::lock;
 use crate::options::Manners;
 use crate::received::Received;
 
-/// Spin's own limit for one instance: a component that leaks stores is found out.
+/// Spin's own limit for one instance. The limit reveals a component that leaks stores.
 const OPEN_STORES_MAX: u32 = 256;
 
-/// Spin's channel holds as many, so a guest never sees many keys at once.
+/// Keys for each read of the guest. Spin's channel holds as many, so a guest never receives many
+/// keys at once.
 const KEYS_AT_A_TIME: usize = 4;
 
 const COMPLAINT: &str = "key-value call while get-keys was not drained";
@@ -36,22 +37,22 @@ pub struct KeyValue {
     manners: Manners,
 }
 
-/// What a guest's `store` handle stands for. There is but one store.
+/// The resource behind a guest's `store` handle. The host has only one store.
 pub struct OpenStore;
 
 impl KeyValue {
     pub fn open(directory: &Path, value_bytes_max: usize, manners: Manners) -> rusqlite::Result<Self> {
         let connection = Connection::open(directory.join("key_value.db"))?;
         if manners == Manners::Quick {
-            // A killed process loses nothing without fsync, only a machine that loses power does. Spin leaves SQLite's
-            // defaults: a rollback journal and several fsyncs for each write.
+            // Without fsync, only a power loss loses data; a killed process loses nothing. Spin
+            // leaves SQLite's defaults: a rollback journal and several fsyncs for each write.
             connection.pragma_update(None, "synchronous", "OFF")?;
         }
         connection.execute_batch("CREATE TABLE IF NOT EXISTS entry (key TEXT PRIMARY KEY, value BLOB NOT NULL)")?;
         Ok(Self { connection: Arc::new(Mutex::new(connection)), value_bytes_max, manners })
     }
 
-    /// Blocks the whole instance, its other requests too: that is what Spin does.
+    /// Blocks the whole instance with all its requests, as Spin does.
     fn with_connection<R>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<R>) -> Result<R, Error> {
         block_in_place(|| {
             let connection = lock::acquire(&self.connection, COMPLAINT).map_err(Error::Other)?;
@@ -106,7 +107,8 @@ impl KeyValue {
     }
 }
 
-/// Spin's listing: a thread that holds the store's lock until the guest has taken the last key, a few keys ahead of it.
+/// Spin's listing: a thread that stays a few keys ahead of the guest and holds the store's lock
+/// until the guest has taken the last key.
 fn send_keys(connection: &Arc<Mutex<Connection>>, keys: &mpsc::Sender<String>) -> Result<(), Error> {
     let connection = lock::acquire(connection, COMPLAINT).map_err(Error::Other)?;
     let each = || {
@@ -122,7 +124,7 @@ fn send_keys(connection: &Arc<Mutex<Connection>>, keys: &mpsc::Sender<String>) -
     each().map_err(|error: rusqlite::Error| Error::Other(error.to_string()))
 }
 
-/// No two listings agree on the order, so that nothing can come to rely on one.
+/// Every listing has a different, random order, so that no guest can rely on an order.
 fn shuffled_keys(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut keys = connection
         .prepare_cached("SELECT key FROM entry")?
@@ -133,7 +135,8 @@ fn shuffled_keys(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     Ok(keys)
 }
 
-/// A listing under way. It owns the store's lock until the guest has read its end or dropped it.
+/// A listing under way, which owns the store's lock until the guest has read to the end or dropped
+/// the listing.
 #[derive(Default)]
 struct Keys {
     remaining: Vec<String>,
@@ -158,8 +161,8 @@ impl<T> StreamProducer<T> for Keys {
         if destination.remaining(store) == Some(0) {
             return Poll::Ready(Ok(StreamResult::Completed));
         }
-        // Spin's keys come from another thread, so that other tasks of the instance run in
-        // between. Being always ready would hide what they do meanwhile.
+        // Spin's keys come from another thread, so that other tasks of the instance run in between.
+        // A stream that is always ready would hide the effects of those tasks.
         self.rested = !self.rested;
         if self.rested {
             context.waker().wake_by_ref();

@@ -1,4 +1,4 @@
-//! A lock that blocks the thread, as Spin's do, but not for good.
+//! A lock that blocks the thread, as Spin's locks do, but with a timeout.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,10 +6,12 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-/// Spin waits for ever. Five seconds are long enough for honest work of another instance.
+/// The timeout. Spin waits for ever. Five seconds are long enough for regular work of another
+/// instance.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Blocks this thread until the lock is free; gives up, loudly, with `complaint`.
+/// Blocks this thread until the lock is free. After the timeout, the call logs `complaint` and
+/// returns `complaint` as the error.
 ///
 /// Must run on a thread that may block: in `spawn_blocking` or `block_in_place`.
 pub fn acquire<T>(lock: &Arc<Mutex<T>>, complaint: &str) -> Result<OwnedMutexGuard<T>, String> {

@@ -1,7 +1,7 @@
 //! `spin-host` runs eyot's Spin component the way `spin up` does, on machines that have no Spin.
 //!
-//! It is a test tool: where Spin has a sharp edge, so has this host, and it complains where Spin
-//! would hang without a word. `--help` lists the options.
+//! The host is a test tool. The host has the same pitfalls as Spin, and reports an error where Spin
+//! would hang silently. `--help` lists the options.
 
 mod bindings;
 mod calls;
@@ -31,8 +31,8 @@ fn main() -> Result<()> {
         print!("{}", options::HELP);
         return Ok(());
     };
-    // A guest's key-value call blocks the thread it runs on, as in Spin. A few threads more than
-    // a small machine has cores let other instances go on meanwhile.
+    // A guest's key-value call blocks its thread, as in Spin. A few threads more than a small
+    // machine has cores let other instances continue meanwhile.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.max(WORKER_THREADS_MIN))

@@ -31,13 +31,14 @@ GET /__host/calls answers the storage calls so far, and what SQLite did for them
 const VALUE_BYTES_MAX: usize = 128 * 1024 * 1024;
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How closely this host follows Spin where that only costs time.
+/// How closely this host follows Spin in details that only cost time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Manners {
-    /// TCP_NODELAY, no fsync, lists in batches and in random order: quick, and hard on the guest.
+    /// TCP_NODELAY, no fsync, lists in batches and in random order: fast, and strict with the
+    /// guest.
     #[default]
     Quick,
-    /// Spin 4.1's: Nagle's algorithm, SQLite's default fsyncs, lists through a channel of 4.
+    /// As Spin 4.1: Nagle's algorithm, SQLite's default fsyncs, lists through a channel of 4.
     Real,
 }
 
@@ -72,7 +73,7 @@ pub struct Mount {
 }
 
 impl Options {
-    /// `None` when the user asked for help.
+    /// Returns `None` if the user asked for help.
     pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Option<Self>> {
         let mut arguments = arguments;
         let mut component = None;
@@ -122,7 +123,7 @@ impl Options {
     }
 }
 
-/// As Spin's command line reads it.
+/// Parses a variable as Spin's command line does.
 fn variable(argument: &str) -> Result<(String, String)> {
     let (name, value) = pair(argument, "=")?;
     match value.strip_prefix('@') {

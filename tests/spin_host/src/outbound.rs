@@ -1,6 +1,6 @@
 //! `wasi:http/client` for plain HTTP, as far as a test needs it: S3 servers on loopback.
 //!
-//! wasmtime's own would bring a TLS stack into the build.
+//! wasmtime's own implementation would bring a TLS stack into the build.
 
 use http_body_util::BodyExt as _;
 use hyper::Uri;

@@ -1,4 +1,4 @@
-//! A stream for the guest of what another thread sends.
+//! A stream for the guest whose items come from another thread.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -7,7 +7,7 @@ use tokio::sync::mpsc::Receiver;
 use wasmtime::component::{Destination, StreamProducer, StreamResult, VecBuffer};
 use wasmtime::{Result, StoreContextMut};
 
-/// Hands over at most `at_a_time` items for each read of the guest.
+/// Delivers at most `at_a_time` items for each read of the guest.
 pub struct Received<I> {
     pub items: Receiver<I>,
     pub at_a_time: usize,

@@ -1,4 +1,4 @@
-//! HTTP in front of the component. Instances are reused as Spin reuses them.
+//! The HTTP server in front of the component. Instances are reused as Spin reuses them.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -38,8 +38,8 @@ pub async fn serve(
     let handler = ProxyHandler::new(Instances { component, services, idle: options.idle });
     loop {
         let (stream, _) = listener.accept().await?;
-        // Spin leaves Nagle's algorithm on: an answer whose head and body are two writes takes
-        // 40 ms on a kept connection.
+        // Spin leaves Nagle's algorithm on, so an answer whose head and body are two writes takes
+        // 40 ms on a kept-alive connection.
         stream.set_nodelay(options.manners == Manners::Quick)?;
         tokio::spawn(serve_connection(stream, handler.clone()));
     }
@@ -59,7 +59,7 @@ async fn serve_connection(stream: TcpStream, handler: ProxyHandler<Instances>) {
     }
 }
 
-/// The paths that the host answers itself.
+/// Answers the paths that belong to the host itself.
 fn own_answer(request: &Request<Incoming>, services: &Services) -> Option<Response<WasiBody>> {
     match request.uri().path() {
         "/__host/calls" => {}
@@ -89,7 +89,8 @@ async fn forward(mut request: Request<Incoming>, handler: &ProxyHandler<Instance
     }
 }
 
-/// The guest is to know scheme and authority, which an HTTP/1 request line does not name.
+/// The full URI of a request. The guest needs scheme and authority, which an HTTP/1 request line
+/// does not contain.
 fn absolute(request: &Request<Incoming>) -> Option<Uri> {
     let host = request.headers().get(HOST)?.to_str().ok()?;
     let path = request.uri().path_and_query()?.as_str();
@@ -126,8 +127,8 @@ impl HandlerState for Instances {
     }
 }
 
-/// Drops an instance that has had nothing to do for a while, with whatever it still holds: a
-/// guest that hands out a body and ends its task has the body cut off, as in Spin.
+/// Drops an instance that has been idle for a while, with all its resources. If a guest returns a
+/// body and ends its task, the body is cut off, as in Spin.
 struct Expiration {
     idle: Duration,
     sleep: Pin<Box<Sleep>>,
@@ -146,7 +147,7 @@ impl WorkerExpiration for Expiration {
     }
 }
 
-/// When an instance takes another request.
+/// Decides when an instance takes another request.
 struct Reuse;
 
 impl WorkerState for Reuse {
@@ -169,7 +170,7 @@ impl WorkerState for Reuse {
         (): (),
         _: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
-        // No time limit: `spin up` has none either unless it is asked for one.
+        // Requests have no time limit: `spin up` sets a limit only on request.
         Box::pin(std::future::pending())
     }
 

@@ -1,4 +1,4 @@
-//! `spin:sqlite`: every open is a connection of its own to one file, as in Spin.
+//! `spin:sqlite`: every open makes a new connection to one file, as in Spin.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,14 +17,15 @@ use crate::lock;
 use crate::options::Manners;
 use crate::received::Received;
 
-/// Rows that wait for the guest, so that no result is ever whole in the host's memory.
+/// The maximum number of rows that wait for the guest, so that the host's memory never holds a
+/// whole result.
 const ROWS_AHEAD: usize = 64;
-/// The same in Spin, which also hands over one row for each read.
+/// The maximum number of waiting rows in Spin, which also delivers one row for each read.
 const ROWS_AHEAD_IN_SPIN: usize = 4;
 
 const COMPLAINT: &str = "sqlite call while the rows of the one before were not drained";
 
-/// What a guest's `connection` handle stands for.
+/// The resource behind a guest's `connection` handle.
 pub struct OpenConnection(Arc<Mutex<Connection>>);
 
 pub struct Sqlite {
@@ -73,7 +74,7 @@ fn execute(
     Ok(QueryResult { columns, rows })
 }
 
-/// Runs on a thread of its own: answers the columns, or why there are none, then feeds the rows.
+/// Runs on its own thread: sends the columns or an error, then sends the rows.
 fn stream(
     connection: &Arc<Mutex<Connection>>,
     services: &Services,
@@ -82,7 +83,7 @@ fn stream(
     columns_sender: oneshot::Sender<Result<Vec<String>, Error>>,
     rows_sender: mpsc::Sender<RowResult>,
 ) -> Result<(), Error> {
-    // Whether anyone still waits for the columns makes no difference to the statement.
+    // The statement runs even if the receiver of the columns is gone.
     let connection = match lock::acquire(connection, COMPLAINT) {
         Ok(connection) => connection,
         Err(complaint) => {
@@ -106,7 +107,7 @@ fn columns(statement: &CachedStatement<'_>) -> Vec<String> {
     names.into_iter().map(str::to_owned).collect()
 }
 
-/// Stops at the first row that `deliver` does not want.
+/// Calls `deliver` for each row, and stops at the first row for which `deliver` returns false.
 fn for_each_row(
     statement: &mut CachedStatement<'_>,
     calls: &Calls,
@@ -158,7 +159,7 @@ fn from_sql(value: ValueRef<'_>) -> Result<Value, Error> {
     })
 }
 
-/// What `execute-async` returns: column names, rows, and how it ended.
+/// The result of `execute-async`: column names, rows, and the outcome.
 type Streamed = (Vec<String>, StreamReader<RowResult>, FutureReader<Result<(), Error>>);
 
 impl<T: 'static> HostConnectionWithStore<T> for HasSelf<Guest> {
@@ -234,7 +235,7 @@ impl HostConnection for Guest {
         Ok(with_connection(&connection, |connection| execute(connection, calls, &statement, parameters)))
     }
 
-    // The next two have no error to return, so a connection that stays busy traps the guest.
+    // The next two calls cannot return an error, so a connection that stays busy traps the guest.
 
     fn last_insert_rowid(&mut self, connection: Resource<OpenConnection>) -> Result<i64> {
         let connection = self.connection(&connection)?;

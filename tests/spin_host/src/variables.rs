@@ -25,7 +25,8 @@ impl Variables {
     }
 }
 
-/// Spin's rule: words of lower-case letters and digits, one underscore between two, a letter first.
+/// Spin's rule for names: words of lower-case letters and digits, joined by one underscore, with a
+/// letter first.
 fn is_valid(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_lowercase())
         && name

@@ -1,5 +1,5 @@
-//! What of a key-value store in files its contract does not say: the cost of lists, what is left after deletes, and races,
-//! with folders so small that every name is at a limit.
+//! Properties of the key-value store in files that the contract does not cover: the cost of lists,
+//! leftovers after deletes, and races. The folders are so small that every name reaches a limit.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,8 @@ use super::*;
 use crate::store::SystemPlatform;
 use crate::store::contract;
 
-/// `locks: false` is what a component does, where there are none.
+/// A store with at most `names_max` names in a folder. `locks: false` is the behaviour of a
+/// component, where file locks do not exist.
 fn store(names_max: usize, locks: bool) -> (Arc<FileKeyValue>, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let store = FileKeyValue::open_with(folder.path(), Arc::new(SystemPlatform), names_max, locks).unwrap();
@@ -42,7 +43,7 @@ fn paged(store: &FileKeyValue, prefix: &str, limit: usize) -> Vec<String> {
     }
 }
 
-/// The entries of folders that `work` reads.
+/// The result of `work`, and the number of folder entries that `work` reads.
 fn cost<T>(store: &FileKeyValue, work: impl FnOnce() -> T) -> (T, u64) {
     let before = store.entries_read();
     let result = work();
@@ -76,7 +77,7 @@ fn nothing_is_left_when_all_is_deleted() {
     assert_empty(&folder);
 }
 
-/// A name that file systems do not take lies in as many buckets as it needs.
+/// A name that is too long for the file system is split over as many buckets as needed.
 #[test]
 fn a_long_name_is_kept() {
     let (store, folder) = store(FOLDER_NAMES_MAX, true);
@@ -89,7 +90,8 @@ fn a_long_name_is_kept() {
     assert_empty(&folder);
 }
 
-/// A page costs the same however many keys there are: keys of one folder, folders of one folder, and names that begin alike.
+/// The cost of a page does not depend on the number of keys: for keys of one folder, folders of one
+/// folder, and names with the same beginning.
 #[test]
 fn a_page_costs_the_same_however_many_keys_there_are() {
     let names: [fn(usize) -> String; 3] = [
@@ -122,7 +124,7 @@ fn a_page_costs_the_same_however_many_keys_there_are() {
     }
 }
 
-/// Two files of one key, as creators leave them that found a folder differently full.
+/// One key has two files, which happens if two creators saw the folder at different fill levels.
 #[test]
 fn of_two_files_the_first_counts_and_a_delete_removes_both() {
     let (store, folder) = store(8, false);
@@ -136,7 +138,8 @@ fn of_two_files_the_first_counts_and_a_delete_removes_both() {
     assert_eq!(list(&store, ""), ["tag/a!v1"]);
     let refused = block_on(store.put("tag/a!v1", Bytes::new(), When::Absent));
     assert!(matches!(refused, Err(Error::Conflict(_))));
-    // A creator that finds another one's file takes back its own, but not what was written over it.
+    // A creator that finds another creator's file removes its own file, unless its own file was
+    // overwritten with another value.
     let tmp = folder.path().join("tmp/mine");
     fs::write(&tmp, "mine").unwrap();
     store.folder.take_back(&first, &tmp).unwrap();
@@ -153,8 +156,8 @@ fn of_two_files_the_first_counts_and_a_delete_removes_both() {
     assert_empty(&folder);
 }
 
-/// Every writer has keys of its own among those of the others, in the same folders, which come and go all the time. What
-/// was acknowledged is there, alone and in lists, until its owner deletes it.
+/// Several writers create and delete their own keys in shared folders, which come and go all the
+/// time. An acknowledged key can be read and is listed until its owner deletes the key.
 #[test]
 fn no_acknowledged_key_is_lost() {
     for (names_max, locks) in [(1, true), (2, false)] {
@@ -213,7 +216,8 @@ fn come_and_go(store: &FileKeyValue, writer: usize) {
     mine.iter().for_each(|key| delete(store, key));
 }
 
-/// Many create the same keys while folders fill up and empty: each key has one creator, with locks and without.
+/// Many writers create the same key while folders fill up and empty. Each key has exactly one
+/// creator, with locks and without.
 #[test]
 fn one_creator_wins_while_folders_fill_up() {
     for locks in [true, false] {
@@ -250,7 +254,8 @@ fn one_creator_wins_while_folders_fill_up() {
     }
 }
 
-/// Writers and deleters of one key without locks: what an acknowledged delete left does not show again later.
+/// Writers and deleters share keys without locks. After an acknowledged delete, no old value
+/// reappears later.
 #[test]
 fn a_deleted_key_stays_deleted() {
     let (store, folder) = store(1, false);

@@ -1,4 +1,4 @@
-//! Foreign entries in every folder of a data folder, and what killed writers left behind.
+//! Foreign entries in every folder of a data folder, and leftovers of killed writers.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::store::{BlobStore, KeyValue, SystemPlatform, Tidied, When};
 
 const NOW_MS: u64 = 1_700_000_000_000;
 const GRACE_MS: u64 = 60_000;
-/// How many folders lie above one another here.
+/// The deepest nesting of folders in these tests.
 const DEPTH_MAX: usize = 8;
 const KEYS: [&str; 4] = ["content/sha256:ab", "tag/a!v1", "tag/a/b!v2", "upload/a!0"];
 
@@ -25,7 +25,7 @@ struct Data {
     folder: tempfile::TempDir,
 }
 
-/// A data folder with some of everything.
+/// A data folder with keys, a stored blob, and an unfinished upload.
 fn data() -> Data {
     let folder = tempfile::tempdir().unwrap();
     let keys = FileKeyValue::open(folder.path(), Arc::new(SystemPlatform)).unwrap();
@@ -51,7 +51,7 @@ impl Data {
         file.set_modified(UNIX_EPOCH + Duration::from_millis(NOW_MS - age_ms)).unwrap();
     }
 
-    /// All that both stores tell, in pages of `limit`.
+    /// The combined results of both stores, read in pages of `limit`.
     fn tidy(&self, limit: usize, dry_run: bool) -> Tidied {
         let mut all = Tidied::default();
         for of_keys in [true, false] {
@@ -61,7 +61,8 @@ impl Data {
                     true => block_on(self.keys.tidy(&request)).unwrap(),
                     false => block_on(self.blobs.tidy(&request)).unwrap(),
                 };
-                // Folders are counted when they are done with.
+                // A folder is counted when the store has finished with the folder, so a page may
+                // exceed the limit.
                 assert!(page.looked_at <= limit + DEPTH_MAX, "{page:?}");
                 assert!(!page.more || page.looked_at > 0 && page.after != request.after, "{page:?}");
                 all.looked_at += page.looked_at;
@@ -120,7 +121,7 @@ fn foreign_entries_are_told_by_path_and_left_alone() {
     let other = if shelf == "00" { "11" } else { "00" };
     let stage = "6e2fc1a4-7a1c-4a3e-9d5a-111111111111";
     let foreign_files = [
-        "README".to_owned(), // Beside the parts: nobody minds.
+        "README".to_owned(), // Beside the known folders, so never reported.
         "blobs/README".to_owned(),
         "blobs/ff".replace("ff", if shelf == "ff" { "fe" } else { "ff" }),
         format!("blobs/{shelf}/.nfs0001"),
@@ -163,7 +164,8 @@ fn foreign_entries_are_told_by_path_and_left_alone() {
     }
 }
 
-/// A key whose place is taken by something else, or whose way leads through something else, gets another place.
+/// If another entry occupies the place of a key or of a folder on the key's path, the key is stored
+/// in another place.
 #[test]
 fn keys_find_a_place_beside_foreign_entries() {
     let data = data();
@@ -200,9 +202,9 @@ fn what_killed_writers_left_is_removed_when_it_is_old() {
     let name = |number: u32| format!("tmp/6e2fc1a4-7a1c-4a3e-9d5a-00000000000{number}");
     data.file(&name(1), 2 * GRACE_MS);
     data.file(&format!("{}.back", name(2)), 2 * GRACE_MS);
-    // A live writer's.
+    // The file of a live writer.
     data.file(&name(3), GRACE_MS / 2);
-    // The clock was ahead when this was written.
+    // The clock was ahead when the file was written.
     File::create(data.path(&name(4)))
         .and_then(|file| file.set_modified(UNIX_EPOCH + Duration::from_millis(NOW_MS + 2 * GRACE_MS)))
         .unwrap();
@@ -212,7 +214,7 @@ fn what_killed_writers_left_is_removed_when_it_is_old() {
     let before = all_paths(data.folder.path());
     let told = data.tidy(1000, true);
     assert_eq!(all_paths(data.folder.path()), before);
-    // A dry run does not see that a folder becomes empty.
+    // In a dry run, no folder becomes empty, so the emptied folders are not counted.
     assert_eq!((told.removed, &told.foreign), (5, &Vec::new()));
 
     let tidied = data.tidy(2, false);
@@ -225,7 +227,8 @@ fn what_killed_writers_left_is_removed_when_it_is_old() {
     data.is_whole();
 }
 
-/// With no grace at all a live writer has a few seconds, and writes its value again when its file was removed under it.
+/// Even without a grace period, the temporary file of a live writer is kept for a few seconds. A
+/// writer whose file was removed writes its value again.
 #[test]
 fn a_live_writer_is_not_disturbed() {
     let data = data();
