@@ -2,11 +2,16 @@
 
 use std::future::Future as _;
 
+use bytes::Bytes;
+use futures_util::stream;
+
 use super::super::file::{FileBlobStore, FileKeyValue};
 use super::super::memory::{MemoryBlobStore, MemoryKeyValue};
 use super::super::packed::PackedBlobStore;
 use super::super::unordered::{Unordered, UnorderedStore};
-use super::super::{Platform, SystemPlatform};
+use super::super::{Body, BodyError, Error, Platform, Result, SystemPlatform, Version, When};
+use super::blob_store::{broken, commit_and_read, content, digest, stored, test_blob_store};
+use super::key_value::{test_key_value, text};
 use super::*;
 
 fn platform() -> Arc<dyn Platform> {
