@@ -24,8 +24,9 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream;
 
-use super::{BlobStore, Body, BodyError, Error, KeyValue, Result, Stage, Version, When};
+use super::{BlobStore, Error, KeyValue, Result, Stage, Version, When};
 use crate::oci::{Algorithm, Digest};
+use crate::platform::{Body, BodyError};
 
 /// A clause on a [`KeyValue`].
 pub type KeyValueClause = fn(Arc<dyn KeyValue>) -> BoxFuture<'static, ()>;

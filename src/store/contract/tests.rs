@@ -6,8 +6,8 @@ use super::super::file::{FileBlobStore, FileKeyValue};
 use super::super::memory::{MemoryBlobStore, MemoryKeyValue};
 use super::super::packed::PackedBlobStore;
 use super::super::unordered::{Unordered, UnorderedStore};
-use super::super::{Platform, SystemPlatform};
 use super::*;
+use crate::platform::{Platform, SystemPlatform};
 
 fn platform() -> Arc<dyn Platform> {
     Arc::new(SystemPlatform)
