@@ -9,7 +9,8 @@ use futures_util::stream;
 
 use super::{BlobStoreClause, yield_now};
 use crate::oci::{Algorithm, Digest};
-use crate::store::{BlobStore, Body, BodyError, Error, Location, Result, Stage};
+use crate::platform::{Body, BodyError};
+use crate::store::{BlobStore, Error, Location, Result, Stage};
 
 clauses! {
     /// Every clause on a [`BlobStore`], by name.
