@@ -24,7 +24,7 @@ pub mod unordered;
 
 use crate::platform::{BodyError, SendError, SourceError};
 
-pub use blob_store::{BlobStore, Location, Stage, Stored};
+pub use blob_store::{BlobStore, Location, Stage, Stored, family_of};
 pub use expiring::Expiring;
 pub use key_value::{Entry, KEY_BYTES_MAX, KeyValue, Version, When};
 pub use tidy::{Tidied, TidyRequest};
