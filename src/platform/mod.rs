@@ -3,6 +3,7 @@
 //! [`Platform`], so that tests control them.
 
 mod body;
+mod causes;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use futures_util::future::BoxFuture;
 use http::{Request, Response};
 
 pub use body::{Body, BodyError, SourceError};
+pub use causes::Causes;
 
 /// Why [`Platform::send`] returned no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
