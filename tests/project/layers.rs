@@ -1,6 +1,5 @@
 //! The layers depend on each other in one direction only (ARCHITECTURE.md), and only hosts use a
 //! host's crates.
-#![cfg(not(target_family = "wasm"))]
 
 use std::fs;
 use std::path::{Path, PathBuf};
