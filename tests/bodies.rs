@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use eyot::oci::Algorithm;
-use eyot::store::BodyError;
+use eyot::platform::BodyError;
 use eyot::{Body, Handler};
 use futures_executor::block_on;
 use futures_util::{FutureExt as _, StreamExt as _, stream};

@@ -9,11 +9,12 @@ use bytes::Bytes;
 use eyot::Registry;
 use eyot::oci::manifest::{OCI_IMAGE, OCI_INDEX};
 use eyot::oci::{Algorithm, Digest, Reference, RepositoryName};
+use eyot::platform::{Platform, SystemPlatform};
 use eyot::registry::{Chunk, CollectRequest, Error, Limits, Report};
 use eyot::store::file::{FileBlobStore, FileKeyValue};
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use eyot::store::packed::PackedBlobStore;
-use eyot::store::{BlobStore, Entry, KeyValue, Platform, SystemPlatform, Version, When};
+use eyot::store::{BlobStore, Entry, KeyValue, Version, When};
 use futures_executor::block_on;
 use serde_json::{Value, json};
 

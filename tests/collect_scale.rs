@@ -8,10 +8,10 @@ use bytes::Bytes;
 use eyot::Registry;
 use eyot::oci::manifest::OCI_IMAGE;
 use eyot::oci::{Algorithm, Reference, RepositoryName};
+use eyot::platform::{Platform, SystemPlatform};
 use eyot::registry::{CollectRequest, Limits, Report};
 use eyot::store::counting::Counting;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use eyot::store::{Platform, SystemPlatform};
 use futures_executor::block_on;
 use serde_json::json;
 

@@ -11,11 +11,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use eyot::auth::Access;
 use eyot::oci::{Algorithm, Digest};
+use eyot::platform::{Platform, SystemPlatform};
 use eyot::registry::Limits;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use eyot::store::{
-    BlobStore, Entry, Error, KeyValue, Location, Platform, Stage, Stored, SystemPlatform, Version, When,
-};
+use eyot::store::{BlobStore, Entry, Error, KeyValue, Location, Stage, Stored, Version, When};
 use eyot::{Body, Handler, Registry};
 use http::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use eyot::oci::{Algorithm, Digest};
+use eyot::platform::{BodyError, SystemPlatform};
 use eyot::registry::Limits;
 use eyot::store::counting::Counting;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use eyot::store::{BlobStore, BodyError, KeyValue, SystemPlatform};
+use eyot::store::{BlobStore, KeyValue};
 use eyot::{Body, Handler, Registry};
 use futures_executor::block_on;
 use futures_util::{FutureExt as _, StreamExt as _, stream};

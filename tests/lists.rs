@@ -6,10 +6,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use eyot::platform::{Platform, SystemPlatform};
 use eyot::registry::Limits;
 use eyot::store::counting::Counting;
 use eyot::store::file::{FileBlobStore, FileKeyValue};
-use eyot::store::{KeyValue, Platform, SystemPlatform, When};
+use eyot::store::{KeyValue, When};
 use eyot::{Body, Handler, Registry};
 use futures_executor::block_on;
 use http::{Method, Request, StatusCode};

@@ -11,11 +11,10 @@ use std::task::Poll;
 use async_trait::async_trait;
 use bytes::Bytes;
 use eyot::oci::{Algorithm, Digest};
+use eyot::platform::{BodyError, SystemPlatform};
 use eyot::registry::Limits;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use eyot::store::{
-    BlobStore, BodyError, Entry, Error, KeyValue, Location, Stage, Stored, SystemPlatform, Version, When,
-};
+use eyot::store::{BlobStore, Entry, Error, KeyValue, Location, Stage, Stored, Version, When};
 use eyot::{Body, Handler, Registry};
 use futures_executor::block_on;
 use futures_util::stream;

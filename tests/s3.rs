@@ -27,9 +27,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use eyot::host::outbound::NativePlatform;
 use eyot::oci::{Algorithm, Digest, Hasher};
+use eyot::platform::{BodyError, Platform, SendError};
 use eyot::registry::Limits;
 use eyot::store::s3::{PART_BYTES_MIN, S3, S3Settings};
-use eyot::store::{BlobStore, BodyError, Error, KeyValue, Platform, When, contract};
+use eyot::store::{BlobStore, Error, KeyValue, When, contract};
 use eyot::{Body, Handler, Registry};
 use futures_util::stream;
 use http::{Method, Request, Response};
@@ -398,7 +399,7 @@ impl Platform for OffClock {
         self.0.random()
     }
 
-    async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>, Error> {
+    async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>, SendError> {
         self.0.send(request, timeout).await
     }
 
@@ -517,7 +518,7 @@ impl Instance {
         Self::start(host::Kind::Native, server)
     }
 
-    async fn send(&self, method: Method, uri: &str, body: Body) -> Result<Response<Body>, Error> {
+    async fn send(&self, method: Method, uri: &str, body: Body) -> Result<Response<Body>, SendError> {
         self.send_within(Duration::from_secs(60), method, uri, body).await
     }
 
@@ -527,7 +528,7 @@ impl Instance {
         method: Method,
         uri: &str,
         body: Body,
-    ) -> Result<Response<Body>, Error> {
+    ) -> Result<Response<Body>, SendError> {
         let uri = format!("http://{}{uri}", self.0.client.address);
         let request = Request::builder().method(method).uri(uri).header("content-type", OCI_IMAGE);
         // Each request uses a new client, because a connection does not outlive the runtime whose

@@ -50,9 +50,10 @@ use bytes::Bytes;
 use client::{Client, RequestBody, chunked, whole};
 use eyot::host::outbound::NativePlatform;
 use eyot::http::Redirects;
+use eyot::platform::{Platform, SendError};
 use eyot::registry::Limits;
+use eyot::store::Error;
 use eyot::store::s3::{PART_BYTES_MIN, S3, S3Settings};
-use eyot::store::{Error, Platform};
 use eyot::{Body, Handler, Registry};
 use futures_util::stream;
 use host::Host;
@@ -217,7 +218,7 @@ impl Platform for OneAddress {
         self.0.random()
     }
 
-    async fn send(&self, mut request: Request<Body>, timeout: Duration) -> Result<Response<Body>, Error> {
+    async fn send(&self, mut request: Request<Body>, timeout: Duration) -> Result<Response<Body>, SendError> {
         let uri = request.uri();
         let name = uri.authority().expect("a host").as_str().parse().expect("a header's value");
         *request.uri_mut() =

@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use eyot::host::outbound::NativePlatform;
+use eyot::platform::{Platform, SendError};
 use eyot::registry::Limits;
 use eyot::store::s3::{PART_BYTES_MIN, S3, S3BlobStore, S3KeyValue, S3Settings};
-use eyot::store::{BlobStore, Error, KeyValue, Location, Platform, Result, When};
+use eyot::store::{BlobStore, Error, KeyValue, Location, Result, When};
 use eyot::{Body, Handler, Registry};
 use futures_util::stream::{self, StreamExt as _};
 use http::{Method, Request, Response};
@@ -53,13 +54,13 @@ impl Platform for Hasty {
         self.platform.random()
     }
 
-    async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>> {
+    async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>, SendError> {
         let response = self.platform.send(request, timeout / self.haste).await?;
         if !std::mem::take(&mut *self.halves.lock().unwrap()) {
             return Ok(response);
         }
         let (head, body) = response.into_parts();
-        let bytes = body.collect_up_to(u64::MAX).await?;
+        let bytes = body.collect_up_to(u64::MAX).await.map_err(|error| SendError::Failed(error.to_string()))?;
         Ok(Response::from_parts(head, bytes.slice(..bytes.len() / 2).into()))
     }
 

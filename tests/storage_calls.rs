@@ -6,10 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use eyot::auth::Access;
 use eyot::oci::{Algorithm, Digest};
+use eyot::platform::{BodyError, Platform, SystemPlatform};
 use eyot::registry::Limits;
 use eyot::store::counting::Counting;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use eyot::store::{BlobStore, BodyError, KeyValue, Platform, SystemPlatform};
+use eyot::store::{BlobStore, KeyValue};
 use eyot::{Body, Handler, Registry};
 use http::{Method, Request, Response, StatusCode};
 

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use eyot::auth::Access;
+use eyot::platform::SystemPlatform;
 use eyot::registry::Limits;
-use eyot::store::SystemPlatform;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use eyot::{Body, Handler, Registry};
 use http::{Request, Response, StatusCode};

@@ -29,8 +29,8 @@ use http::request::Parts;
 use http::{Method, Request, Response};
 
 use crate::auth::{Access, Seal};
+use crate::platform::Body;
 use crate::registry::Registry;
-use crate::store::Body;
 
 use authorizer::Authorizer;
 use drain::Drain;
@@ -133,7 +133,7 @@ impl Handler {
     /// dropped.
     #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
     pub fn in_memory() -> Self {
-        Self::new(Registry::in_memory(Arc::new(crate::store::SystemPlatform)), Access::open())
+        Self::new(Registry::in_memory(Arc::new(crate::platform::SystemPlatform)), Access::open())
     }
 
     /// Answers one request. Every request gets an answer, also after a panic. An answer with a body

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::facts::BlobFact;
 use super::{Error, Precondition, Registry, Result, layout};
 use crate::oci::{Digest, RepositoryName};
-use crate::store::Body;
+use crate::platform::Body;
 
 /// A blob that a repository holds.
 #[derive(Clone, Debug)]

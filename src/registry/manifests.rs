@@ -10,7 +10,8 @@ use super::memory::Share;
 use super::references::Nested;
 use super::{Error, Precondition, Registry, Result, layout};
 use crate::oci::{self, Algorithm, Descriptor, Digest, Reference, RepositoryName, Tag};
-use crate::store::{self, Body, BodyError, When};
+use crate::platform::{Body, BodyError};
+use crate::store::{self, When};
 use bytes::Bytes;
 
 /// A manifest that a repository holds.
@@ -264,7 +265,7 @@ impl Registry {
                 BodyError::TooLarge { limit_bytes } => Error::TooLarge { limit_bytes },
                 BodyError::Idle { limit_seconds } => Error::BodyIdle { limit_seconds },
                 BodyError::Slow(limit) => Error::BodySlow(limit),
-                BodyError::Store(error) => error.into(),
+                error @ BodyError::Source(_) => store::Error::from(error).into(),
                 other => Error::ManifestInvalid(other.to_string()),
             })?;
             let size = (bytes.len() + data.len()) as u64;

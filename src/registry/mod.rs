@@ -43,9 +43,10 @@ pub use session::{Chunk, SessionId, Status};
 pub use tags::{Page, PageRequest};
 pub use uploads::Mounted;
 
+use crate::platform::Platform;
 use crate::store::check::Finding;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use crate::store::{self, BlobStore, Expiring, KeyValue, Platform};
+use crate::store::{self, BlobStore, Expiring, KeyValue};
 use begun::Begun;
 use limits::{PAGES_MEMORY_BYTES, PUSHES_MEMORY_BYTES, RECEIVING_MEMORY_BYTES};
 use memory::Memory;

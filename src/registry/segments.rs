@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::limits::SEGMENTS_MAX;
-use crate::store::{Body, BodyError};
+use crate::platform::{Body, BodyError};
 
 /// A body of known length that is read segment by segment.
 pub(super) struct Segments {

@@ -23,7 +23,8 @@ use super::facts::{Progress, UploadFact};
 use super::limits::SESSION_TRIES_MAX;
 use super::{Error, Registry, Result, layout};
 use crate::oci::{Algorithm, Digest, Hasher, RepositoryName};
-use crate::store::{self, Body, Version, When};
+use crate::platform::Body;
+use crate::store::{self, Version, When};
 
 /// The name of an upload session: a UUID.
 #[derive(Clone, Debug, PartialEq, Eq)]

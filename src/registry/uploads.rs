@@ -16,7 +16,8 @@ use super::segments::Segments;
 use super::session::{Chunk, Session, SessionId, Status};
 use super::{Error, Registry, Result, facts, layout};
 use crate::oci::{Algorithm, Digest, Hasher, RepositoryName};
-use crate::store::{self, Body, Location, Stage, When};
+use crate::platform::Body;
+use crate::store::{self, Location, Stage, When};
 
 /// The result of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]

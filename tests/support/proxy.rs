@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use eyot::host::outbound::NativePlatform;
-use eyot::store::{Body, BodyError, Platform};
+use eyot::platform::{Body, BodyError, Platform};
 use futures_util::stream;
 use http::header::TRANSFER_ENCODING;
 use http::{Request, Response, StatusCode};

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use eyot::host::outbound::NativePlatform;
-use eyot::store::Platform;
+use eyot::platform::Platform;
 use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
 
 use eyot::store::s3::{PART_BYTES_DEFAULT, S3, S3Settings};

@@ -15,7 +15,7 @@ use crate::http::permission::Permission;
 use crate::http::reply::{Freshness, Reply};
 use crate::oci::range::RangeRequest;
 use crate::oci::{Digest, RepositoryName};
-use crate::store::Body;
+use crate::platform::Body;
 
 const PATH: &str = "/v2/<name>/blobs/<digest>";
 

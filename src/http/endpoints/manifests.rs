@@ -14,7 +14,7 @@ use crate::http::head;
 use crate::http::permission::Permission;
 use crate::http::reply::{Freshness, Reply};
 use crate::oci::{Reference, RepositoryName, Tag};
-use crate::store::Body;
+use crate::platform::Body;
 
 const PATH: &str = "/v2/<name>/manifests/<reference>";
 

@@ -29,7 +29,7 @@ use super::permission::Permission;
 use super::query::Query;
 use super::reply::Reply;
 use crate::auth::Caller;
-use crate::store::Body;
+use crate::platform::Body;
 
 use path::{Target, Template};
 

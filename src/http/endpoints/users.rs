@@ -12,8 +12,8 @@ use crate::http::error::Error;
 use crate::http::limits::ADMINISTRATION_REQUEST_BYTES_MAX;
 use crate::http::permission::Permission;
 use crate::http::reply::Reply;
+use crate::platform::Body;
 use crate::registry;
-use crate::store::Body;
 
 const USER: &str = "/v2/_eyot/users/<user>";
 

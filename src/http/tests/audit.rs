@@ -157,7 +157,7 @@ fn the_audit_log_has_each_change_and_each_refused_login() {
     }
     // A client that disconnects before the answer still leaves an audit line for the change.
     LINES.with_borrow_mut(Vec::clear);
-    let body = Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, crate::store::BodyError>>());
+    let body = Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, crate::platform::BodyError>>());
     let request = Request::post(&pushed).header("host", "registry.example").header(AUTHORIZATION, basic("writer"));
     let mut answer = Box::pin(fixture.handler.handle(request.body(body).unwrap()));
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());

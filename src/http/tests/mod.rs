@@ -19,10 +19,11 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::auth::{Accounts, Directory, Document, Issuers, JwksSource, PasswordHash, Secret, Tokens};
+use crate::platform::Platform;
 use crate::registry::Limits;
+use crate::store::KeyValue;
 use crate::store::counting::Counting;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use crate::store::{KeyValue, Platform};
 
 const POLICY: &str = "
     anonymous  public/**  pull

@@ -66,8 +66,6 @@ pub(super) const ROUTES: &[(&str, &str, &str, u16)] = &[
     ("POST", "/v2/_eyot/check", "administration", 200),
 ];
 
-/// The number of each operation, below `OPERATIONS`. The match has no wildcard, so a new operation
-
 pub(super) fn filled(target: &str, repository: &str) -> String {
     target.replace("{repo}", repository).replace("{absent}", ABSENT).replace("{session}", SESSION)
 }

@@ -298,8 +298,8 @@ mod tests {
     use futures_executor::block_on;
 
     use super::*;
+    use crate::platform::SystemPlatform;
     use crate::registry::Limits;
-    use crate::store::SystemPlatform;
     use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 
     fn registry(marks_max: usize) -> Registry {

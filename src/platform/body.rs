@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -9,8 +10,6 @@ use futures_util::{Stream, StreamExt as _, stream};
 use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
-
-use super::{Error, Result};
 
 /// A stream of bytes that may fail on the way: the body of requests and answers, and the input and
 /// output of the stores.
@@ -48,21 +47,37 @@ pub enum BodyError {
         /// The limit, in bytes.
         limit_bytes: u64,
     },
-    /// The store that the body was read from failed.
+    /// The place that the bytes are read from failed, for example a store.
     #[error(transparent)]
-    Store(#[from] Error),
+    Source(SourceError),
 }
 
-/// Appending a body that fails is a failure of the store: an error of the source store stays the
-/// same, and every other reason becomes [`Error::Unavailable`].
-impl From<BodyError> for Error {
-    fn from(error: BodyError) -> Self {
-        match error {
-            BodyError::Store(error) => error,
-            other => Self::Unavailable(other.to_string()),
-        }
+/// An error of the place that a body is read from. The layer that knows the place gets its error
+/// back by [`SourceError::downcast_ref`].
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct SourceError(Arc<dyn std::error::Error + Send + Sync>);
+
+impl SourceError {
+    /// Wraps the error of a source.
+    pub fn new(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self(Arc::new(error))
+    }
+
+    /// The wrapped error, if the error has the type `E`.
+    pub fn downcast_ref<E: std::error::Error + 'static>(&self) -> Option<&E> {
+        self.0.downcast_ref()
     }
 }
+
+/// Two errors are equal if their texts are.
+impl PartialEq for SourceError {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for SourceError {}
 
 impl Body {
     /// A body without bytes.

@@ -1,5 +1,8 @@
-//! The impure parts of a host besides storage: the clock, randomness and outbound HTTP. All code
-//! reaches them through [`Platform`], so that tests control them.
+//! The ground floor: streams of bytes ([`Body`]), and the impure parts of a host besides storage,
+//! which are the clock, randomness and outbound HTTP. All code reaches the latter through
+//! [`Platform`], so that tests control them.
+
+mod body;
 
 use std::time::Duration;
 
@@ -7,7 +10,18 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 
-use super::{Body, Error, Result};
+pub use body::{Body, BodyError, SourceError};
+
+/// Why [`Platform::send`] returned no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The platform has no outbound HTTP. The request was not sent.
+    #[error("this platform sends no requests")]
+    Unsupported,
+    /// No answer arrived. The server may have carried out the request. The text says why.
+    #[error("{0}")]
+    Failed(String),
+}
 
 /// The clock, the randomness and the outbound HTTP of a host.
 #[async_trait]
@@ -31,11 +45,11 @@ pub trait Platform: Send + Sync {
     /// host decides how long each piece of the response body may take.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when no answer arrived; the server may have carried out the request
-    /// all the same. [`Error::Unsupported`] on a platform without outbound HTTP.
-    async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>> {
+    /// [`SendError::Failed`] when no answer arrived; the server may have carried out the request
+    /// all the same. [`SendError::Unsupported`] on a platform without outbound HTTP.
+    async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>, SendError> {
         let _ = (request, timeout);
-        Err(Error::Unsupported("this platform sends no requests"))
+        Err(SendError::Unsupported)
     }
 
     /// Whether [`Platform::spawn`] runs tasks in the background.
