@@ -77,7 +77,7 @@ impl From<SendError> for Error {
     fn from(error: SendError) -> Self {
         match error {
             SendError::Unsupported => Self::Unsupported("this platform sends no requests"),
-            SendError::Failed(why) => Self::Unavailable(why),
+            SendError::Failed(why) | SendError::TimedOut(why) => Self::Unavailable(why),
         }
     }
 }
