@@ -1,9 +1,5 @@
 //! Malicious manifests: deeply nested, ambiguous, or circular. The registry refuses each manifest,
 //! or stores it unchanged and stays unharmed.
-#![cfg(not(target_family = "wasm"))]
-
-#[path = "support/allocation.rs"]
-mod allocation;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,6 +16,8 @@ use futures_executor::block_on;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use http::{Request, Response};
 use serde_json::{Value, json};
+
+use crate::allocation;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// So deep that a recursion would overflow the stack, yet within the size limit of a manifest.

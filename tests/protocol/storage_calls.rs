@@ -1,5 +1,4 @@
 //! How many storage calls a request costs. The number is the same on every machine.
-#![cfg(not(target_family = "wasm"))]
 
 use std::sync::Arc;
 

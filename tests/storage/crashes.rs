@@ -1,7 +1,6 @@
 //! Simulates a crash between any two storage calls, before or after the call has done its work. All
 //! visible content is whole afterwards, and the client's next try succeeds. Also simulates a single
 //! failed storage call: every change that the answer reports as done is done.
-#![cfg(not(target_family = "wasm"))]
 
 use std::ops::Range;
 use std::sync::Arc;

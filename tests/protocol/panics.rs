@@ -1,7 +1,6 @@
 //! Panics below the handler: the request gets an answer, the next request is served, and the client
 //! learns only the request id. Components are built without unwinding; their host replaces the
 //! instance instead.
-#![cfg(not(target_family = "wasm"))]
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};

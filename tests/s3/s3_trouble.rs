@@ -1,13 +1,5 @@
 //! S3 servers in trouble, and S3-like servers that deviate from S3. A server in memory with
 //! configurable deviations runs behind the proxy.
-#![cfg(not(target_family = "wasm"))]
-
-#[path = "support/content.rs"]
-mod content;
-#[path = "support/fake_s3.rs"]
-mod fake_s3;
-#[path = "support/proxy.rs"]
-mod proxy;
 
 use std::future::Future;
 use std::ops::Range;
@@ -24,9 +16,9 @@ use eyot::{Body, Handler, Registry};
 use futures_util::stream::{self, StreamExt as _};
 use http::{Method, Request, Response};
 
-use content::{MIB, content, digest, header, streamed};
-use fake_s3::{Character, FakeS3};
-use proxy::{Act, Proxy, Seen};
+use crate::content::{MIB, content, digest, header, streamed};
+use crate::fake_s3::{self, Character, FakeS3};
+use crate::proxy::{Act, Proxy, Seen};
 
 const SECRET: &str = "a-secret-that-nobody-sees";
 

@@ -1,5 +1,4 @@
 //! Request bodies that arrive slowly, or that the handler does not need.
-#![cfg(not(target_family = "wasm"))]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

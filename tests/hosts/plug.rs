@@ -3,43 +3,19 @@
 //! content is there, and all visible content is whole. `EYOT_SEED` repeats the clients' random
 //! choices, but not the moment at which the process dies. `EYOT_ROUNDS` sets the number of rounds.
 
-#![cfg(all(feature = "native", not(target_family = "wasm")))]
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/client.rs"]
-mod client;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/host.rs"]
-mod host;
-
-#[path = "support/random.rs"]
-mod random;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/runner.rs"]
-mod runner;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/transcript.rs"]
-mod transcript;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/value.rs"]
-mod value;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::support::client::{Client, RequestBody, chunked, whole};
+use crate::support::host::{Host, Kind};
+use crate::support::random::Random;
+use crate::support::runner;
+use crate::support::value::{noise, sha256};
 use bytes::Bytes;
-use client::{Client, RequestBody, chunked, whole};
 use futures_util::stream;
-use host::{Host, Kind};
 use http::{Request, Response};
-use random::Random;
 use serde_json::{Value, json};
-use value::{noise, sha256};
 
 const ROUNDS: usize = 20;
 const PUSHERS: usize = 10;

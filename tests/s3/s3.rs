@@ -1,25 +1,4 @@
 //! The S3 stores on real S3 servers: the contract of the stores, and faults that only S3 can have.
-#![cfg(not(target_family = "wasm"))]
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/client.rs"]
-mod client;
-#[path = "support/content.rs"]
-mod content;
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/host.rs"]
-mod host;
-#[path = "support/proxy.rs"]
-mod proxy;
-#[path = "support/runner.rs"]
-mod runner;
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/s3_server.rs"]
-mod s3_server;
-#[path = "support/transcript.rs"]
-mod transcript;
-#[path = "support/value.rs"]
-mod value;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,10 +15,11 @@ use futures_util::stream;
 use http::{Method, Request, Response};
 use http_body_util::BodyExt as _;
 
-use content::{MIB, content, digest, header, streamed};
-use host::Host;
-use proxy::{Act, Proxy, Seen};
-use s3_server::{Kind, S3Server};
+use crate::content::{MIB, content, digest, header, streamed};
+use crate::proxy::{Act, Proxy, Seen};
+use crate::s3_server::{self, Kind, S3Server};
+use crate::support::host::{self, Host};
+use crate::support::runner;
 
 fn on(kind: Kind, test: impl AsyncFnOnce(&S3Server)) {
     let server = S3Server::start(kind);

@@ -2,51 +2,20 @@
 //! stores, and the protocol with all data or only layers in the bucket. `scripts/test` builds the
 //! components that the tests need.
 
-#![cfg(all(feature = "native", not(target_family = "wasm")))]
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/client.rs"]
-mod client;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/host.rs"]
-mod host;
-
-#[path = "support/proxy.rs"]
-mod proxy;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/repository.rs"]
-mod repository;
-
-#[path = "support/runner.rs"]
-mod runner;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/s3_server.rs"]
-mod s3_server;
-
-#[path = "support/transcript.rs"]
-mod transcript;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/value.rs"]
-mod value;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::proxy::{Act, Proxy};
+use crate::s3_server::{self, S3Server};
+use crate::support::client::{Client, chunked, whole};
+use crate::support::host::{Host, Kind};
+use crate::support::repository::Repository;
+use crate::support::runner::{self, pieces};
+use crate::support::value::{noise, sha256};
 use bytes::Bytes;
-use client::{Client, chunked, whole};
 use futures_util::stream;
-use host::{Host, Kind};
 use http::Request;
 use http::header::{LOCATION, RANGE};
-use proxy::{Act, Proxy};
-use repository::Repository;
-use runner::pieces;
-use s3_server::S3Server;
-use value::{noise, sha256};
 
 const MIB: usize = 1 << 20;
 const DENIED: &str = "<Error><Code>AccessDenied</Code><Message>not in this bucket</Message></Error>";

@@ -1,42 +1,16 @@
 //! Malicious or faulty clients over TCP: slow clients, many clients, and requests that two servers
 //! could read in two ways. Each limit takes effect, and the server continues to serve.
 
-#![cfg(all(feature = "native", not(target_family = "wasm")))]
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/client.rs"]
-mod client;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/host.rs"]
-mod host;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/repository.rs"]
-mod repository;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/runner.rs"]
-mod runner;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/transcript.rs"]
-mod transcript;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/value.rs"]
-mod value;
-
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use crate::support::client::raw;
+use crate::support::host::{Host, Kind, Settings};
+use crate::support::repository::{Repository, Session};
+use crate::support::value::{noise, sha256};
 use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
-use client::raw;
-use host::{Host, Kind, Settings};
-use repository::{Repository, Session};
-use value::{noise, sha256};
 
 const MIB: usize = 1 << 20;
 /// More bytes than the socket buffers of both sides hold.

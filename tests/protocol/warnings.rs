@@ -1,6 +1,5 @@
 //! Warnings on the wire (distribution-spec, "Warnings"). Warnings need a setting, so no transcript
 //! covers them.
-#![cfg(not(target_family = "wasm"))]
 
 use std::sync::Arc;
 

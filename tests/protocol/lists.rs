@@ -1,6 +1,5 @@
 //! A registry with many tags in one repository among others: pages are complete, and the cost of a
 //! page does not grow with the number of tags.
-#![cfg(not(target_family = "wasm"))]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

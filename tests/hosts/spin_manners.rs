@@ -1,29 +1,9 @@
 //! Faults that appear only on a host as slow as Spin: `--manners real` of `tests/spin_host`.
-#![cfg(all(feature = "native", not(target_family = "wasm")))]
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/client.rs"]
-mod client;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/host.rs"]
-mod host;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/runner.rs"]
-mod runner;
-
-#[path = "support/transcript.rs"]
-mod transcript;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/value.rs"]
-mod value;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use host::{Host, Kind};
+use crate::support::host::{Host, Kind};
 
 const MANIFEST: &str = r#"{"schemaVersion": 2, "manifests": []}"#;
 /// The number of requests on one connection whose answers are counted. As many requests before them

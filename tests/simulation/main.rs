@@ -6,19 +6,12 @@
 //! number of seeds, and `EYOT_SIM_FIRST=<seed>` the first seed.
 #![cfg(not(target_family = "wasm"))]
 
-#[path = "simulation/check.rs"]
 mod check;
-#[path = "simulation/clients.rs"]
 mod clients;
-#[path = "simulation/contents.rs"]
 mod contents;
-#[path = "simulation/executor.rs"]
 mod executor;
-#[path = "simulation/model.rs"]
 mod model;
-#[path = "simulation/stores.rs"]
 mod stores;
-#[path = "simulation/world.rs"]
 mod world;
 
 use std::sync::Mutex;

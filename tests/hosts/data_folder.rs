@@ -2,35 +2,6 @@
 //! missing; and the permissions of its files. Mounts are made in a namespace of the server's own
 //! (`unshare`), which needs root or user namespaces.
 
-#![cfg(all(feature = "native", target_os = "linux"))]
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/client.rs"]
-mod client;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/host.rs"]
-mod host;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/repository.rs"]
-mod repository;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/runner.rs"]
-mod runner;
-
-#[path = "support/trace.rs"]
-mod trace;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/transcript.rs"]
-mod transcript;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/value.rs"]
-mod value;
-
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -39,13 +10,14 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::support::client::whole;
+use crate::support::host::{Host, Kind};
+use crate::support::repository::Repository;
+use crate::support::value::{noise, sha256};
+use crate::trace;
 use bytes::Bytes;
-use client::whole;
-use host::{Host, Kind};
 use http::{Request, Response};
-use repository::Repository;
 use serde_json::Value;
-use value::{noise, sha256};
 
 const HOSTS: [Kind; 2] = [Kind::Native, Kind::Wasi];
 /// The collection removes unused content at once.

@@ -1,18 +1,14 @@
 //! The fuzz targets on stable Rust. The inputs are every file of `fuzz/corpus` and mutations of the
 //! files by a seed. `EYOT_SEED` repeats a run, and `EYOT_FUZZ_ROUNDS` makes a run longer. A failing
 //! input is printed, and written where cargo-fuzz would write it.
-#![cfg(not(target_family = "wasm"))]
 
-#[path = "../fuzz/src/lib.rs"]
+#[path = "../../fuzz/src/lib.rs"]
 mod targets;
-
-#[path = "support/random.rs"]
-mod random;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use random::Random;
+use crate::support::random::Random;
 
 /// The numbers of runs in CI, for targets that parse one text and for targets that send many
 /// requests. All runs together take some seconds without optimisation.

@@ -1,41 +1,20 @@
 //! Tests every host over TCP: runs the transcripts, and checks behaviour that transcripts cannot
 //! express. `scripts/test` builds the required components.
 
-#![cfg(all(feature = "native", not(target_family = "wasm")))]
-
-#[path = "support/client.rs"]
-mod client;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/host.rs"]
-mod host;
-
-#[path = "support/repository.rs"]
-mod repository;
-
-#[path = "support/runner.rs"]
-mod runner;
-
-#[path = "support/transcript.rs"]
-mod transcript;
-
-#[path = "support/value.rs"]
-mod value;
-
 use std::io::Read as _;
 use std::net::Shutdown;
 use std::time::Duration;
 
+use crate::support::client::{chunked, raw, raw_status, whole};
+use crate::support::host::{Host, Kind};
+use crate::support::repository::{Repository, Session, stored};
+use crate::support::runner::{self, pieces};
+use crate::support::value::{noise, sha256};
 use bytes::Bytes;
-use client::{chunked, raw, raw_status, whole};
-use host::{Host, Kind};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Method, Request};
 use http_body_util::BodyExt as _;
-use repository::{Repository, Session, stored};
-use runner::pieces;
 use sha2::{Digest as _, Sha256};
-use value::{noise, sha256};
 
 const MIB: usize = 1 << 20;
 

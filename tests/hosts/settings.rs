@@ -1,24 +1,4 @@
 //! Settings as users give them: wrong values and names on every host, and `scripts/up`.
-#![cfg(all(feature = "native", not(target_family = "wasm")))]
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/client.rs"]
-mod client;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/host.rs"]
-mod host;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/runner.rs"]
-mod runner;
-
-#[path = "support/transcript.rs"]
-mod transcript;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/value.rs"]
-mod value;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,8 +9,8 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::support::host::{self, Host, Kind};
 use eyot::host::config::SETTINGS;
-use host::{Host, Kind};
 
 /// A variable of Spin's manifest that is not a setting of eyot: the host to which the component may
 /// send requests.

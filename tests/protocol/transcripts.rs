@@ -1,20 +1,5 @@
 //! The protocol: runs every file in `tests/transcripts` in-process on the memory store.
 
-// wasm32-unknown-unknown has no folder from which to read the transcripts.
-#![cfg(not(all(target_family = "wasm", target_os = "unknown")))]
-
-#[path = "support/transcript.rs"]
-mod transcript;
-
-#[path = "support/value.rs"]
-mod value;
-
-#[path = "support/runner.rs"]
-mod runner;
-
-#[path = "support/self_test.rs"]
-mod self_test;
-
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
@@ -22,7 +7,7 @@ use futures_executor::block_on;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 
-use runner::Target;
+use crate::support::runner::{self, Target};
 
 struct InProcess(eyot::Handler);
 

@@ -1,6 +1,5 @@
 //! The cost of a collection: the number of storage calls grows at most linearly with the content,
 //! and marks in memory stay within their limit.
-#![cfg(not(target_family = "wasm"))]
 
 use std::sync::Arc;
 

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use futures_executor::block_on;
 use http::{Method, Request, Response};
 
-use super::runner::{Target, contains, glob, local, run};
-use super::transcript::parse;
-use super::value::{Scope, Value};
+use crate::support::runner::{Target, contains, glob, local, run};
+use crate::support::transcript::parse;
+use crate::support::value::{Scope, Value};
 
 /// Answers like a registry with one blob, `hello`.
 struct Stub;

@@ -1,6 +1,5 @@
 //! Garbage collection over each pair of stores: which content is removed and which is kept, and
 //! that every step can be interrupted.
-#![cfg(not(target_family = "wasm"))]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

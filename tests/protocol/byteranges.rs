@@ -1,5 +1,4 @@
 //! Several ranges of a blob in one answer: the content of the body, and the number of reads.
-#![cfg(not(target_family = "wasm"))]
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,7 +1,6 @@
 //! Every operation of the API over stores with seeded faults. An answer is a 5xx or equals the
 //! answer without faults. Bytes are never wrong, and an outage never looks like absence.
 //! Acknowledged content is served once the faults are over.
-#![cfg(not(target_family = "wasm"))]
 
 use std::sync::Arc;
 

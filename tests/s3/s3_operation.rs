@@ -1,42 +1,6 @@
 //! S3 from the operator's side: https, host names and addresses, wrong settings, a server that
 //! dies. The tests run the native program on a real S3 server.
 
-#![cfg(all(feature = "native", not(target_family = "wasm")))]
-
-#[path = "support/authority.rs"]
-mod authority;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/client.rs"]
-mod client;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/host.rs"]
-mod host;
-
-#[path = "support/random.rs"]
-mod random;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/repository.rs"]
-mod repository;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/runner.rs"]
-mod runner;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/s3_server.rs"]
-mod s3_server;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/transcript.rs"]
-mod transcript;
-
-#[allow(dead_code, reason = "shared with other tests")]
-#[path = "support/value.rs"]
-mod value;
-
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -45,9 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use authority::Authority;
+use crate::authority::Authority;
+use crate::s3_server::{self, BUCKET, Kind, S3Server, SECRET_ACCESS_KEY, free_port};
+use crate::support::client::{Client, RequestBody, chunked, whole};
+use crate::support::host::{self, Host};
+use crate::support::random::Random;
+use crate::support::repository::Repository;
+use crate::support::runner;
+use crate::support::value::{noise, sha256};
 use bytes::Bytes;
-use client::{Client, RequestBody, chunked, whole};
 use eyot::host::outbound::NativePlatform;
 use eyot::http::Redirects;
 use eyot::platform::{Platform, SendError};
@@ -56,13 +26,8 @@ use eyot::store::Error;
 use eyot::store::s3::{PART_BYTES_MIN, S3, S3Settings};
 use eyot::{Body, Handler, Registry};
 use futures_util::stream;
-use host::Host;
 use http::header::{HOST, LOCATION, RANGE};
 use http::{Request, Response, Uri};
-use random::Random;
-use repository::Repository;
-use s3_server::{BUCKET, Kind, S3Server, SECRET_ACCESS_KEY, free_port};
-use value::{noise, sha256};
 
 const MIB: usize = 1024 * 1024;
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
