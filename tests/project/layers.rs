@@ -11,6 +11,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["store", "platform", "oci"]),
     ("registry", &["registry", "store", "platform", "oci"]),
     ("auth", &["auth", "store", "platform", "oci"]),
+    ("upstream", &["upstream", "auth", "store", "platform", "oci"]),
     ("http", &["http", "auth", "registry", "store", "platform", "oci"]),
     ("host", &["host", "http", "auth", "registry", "store", "platform", "oci"]),
 ];
