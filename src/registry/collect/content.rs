@@ -16,7 +16,7 @@ impl Collector<'_> {
         for (key, fact) in self.read_all::<UploadFact>(keys).await? {
             let names = match fact {
                 Some((fact, _)) => self.registry.blobs.names_of_stage(&fact.stage).await,
-                None => Err(store::Error::Corrupt(key.to_string())),
+                None => Err(store::Error::corrupt(format!("cannot read key {key}"))),
             };
             self.mark_objects(&key, names).await?;
         }
@@ -35,7 +35,7 @@ impl Collector<'_> {
             self.cursor.sets.content.mark(&store, [mark_of(key.digest())]).await?;
             let names = match fact {
                 Some((fact, _)) => self.registry.blobs.names_of(&fact.location).await,
-                None => Err(store::Error::Corrupt(key.to_string())),
+                None => Err(store::Error::corrupt(format!("cannot read key {key}"))),
             };
             self.mark_objects(&key, names).await?;
         }

@@ -32,6 +32,7 @@ use super::layout::{Key, Kind, Prefix};
 use super::limits::{LEASE_MS, LEASES_LISTED_MAX, RIGHT_OF_WAY_MS};
 use super::pages::KeyPages;
 use super::{Error, Registry, Result, layout};
+use crate::platform::Causes;
 use crate::store::{self, When};
 use cursor::{Cursor, Phase};
 
@@ -113,7 +114,7 @@ impl Registry {
             // Two concurrent steps can corrupt the cursor on a store without exact conditional
             // writes.
             Err(Error::Store(store::Error::Corrupt(why))) => {
-                log::warn!("a round of the collection begins anew: {why}");
+                log::warn!("a round of the collection begins anew: {}", Causes(&why));
                 self.begin_round(request, deadline).await?
             }
             Err(error) => return Err(error),

@@ -5,6 +5,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::Collector;
 use super::candidates::{Candidate, Decision, Earliest};
 use super::report::Outcome;
+use crate::platform::Causes;
 use crate::registry::guard::{Activity, CollectionState, Deadline, Window};
 use crate::registry::layout::{self, Collectable, Key};
 use crate::registry::limits::{CALLS_AT_ONCE_MAX, SWEEPING_MS_MAX};
@@ -61,8 +62,8 @@ impl Collector<'_> {
         match self.registry.blobs.remove(&name).await {
             // Continue with the other objects if one object cannot be removed.
             Err(store::Error::Corrupt(why)) => {
-                log::error!("the object {name} cannot be removed: {why}");
-                self.cursor.report.unknown.add(format!("{name}: {why}"));
+                log::error!("the object {name} cannot be removed: {}", Causes(&why));
+                self.cursor.report.unknown.add(format!("{name}: {}", Causes(&why)));
                 Ok(Outcome::Condemned)
             }
             removed => {
