@@ -186,9 +186,12 @@ impl Operation {
             (Route::MachineToken(name), "PUT") => Ok(Self::PutToken(name.clone())),
             (Route::MachineToken(name), "DELETE") => Ok(Self::DeleteToken(name.clone())),
             (Route::Uploads(repository), "POST") => Self::begin(name(repository)?, &query),
-            (Route::Upload(repository, session), method @ ("GET" | "PATCH" | "PUT" | "DELETE")) => {
-                Self::upload(name(repository)?, session.parse::<SessionId>()?, method, &query)
-            }
+            (Route::Upload(repository, session), method @ ("GET" | "PATCH" | "PUT" | "DELETE")) => Self::upload(
+                name(repository)?,
+                session.parse::<SessionId>().map_err(registry::Error::from)?,
+                method,
+                &query,
+            ),
             _ => Err(Error::MethodNotAllowed { allowed: route.methods() }),
         }
     }

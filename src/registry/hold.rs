@@ -17,14 +17,16 @@
 //! therefore succeeds even when rounds begin and end during its tries.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
-use super::facts::BlobFact;
+use super::content::Content;
+use super::facts::{BlobFact, Facts};
 use super::limits::{CALLS_AT_ONCE_MAX, RIGHT_OF_WAY_MS, SWEEPING_MS_MAX};
-use super::{Error, Registry, Result, layout};
-use crate::store::{self, When};
+use super::{Error, Result, layout};
+use crate::store::{self, Platform, When};
 
 /// How many tries a push has when rounds begin or end during the push.
 pub(super) const HOLD_TRIES_MAX: usize = 4;
@@ -73,13 +75,21 @@ impl Hold {
     }
 }
 
-impl Registry {
+/// Protects the keys of pushes from the collector.
+#[derive(Clone)]
+pub(super) struct CollectionGuard {
+    pub facts: Facts,
+    pub content: Content,
+    pub platform: Arc<dyn Platform>,
+}
+
+impl CollectionGuard {
     pub(super) async fn collection(&self) -> Result<CollectionFact> {
-        Ok(self.load(layout::COLLECTION).await?.unwrap_or_default())
+        Ok(self.facts.load(layout::COLLECTION).await?.unwrap_or_default())
     }
 
     /// Holds `keys`, which need not exist. The caller must check whether the keys exist after this
-    /// call and before [`Registry::is_held`].
+    /// call and before [`CollectionGuard::is_held`].
     ///
     /// # Errors
     /// [`Error::Busy`] when the collector is removing one of `keys` at present, or when later
@@ -108,13 +118,13 @@ impl Registry {
     async fn rescue(&self, keys: &[String], round: u64) -> Result<()> {
         let rescues = keys.iter().map(|key| async move {
             let key = layout::rescued(key);
-            self.store(&key, &round, When::Always).await
+            self.facts.store(&key, &round, When::Always).await
         });
         let rescues: Vec<_> = rescues.collect();
         stream::iter(rescues).buffer_unordered(CALLS_AT_ONCE_MAX).try_collect().await
     }
 
-    /// Whether the collection's state is unchanged since [`Registry::hold`]. If so, the collection
+    /// Whether the collection's state is unchanged since [`CollectionGuard::hold`]. If so, the collection
     /// removes no key that the caller found in between. If not, the caller must hold the keys
     /// again.
     pub(super) async fn is_held(&self, hold: &Hold) -> Result<bool> {
@@ -131,12 +141,12 @@ impl Registry {
         if !collection.active && now_ms.abs_diff(collection.ended_ms) > RIGHT_OF_WAY_MS {
             return Ok(());
         }
-        self.store(layout::COLLECTION_REFUSED, &now_ms, When::Always).await
+        self.facts.store(layout::COLLECTION_REFUSED, &now_ms, When::Always).await
     }
 
     /// Whether a push was refused for missing content during the last `RIGHT_OF_WAY_MS`.
     pub(super) async fn is_asked_for_time(&self) -> Result<bool> {
-        let refused_ms: Option<u64> = self.load(layout::COLLECTION_REFUSED).await?;
+        let refused_ms: Option<u64> = self.facts.load(layout::COLLECTION_REFUSED).await?;
         Ok(refused_ms.is_some_and(|refused_ms| self.platform.now_ms().abs_diff(refused_ms) <= RIGHT_OF_WAY_MS))
     }
 
@@ -146,7 +156,7 @@ impl Registry {
     pub(super) async fn share(&self, key: &str, source: &str, size: Option<u64>) -> Result<bool> {
         let mut written: Option<BlobFact> = None;
         for _ in 0..HOLD_TRIES_MAX {
-            if written.is_none() && self.load::<BlobFact>(source).await?.is_none() {
+            if written.is_none() && self.facts.load::<BlobFact>(source).await?.is_none() {
                 return Ok(false);
             }
             let hold = self.hold(&[]).await?;
@@ -154,20 +164,20 @@ impl Registry {
                 None => {
                     // Read the fact again under the hold: a whole round may have passed since the
                     // first read.
-                    let known: Option<BlobFact> = self.load(source).await?;
+                    let known: Option<BlobFact> = self.facts.load(source).await?;
                     let Some(fact) = known.filter(|known| size.is_none_or(|size| known.size == size)) else {
                         return Ok(false);
                     };
                     // The active round may remove the content before the collector sees the key
                     // written here.
-                    if hold.active && self.is_condemned(&fact).await? || !self.is_readable(&fact).await? {
+                    if hold.active && self.is_condemned(&fact).await? || !self.content.is_readable(&fact).await? {
                         return Ok(false);
                     }
                     // Do not overwrite the fact of another push: the content of this fact may be
                     // gone by the time of the write.
-                    match self.store(key, &fact, When::Absent).await {
+                    match self.facts.store(key, &fact, When::Absent).await {
                         Err(Error::Store(store::Error::Conflict(_))) => {
-                            written = self.load(key).await?;
+                            written = self.facts.load(key).await?;
                             continue;
                         }
                         result => result?,
@@ -176,14 +186,14 @@ impl Registry {
                 }
                 // Another push may already use the fact under `key`, even for the same content.
                 // Delete the fact only if its content is gone.
-                Some(fact) if !self.is_readable(fact).await? => {
-                    if self.load::<BlobFact>(key).await?.as_ref() == Some(fact) {
-                        self.keys.delete(key).await?;
+                Some(fact) if !self.content.is_readable(fact).await? => {
+                    if self.facts.load::<BlobFact>(key).await?.as_ref() == Some(fact) {
+                        self.facts.keys.delete(key).await?;
                     }
                     return Ok(false);
                 }
                 Some(fact) if hold.active && self.is_condemned(fact).await? => continue,
-                Some(_) if self.keys.get(key).await?.is_none() => {
+                Some(_) if self.facts.keys.get(key).await?.is_none() => {
                     written = None;
                     continue;
                 }
@@ -199,8 +209,8 @@ impl Registry {
     }
 
     async fn is_condemned(&self, fact: &BlobFact) -> Result<bool> {
-        for name in self.blobs.names_of(&fact.location).await? {
-            if self.keys.get(&layout::condemned(&layout::stored(&name))).await?.is_some() {
+        for name in self.content.blobs.names_of(&fact.location).await? {
+            if self.facts.keys.get(&layout::condemned(&layout::stored(&name))).await?.is_some() {
                 return Ok(true);
             }
         }

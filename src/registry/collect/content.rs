@@ -19,7 +19,7 @@ impl Collector<'_> {
         let (keys, more) = self.page("upload/").await?;
         for (key, fact) in self.read_all::<UploadFact>(keys).await? {
             let names = match fact {
-                Some((fact, _)) => self.registry.blobs.names_of_stage(&fact.stage).await,
+                Some((fact, _)) => self.collection.content.blobs.names_of_stage(&fact.stage).await,
                 None => Err(store::Error::Corrupt(key.clone())),
             };
             self.mark_names(&key, names).await?;
@@ -38,7 +38,7 @@ impl Collector<'_> {
             let digest = key.rsplit_once('!').unwrap_or_default().1;
             self.cursor.sets.content.mark(&self.shelf(), [mark_of(digest)]).await?;
             let names = match fact {
-                Some((fact, _)) => self.registry.blobs.names_of(&fact.location).await,
+                Some((fact, _)) => self.collection.content.blobs.names_of(&fact.location).await,
                 None => Err(store::Error::Corrupt(key.clone())),
             };
             self.mark_names(&key, names).await?;
@@ -83,9 +83,14 @@ impl Collector<'_> {
 
     pub(super) async fn stored(&mut self) -> Result<()> {
         let after = self.cursor.after.clone();
-        let stored = self.registry.blobs.list(after.as_deref(), self.registry.limits.collect_page_entries_max).await?;
+        let stored = self
+            .collection
+            .content
+            .blobs
+            .list(after.as_deref(), self.collection.limits.collect_page_entries_max)
+            .await?;
         self.cursor.report.looked_at += stored.len() as u64;
-        let more = stored.len() == self.registry.limits.collect_page_entries_max;
+        let more = stored.len() == self.collection.limits.collect_page_entries_max;
         self.cursor.after = stored.last().map(|last| last.name.clone());
         let listed: Vec<String> = stored.iter().map(|stored| stored.name.clone()).collect();
         let (shelf, unsure) = (self.shelf(), self.cursor.unsure);
@@ -124,9 +129,10 @@ impl Collector<'_> {
         let mut after = after.map(|after| format!("{prefix}{after}"));
         loop {
             let keys = self
-                .registry
+                .collection
+                .facts
                 .keys
-                .list(&prefix, after.as_deref(), self.registry.limits.collect_page_entries_max)
+                .list(&prefix, after.as_deref(), self.collection.limits.collect_page_entries_max)
                 .await?;
             for key in &keys {
                 let name = key[prefix.len()..].to_owned();
@@ -137,7 +143,7 @@ impl Collector<'_> {
                     self.acquit(&layout::stored(&name)).await?;
                 }
             }
-            if keys.len() < self.registry.limits.collect_page_entries_max {
+            if keys.len() < self.collection.limits.collect_page_entries_max {
                 return Ok(());
             }
             after = keys.last().cloned();
@@ -150,7 +156,7 @@ impl Collector<'_> {
         let keys: Vec<&str> = keys.iter().filter_map(|key| key.strip_prefix(layout::CONDEMNED)).collect();
         // Skip objects of the blob store: the phase `Stored` deletes their stale condemnations.
         let keys: Vec<&str> = keys.into_iter().filter(|key| !key.starts_with("stored/")).collect();
-        let there = self.registry.are_there(keys.iter().map(|key| (*key).to_owned()).collect()).await?;
+        let there = self.collection.facts.are_there(keys.iter().map(|key| (*key).to_owned()).collect()).await?;
         for (key, there) in keys.into_iter().zip(there) {
             if !there {
                 self.acquit(key).await?;
@@ -164,22 +170,23 @@ impl Collector<'_> {
 
     /// Removes expired keys of other layers: a page of one family of keys at a time.
     pub(super) async fn expired(&mut self) -> Result<()> {
-        let registry = self.registry;
-        let Some(family) = registry.expiring.get(self.cursor.expiring) else {
+        let collection = self.collection;
+        let Some(family) = collection.expiring.get(self.cursor.expiring) else {
             self.cursor.go_on(Phase::TidyKeys);
             return Ok(());
         };
         let (keys, more) = self.page(family.prefix).await?;
-        let reads = keys.into_iter().map(|key| async move { registry.keys.get(&key).await.map(|entry| (key, entry)) });
+        let reads =
+            keys.into_iter().map(|key| async move { collection.facts.keys.get(&key).await.map(|entry| (key, entry)) });
         let reads: Vec<_> = reads.collect();
         let entries: Vec<_> = stream::iter(reads).buffered(CALLS_AT_ONCE_MAX).try_collect().await?;
-        let now_ms = registry.platform.now_ms();
+        let now_ms = collection.platform.now_ms();
         for (key, entry) in entries {
             if entry.is_some_and(|entry| (family.is_expired)(&entry.value, now_ms)) {
                 self.cursor.report.leftovers.add(Fate::Removed);
                 if !self.is_dry() {
                     self.check_lease()?;
-                    registry.keys.delete(&key).await?;
+                    collection.facts.keys.delete(&key).await?;
                 }
             }
         }
@@ -191,13 +198,13 @@ impl Collector<'_> {
     }
 
     pub(super) async fn tidy_keys(&mut self) -> Result<()> {
-        let tidied = self.registry.keys.tidy(&self.tidy_request()?).await?;
+        let tidied = self.collection.facts.keys.tidy(&self.tidy_request()?).await?;
         self.note_tidied(tidied, Phase::TidyContent);
         Ok(())
     }
 
     pub(super) async fn tidy_content(&mut self) -> Result<()> {
-        let tidied = self.registry.blobs.tidy(&self.tidy_request()?).await?;
+        let tidied = self.collection.content.blobs.tidy(&self.tidy_request()?).await?;
         self.note_tidied(tidied, Phase::Rescued);
         Ok(())
     }
@@ -207,11 +214,11 @@ impl Collector<'_> {
             self.check_lease()?;
         }
         Ok(TidyRequest {
-            now_ms: self.registry.platform.now_ms(),
+            now_ms: self.collection.platform.now_ms(),
             grace_ms: self.cursor.grace_ms,
             dry_run: self.is_dry(),
             after: self.cursor.after.clone(),
-            limit: self.registry.limits.collect_page_entries_max,
+            limit: self.collection.limits.collect_page_entries_max,
         })
     }
 
@@ -236,17 +243,17 @@ impl Collector<'_> {
             self.cursor.report.done = true;
             return Ok(());
         }
-        let (round, ended_ms) = (self.cursor.report.round, self.registry.platform.now_ms());
+        let (round, ended_ms) = (self.cursor.report.round, self.collection.platform.now_ms());
         let collection = CollectionFact { round, ended_ms, ..CollectionFact::default() };
         self.check_lease()?;
-        self.registry.store(layout::COLLECTION, &collection, When::Always).await?;
+        self.collection.facts.store(layout::COLLECTION, &collection, When::Always).await?;
         let (keys, more) = self.page(layout::RESCUED).await?;
         for (key, rescued) in self.read_all::<u64>(keys).await? {
             // Rescue keys of the current round stay. A push that has just written one may not know
             // yet that the round is over and that another round has begun.
             if rescued.is_none_or(|(in_round, _)| in_round < round) {
                 self.check_lease()?;
-                self.registry.keys.delete(&key).await?;
+                self.collection.facts.keys.delete(&key).await?;
             }
         }
         self.cursor.report.done = !more;

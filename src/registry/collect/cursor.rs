@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::Collector;
 use super::marks::{Marks, Shelf};
 use super::report::Report;
-use crate::registry::{Registry, Result, facts, layout};
+use super::{Collection, Collector};
+use crate::registry::{Result, facts, layout};
 use crate::store::{self, When};
 
 /// How many bytes of the names in memory are saved in one value.
@@ -172,14 +172,14 @@ impl Cursor {
     }
 }
 
-impl Registry {
+impl Collection {
     pub(super) async fn load_cursor(&self, dry_run: bool) -> Result<Option<Cursor>> {
         let key = layout::collection_cursor(dry_run);
-        let Some(mut cursor) = self.load::<Cursor>(key).await? else { return Ok(None) };
+        let Some(mut cursor) = self.facts.load::<Cursor>(key).await? else { return Ok(None) };
         let corrupt = || store::Error::Corrupt(format!("the marks of {key}"));
         let mut bytes = Vec::new();
         for number in 0..cursor.fresh_values {
-            bytes.extend_from_slice(&self.keys.get(&cursor.fresh_key(number)).await?.ok_or_else(corrupt)?.value);
+            bytes.extend_from_slice(&self.facts.keys.get(&cursor.fresh_key(number)).await?.ok_or_else(corrupt)?.value);
         }
         cursor.sets.restore(&String::from_utf8(bytes).map_err(|_| corrupt())?);
         Ok(Some(cursor))
@@ -189,7 +189,7 @@ impl Registry {
 impl<'a> Collector<'a> {
     /// Where the marks of the round are stored.
     pub(super) fn shelf(&self) -> Shelf<'a> {
-        Shelf { registry: self.registry, dry_run: self.is_dry(), deadline_ms: self.deadline_ms }
+        Shelf { collection: self.collection, dry_run: self.is_dry(), deadline_ms: self.deadline_ms }
     }
 
     /// Saves the marks and then the cursor, so that a saved cursor never refers to missing marks.
@@ -202,11 +202,11 @@ impl<'a> Collector<'a> {
         for (number, value) in fresh.as_bytes().chunks(FRESH_VALUE_BYTES).enumerate() {
             self.check_lease()?;
             let value = Bytes::copy_from_slice(value);
-            self.registry.keys.put(&cursor.fresh_key(number), value, When::Always).await?;
+            self.collection.facts.keys.put(&cursor.fresh_key(number), value, When::Always).await?;
         }
         let key = layout::collection_cursor(cursor.report.dry_run);
         self.check_lease()?;
-        self.registry.keys.put(key, facts::to_line(key, cursor, &[])?, When::Always).await?;
+        self.collection.facts.keys.put(key, facts::to_line(key, cursor, &[])?, When::Always).await?;
         let mut mine: HashSet<String> = (0..cursor.fresh_values).map(|number| cursor.fresh_key(number)).collect();
         let shelf = self.shelf();
         mine.extend(cursor.sets.all().into_iter().flat_map(|set| set.keys(&shelf)));
@@ -215,20 +215,20 @@ impl<'a> Collector<'a> {
 
     pub(super) async fn forget_cursor(&self) -> Result<()> {
         self.check_lease()?;
-        self.registry.keys.delete(layout::collection_cursor(self.cursor.report.dry_run)).await?;
+        self.collection.facts.keys.delete(layout::collection_cursor(self.cursor.report.dry_run)).await?;
         self.forget_marks(&HashSet::new()).await
     }
 
     /// Deletes all stored marks except `but`, including the marks left by a step that was cut off.
     async fn forget_marks(&self, but: &HashSet<String>) -> Result<()> {
         let prefix = layout::collection_marks(self.cursor.report.dry_run);
-        let most = self.registry.limits.page_entries_max;
+        let most = self.collection.limits.page_entries_max;
         let mut after: Option<String> = None;
         loop {
-            let keys = self.registry.keys.list(&prefix, after.as_deref(), most).await?;
+            let keys = self.collection.facts.keys.list(&prefix, after.as_deref(), most).await?;
             for key in keys.iter().filter(|key| !but.contains(*key)) {
                 self.check_lease()?;
-                self.registry.keys.delete(key).await?;
+                self.collection.facts.keys.delete(key).await?;
             }
             if keys.len() < most {
                 return Ok(());

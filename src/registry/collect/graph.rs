@@ -25,7 +25,7 @@ impl Collector<'_> {
 
     pub(super) async fn graph(&mut self) -> Result<()> {
         let (keys, more) = self.page(&self.prefix("manifest")).await?;
-        let now_ms = self.registry.platform.now_ms();
+        let now_ms = self.collection.platform.now_ms();
         let lifetime_ms = self.cursor.untagged_lifetime_ms.unwrap_or(u64::MAX);
         for seen in self.see(keys).await?.into_iter().filter_map(|(_, seen)| seen) {
             if now_ms.saturating_sub(seen.fact.pushed_ms) < lifetime_ms {

@@ -72,10 +72,10 @@ impl Collector<'_> {
             fates.push(match verdict {
                 Verdict::Fate(fate) => fate,
                 Verdict::Due if self.is_dry() => Fate::Removed,
-                Verdict::Due if self.registry.platform.now_ms() > self.deadline_ms => Fate::Condemned,
+                Verdict::Due if self.collection.platform.now_ms() > self.deadline_ms => Fate::Condemned,
                 Verdict::Due => {
                     let name = thing.key.strip_prefix("stored/").unwrap_or(&thing.key);
-                    match self.registry.blobs.remove(name).await {
+                    match self.collection.content.blobs.remove(name).await {
                         // Continue with the other objects if one object cannot be removed.
                         Err(store::Error::Corrupt(why)) => {
                             log::error!("content {name} cannot be removed: {why}");
@@ -84,7 +84,7 @@ impl Collector<'_> {
                         }
                         removed => {
                             removed?;
-                            self.registry.keys.delete(&layout::condemned(&thing.key)).await?;
+                            self.collection.facts.keys.delete(&layout::condemned(&thing.key)).await?;
                             Fate::Removed
                         }
                     }
@@ -129,12 +129,13 @@ impl Collector<'_> {
         let mut found = Vec::new();
         loop {
             let keys = self
-                .registry
+                .collection
+                .facts
                 .keys
-                .list(prefix, after.as_deref(), self.registry.limits.collect_page_entries_max)
+                .list(prefix, after.as_deref(), self.collection.limits.collect_page_entries_max)
                 .await?;
             let is_beyond = keys.last().is_none_or(|key| *key >= last)
-                || keys.len() < self.registry.limits.collect_page_entries_max;
+                || keys.len() < self.collection.limits.collect_page_entries_max;
             after = keys.last().cloned();
             found.extend(keys.into_iter().map(|key| key[layout::CONDEMNED.len()..].to_owned()));
             if is_beyond {
@@ -144,14 +145,14 @@ impl Collector<'_> {
     }
 
     async fn condemn(&mut self, key: &str) -> Result<()> {
-        let since_ms = self.registry.platform.now_ms();
+        let since_ms = self.collection.platform.now_ms();
         self.note_due(since_ms);
         if self.is_dry() {
             return Ok(());
         }
         self.check_lease()?;
         let fact = CondemnedFact { round: self.cursor.report.round, since_ms };
-        match self.registry.store(&layout::condemned(key), &fact, When::Always).await {
+        match self.collection.facts.store(&layout::condemned(key), &fact, When::Always).await {
             // The store is full: leave the key to a later round. The round must continue, because
             // removing what earlier rounds condemned frees space.
             Err(Error::Store(store::Error::Full(why))) => {
@@ -167,11 +168,11 @@ impl Collector<'_> {
             return Ok(());
         }
         self.check_lease()?;
-        Ok(self.registry.keys.delete(&layout::condemned(key)).await?)
+        Ok(self.collection.facts.keys.delete(&layout::condemned(key)).await?)
     }
 
     async fn verdict_of_condemned(&mut self, key: &str) -> Result<Verdict> {
-        let fact: Option<CondemnedFact> = match self.registry.load(&layout::condemned(key)).await {
+        let fact: Option<CondemnedFact> = match self.collection.facts.load(&layout::condemned(key)).await {
             // Replace the damaged condemnation. The grace period begins again.
             Err(Error::Store(store::Error::Corrupt(why))) => {
                 log::warn!("a condemnation is forgotten: {why}");
@@ -181,12 +182,12 @@ impl Collector<'_> {
             fact => fact?,
         };
         let Some(fact) = fact else { return Ok(Verdict::Fate(Fate::Condemned)) };
-        if fact.since_ms > self.registry.platform.now_ms() {
+        if fact.since_ms > self.collection.platform.now_ms() {
             // The clock was set back since the condemnation. The grace period begins again.
             self.condemn(key).await?;
             return Ok(Verdict::Fate(Fate::Condemned));
         }
-        let is_over = fact.since_ms.saturating_add(self.cursor.grace_ms) <= self.registry.platform.now_ms();
+        let is_over = fact.since_ms.saturating_add(self.cursor.grace_ms) <= self.collection.platform.now_ms();
         // Remove only what an earlier round condemned: since then all possible references were
         // looked at again.
         if is_over && fact.round < self.cursor.report.round {
@@ -207,7 +208,7 @@ impl Collector<'_> {
         if self.is_dry() || due.is_empty() {
             return Ok(vec![Fate::Removed; due.len()]);
         }
-        let began_ms = self.registry.platform.now_ms();
+        let began_ms = self.collection.platform.now_ms();
         // The collector first announces the keys and then reads the rescue keys. A push first
         // writes its rescue keys and then reads the announcement. So at least one of the two sees
         // the other.
@@ -221,19 +222,19 @@ impl Collector<'_> {
 
     async fn announce(&self, sweeping: Vec<String>) -> Result<()> {
         self.check_lease()?;
-        let sweeping_ms = self.registry.platform.now_ms();
+        let sweeping_ms = self.collection.platform.now_ms();
         let round = self.cursor.report.round;
         let collection = CollectionFact { round, active: true, sweeping, sweeping_ms, ..CollectionFact::default() };
-        self.registry.store(layout::COLLECTION, &collection, When::Always).await
+        self.collection.facts.store(layout::COLLECTION, &collection, When::Always).await
     }
 
     async fn sweep_one(&self, thing: &Thing, began_ms: u64) -> Result<Fate> {
-        let keys = &self.registry.keys;
+        let keys = &self.collection.facts.keys;
         if keys.get(&layout::rescued(&thing.key)).await?.is_some() {
             self.acquit(&thing.key).await?;
             return Ok(Fate::Kept);
         }
-        let now_ms = self.registry.platform.now_ms();
+        let now_ms = self.collection.platform.now_ms();
         // Pushes believe an announcement for `SWEEPING_MS_MAX` milliseconds. Stop after half of
         // that time.
         if now_ms > self.deadline_ms || now_ms.saturating_sub(began_ms) > SWEEPING_MS_MAX / 2 {

@@ -11,7 +11,8 @@ use std::ops::Bound;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::registry::{Error, Registry, Result, layout};
+use super::Collection;
+use crate::registry::{Error, Result, layout};
 use crate::store::When;
 
 /// How many runs of the first level a set may have before they are merged into one run of the
@@ -23,7 +24,7 @@ const VALUE_NAMES_MIN: usize = 1024;
 /// Where the runs are stored, and until when a step may write them.
 #[derive(Clone, Copy)]
 pub(super) struct Shelf<'a> {
-    pub registry: &'a Registry,
+    pub collection: &'a Collection,
     pub dry_run: bool,
     /// The time after which the step may not write, in milliseconds since the Unix epoch.
     pub deadline_ms: u64,
@@ -56,9 +57,9 @@ impl Shelf<'_> {
     }
 
     async fn put(&self, run: &str, number: usize, names: &[String]) -> Result<()> {
-        self.registry.check_deadline(self.deadline_ms)?;
+        self.collection.check_deadline(self.deadline_ms)?;
         let value = Bytes::from(names.join("\n"));
-        self.registry.keys.put(&self.key(run, number), value, When::Always).await?;
+        self.collection.facts.keys.put(&self.key(run, number), value, When::Always).await?;
         Ok(())
     }
 
@@ -67,19 +68,19 @@ impl Shelf<'_> {
     /// value. In either case the next step begins a new round.
     async fn get(&self, run: &str, number: usize) -> Result<Vec<String>> {
         let key = self.key(run, number);
-        let value = self.registry.keys.get(&key).await?.map(|entry| entry.value);
+        let value = self.collection.facts.keys.get(&key).await?.map(|entry| entry.value);
         let text = value.as_deref().and_then(|value| std::str::from_utf8(value).ok());
         if let Some(text) = text {
             return Ok(text.split('\n').map(str::to_owned).collect());
         }
-        self.registry.check_deadline(self.deadline_ms)?;
+        self.collection.check_deadline(self.deadline_ms)?;
         log::warn!("a round of the collection begins anew: the value of {key} is gone");
-        self.registry.keys.delete(layout::collection_cursor(self.dry_run)).await?;
+        self.collection.facts.keys.delete(layout::collection_cursor(self.dry_run)).await?;
         Err(Error::Busy)
     }
 
     fn value_names(&self) -> usize {
-        (self.registry.limits.marks_max / 8).max(VALUE_NAMES_MIN)
+        (self.collection.limits.marks_max / 8).max(VALUE_NAMES_MIN)
     }
 }
 
@@ -128,7 +129,7 @@ impl Marks {
     /// Adds names. Writes the set's names to the store when too many are in memory.
     pub(super) async fn mark(&mut self, shelf: &Shelf<'_>, names: impl IntoIterator<Item = String>) -> Result<()> {
         self.fresh.extend(names);
-        if self.fresh.len() <= shelf.registry.limits.marks_max {
+        if self.fresh.len() <= shelf.collection.limits.marks_max {
             return Ok(());
         }
         let mut writer = Writer::new(shelf);
@@ -264,7 +265,7 @@ struct Writer<'a> {
 impl<'a> Writer<'a> {
     fn new(shelf: &'a Shelf<'a>) -> Self {
         // A random id, so that two concurrent steps never write the same run.
-        Self { shelf, id: shelf.registry.platform.uuid(), values: 0, names: Vec::new() }
+        Self { shelf, id: shelf.collection.platform.uuid(), values: 0, names: Vec::new() }
     }
 
     async fn write(&mut self, name: String) -> Result<()> {
@@ -298,15 +299,15 @@ mod tests {
     use futures_executor::block_on;
 
     use super::*;
-    use crate::registry::Limits;
+    use crate::registry::{Limits, Registry};
     use crate::store::SystemPlatform;
     use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 
-    fn registry(marks_max: usize) -> Registry {
+    fn collection(marks_max: usize) -> Collection {
         let platform = Arc::new(SystemPlatform);
         let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
         let limits = Limits { marks_max, ..Limits::default() };
-        Registry::new(Arc::new(MemoryKeyValue::default()), blobs, platform, limits)
+        Registry::new(Arc::new(MemoryKeyValue::default()), blobs, platform, limits).collection
     }
 
     /// The set as another process would load it.
@@ -321,8 +322,8 @@ mod tests {
         // The names are unsorted; the loop below repeats the first 500.
         let names: Vec<String> = (0..20_000_u64).map(|n| format!("{:05}", n * 7919 % 30_011)).collect();
         for marks_max in [1000, 100, 30_000] {
-            let registry = registry(marks_max);
-            let shelf = Shelf { registry: &registry, dry_run: false, deadline_ms: u64::MAX };
+            let collection = collection(marks_max);
+            let shelf = Shelf { collection: &collection, dry_run: false, deadline_ms: u64::MAX };
             let mut marks = Marks::default();
             for name in names.iter().chain(&names[..500]) {
                 block_on(marks.mark(&shelf, [name.clone()])).unwrap();
@@ -360,8 +361,8 @@ mod tests {
 
     #[test]
     fn a_set_can_be_asked_in_any_order() {
-        let registry = registry(10);
-        let shelf = Shelf { registry: &registry, dry_run: false, deadline_ms: u64::MAX };
+        let collection = collection(10);
+        let shelf = Shelf { collection: &collection, dry_run: false, deadline_ms: u64::MAX };
         let mut marks = Marks::default();
         for n in (0..1000).step_by(2) {
             block_on(marks.mark(&shelf, [format!("{n:03}")])).unwrap();
@@ -373,11 +374,11 @@ mod tests {
 
     #[test]
     fn a_run_that_is_gone_is_no_absence() {
-        let registry = registry(1);
-        let shelf = Shelf { registry: &registry, dry_run: false, deadline_ms: u64::MAX };
+        let collection = collection(1);
+        let shelf = Shelf { collection: &collection, dry_run: false, deadline_ms: u64::MAX };
         let mut marks = Marks::default();
         block_on(marks.mark(&shelf, ["a".to_owned(), "b".to_owned()])).unwrap();
-        block_on(registry.keys.delete(&marks.keys(&shelf)[0])).unwrap();
+        block_on(collection.facts.keys.delete(&marks.keys(&shelf)[0])).unwrap();
         assert_eq!(block_on(marks.has(&shelf, "a")), Err(Error::Busy));
     }
 }

@@ -20,10 +20,15 @@ mod repository;
 
 pub use report::{Named, Report, Tally};
 
-use super::hold::CollectionFact;
+use std::sync::Arc;
+
+use super::content::Content;
+use super::facts::Facts;
+use super::hold::{CollectionFact, CollectionGuard};
 use super::limits::{LEASE_MS, LEASES_LISTED_MAX, RIGHT_OF_WAY_MS};
-use super::{Error, Registry, Result, layout};
-use crate::store::{self, When};
+use super::manifests::ManifestReader;
+use super::{Error, Limits, Result, layout};
+use crate::store::{self, Expiring, Platform, When};
 use cursor::{Cursor, Phase};
 
 /// The settings of a round.
@@ -42,16 +47,29 @@ pub struct CollectRequest {
 
 /// The state of a round during one step.
 struct Collector<'a> {
-    registry: &'a Registry,
+    collection: &'a Collection,
     cursor: Cursor,
     /// The time after which the step may not write, in milliseconds since the Unix epoch: half of
     /// the lease is over.
     deadline_ms: u64,
 }
 
-impl Registry {
+/// The garbage collection of a registry.
+#[derive(Clone)]
+pub(super) struct Collection {
+    pub facts: Facts,
+    pub content: Content,
+    pub guard: CollectionGuard,
+    pub manifests: ManifestReader,
+    pub platform: Arc<dyn Platform>,
+    pub limits: Arc<Limits>,
+    /// The keys of other layers that expire.
+    pub expiring: &'static [Expiring],
+}
+
+impl Collection {
     /// The settings of a round by default, from the registry's limits.
-    pub fn collect_request(&self) -> CollectRequest {
+    pub(super) fn collect_request(&self) -> CollectRequest {
         let limits = &self.limits;
         CollectRequest { grace_ms: limits.grace_ms, untagged_lifetime_ms: limits.untagged_lifetime_ms, dry_run: false }
     }
@@ -64,10 +82,10 @@ impl Registry {
     /// # Errors
     /// [`Error::Busy`] when another step is under way. After any error the next step continues
     /// where the last successful step ended.
-    pub async fn collect_step(&self, request: &CollectRequest) -> Result<Report> {
-        match self.keys.for_upkeep() {
+    pub(super) async fn collect_step(&self, request: &CollectRequest) -> Result<Report> {
+        match self.facts.keys.for_upkeep() {
             // The collection may use the space that a full disk reserves for it.
-            Some(keys) => Self { keys, ..self.clone() }.try_collect_step(request).await,
+            Some(keys) => Self { facts: Facts { keys }, ..self.clone() }.try_collect_step(request).await,
             None => self.try_collect_step(request).await,
         }
     }
@@ -79,7 +97,7 @@ impl Registry {
         let (lease, until_ms) = self.lease().await?;
         let result = self.step(request, until_ms - LEASE_MS / 2).await;
         // If the release fails, the lease expires by itself.
-        self.store(&lease, &0u64, When::Always).await?;
+        self.facts.store(&lease, &0u64, When::Always).await?;
         result
     }
 
@@ -95,7 +113,7 @@ impl Registry {
             Err(error) => return Err(error),
             Ok(_) => self.begin_round(request, deadline_ms).await?,
         };
-        let mut collector = Collector { registry: self, cursor, deadline_ms };
+        let mut collector = Collector { collection: self, cursor, deadline_ms };
         let (began_ms, began_at) = (self.platform.now_ms(), collector.cursor.report.looked_at);
         while !collector.cursor.report.done {
             let before = collector.cursor.phase;
@@ -126,31 +144,31 @@ impl Registry {
     /// Whether the collection state that pushes read names the cursor's round. Also clears the list
     /// of keys being removed, if a step that was cut off left one.
     async fn is_current(&self, cursor: &Cursor, deadline_ms: u64) -> Result<bool> {
-        let collection = self.collection().await?;
+        let collection = self.guard.collection().await?;
         if !collection.sweeping.is_empty() {
             // The list of keys was left by a step that was cut off.
             let collection = CollectionFact { sweeping: Vec::new(), ..collection.clone() };
             self.check_deadline(deadline_ms)?;
-            self.store(layout::COLLECTION, &collection, When::Always).await?;
+            self.facts.store(layout::COLLECTION, &collection, When::Always).await?;
         }
         let is_active = collection.active || cursor.phase == Phase::Rescued;
         Ok(is_active && collection.round == cursor.report.round)
     }
 
     async fn begin_round(&self, request: &CollectRequest, deadline_ms: u64) -> Result<Cursor> {
-        let collection = self.collection().await?;
+        let collection = self.guard.collection().await?;
         let round = collection.round + 1;
         let report = Report { round, dry_run: request.dry_run, ..Report::default() };
         let mut grace_ms = request.grace_ms;
         if !request.dry_run {
-            if self.is_asked_for_time().await? {
+            if self.guard.is_asked_for_time().await? {
                 grace_ms = grace_ms.max(RIGHT_OF_WAY_MS);
             }
             // Announce the round before marking begins: from here on each push protects the keys
             // that it references.
             let collection = CollectionFact { round, active: true, ..CollectionFact::default() };
             self.check_deadline(deadline_ms)?;
-            self.store(layout::COLLECTION, &collection, When::Always).await?;
+            self.facts.store(layout::COLLECTION, &collection, When::Always).await?;
         }
         Ok(Cursor::new(report, grace_ms, request.untagged_lifetime_ms))
     }
@@ -165,11 +183,11 @@ impl Registry {
     /// since the Unix epoch. Each lease is a key of its own, because "the key must be absent" is an
     /// exact condition on more stores than "the value must be unchanged".
     async fn lease(&self) -> Result<(String, u64)> {
-        let keys = self.keys.list(layout::COLLECTION_LEASES, None, LEASES_LISTED_MAX).await?;
+        let keys = self.facts.keys.list(layout::COLLECTION_LEASES, None, LEASES_LISTED_MAX).await?;
         let now_ms = self.platform.now_ms();
         let mut number = 0;
         if let Some(last) = keys.last() {
-            let until_ms: u64 = match self.load(last).await {
+            let until_ms: u64 = match self.facts.load(last).await {
                 Err(Error::Store(store::Error::Corrupt(_))) => 0,
                 until_ms => until_ms?.unwrap_or_default(),
             };
@@ -182,12 +200,12 @@ impl Registry {
         }
         let key = format!("{}{number:016}", layout::COLLECTION_LEASES);
         let until_ms = now_ms + LEASE_MS;
-        match self.store(&key, &until_ms, When::Absent).await {
+        match self.facts.store(&key, &until_ms, When::Absent).await {
             Err(Error::Store(store::Error::Conflict(_))) => return Err(Error::Busy),
             result => result?,
         }
         for old in keys {
-            self.keys.delete(&old).await?;
+            self.facts.keys.delete(&old).await?;
         }
         Ok((key, until_ms))
     }
@@ -229,8 +247,8 @@ impl Collector<'_> {
     /// Returns the next page of keys under `prefix`, after the cursor, and moves the cursor behind
     /// the page. The flag is `false` on the last page.
     async fn page(&mut self, prefix: &str) -> Result<(Vec<String>, bool)> {
-        let most = self.registry.limits.collect_page_entries_max;
-        let keys = self.registry.keys.list(prefix, self.cursor.after.as_deref(), most).await?;
+        let most = self.collection.limits.collect_page_entries_max;
+        let keys = self.collection.facts.keys.list(prefix, self.cursor.after.as_deref(), most).await?;
         self.cursor.report.looked_at += keys.len() as u64;
         let more = keys.len() == most;
         if let Some(last) = keys.last() {
@@ -241,7 +259,7 @@ impl Collector<'_> {
 
     /// Must be called before every write.
     fn check_lease(&self) -> Result<()> {
-        self.registry.check_deadline(self.deadline_ms)
+        self.collection.check_deadline(self.deadline_ms)
     }
 
     fn is_dry(&self) -> bool {

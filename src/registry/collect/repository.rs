@@ -41,7 +41,7 @@ impl Collector<'_> {
         for kind in KINDS {
             let after = self.cursor.repository.as_ref();
             let after = after.map(|repository| format!("{}{}", layout::of_repository(kind, repository), char::MAX));
-            let first = self.registry.keys.list(&format!("{kind}/"), after.as_deref(), 1).await?;
+            let first = self.collection.facts.keys.list(&format!("{kind}/"), after.as_deref(), 1).await?;
             let Some(repository) = first.first().and_then(|key| layout::repository_in(kind, key)) else { continue };
             // Compare names as the keys sort: with a `!` after the name.
             let found = format!("{repository}!");
@@ -67,8 +67,8 @@ impl Collector<'_> {
 
     pub(super) async fn uploads(&mut self) -> Result<()> {
         let (keys, more) = self.page(&self.prefix("upload")).await?;
-        let now_ms = self.registry.platform.now_ms();
-        let lifetime_ms = self.registry.limits.upload_lifetime_ms;
+        let now_ms = self.collection.platform.now_ms();
+        let lifetime_ms = self.collection.limits.upload_lifetime_ms;
         for (key, fact) in self.read_all::<UploadFact>(keys).await? {
             let Some((fact, _)) = fact else { continue };
             if now_ms.saturating_sub(fact.changed_ms) <= lifetime_ms {
@@ -80,11 +80,11 @@ impl Collector<'_> {
                 self.check_lease()?;
                 // Delete the session first. If the step is cut off before `discard`, the phase
                 // `Stored` finds the stage.
-                self.registry.keys.delete(&key).await?;
+                self.collection.facts.keys.delete(&key).await?;
                 // A fact with `added_to` records bytes that a broken request left in an upload's
                 // stage. The upload may still be live, so keep the stage.
                 if fact.added_to.is_none() {
-                    self.registry.blobs.discard(&fact.stage).await?;
+                    self.collection.content.blobs.discard(&fact.stage).await?;
                 }
             }
         }
@@ -137,7 +137,7 @@ impl Collector<'_> {
                 unmarked.push(key);
             }
         }
-        let now_ms = self.registry.platform.now_ms();
+        let now_ms = self.collection.platform.now_ms();
         let mut done = Vec::new();
         for (key, noted_ms) in self.read_all::<u64>(unmarked).await? {
             let (digest, tag) = parts(&key);
@@ -246,7 +246,7 @@ impl Collector<'_> {
                 let mark = name.trim_end_matches('!');
                 if listed.binary_search_by(|other| other.as_str().cmp(mark)).is_ok() {
                     found.insert(mark.to_owned());
-                } else if mark != name && sets.missing.len() < shelf.registry.limits.marks_max {
+                } else if mark != name && sets.missing.len() < shelf.collection.limits.marks_max {
                     sets.missing.mark(&shelf, [mark.to_owned()]).await?;
                 }
             }
@@ -267,7 +267,7 @@ impl Collector<'_> {
             }
         }
         // A child with a media type that the registry does not know may be stored as a manifest.
-        let there = self.registry.are_there(missing).await?;
+        let there = self.collection.facts.are_there(missing).await?;
         let holes = names.into_iter().zip(there).filter(|(_, there)| !there);
         holes.for_each(|(name, _)| self.cursor.report.holes.add(name));
         if !more {
@@ -321,7 +321,7 @@ impl Collector<'_> {
         let after = self.cursor.after.clone();
         let (keys, more) = self.page(&self.prefix(kind)).await?;
         let holders = keys.iter().map(|key| holder(key)).collect();
-        let held = self.registry.are_there(holders).await?;
+        let held = self.collection.facts.are_there(holders).await?;
         let things = keys.into_iter().zip(held).map(|(key, held)| Thing::new(key, held)).collect();
         self.judge_leftovers(after, things, more, then).await
     }
@@ -344,10 +344,10 @@ impl Collector<'_> {
     pub(super) async fn repository(&mut self) -> Result<()> {
         let mut live = false;
         for kind in KINDS_KEPT {
-            live = live || !self.registry.keys.list(&self.prefix(kind), None, 1).await?.is_empty();
+            live = live || !self.collection.facts.keys.list(&self.prefix(kind), None, 1).await?.is_empty();
         }
         let key = self.prefix("repository");
-        if self.registry.keys.get(&key).await?.is_some() {
+        if self.collection.facts.keys.get(&key).await?.is_some() {
             let fates = self.judge(None, &[Thing::new(key, live)]).await?;
             let tally: &mut Tally = &mut self.cursor.report.leftovers;
             fates.into_iter().filter(|fate| *fate != Fate::Kept).for_each(|fate| tally.add(fate));
@@ -378,10 +378,11 @@ impl Collector<'_> {
         let bytes = match fact.large {
             false => inline,
             true => {
-                let read = match self.registry.read_large(&format!("{}{digest}", self.prefix("large"))).await {
-                    Ok(body) => body.collect_up_to(fact.size).await.map_err(|error| store_error(error).into()),
-                    Err(error) => Err(error),
-                };
+                let read =
+                    match self.collection.manifests.read_large(&format!("{}{digest}", self.prefix("large"))).await {
+                        Ok(body) => body.collect_up_to(fact.size).await.map_err(|error| store_error(error).into()),
+                        Err(error) => Err(error),
+                    };
                 match read {
                     Ok(bytes) => bytes,
                     Err(Error::Store(store::Error::Corrupt(_))) => {
@@ -404,9 +405,9 @@ impl Collector<'_> {
         &mut self,
         keys: Vec<String>,
     ) -> Result<Vec<(String, Option<(T, Bytes)>)>> {
-        let registry = self.registry;
+        let facts = &self.collection.facts;
         let reads = keys.into_iter().map(|key| async move {
-            let read = registry.load_version::<T>(&key).await;
+            let read = facts.load_version::<T>(&key).await;
             (key, read)
         });
         let reads: Vec<_> = stream::iter(reads.collect::<Vec<_>>()).buffered(CALLS_AT_ONCE_MAX).collect().await;

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use super::limits::SEGMENTS_MAX;
+use crate::registry::limits::SEGMENTS_MAX;
 use crate::store::{Body, BodyError};
 
 /// A body of known length that is read segment by segment.
