@@ -12,9 +12,9 @@ use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use eyot::oci::manifest::OCI_IMAGE;
 use eyot::oci::{Algorithm, Digest, Reference, RepositoryName};
+use eyot::platform::{Platform, SystemPlatform};
 use eyot::registry::{CollectRequest, Limits, Report};
 use eyot::store::file::{FileBlobStore, FileKeyValue};
-use eyot::store::{Platform, SystemPlatform};
 use eyot::{Body, Handler, Registry};
 use futures_executor::block_on;
 

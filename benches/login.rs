@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use eyot::auth::{Accounts, Attempt, Authority, Credentials, Directory, PasswordHash, Policy, Secret, parse_htpasswd};
+use eyot::platform::Platform;
+use eyot::store::KeyValue;
 use eyot::store::memory::MemoryKeyValue;
-use eyot::store::{KeyValue, Platform};
 use futures_executor::block_on;
 
 /// The number of login attempts.

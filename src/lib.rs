@@ -6,11 +6,12 @@
 //!
 //! ```text
 //! oci       digests, names, tags, descriptors, manifests, ranges      no I/O, no async
-//! store     the two ports, their back ends, the platform              knows oci
-//! registry  every rule of a registry, no HTTP                         knows oci, store
-//! auth      who may do what                                           knows oci, store
-//! http      parse -> authorize -> dispatch -> render; the only status codes   knows all above
-//! host      spin, wasi, native                                        knows all above
+//! platform  bodies, the clock, randomness, outbound HTTP              uses nothing above
+//! store     the two ports and their back ends                         uses oci, platform
+//! registry  every rule of a registry, no HTTP                         uses all above
+//! auth      users, logins, tokens, permissions                        uses oci, platform, store
+//! http      parse, authorize, dispatch, render, choose the status     uses all above
+//! host      spin, wasi, native                                        uses all above
 //! ```
 
 #![warn(missing_docs)]
@@ -19,11 +20,12 @@
 pub mod auth;
 pub mod http;
 pub mod oci;
+pub mod platform;
 pub mod registry;
 pub mod store;
 
 pub mod host;
 
 pub use crate::http::Handler;
+pub use crate::platform::Body;
 pub use crate::registry::Registry;
-pub use crate::store::Body;

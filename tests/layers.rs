@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 /// Each layer, with the layers that its code may name.
 const LAYERS: &[(&str, &[&str])] = &[
     ("oci", &["oci"]),
-    ("store", &["store", "oci"]),
-    ("registry", &["registry", "store", "oci"]),
-    ("auth", &["auth", "store", "oci"]),
-    ("http", &["http", "auth", "registry", "store", "oci"]),
-    ("host", &["host", "http", "auth", "registry", "store", "oci"]),
+    ("platform", &["platform"]),
+    ("store", &["store", "platform", "oci"]),
+    ("registry", &["registry", "store", "platform", "oci"]),
+    ("auth", &["auth", "store", "platform", "oci"]),
+    ("http", &["http", "auth", "registry", "store", "platform", "oci"]),
+    ("host", &["host", "http", "auth", "registry", "store", "platform", "oci"]),
 ];
 
 /// Crates that only a host may use; the store that wraps Spin's stores is the one exception.

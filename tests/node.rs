@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use eyot::auth::Access;
 use eyot::oci::Algorithm;
-use eyot::store::Platform;
+use eyot::platform::Platform;
 use eyot::{Body, Handler, Registry};
 use http::{Request, Response, StatusCode};
 use wasm_bindgen_test::wasm_bindgen_test;

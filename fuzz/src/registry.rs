@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use eyot::platform::{BodyError, Platform};
 use eyot::registry::Limits;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use eyot::store::{BodyError, Platform};
 use eyot::{Body, Handler, Registry};
 use futures_executor::block_on;
 use futures_util::stream;

@@ -11,7 +11,8 @@ use super::{
     Attempt, Authority, Caller, Credentials, Directory, Issuers, PASSWORD_BYTES_MAX, PasswordHash, Policy, Refusal,
     Secret,
 };
-use crate::store::{KeyValue, Platform};
+use crate::platform::Platform;
+use crate::store::KeyValue;
 
 /// Users from the settings and from the store, machine tokens, and a policy that says what each
 /// caller may do.

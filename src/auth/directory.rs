@@ -20,7 +20,8 @@ use super::logins::unblock;
 use super::password::{PASSWORD_BYTES_MAX, PasswordHash, check_user_name};
 use super::policy::parse_grant;
 use super::{PasswordHashError, Secret};
-use crate::store::{self, KeyValue, Platform, When};
+use crate::platform::Platform;
+use crate::store::{self, KeyValue, When};
 
 /// The least entropy of a new password, in bits, as [`Secret::entropy_bits_max`] counts.
 pub(super) const PASSWORD_ENTROPY_BITS_MIN: u32 = 28;

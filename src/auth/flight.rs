@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 
-use crate::store::Platform;
+use crate::platform::Platform;
 
 /// Work in progress, by key. There is at most one entry for each request that waits.
 pub(super) struct Flights<K, T> {

@@ -18,7 +18,8 @@ use super::remembered::Remembered;
 use super::throttle::Throttle;
 use super::turn::{Turn, Turns};
 use super::{Directory, PasswordHash, Refusal, Secret};
-use crate::store::{KeyValue, Platform};
+use crate::platform::Platform;
+use crate::store::KeyValue;
 
 /// A hash of an unknown password, of the kind that [`PasswordHash::new`] makes. A login of an
 /// unknown user computes this hash, or a hash from the settings, so that the time does not reveal

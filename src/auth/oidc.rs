@@ -22,7 +22,8 @@ use super::flight::Flights;
 use super::jwk::{PublicKey, parse_keys};
 use super::pattern::matches;
 use super::{Refusal, Secret};
-use crate::store::{self, Platform};
+use crate::platform::Platform;
+use crate::store;
 
 /// The longest token that is checked, in bytes.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;

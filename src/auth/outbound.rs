@@ -8,7 +8,8 @@ use http::header::{ACCEPT, CACHE_CONTROL};
 use http::{HeaderMap, Request, StatusCode};
 
 use super::oidc::{DOCUMENT_BYTES_MAX, Document, JwksSource};
-use crate::store::{Body, Error, Platform};
+use crate::platform::{Body, Platform};
+use crate::store::Error;
 
 /// How long an issuer may take to answer. A login waits for the answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,6 +50,7 @@ mod tests {
     use http::Response;
 
     use super::*;
+    use crate::platform::SendError;
 
     /// Answers each path with a fixed response.
     struct Web;
@@ -63,7 +65,7 @@ mod tests {
             [0; 16]
         }
 
-        async fn send(&self, request: Request<Body>, _: Duration) -> Result<Response<Body>, Error> {
+        async fn send(&self, request: Request<Body>, _: Duration) -> Result<Response<Body>, SendError> {
             let response = Response::builder().header(CACHE_CONTROL, "public, max-age=600");
             Ok(match request.uri().path() {
                 "/keys" => response.body("{}".into()),

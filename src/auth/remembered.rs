@@ -10,7 +10,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use super::Secret;
-use crate::store::Platform;
+use crate::platform::Platform;
 
 /// How long a password is remembered.
 const LIFETIME_MS: u64 = 5 * 60 * 1000;

@@ -25,7 +25,8 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use super::Refusal;
-use crate::store::{self, Expiring, KeyValue, Platform, When};
+use crate::platform::Platform;
+use crate::store::{self, Expiring, KeyValue, When};
 
 /// The wait after the first failure beyond the free failures. The wait doubles with each further
 /// failure.

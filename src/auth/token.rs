@@ -15,7 +15,8 @@ use sha2::{Digest as _, Sha256};
 use super::caller::{Action, Caller, Grant, Narrowed};
 use super::{Refusal, Seal, Secret};
 use crate::oci::RepositoryName;
-use crate::store::{self, KeyValue, Platform, When};
+use crate::platform::Platform;
+use crate::store::{self, KeyValue, When};
 
 /// How long a token is valid. A user who loses a right keeps the right in existing tokens for so
 /// long.

@@ -7,7 +7,8 @@
 
 use std::sync::Arc;
 
-use crate::store::{Error, KeyValue, Platform, Result, When};
+use crate::platform::Platform;
+use crate::store::{Error, KeyValue, Result, When};
 
 /// The key that holds the number of the last turn that has ended.
 const ENDED: &str = "auth/turns-ended";

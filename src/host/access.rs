@@ -10,7 +10,8 @@ use crate::auth::{
     Tokens, check_password, parse_htpasswd,
 };
 use crate::http::{Handler, Proxies};
-use crate::store::{KeyValue, Platform};
+use crate::platform::Platform;
+use crate::store::KeyValue;
 
 /// The settings of access control, read and checked.
 #[derive(Clone, Debug)]
@@ -199,7 +200,7 @@ impl Users {
 mod tests {
     use super::*;
     use crate::auth::{Action, Attempt, Credentials};
-    use crate::store::SystemPlatform;
+    use crate::platform::SystemPlatform;
     use crate::store::memory::MemoryKeyValue;
 
     fn read(settings: &[(&str, &str)]) -> Result<AccessConfig> {

@@ -16,7 +16,7 @@ use wasip3::{wit_future, wit_stream};
 use super::config::{Stores, names_a_setting};
 use super::standard_error::{tell_error, visible};
 use crate::http::Peer;
-use crate::store::{Body, BodyError};
+use crate::platform::{Body, BodyError};
 
 /// The most bytes of a request body that one read takes from the host.
 const READ_BYTES: usize = 128 * 1024;

@@ -9,12 +9,13 @@ use anyhow::{Context as _, Result, bail};
 
 use super::access::AccessConfig;
 use crate::http::{Handler, Redirects};
+use crate::platform::Platform;
 use crate::registry::{Limits, Registry};
 use crate::store::file::{FileBlobStore, FileKeyValue};
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use crate::store::packed::{CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MIN, PackedBlobStore};
 use crate::store::s3::{PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_BYTES_MIN, REDIRECT_SECONDS_MAX, S3, S3Settings};
-use crate::store::{BlobStore, KeyValue, Platform};
+use crate::store::{BlobStore, KeyValue};
 
 /// Every setting: its name in lower case, its values, and its purpose. `--help` and docs/settings.md show
 /// this table.

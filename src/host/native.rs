@@ -20,7 +20,7 @@ use super::places::{Place, Places};
 use super::stall::{Answer, PatientBody, PatientStream};
 use super::tls::Certificate;
 use crate::http::{Handler, Peer, Wanted};
-use crate::store::Body;
+use crate::platform::Body;
 
 /// The stores and the data folder that this host offers.
 pub const OFFER: Offer =

@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls;
 
-use crate::store::{Body, BodyError, Error, Platform, Result, SystemPlatform};
+use crate::platform::{Body, BodyError, Platform, SendError, SystemPlatform};
 
 /// The longest time for making a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,11 +58,11 @@ impl NativePlatform {
         self.plain.get_or_init(|| client_of(connector()))
     }
 
-    fn tls(&self) -> Result<&TlsClient> {
+    fn tls(&self) -> Result<&TlsClient, SendError> {
         if let Some(client) = self.tls.get() {
             return Ok(client);
         }
-        let unreadable = |why| Error::Unavailable(format!("{why}; {TRUST}"));
+        let unreadable = |why| SendError::Failed(format!("{why}; {TRUST}"));
         let builder = HttpsConnectorBuilder::new().with_native_roots().map_err(unreadable)?;
         let client = client_of(builder.https_only().enable_http1().wrap_connector(connector()));
         Ok(self.tls.get_or_init(|| client))
@@ -101,7 +101,7 @@ impl Platform for NativePlatform {
         }
     }
 
-    async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>> {
+    async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>, SendError> {
         let buffered = request.body().length().unwrap_or(BUFFER_BYTES).min(BUFFER_BYTES);
         let limit = timeout + timeout * 2 * buffered as u32 / BUFFER_BYTES as u32;
         let pace = Pace(Arc::new(Mutex::new(Some(Instant::now()))));
@@ -111,10 +111,10 @@ impl Platform for NativePlatform {
         loop {
             let until = pace.since().unwrap_or_else(Instant::now) + limit;
             match timeout_at(until, answered.as_mut()).await {
-                Ok(answered) => return Ok(answered.map_err(|error| Error::Unavailable(causes(&error)))?.map(read)),
+                Ok(answered) => return Ok(answered.map_err(|error| SendError::Failed(causes(&error)))?.map(read)),
                 // The body had no data ready, or the server took more of the body. Wait on.
                 Err(_) if pace.since().is_none_or(|since| since.elapsed() < limit) => {}
-                Err(_) => return Err(Error::Unavailable(format!("no answer within {} s", limit.as_secs()))),
+                Err(_) => return Err(SendError::Failed(format!("no answer within {} s", limit.as_secs()))),
             }
         }
     }

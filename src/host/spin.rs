@@ -12,9 +12,10 @@ use super::component::{self, Opened};
 use super::config::{Config, Offer, SETTINGS};
 use super::standard_error::log_to_standard_error;
 use super::wasi_outbound::WasiPlatform;
+use crate::platform::SystemPlatform;
 use crate::store::spin::{SpinKeyValue, SpinSqlite};
 use crate::store::unordered::Unordered;
-use crate::store::{Error, KeyValue, SystemPlatform};
+use crate::store::{Error, KeyValue};
 
 const OFFER: Offer = Offer {
     keys: &["spin-sqlite", "spin-key-value", "files", "s3"],

@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::config::Connections;
 use super::places::Connection;
 use crate::http::Wanted;
-use crate::store::BodyError;
+use crate::platform::BodyError;
 
 /// The debt of waiting time from which a client counts as slow. The connection of a slow client may
 /// be closed to make place for another one.

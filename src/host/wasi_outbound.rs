@@ -17,7 +17,7 @@ use wasip3::http::types::{
 use wasip3::wit_bindgen::{FutureReader, FutureWriter, StreamResult, StreamWriter};
 use wasip3::{wit_future, wit_stream};
 
-use crate::store::{Body, BodyError, Error, Platform, Result, SystemPlatform};
+use crate::platform::{Body, BodyError, Platform, SendError, SystemPlatform};
 
 /// The longest time for making a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,10 +42,10 @@ impl Platform for WasiPlatform {
         SystemPlatform.random()
     }
 
-    async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>> {
+    async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>, SendError> {
         let (head, body) = request.into_parts();
         let timeout = timeout + Duration::from_secs(body.length().unwrap_or(0) / BODY_BYTES_PER_SECOND_MIN);
-        let unusable = |what: &str| Error::Unavailable(format!("a request that the host does not take: {what}"));
+        let unusable = |what: &str| SendError::Failed(format!("a request that the host does not take: {what}"));
         let headers = head.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
         let headers = Fields::from_list(&headers.collect::<Vec<_>>()).map_err(|_| unusable("headers"))?;
         let (writer, reader) = wit_stream::new();
@@ -61,7 +61,7 @@ impl Platform for WasiPlatform {
 
         let mut writing: Option<Writing> = Some(Box::pin(write(body, writer, end)));
         let response = beside(&mut writing, client::send(request)).await;
-        let response = response.map_err(|error| Error::Unavailable(told(&error)))?;
+        let response = response.map_err(|error| SendError::Failed(told(&error)))?;
         receive(response, Exchange { _sent: sent, writing }, head.method != Method::HEAD)
     }
 
@@ -142,9 +142,9 @@ struct Exchange {
     writing: Option<Writing>,
 }
 
-fn receive(response: WasiResponse, exchange: Exchange, has_body: bool) -> Result<Response<Body>> {
+fn receive(response: WasiResponse, exchange: Exchange, has_body: bool) -> Result<Response<Body>, SendError> {
     let mut received = Response::new(Body::empty());
-    let unreadable = |what: &str| Error::Unavailable(format!("an answer with an unreadable {what}"));
+    let unreadable = |what: &str| SendError::Failed(format!("an answer with an unreadable {what}"));
     *received.status_mut() = response.get_status_code().try_into().map_err(|_| unreadable("status"))?;
     for (name, value) in response.get_headers().copy_all() {
         let name = HeaderName::try_from(name).map_err(|_| unreadable("header"))?;

@@ -14,8 +14,8 @@ use super::limits::{ADMINISTRATION_REQUEST_BYTES_MAX, SCOPE_WORDS_MAX, SCOPES_PE
 use super::operation::Operation;
 use super::reply::Reply;
 use crate::auth::{Attempt, Directory, MachineToken, SCOPE_BYTES_MAX, Scope, Secret};
+use crate::platform::Body;
 use crate::registry;
-use crate::store::Body;
 
 /// The body of a request that adds a user: a password, or its hash.
 #[derive(Deserialize)]

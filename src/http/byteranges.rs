@@ -8,8 +8,9 @@ use std::vec::IntoIter;
 use bytes::Bytes;
 use futures_util::stream;
 
+use crate::platform::{Body, BodyError};
 use crate::registry::{Blob, Registry};
-use crate::store::{self, Body, BodyError};
+use crate::store;
 
 /// The largest gap between two parts that one read covers, in bytes. The gap is read and left out,
 /// which costs less than a second read.
@@ -135,8 +136,8 @@ impl Sending {
         let at = stretch.start;
         let read = self.registry.read_blob(&self.ranges.blob, stretch).await;
         let body = read.map_err(|error| match error {
-            crate::registry::Error::Store(error) => BodyError::Store(error),
-            error => BodyError::Store(store::Error::Unavailable(error.to_string())),
+            crate::registry::Error::Store(error) => BodyError::from(error),
+            error => store::Error::Unavailable(error.to_string()).into(),
         })?;
         Ok(Reading { body, held: Bytes::new(), at, parts, is_begun: false })
     }

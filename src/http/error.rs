@@ -11,8 +11,9 @@ use super::request_id::current_request_id;
 use crate::auth::DirectoryError;
 use crate::oci::RepositoryName;
 use crate::oci::name::NameError;
+use crate::platform::BodyError;
 use crate::registry::{self, Status};
-use crate::store::{self, BodyError};
+use crate::store;
 
 /// The methods that a read-only store allows.
 const READ_METHODS: &str = "GET, HEAD";

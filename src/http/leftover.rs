@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::limits::LEFTOVER_BYTES_MAX;
-use crate::store::{Body, BodyError};
+use crate::platform::{Body, BodyError};
 
 /// A handle on a body that has been given to an operation.
 pub(super) struct Leftover {

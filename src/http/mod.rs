@@ -30,8 +30,8 @@ use http::{Method, Request, Response};
 use crate::auth::{Access, Caller, Seal};
 use crate::oci::range::{RangeRequest, parse_chunk_range};
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
+use crate::platform::Body;
 use crate::registry::{self, Chunk, CollectRequest, Mounted, PageRequest, Registry, SessionId};
-use crate::store::Body;
 
 pub use origin::{Peer, Proxies, ProxiesError};
 
@@ -138,7 +138,7 @@ impl Handler {
     /// dropped.
     #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
     pub fn in_memory() -> Self {
-        Self::new(Registry::in_memory(Arc::new(crate::store::SystemPlatform)), Access::open())
+        Self::new(Registry::in_memory(Arc::new(crate::platform::SystemPlatform)), Access::open())
     }
 
     /// Answers one request. Every request gets an answer, also after a panic. An answer with a body

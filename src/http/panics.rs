@@ -12,7 +12,7 @@ use futures_util::FutureExt as _;
 use http_body::{Frame, SizeHint};
 
 use super::request_id::RequestId;
-use crate::store::{Body, BodyError};
+use crate::platform::{Body, BodyError};
 
 /// The output of `future`; `None` if the future panics. The panic is logged.
 pub(super) async fn caught<F: Future>(future: F) -> Option<F::Output> {

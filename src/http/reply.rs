@@ -17,8 +17,8 @@ use super::byteranges::ByteRanges;
 use super::conditional::entity_tag;
 use crate::oci::manifest::OCI_INDEX;
 use crate::oci::{Descriptor, Digest, RepositoryName, Tag};
+use crate::platform::Body;
 use crate::registry::{Page, Pushed, Referrers, ReferrersRequest, Registry, Share, Status};
-use crate::store::Body;
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::limits::REQUEST_ID_BYTES_MAX;
-use crate::store::Platform;
+use crate::platform::Platform;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 

@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::auth::{Accounts, Directory, Document, Issuers, JwksSource, PasswordHash, Secret, Tokens};
+use crate::platform::Platform;
+use crate::store::KeyValue;
 use crate::store::counting::Counting;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use crate::store::{KeyValue, Platform};
 
 const POLICY: &str = "
     anonymous  public/**  pull
@@ -718,7 +719,7 @@ fn the_log_tells_each_change_and_each_refused_login() {
     }
     // A client that disconnects before the answer still leaves an audit line for the change.
     LINES.with_borrow_mut(Vec::clear);
-    let body = Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, crate::store::BodyError>>());
+    let body = Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, crate::platform::BodyError>>());
     let request = Request::post(&pushed).header("host", "registry.example").header(AUTHORIZATION, basic("writer"));
     let mut answer = Box::pin(registered.handler.handle(request.body(body).unwrap()));
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());

@@ -9,7 +9,8 @@ use super::hold::CollectionGuard;
 use super::limits::ADD_UNCHECKED_MS;
 use super::{Error, Precondition, Result, layout};
 use crate::oci::{Digest, RepositoryName};
-use crate::store::{self, Body, Platform, When};
+use crate::platform::{Body, Platform};
+use crate::store::{self, When};
 
 /// A blob that a repository holds.
 #[derive(Clone, Debug)]

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::facts::BlobFact;
 use super::{Error, Result};
 use crate::oci::{Digest, Hasher};
-use crate::store::{self, BlobStore, Body, Location, Stage};
+use crate::platform::Body;
+use crate::store::{self, BlobStore, Location, Stage};
 
 /// The content of a registry in the blob store.
 #[derive(Clone)]

@@ -26,7 +26,8 @@ use super::content::Content;
 use super::facts::{BlobFact, Facts};
 use super::limits::{CALLS_AT_ONCE_MAX, RIGHT_OF_WAY_MS, SWEEPING_MS_MAX};
 use super::{Error, Result, layout};
-use crate::store::{self, Platform, When};
+use crate::platform::Platform;
+use crate::store::{self, When};
 
 /// How many tries a push has when rounds begin or end during the push.
 pub(super) const HOLD_TRIES_MAX: usize = 4;

@@ -46,9 +46,10 @@ pub use session_id::{SessionId, SessionIdError};
 pub use uploads::{Chunk, Status};
 
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
+use crate::platform::{Body, Platform};
 use crate::store::check::Finding;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use crate::store::{self, BlobStore, Body, Expiring, KeyValue, Platform};
+use crate::store::{self, BlobStore, Expiring, KeyValue};
 use blobs::Blobs;
 use collect::Collection;
 use content::Content;

@@ -10,7 +10,8 @@ use super::facts::{Facts, TagFact};
 use super::limits::TAG_TRIES_MAX;
 use super::{Error, Limits, Precondition, Result, layout};
 use crate::oci::{Digest, RepositoryName, Tag};
-use crate::store::{self, Platform, When};
+use crate::platform::Platform;
+use crate::store::{self, When};
 
 /// The tags of all repositories.
 #[derive(Clone)]

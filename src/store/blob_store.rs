@@ -5,8 +5,9 @@ use std::ops::Range;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Body, Result, Tidied, TidyRequest};
+use super::{Result, Tidied, TidyRequest};
 use crate::oci::Digest;
+use crate::platform::Body;
 
 /// Content on its way in: a small value that only its back end can read. The registry stores the
 /// value between requests, so that no server holds state.

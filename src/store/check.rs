@@ -9,8 +9,9 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use super::{BlobStore, Error, KeyValue, Platform, Result, Stage, When};
+use super::{BlobStore, Error, KeyValue, Result, Stage, When};
 use crate::oci::Algorithm;
+use crate::platform::Platform;
 
 /// How many rivals try the same operation at the same time.
 const RIVALS: usize = 8;
@@ -228,7 +229,7 @@ mod tests {
     use futures_executor::block_on;
 
     use super::*;
-    use crate::store::SystemPlatform;
+    use crate::platform::SystemPlatform;
     use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
     use crate::store::{Entry, Version};
     use async_trait::async_trait;

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{BlobStore, Body, Entry, KeyValue, Location, Result, Stage, Stored, Version, When};
+use super::{BlobStore, Entry, KeyValue, Location, Result, Stage, Stored, Version, When};
 use crate::oci::Digest;
+use crate::platform::Body;
 
 /// Counts the calls to the store inside.
 pub struct Counting<S: ?Sized> {

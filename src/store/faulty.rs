@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
 
-use super::{BlobStore, Body, BodyError, Entry, Error, KeyValue, Location, Result, Stage, Stored, Version, When};
+use super::{BlobStore, Entry, Error, KeyValue, Location, Result, Stage, Stored, Version, When};
 use crate::oci::Digest;
+use crate::platform::{Body, BodyError};
 
 /// Pseudo-random numbers that follow from a seed (SplitMix64).
 #[derive(Clone, Debug)]

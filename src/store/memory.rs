@@ -8,8 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
 
-use super::{BlobStore, Body, Entry, Error, KeyValue, Location, Platform, Result, Stage, Stored, Version, When};
+use super::{BlobStore, Entry, Error, KeyValue, Location, Result, Stage, Stored, Version, When};
 use crate::oci::Digest;
+use crate::platform::{Body, Platform};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // No code in this file panics while holding one of these locks.

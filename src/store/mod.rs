@@ -1,14 +1,12 @@
-//! The two ports to storage, the platform, and their back ends.
+//! The two ports to storage, and their back ends.
 //!
 //! A *port* is an object-safe trait held as `Arc<dyn …>` and chosen once, when a host starts. The
 //! clauses that every back end of a port must keep are in [`contract`], and run against each back
 //! end.
 
 mod blob_store;
-mod body;
 mod expiring;
 mod key_value;
-mod platform;
 mod tidy;
 
 pub mod check;
@@ -24,13 +22,11 @@ pub mod s3;
 pub mod spin;
 pub mod unordered;
 
+use crate::platform::{BodyError, SendError, SourceError};
+
 pub use blob_store::{BlobStore, Location, Stage, Stored};
-pub use body::{Body, BodyError};
 pub use expiring::Expiring;
 pub use key_value::{Entry, KEY_BYTES_MAX, KeyValue, Version, When};
-pub use platform::Platform;
-#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
-pub use platform::SystemPlatform;
 pub use tidy::{Tidied, TidyRequest};
 
 /// Why a store operation failed. Callers handle each case differently.
@@ -56,6 +52,34 @@ pub enum Error {
     /// The stored data is missing, or cannot be the data that was written.
     #[error("corrupt: {0}")]
     Corrupt(String),
+}
+
+/// A body that is read from a store carries the error of the store.
+impl From<Error> for BodyError {
+    fn from(error: Error) -> Self {
+        Self::Source(SourceError::new(error))
+    }
+}
+
+/// Appending a body that fails is a failure of the store: an error of the source store stays the
+/// same, and every other reason becomes [`Error::Unavailable`].
+impl From<BodyError> for Error {
+    fn from(error: BodyError) -> Self {
+        let of_store = match &error {
+            BodyError::Source(source) => source.downcast_ref::<Self>().cloned(),
+            _ => None,
+        };
+        of_store.unwrap_or_else(|| Self::Unavailable(error.to_string()))
+    }
+}
+
+impl From<SendError> for Error {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Unsupported => Self::Unsupported("this platform sends no requests"),
+            SendError::Failed(why) => Self::Unavailable(why),
+        }
+    }
 }
 
 /// The result of a store's operation.

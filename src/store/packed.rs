@@ -15,8 +15,9 @@ use futures_util::stream;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{BlobStore, Body, Error, KeyValue, Location, Platform, Result, Stage, Stored, When};
+use super::{BlobStore, Error, KeyValue, Location, Result, Stage, Stored, When};
 use crate::oci::Digest;
+use crate::platform::{Body, Platform};
 
 /// The default chunk size: 960 KiB. Such chunks fit every common store except the narrowest;
 /// Akamai's store takes 1 MB.
@@ -398,7 +399,7 @@ mod tests {
     use futures_executor::block_on;
 
     use super::*;
-    use crate::store::SystemPlatform;
+    use crate::platform::SystemPlatform;
     use crate::store::memory::MemoryKeyValue;
 
     /// Earlier versions wrote keys without lengths.

@@ -16,7 +16,8 @@ use spin_sdk::sqlite::{self, Connection, Value};
 use spin_sdk::wit_bindgen;
 
 use super::unordered::UnorderedStore;
-use super::{Entry, Error, KeyValue, Platform, Result, Version, When};
+use super::{Entry, Error, KeyValue, Result, Version, When};
+use crate::platform::Platform;
 
 /// The label of the store or database in the application's manifest.
 const LABEL: &str = "default";

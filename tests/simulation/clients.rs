@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use eyot::Body;
 use eyot::oci::{Algorithm, Reference};
+use eyot::platform::BodyError;
 use eyot::registry::{Chunk, Error, Mounted, PageRequest};
-use eyot::store::BodyError;
 
 use crate::contents::{Manifest, contents};
 use crate::model::Writing;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
-use eyot::store::Platform;
+use eyot::platform::Platform;
 use eyot::store::faulty::Dice;
 
 /// The maximum duration of a storage call, in ms: less than the collection's allowance.

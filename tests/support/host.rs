@@ -1,8 +1,5 @@
 //! Servers as child processes, each with a data folder and a port of its own.
 
-#[path = "memory.rs"]
-mod memory;
-
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
@@ -16,6 +13,7 @@ use eyot::store::contract;
 use http::Request;
 
 use super::client::{Client, whole};
+use super::memory::Memory;
 use super::value::sha256;
 
 /// The time limit for a start. Compiling a component on a busy machine is slow.
@@ -280,8 +278,8 @@ impl Host {
         let _ = self.child.wait();
     }
 
-    pub fn memory(&self) -> memory::Memory {
-        memory::Memory::of(self.child.id())
+    pub fn memory(&self) -> Memory {
+        Memory::of(self.child.id())
     }
 }
 

@@ -299,8 +299,8 @@ mod tests {
     use futures_executor::block_on;
 
     use super::*;
+    use crate::platform::SystemPlatform;
     use crate::registry::{Limits, Registry};
-    use crate::store::SystemPlatform;
     use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 
     fn collection(marks_max: usize) -> Collection {

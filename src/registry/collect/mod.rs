@@ -28,7 +28,8 @@ use super::hold::{CollectionFact, CollectionGuard};
 use super::limits::{LEASE_MS, LEASES_LISTED_MAX, RIGHT_OF_WAY_MS};
 use super::manifests::ManifestReader;
 use super::{Error, Limits, Result, layout};
-use crate::store::{self, Expiring, Platform, When};
+use crate::platform::Platform;
+use crate::store::{self, Expiring, When};
 use cursor::{Cursor, Phase};
 
 /// The settings of a round.

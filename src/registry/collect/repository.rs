@@ -11,10 +11,11 @@ use super::cursor::{Phase, Sets};
 use super::judge::Thing;
 use super::report::{Fate, Tally};
 use crate::oci::{self, Descriptor, Digest};
+use crate::platform::BodyError;
 use crate::registry::facts::{ManifestFact, TagFact, UploadFact};
 use crate::registry::limits::{CALLS_AT_ONCE_MAX, PUSH_MS_MAX};
 use crate::registry::{Error, Result, layout};
-use crate::store::{self, BodyError};
+use crate::store;
 
 /// Every repository has a key of at least one of these kinds. Keys of other kinds are written after
 /// the first key of these kinds and deleted before the last.

@@ -22,7 +22,7 @@ use super::tags::Tags;
 use super::uploads::Uploads;
 use super::{Error, Limits, Precondition, Result, layout};
 use crate::oci::{self, Algorithm, Digest, Reference, RepositoryName, Tag};
-use crate::store::{Body, Platform};
+use crate::platform::{Body, Platform};
 use receiving::ManifestReceiver;
 use references::References;
 use referrers::ReferrerIndex;

@@ -3,11 +3,12 @@
 use bytes::Bytes;
 
 use crate::oci::{self, Digest, Reference, RepositoryName};
+use crate::platform::Body;
 use crate::registry::content::Content;
 use crate::registry::facts::{BlobFact, Facts, ManifestFact};
 use crate::registry::tags::Tags;
 use crate::registry::{Error, Result, layout};
-use crate::store::{self, Body};
+use crate::store;
 
 /// A manifest that a repository holds.
 #[derive(Debug)]

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::platform::{Body, BodyError};
 use crate::registry::limits::{
     PUSH_MEMORY_FACTOR, PUSH_UNQUEUED_BYTES_MAX, PUSHES_MEMORY_BYTES, RECEIVING_MEMORY_BYTES,
 };
 use crate::registry::memory::{Memory, Share};
 use crate::registry::{Error, Limits, Result};
-use crate::store::{Body, BodyError};
+use crate::store;
 
 /// Receives manifests.
 #[derive(Clone)]
@@ -89,7 +90,7 @@ fn error_of(error: BodyError) -> Error {
         BodyError::TooLarge { limit_bytes } => Error::TooLarge { limit_bytes },
         BodyError::Idle { limit_seconds } => Error::BodyIdle { limit_seconds },
         BodyError::Slow(limit) => Error::BodySlow(limit),
-        BodyError::Store(error) => error.into(),
+        error @ BodyError::Source(_) => store::Error::from(error).into(),
         other => Error::ManifestInvalid(other.to_string()),
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::references::{Nested, References};
 use super::referrers::ReferrerIndex;
 use crate::oci::{self, Descriptor, Digest, RepositoryName, Tag};
+use crate::platform::Platform;
 use crate::registry::content::Content;
 use crate::registry::facts::{self, BlobFact, Facts, ManifestFact, RepositoryFact};
 use crate::registry::hold::{CollectionGuard, HOLD_TRIES_MAX, Hold};
@@ -16,7 +17,7 @@ use crate::registry::limits::PUSH_MS_MAX;
 use crate::registry::tags::Tags;
 use crate::registry::uploads::Uploads;
 use crate::registry::{Error, Limits, Result, layout};
-use crate::store::{Platform, When};
+use crate::store::When;
 
 /// A manifest that is being pushed.
 pub(super) struct Push<'a> {

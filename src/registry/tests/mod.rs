@@ -17,9 +17,10 @@ use futures_util::future::{BoxFuture, join_all};
 
 use super::*;
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
+use crate::platform::Body;
 use crate::store::packed::PackedBlobStore;
 use crate::store::unordered::{Unordered, UnorderedStore};
-use crate::store::{self, Body, When};
+use crate::store::{self, When};
 
 /// A clock that the test moves, and random numbers that count up.
 #[derive(Default)]
@@ -83,7 +84,7 @@ fn slow(bytes: &'static [u8]) -> Body {
         }
         store::contract::yield_now().await;
         let part = if step == 4 { Bytes::from_static(bytes) } else { Bytes::new() };
-        Some((Ok::<_, store::BodyError>(part), step + 1))
+        Some((Ok::<_, crate::platform::BodyError>(part), step + 1))
     }))
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::store::Body;
+use crate::platform::Body;
 
 /// Bytes for an upload: a chunk, or a whole blob.
 #[derive(Debug)]

@@ -8,10 +8,10 @@ use super::session::Session;
 use super::sessions::Sessions;
 use super::verified_body::Verification;
 use crate::oci::{Hasher, RepositoryName};
+use crate::platform::Body;
 use crate::registry::content::Content;
 use crate::registry::facts::Progress;
 use crate::registry::{Error, Limits, Result};
-use crate::store::Body;
 
 /// A chunk that the blob store has received.
 pub(super) struct Received {

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use super::recent::RecentSessions;
 use super::session::{Session, Status};
 use crate::oci::{Algorithm, Digest, Hasher, RepositoryName};
+use crate::platform::Platform;
 use crate::registry::content::Content;
 use crate::registry::facts::{self, Facts, Progress, UploadFact};
 use crate::registry::limits::SESSION_TRIES_MAX;
 use crate::registry::session_id::SessionId;
 use crate::registry::{Error, Limits, Result, layout};
-use crate::store::{self, Platform, When};
+use crate::store::{self, When};
 
 /// The sessions of all uploads.
 #[derive(Clone)]

@@ -13,12 +13,13 @@ use futures_util::stream;
 use super::super::tests::{LastWriterWins, TestPlatform, another_instance, digest, name, read, with_limits};
 use super::super::{Chunk, Error, Limits, Registry, SessionId};
 use crate::oci::{Algorithm, Digest, RepositoryName};
+use crate::platform::{Body, BodyError};
 use crate::store::contract::yield_now;
 use crate::store::file::FileBlobStore;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use crate::store::packed::PackedBlobStore;
 use crate::store::unordered::Unordered;
-use crate::store::{self, BlobStore, Body, BodyError, KeyValue, Location, Result, Stage, Stored};
+use crate::store::{self, BlobStore, KeyValue, Location, Result, Stage, Stored};
 
 /// A registry over each kind of store. The file store lies in `folder`.
 fn registries(folder: &Path) -> Vec<(&'static str, Registry)> {

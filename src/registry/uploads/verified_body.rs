@@ -9,8 +9,9 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use crate::oci::Hasher;
+use crate::platform::{Body, BodyError};
 use crate::registry::{Error, Result};
-use crate::store::{self, Body, BodyError};
+use crate::store;
 
 /// Observes a body while a store reads the body, and keeps the hasher and the counts.
 pub(super) struct Verification {
@@ -96,7 +97,7 @@ fn error_of(failure: &BodyError, received: u64) -> Error {
         BodyError::Idle { limit_seconds } => Error::BodyIdle { limit_seconds: *limit_seconds },
         BodyError::Slow(limit) => Error::BodySlow(limit.clone()),
         BodyError::Interrupted(why) => Error::UploadInvalid(format!("the body broke off: {why}")),
-        BodyError::Store(error) => error.clone().into(),
+        BodyError::Source(_) => store::Error::from(failure.clone()).into(),
     }
 }
 

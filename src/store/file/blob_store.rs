@@ -22,7 +22,8 @@ use super::reserve::Reserve;
 use super::tidy::{self, Part};
 use super::{disk, open_folder, reading, unblock};
 use crate::oci::Digest;
-use crate::store::{BlobStore, Body, Error, Location, Platform, Result, Stage, Stored, Tidied, TidyRequest};
+use crate::platform::{Body, Platform};
+use crate::store::{BlobStore, Error, Location, Result, Stage, Stored, Tidied, TidyRequest};
 
 /// How many bytes are gathered and written at a time.
 const BUFFER_BYTES: usize = 256 * 1024;

@@ -13,7 +13,8 @@ use super::reserve::{self, Reserve};
 use super::tidy::{self, Part};
 use super::tree::{FOLDER_NAMES_MAX, Tree};
 use super::{disk, listing, open_folder, unblock};
-use crate::store::{Entry, Error, KeyValue, Platform, Result, Tidied, TidyRequest, Version, When};
+use crate::platform::Platform;
+use crate::store::{Entry, Error, KeyValue, Result, Tidied, TidyRequest, Version, When};
 
 /// A value's file begins with its version, a UUID, and a line feed.
 const VERSION_BYTES: usize = 36;

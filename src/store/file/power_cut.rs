@@ -16,7 +16,9 @@ use futures_executor::block_on;
 
 use super::{FileBlobStore, FileKeyValue};
 use crate::oci::Algorithm;
-use crate::store::{BlobStore as _, Body, KeyValue as _, Location, Platform as _, Stage, SystemPlatform, When};
+use crate::platform::Platform as _;
+use crate::platform::{Body, SystemPlatform};
+use crate::store::{BlobStore as _, KeyValue as _, Location, Stage, When};
 
 /// The disks that tests are watching, each identified by the folder on the disk.
 static DISKS: Mutex<Vec<Arc<Disk>>> = Mutex::new(Vec::new());

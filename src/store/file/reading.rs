@@ -10,7 +10,8 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use super::unblock;
-use crate::store::{Body, Error, Platform};
+use crate::platform::{Body, Platform};
+use crate::store::Error;
 
 /// The piece size for a client that may be slow, in bytes.
 const PIECE_BYTES: usize = 32 * 1024;

@@ -19,7 +19,8 @@ use super::key_value::{LIST_KEYS_MAX, ListPage, list_page};
 use super::multipart::{Completed, gone};
 use super::staging::{Cut, PIECES_MAX, Piece, Staging, TAIL_BYTES_MAX};
 use crate::oci::{Digest, Hasher};
-use crate::store::{BlobStore, Body, Error, Location, Result, Stage, Stored};
+use crate::platform::Body;
+use crate::store::{BlobStore, Error, Location, Result, Stage, Stored};
 
 /// The separator between the family and the token in the name of an object. Listed names have `!`
 /// in its place; objects do not, because S3 servers treat `!` differently.

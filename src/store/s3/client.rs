@@ -16,7 +16,8 @@ use rusty_s3::{Bucket, Credentials, Map, Method, UrlStyle};
 use super::S3Settings;
 use super::answer;
 use super::gather::Part;
-use crate::store::{Body, Error, Platform, Result};
+use crate::platform::{Body, Platform};
+use crate::store::{Error, Result};
 
 /// How many times a request is sent at most.
 const ATTEMPTS_MAX: u32 = 5;
@@ -309,9 +310,10 @@ impl Client {
         let begin_ms = self.platform.now_ms();
         let result = self.platform.send(request, call.timeout).await;
         let took_ms = self.platform.now_ms().saturating_sub(begin_ms);
-        let outcome = result.as_ref().map_or_else(Error::to_string, |response| response.status().as_u16().to_string());
+        let outcome =
+            result.as_ref().map_or_else(ToString::to_string, |response| response.status().as_u16().to_string());
         log::debug!("S3: {}: {outcome} after {took_ms} ms, {length} bytes, request {number}", call_name(call));
-        result.map_err(|error| self.no_answer(&call_name(call), error))
+        result.map_err(|error| self.no_answer(&call_name(call), error.into()))
     }
 
     /// Adds to an error the name of the request and the server that did not answer.

@@ -11,7 +11,8 @@ use http::{Response, StatusCode};
 use rusty_s3::Method;
 
 use super::client::{Call, Client, TIMEOUT, call_name};
-use crate::store::{Body, Error, Result};
+use crate::platform::Body;
+use crate::store::{Error, Result};
 
 /// An object that is being downloaded.
 struct Download {

@@ -8,7 +8,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as _, Frame, SizeHint};
 
-use crate::store::{Body, BodyError, Error, Result};
+use crate::platform::{Body, BodyError};
+use crate::store::{Error, Result};
 
 /// The size of the blocks in which bytes are gathered. Copying into blocks lets go of the large
 /// buffers behind small pieces of a body.

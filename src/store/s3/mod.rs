@@ -22,7 +22,7 @@ mod staging;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Platform;
+use crate::platform::Platform;
 use client::Client;
 use key_value::list_page;
 

@@ -9,7 +9,7 @@ use std::thread;
 use futures_executor::block_on;
 
 use super::*;
-use crate::store::SystemPlatform;
+use crate::platform::SystemPlatform;
 use crate::store::contract;
 
 /// A store with at most `names_max` names in a folder. `locks: false` is the behaviour of a

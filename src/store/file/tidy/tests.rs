@@ -9,8 +9,9 @@ use futures_executor::block_on;
 
 use super::*;
 use crate::oci::Algorithm;
+use crate::platform::SystemPlatform;
 use crate::store::file::{FileBlobStore, FileKeyValue};
-use crate::store::{BlobStore, KeyValue, SystemPlatform, Tidied, When};
+use crate::store::{BlobStore, KeyValue, Tidied, When};
 
 const NOW_MS: u64 = 1_700_000_000_000;
 const GRACE_MS: u64 = 60_000;
