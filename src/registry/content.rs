@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::facts::BlobFact;
 use super::{Error, Result};
 use crate::oci::{Digest, Hasher};
-use crate::platform::Body;
+use crate::platform::{Body, Causes};
 use crate::store::{self, BlobStore, Location, Stage};
 
 /// The content of a registry in the blob store.
@@ -84,7 +84,7 @@ impl Content {
     /// effort: bytes that remain are discarded with the upload.
     pub(super) async fn abandon(&self, stage: &Stage, before: Option<&Stage>) {
         if let Err(error) = self.blobs.abandon(stage, before).await {
-            log::warn!("the bytes of a refused request stay until their upload ends: {error}");
+            log::warn!("the bytes of a refused request stay until their upload ends: {}", Causes(&error));
         }
     }
 

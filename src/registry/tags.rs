@@ -10,7 +10,7 @@ use super::facts::{Facts, TagFact};
 use super::limits::TAG_TRIES_MAX;
 use super::{Error, Limits, Precondition, Result, layout};
 use crate::oci::{Digest, RepositoryName, Tag};
-use crate::platform::Platform;
+use crate::platform::{Causes, Platform};
 use crate::store::{self, When};
 
 /// The tags of all repositories.
@@ -87,7 +87,8 @@ impl Tags {
                 Ok(()) => pointed.push(tag.clone()),
                 Err(error) if pointed.is_empty() => return Err(error),
                 Err(error) => {
-                    log::error!("a push of {} to {repository} did not point all of its tags: {error}", fact.digest);
+                    let (digest, causes) = (&fact.digest, Causes(&error));
+                    log::error!("a push of {digest} to {repository} did not point all of its tags: {causes}");
                     break;
                 }
             }
@@ -183,7 +184,7 @@ impl Tags {
     pub(super) async fn mark_done(&self, repository: &RepositoryName, digest: &Digest, tags: &[&Tag]) {
         for tag in tags {
             if let Err(error) = self.facts.store(&layout::tag_of(repository, digest, tag), &0u64, When::Always).await {
-                log::warn!("a collection will wait for the tag {tag} of {repository}: {error}");
+                log::warn!("a collection will wait for the tag {tag} of {repository}: {}", Causes(&error));
             }
         }
     }

@@ -48,6 +48,11 @@ impl Fuse {
     }
 }
 
+/// The error of a failed call. The text and the cause are for the log, and no client may see them.
+fn outage() -> Error {
+    Error::unavailable(SECRET).because(std::io::Error::other(SECRET))
+}
+
 /// A store whose calls count down a fuse.
 struct Fused<S: ?Sized> {
     fuse: Arc<Fuse>,
@@ -60,9 +65,9 @@ macro_rules! fused {
             Spark::Fine => $call.await,
             Spark::DoAndFail => {
                 let _ = $call.await;
-                Err(Error::Unavailable(SECRET.into()))
+                Err(outage())
             }
-            Spark::Fail => Err(Error::Unavailable(SECRET.into())),
+            Spark::Fail => Err(outage()),
         }
     };
 }

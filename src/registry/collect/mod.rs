@@ -28,7 +28,7 @@ use super::hold::{CollectionFact, CollectionGuard};
 use super::limits::{LEASE_MS, LEASES_LISTED_MAX, RIGHT_OF_WAY_MS};
 use super::manifests::ManifestReader;
 use super::{Error, Limits, Result, layout};
-use crate::platform::Platform;
+use crate::platform::{Causes, Platform};
 use crate::store::{self, Expiring, When};
 use cursor::{Cursor, Phase};
 
@@ -108,7 +108,7 @@ impl Collection {
             // Two concurrent steps can corrupt the cursor on a store without exact conditional
             // writes.
             Err(Error::Store(store::Error::Corrupt(why))) => {
-                log::warn!("a round of the collection begins anew: {why}");
+                log::warn!("a round of the collection begins anew: {}", Causes(&why));
                 self.begin_round(request, deadline_ms).await?
             }
             Err(error) => return Err(error),

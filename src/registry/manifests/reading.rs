@@ -64,7 +64,7 @@ impl ManifestReader {
 
     /// The bytes of a large manifest. The fact under `key` says where the bytes are.
     pub(in crate::registry) async fn read_large(&self, key: &str) -> Result<Body> {
-        let missing = || store::Error::Corrupt(format!("the value of {key} is missing"));
+        let missing = || store::Error::corrupt(format!("the value of key {key} is missing"));
         let fact: BlobFact = self.facts.load(key).await?.ok_or_else(missing)?;
         self.content.read(&fact, 0..fact.size).await
     }

@@ -27,7 +27,7 @@ use super::facts::{BlobFact, Facts, Progress};
 use super::session_id::SessionId;
 use super::{Error, Limits, Result, layout};
 use crate::oci::{Algorithm, Digest, RepositoryName};
-use crate::platform::{Body, Platform};
+use crate::platform::{Body, Causes, Platform};
 use crate::store::{self, When};
 use concurrency::{RunningAppend, RunningAppends};
 use receiving::{CutBody, Receiver};
@@ -126,7 +126,7 @@ impl Uploads {
         if completed.is_err() {
             // The client does not know the session and cannot continue it, so cancel the session.
             if let Err(error) = self.cancel(repository, &id).await {
-                log::warn!("an upload session of {repository} stays until it expires: {error}");
+                log::warn!("an upload session of {repository} stays until it expires: {}", Causes(&error));
             }
         }
         match completed {

@@ -8,7 +8,7 @@ use super::session::Session;
 use super::sessions::Sessions;
 use super::verified_body::Verification;
 use crate::oci::{Hasher, RepositoryName};
-use crate::platform::Body;
+use crate::platform::{Body, Causes};
 use crate::registry::content::Content;
 use crate::registry::facts::Progress;
 use crate::registry::{Error, Limits, Result};
@@ -73,7 +73,7 @@ impl Receiver {
         let Some(cut) = cut else { return Ok(Received { start, progress }) };
         let saved = self.sessions.save_arrived(repository, &session.id, &start, &progress).await;
         if let Err(error) = self.or_abandon(&progress, saved).await {
-            log::info!("the bytes of a broken request do not count: {error}");
+            log::info!("the bytes of a broken request do not count: {}", Causes(&error));
         }
         Err(cut)
     }

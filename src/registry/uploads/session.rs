@@ -61,7 +61,7 @@ impl Progress {
     }
 
     pub(super) fn hasher(&self) -> Result<Hasher> {
-        let unreadable = || store::Error::Corrupt("the hasher of an upload".into());
+        let unreadable = || store::Error::corrupt("cannot read the hasher of an upload");
         Ok(Hasher::resume(&self.hasher).ok_or_else(unreadable)?)
     }
 

@@ -8,66 +8,83 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use crate::store::Error;
+use crate::store::{Error, Failure};
 
 /// A failed operation on a path. An [`io::Error`] of the same kind wraps the value.
 #[derive(Debug)]
-struct Trouble {
+struct FileError {
     operation: &'static str,
     path: PathBuf,
     /// Whether the operation would have changed something.
     writes: bool,
-    source: io::Error,
-    /// The probable cause, found by other calls, where the host hides the cause.
-    found_out: Option<&'static str>,
+    cause: Cause,
 }
 
-impl fmt::Display for Trouble {
+/// The reason why a file operation failed, with the name of the error in the manuals.
+#[derive(Debug)]
+struct Cause {
+    error: io::Error,
+    /// The probable reason, found by other calls, where the host hides the reason.
+    probable: Option<&'static str>,
+}
+
+impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { operation, path, source, found_out, .. } = self;
-        write!(f, "cannot {operation} {}: ", path.display())?;
-        match found_out {
-            Some(found_out) => write!(f, "{found_out} ({source})"),
-            None => match name_of(source) {
-                Some(name) => write!(f, "{name}: {source}"),
-                None => write!(f, "{source}"),
-            },
+        let Self { operation, path, cause, .. } = self;
+        write!(f, "cannot {operation} {}: {cause}", path.display())
+    }
+}
+
+/// Has no source, because the text already contains the text of the cause.
+impl error::Error for FileError {}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { error, probable } = self;
+        match (probable, name_of(error)) {
+            (Some(probable), _) => write!(f, "{probable} ({error})"),
+            (None, Some(name)) => write!(f, "{name}: {error}"),
+            (None, None) => write!(f, "{error}"),
         }
     }
 }
 
-/// Has no source, because the text already contains the text of the source.
-impl error::Error for Trouble {}
+impl error::Error for Cause {}
 
 /// Adds the operation and the path to the error of an operation that reads.
 pub(super) fn reading<T>(operation: &'static str, path: &Path, result: io::Result<T>) -> io::Result<T> {
-    result.map_err(|error| trouble(operation, path, false, error))
+    result.map_err(|error| file_error(operation, path, false, error))
 }
 
 /// Adds the operation and the path to the error of an operation that changes something.
 pub(super) fn writing<T>(operation: &'static str, path: &Path, result: io::Result<T>) -> io::Result<T> {
-    result.map_err(|error| trouble(operation, path, true, error))
+    result.map_err(|error| file_error(operation, path, true, error))
 }
 
-fn trouble(operation: &'static str, path: &Path, writes: bool, source: io::Error) -> io::Error {
-    let (kind, found_out) = match hidden_cause(path, writes, &source) {
-        Some((kind, found_out)) => (kind, Some(found_out)),
-        None => (source.kind(), None),
+fn file_error(operation: &'static str, path: &Path, writes: bool, error: io::Error) -> io::Error {
+    let (kind, probable) = match hidden_cause(path, writes, &error) {
+        Some((kind, probable)) => (kind, Some(probable)),
+        None => (error.kind(), None),
     };
-    io::Error::new(kind, Trouble { operation, path: path.to_owned(), writes, source, found_out })
+    io::Error::new(kind, FileError { operation, path: path.to_owned(), writes, cause: Cause { error, probable } })
 }
 
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
-        let trouble = error.get_ref().and_then(|inner| inner.downcast_ref::<Trouble>());
-        let is_write = trouble.is_some_and(|trouble| trouble.writes);
-        match error.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::Full(error.to_string()),
-            ErrorKind::ReadOnlyFilesystem => Self::ReadOnly(error.to_string()),
+        let kind = error.kind();
+        let (failure, is_write) = match error.downcast::<FileError>() {
+            Ok(FileError { operation, path, writes, cause }) => {
+                (Failure::new(format!("cannot {operation} {}", path.display())).because(cause), writes)
+            }
+            Err(error) => (Failure::new("cannot use the data folder").because(error), false),
+        };
+        match kind {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::Full(failure),
+            ErrorKind::ReadOnlyFilesystem => Self::ReadOnly(failure),
             // A WASI host may give a component read access only, and a user may have read
             // permission only.
-            ErrorKind::PermissionDenied if is_write => Self::ReadOnly(error.to_string()),
-            _ => Self::Unavailable(error.to_string()),
+            ErrorKind::PermissionDenied if is_write => Self::ReadOnly(failure),
+            _ => Self::Unavailable(failure),
         }
     }
 }
@@ -154,10 +171,11 @@ fn hidden_cause(path: &Path, writes: bool, error: &io::Error) -> Option<(ErrorKi
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+    use crate::platform::Causes;
 
     #[test]
-    fn an_error_names_itself_the_operation_and_the_path() {
-        let told = |errno: i32, writes: bool| {
+    fn an_error_names_its_cause_the_operation_and_the_path() {
+        let fail = |errno: i32, writes: bool| {
             let failed: io::Result<()> = Err(io::Error::from_raw_os_error(errno));
             let result = if writes {
                 writing("create", Path::new("/data/x"), failed)
@@ -176,8 +194,8 @@ mod tests {
             (30, "EROFS", false, true),
             (122, "EDQUOT", true, false),
         ] {
-            let error = told(errno, true);
-            let text = error.to_string();
+            let error = fail(errno, true);
+            let text = Causes(&error).to_string();
             assert!(text.contains(&format!("cannot create /data/x: {name}: ")), "{text}");
             assert_eq!(
                 (matches!(error, Error::Full(_)), matches!(error, Error::ReadOnly(_))),
@@ -186,10 +204,9 @@ mod tests {
             );
         }
         // A file without read permission is an outage, even if other operations are permitted.
-        let unreadable = told(13, false);
-        assert_eq!(
-            unreadable,
-            Error::Unavailable("cannot open /data/x: EACCES: Permission denied (os error 13)".into())
-        );
+        let unreadable = fail(13, false);
+        assert_eq!(unreadable, Error::unavailable("cannot open /data/x"));
+        let text = Causes(&unreadable).to_string();
+        assert_eq!(text, "cannot open /data/x: EACCES: Permission denied (os error 13)");
     }
 }
