@@ -17,14 +17,19 @@ mod share;
 mod state;
 mod window;
 
+use std::sync::Arc;
+
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 pub(super) use state::{Activity, CollectionState, ProtectionFact, TagNote};
 pub(super) use window::{Deadline, Window};
 
+use super::content::Content;
+use super::facts::Facts;
 use super::layout::Key;
 use super::limits::{CALLS_AT_ONCE_MAX, PROTECTION_MS, RIGHT_OF_WAY_MS};
-use super::{Error, Registry, Result, layout};
+use super::{Error, Result, layout};
+use crate::platform::Platform;
 use crate::store::When;
 
 /// How many tries a push has when rounds begin or end during the push. The first try may be
@@ -57,25 +62,33 @@ impl Protection {
     }
 }
 
-impl Registry {
+/// Protects the keys of pushes from the collector.
+#[derive(Clone)]
+pub(super) struct CollectionGuard {
+    pub facts: Facts,
+    pub content: Content,
+    pub platform: Arc<dyn Platform>,
+}
+
+impl CollectionGuard {
     /// The state of the collection.
-    pub(super) async fn collection_state(&self) -> Result<CollectionState> {
-        Ok(self.load(layout::COLLECTION_STATE).await?.unwrap_or_default())
+    pub(super) async fn state(&self) -> Result<CollectionState> {
+        Ok(self.facts.load(layout::COLLECTION_STATE).await?.unwrap_or_default())
     }
 
     /// Makes `keys`, which need not exist, safe from the collector for the push named `push`. The
     /// caller checks whether the keys exist after this call, and then writes and calls
-    /// [`Registry::confirm`].
+    /// [`CollectionGuard::confirm`].
     ///
     /// # Errors
     /// [`Error::Busy`] when the collector is removing one of `keys` at present.
     pub(super) async fn protect(&self, push: &str, keys: &[Key], effort: Effort) -> Result<Protection> {
-        let state = self.collection_state().await?;
+        let state = self.state().await?;
         if effort == Effort::WhenActive && !state.is_active() {
             return Ok(Protection::Optimistic { round: state.round });
         }
         let deadline = self.write_protections(push, keys, state.round).await?;
-        if self.collection_state().await?.is_sweeping(keys, self.platform.now_ms()) {
+        if self.state().await?.is_sweeping(keys, self.platform.now_ms()) {
             return Err(Error::Busy);
         }
         Ok(Protection::Protected { round: state.round, deadline })
@@ -85,7 +98,7 @@ impl Registry {
         let since_ms = self.platform.now_ms();
         let writes = keys.iter().map(|key| async move {
             let fact = ProtectionFact { round, since_ms };
-            self.store(&layout::protection(key, push), &fact, When::Always).await
+            self.facts.store(&layout::protection(key, push), &fact, When::Always).await
         });
         let writes: Vec<_> = writes.collect();
         stream::iter(writes).buffer_unordered(CALLS_AT_ONCE_MAX).try_collect::<()>().await?;
@@ -96,7 +109,7 @@ impl Registry {
     /// writes of the push or respects its protections. If not, the push must protect its keys and
     /// check them again.
     pub(super) async fn confirm(&self, push: &str, keys: &[Key], protection: &Protection) -> Result<bool> {
-        let state = self.collection_state().await?;
+        let state = self.state().await?;
         match *protection {
             Protection::Optimistic { round } => Ok(state.round == round && !state.is_active()),
             Protection::Protected { round, .. } if state.round <= round + 1 => Ok(true),
@@ -117,15 +130,15 @@ impl Registry {
     /// ago.
     pub(super) async fn note_refused_push(&self) -> Result<()> {
         let now_ms = self.platform.now_ms();
-        if !self.collection_state().await?.is_recent(now_ms) {
+        if !self.state().await?.is_recent(now_ms) {
             return Ok(());
         }
-        self.store(layout::COLLECTION_REFUSED, &now_ms, When::Always).await
+        self.facts.store(layout::COLLECTION_REFUSED, &now_ms, When::Always).await
     }
 
     /// Whether a push was refused because of a collection during the last `RIGHT_OF_WAY_MS`.
     pub(super) async fn was_push_refused(&self) -> Result<bool> {
-        let refused_ms: Option<u64> = self.load(layout::COLLECTION_REFUSED).await?;
+        let refused_ms: Option<u64> = self.facts.load(layout::COLLECTION_REFUSED).await?;
         let is_recent = |at_ms| Window::new(at_ms, RIGHT_OF_WAY_MS).is_respected(self.platform.now_ms());
         Ok(refused_ms.is_some_and(is_recent))
     }
