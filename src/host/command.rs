@@ -15,6 +15,7 @@ use super::standard_error::{log_to_standard_error, visible};
 use super::tls::Certificate;
 use super::{native, prune, users};
 use crate::http::audit_own;
+use crate::platform::Causes;
 use crate::registry::{CollectRequest, Report};
 use crate::store::check::Verdict;
 
@@ -120,7 +121,7 @@ async fn serve(command: &Command, config: &Config) -> Result<ExitCode> {
         tokio::spawn(async move {
             // The server starts even if the bucket cannot be reached: S3 may come up later.
             if let Err(error) = s3.reach().await {
-                log::error!("the bucket cannot be used: {error}");
+                log::error!("the bucket cannot be used: {}", Causes(&error));
             }
         });
     }

@@ -11,7 +11,7 @@ use super::request_id::current_request_id;
 use crate::auth::DirectoryError;
 use crate::oci::RepositoryName;
 use crate::oci::name::NameError;
-use crate::platform::BodyError;
+use crate::platform::{BodyError, Causes};
 use crate::registry::{self, Status};
 use crate::store;
 
@@ -218,7 +218,7 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
             return reply.with(RETRY_AFTER, BUSY_RETRY_AFTER_SECONDS);
         }
         Outcome::Store(why) => {
-            log::error!("{} {}: {why}", head.method, head.uri.path());
+            log::error!("{} {}: {}", head.method, head.uri.path(), Causes(why));
             return of_store(why);
         }
     };

@@ -9,7 +9,7 @@ use std::task::Poll;
 use futures_util::FutureExt as _;
 
 use super::request_id::RequestId;
-use crate::platform::{Body, BodyError};
+use crate::platform::{Body, BodyError, Causes};
 
 /// The output of `future`; `None` if the future panics. The panic is logged.
 pub(super) async fn caught<F: Future>(future: F) -> Option<F::Output> {
@@ -30,7 +30,7 @@ pub(super) fn guarded(id: &RequestId, mut body: Body) -> Body {
                 Poll::Ready(Some(Err(BodyError::Interrupted(format!("a panic: {}", text_of(&*panic))))))
             });
             if let Poll::Ready(Some(Err(error))) = &polled {
-                log::error!("an answer breaks off: {error}");
+                log::error!("an answer breaks off: {}", Causes(error));
             }
             polled
         })
