@@ -131,7 +131,11 @@ impl From<SendError> for Error {
     fn from(error: SendError) -> Self {
         match error {
             SendError::Unsupported => Self::unsupported("cannot send a request to another server").because(error),
+<<<<<<< HEAD
             SendError::Failed(_) | SendError::TimedOut(_) => {
+=======
+            SendError::TimedOut(_) | SendError::Failed(_) => {
+>>>>>>> http
                 Self::unavailable("the server gave no answer").because(error)
             }
         }
