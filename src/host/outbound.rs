@@ -114,7 +114,7 @@ impl Platform for NativePlatform {
                 Ok(answered) => return Ok(answered.map_err(|error| SendError::Failed(causes(&error)))?.map(read)),
                 // The body had no data ready, or the server took more of the body. Wait on.
                 Err(_) if pace.since().is_none_or(|since| since.elapsed() < limit) => {}
-                Err(_) => return Err(SendError::Failed(format!("no answer within {} s", limit.as_secs()))),
+                Err(_) => return Err(SendError::TimedOut(format!("no answer within {} s", limit.as_secs()))),
             }
         }
     }

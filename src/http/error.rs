@@ -23,7 +23,7 @@ const READ_METHODS: &str = "GET, HEAD";
 pub(super) enum Error {
     NotFound,
     MethodNotAllowed {
-        allowed: &'static str,
+        allowed: String,
     },
     UriTooLong,
     TooManyTags {
@@ -47,7 +47,6 @@ pub(super) enum Error {
         repository: RepositoryName,
         status: Status,
     },
-    Warning(BodyError),
     UnknownCoding,
     LengthAndCoding,
     Panicked,
@@ -177,7 +176,6 @@ impl Error {
             Self::Body(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why.to_string()),
             Self::Directory(DirectoryError::Invalid(why)) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why),
             Self::Directory(DirectoryError::Store(why)) => of_registry(&why.into(), head),
-            Self::Warning(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why.to_string()),
             Self::UnknownCoding => {
                 error(StatusCode::NOT_IMPLEMENTED, "UNSUPPORTED", "of all transfer codings only chunked is known here")
             }

@@ -45,7 +45,7 @@ impl RequestId {
         std::future::poll_fn(|cx| self.within(|| future.as_mut().poll(cx))).await
     }
 
-    pub(super) fn tell(&self, headers: &mut HeaderMap) {
+    pub(super) fn write_to(&self, headers: &mut HeaderMap) {
         if let Ok(value) = HeaderValue::from_str(&self.0) {
             headers.insert(X_REQUEST_ID, value);
         }

@@ -139,7 +139,7 @@ impl Project {
         project.write("bin/cargo", "#!/bin/sh\n");
         project.write("bin/spin", SPIN);
         let wasmtime = host::wasmtime_program();
-        project.write("scripts/install-wasmtime", &format!("#!/bin/sh\necho '{}'\n", wasmtime.display()));
+        project.write("scripts/install/wasmtime", &format!("#!/bin/sh\necho '{}'\n", wasmtime.display()));
         project.link("target/release/eyot", Path::new(env!("CARGO_BIN_EXE_eyot")));
         project.link("target/eyot-wasi.wasm", &host::built("EYOT_WASI_COMPONENT", "target/eyot-wasi.wasm"));
         project

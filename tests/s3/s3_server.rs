@@ -199,7 +199,7 @@ fn mortal(program: &Path) -> Command {
 
 fn program(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/s3/bin").join(name);
-    assert!(path.is_file(), "{} is missing: run scripts/install-s3-servers", path.display());
+    assert!(path.is_file(), "{} is missing: run scripts/install/s3-servers", path.display());
     path
 }
 

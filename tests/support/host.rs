@@ -107,7 +107,7 @@ pub fn wasmtime_program() -> PathBuf {
     if let Some(path) = std::env::var_os("EYOT_WASMTIME") {
         return path.into();
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/install-wasmtime");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/install/wasmtime");
     let output = Command::new(script).stderr(Stdio::inherit()).output().expect("a script of ours");
     assert!(output.status.success(), "there is no wasmtime; see above");
     String::from_utf8(output.stdout).expect("a path").trim_end().into()

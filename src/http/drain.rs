@@ -7,11 +7,11 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::limits::LEFTOVER_BYTES_MAX;
+use super::limits::DRAIN_BYTES_MAX;
 use crate::platform::{Body, BodyError};
 
 /// A handle on a body that has been given to an operation.
-pub(super) struct Leftover {
+pub(super) struct Drain {
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -26,7 +26,7 @@ struct Watched {
     length: Option<u64>,
 }
 
-impl Leftover {
+impl Drain {
     /// Returns a handle for draining the body, and the body for the operation to read.
     pub(super) fn watch(body: Body) -> (Self, Body) {
         let length = body.length();
@@ -35,13 +35,13 @@ impl Leftover {
     }
 
     /// Reads and discards the part of the body that the operation has not read, up to
-    /// [`LEFTOVER_BYTES_MAX`]. If the client `waits` to be told to go on (`Expect`) and the
+    /// [`DRAIN_BYTES_MAX`]. If the client `waits` to be told to go on (`Expect`) and the
     /// operation has read nothing, the client has sent no body, and draining is skipped.
     pub(super) async fn drain(self, waits: bool) {
         let mut drained = 0;
         while let Some(Ok(frame)) = std::future::poll_fn(|cx| self.poll(cx, waits)).await {
             drained += frame.data_ref().map_or(0, |data| data.len() as u64);
-            if drained > LEFTOVER_BYTES_MAX {
+            if drained > DRAIN_BYTES_MAX {
                 return;
             }
         }

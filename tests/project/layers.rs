@@ -1,6 +1,5 @@
 //! The layers depend on each other in one direction only (ARCHITECTURE.md), and only hosts use a
 //! host's crates.
-#![cfg(not(target_family = "wasm"))]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +11,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["store", "platform", "oci"]),
     ("registry", &["registry", "store", "platform", "oci"]),
     ("auth", &["auth", "store", "platform", "oci"]),
+    ("upstream", &["upstream", "auth", "store", "platform", "oci"]),
     ("http", &["http", "auth", "registry", "store", "platform", "oci"]),
     ("host", &["host", "http", "auth", "registry", "store", "platform", "oci"]),
 ];

@@ -1,4 +1,5 @@
-//! Decides whether a request is admitted, and tells refused clients how to log in.
+//! Decides whether the caller of a request has the permission that the request requires. The answer
+//! to a refused client says how to log in.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -8,15 +9,15 @@ use http::request::Parts;
 
 use super::audit;
 use super::credentials::credentials;
+use super::endpoints::token;
 use super::error::Error;
-use super::operation::{Operation, TOKEN_PATH};
 use super::origin::{Proxies, parse_public_url};
-use crate::auth::{Access, Action, Attempt, Caller, Credentials, Refusal, Scope};
-use crate::oci::RepositoryName;
+use super::permission::Permission;
+use crate::auth::{Access, Attempt, Caller, Credentials, Refusal, Scope};
 
 /// Decides about requests from their headers and their connection.
 #[derive(Clone)]
-pub(super) struct Admission {
+pub(super) struct Authorizer {
     pub(super) access: Arc<Access>,
     pub(super) proxies: Proxies,
     pub(super) public_url: Option<String>,
@@ -24,7 +25,7 @@ pub(super) struct Admission {
     pub(super) is_local: bool,
 }
 
-impl Admission {
+impl Authorizer {
     pub(super) fn new(access: Access) -> Self {
         Self { access: Arc::new(access), proxies: Proxies::default(), public_url: None, is_local: false }
     }
@@ -34,11 +35,10 @@ impl Admission {
         Ok(())
     }
 
-    /// The caller, if the caller may perform the operation. The decision is made without looking
-    /// whether the content exists: a caller without permission gets the same answer in either case.
-    pub(super) async fn admit(&self, head: &Parts, operation: &Operation) -> Result<Caller, Error> {
-        let permission = operation.permission();
-        if permission == super::permission::Permission::None {
+    /// The caller, if the caller has the permission. The decision is made without looking whether
+    /// the content exists: a caller without permission gets the same answer in either case.
+    pub(super) async fn authorize(&self, head: &Parts, permission: &Permission<'_>) -> Result<Caller, Error> {
+        if *permission == Permission::None {
             return Ok(Caller::default());
         }
         let scopes = permission.scopes();
@@ -52,7 +52,7 @@ impl Admission {
         let caller = self.access.caller(attempt).await;
         let caller = caller.map_err(|why| self.refuse(head, Some(&credentials), &scopes, why))?;
         let is_anonymous = matches!(credentials, Credentials::Anonymous);
-        let must_log_in = permission == super::permission::Permission::Login && is_anonymous;
+        let must_log_in = *permission == Permission::Login && is_anonymous;
         if permission.is_given(&caller) && !(must_log_in && self.access.service().is_some()) {
             return Ok(caller);
         }
@@ -79,19 +79,7 @@ impl Admission {
         audit::refused(credentials, self.address(head), &why);
         match why {
             Refusal::Unauthorized => self.unauthorized(head, scopes, Some("invalid_token")),
-            why => Self::failure(why),
-        }
-    }
-
-    /// The answer to a refusal for a reason other than wrong credentials.
-    pub(super) fn failure(why: Refusal) -> Error {
-        match why {
-            Refusal::Unauthorized => Error::Denied { challenge: None },
-            Refusal::TooManyAttempts { retry_after_ms } => Error::TooManyAttempts { retry_after_ms },
-            Refusal::Busy { retry_after_ms } => Error::LoginsBusy { retry_after_ms },
-            Refusal::Issuer(issuer) => Error::Issuer(issuer),
-            Refusal::TokenTooLarge => Error::TokenRequest("a token for all of this would not fit into a header"),
-            Refusal::Store(error) => Error::Registry(error.into()),
+            why => failure(why),
         }
     }
 
@@ -112,7 +100,8 @@ impl Admission {
         let Some(base) = self.public_url.as_deref().map(Cow::from).or_else(own) else {
             return Some(format!("Basic realm=\"{service}\""));
         };
-        let mut challenge = format!("Bearer realm=\"{base}{TOKEN_PATH}\",service=\"{service}\"");
+        let token_path = token::PATH;
+        let mut challenge = format!("Bearer realm=\"{base}{token_path}\",service=\"{service}\"");
         if !scopes.is_empty() {
             let scopes: Vec<_> = scopes.iter().map(Scope::to_string).collect();
             challenge += &format!(",scope=\"{}\"", scopes.join(" "));
@@ -128,12 +117,14 @@ impl Admission {
     }
 }
 
-/// Whether a caller may mount content of `from`. Without `from` the content may come from anywhere,
-/// so the user must be able to pull every repository; a token for one repository records whether
-/// its user can.
-pub(super) fn may_mount(caller: &Caller, from: Option<&RepositoryName>) -> bool {
-    match from {
-        Some(from) => caller.may(Action::Pull, from),
-        None => caller.pulls_everything(),
+/// The answer to a refusal for a reason other than wrong credentials.
+pub(super) fn failure(why: Refusal) -> Error {
+    match why {
+        Refusal::Unauthorized => Error::Denied { challenge: None },
+        Refusal::TooManyAttempts { retry_after_ms } => Error::TooManyAttempts { retry_after_ms },
+        Refusal::Busy { retry_after_ms } => Error::LoginsBusy { retry_after_ms },
+        Refusal::Issuer(issuer) => Error::Issuer(issuer),
+        Refusal::TokenTooLarge => Error::TokenRequest("a token for all of this would not fit into a header"),
+        Refusal::Store(error) => Error::Registry(error.into()),
     }
 }
