@@ -115,7 +115,7 @@ impl Registry {
     }
 
     pub(super) async fn store<T: Serialize>(&self, key: &str, fact: &T, when: When) -> Result<()> {
-        self.keys.put_sharpened(key, to_line(key, fact, &[])?, when).await?;
+        self.keys.put_where_supported(key, to_line(key, fact, &[])?, when).await?;
         Ok(())
     }
 }

@@ -75,7 +75,7 @@ impl Registry {
             ending: None,
             added_to: None,
         };
-        let version = self.keys.put_sharpened(&key, facts::to_line(&key, &fact, &[])?, When::Absent).await?;
+        let version = self.keys.put_where_supported(&key, facts::to_line(&key, &fact, &[])?, When::Absent).await?;
         Ok(Session { id, key, fact, version })
     }
 

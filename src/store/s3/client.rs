@@ -319,10 +319,14 @@ impl Client {
         result.map_err(|error| match error {
             SendError::Unsupported => error.into(),
 <<<<<<< HEAD
+<<<<<<< HEAD
             SendError::Failed(_) | SendError::TimedOut(_) => self.no_answer(&call_name(call), error),
 =======
             SendError::TimedOut(_) | SendError::Failed(_) => self.no_answer(&call_name(call), error),
 >>>>>>> http
+=======
+            SendError::TimedOut(_) | SendError::Failed(_) => self.no_answer(&call_name(call), error),
+>>>>>>> store
         })
     }
 
