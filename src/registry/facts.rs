@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Result;
+use super::layout::Key;
 use super::limits::CALLS_AT_ONCE_MAX;
 use crate::oci::Digest;
 use crate::oci::digest::HasherState;
@@ -109,7 +110,7 @@ impl Facts {
     }
 
     /// For each of `keys`, in order, whether the key exists.
-    pub(super) async fn are_there(&self, keys: Vec<String>) -> Result<Vec<bool>> {
+    pub(super) async fn are_there(&self, keys: Vec<Key>) -> Result<Vec<bool>> {
         let reads = keys.into_iter().map(|key| async move {
             match self.keys.get(&key).await {
                 // A key with a damaged value exists.

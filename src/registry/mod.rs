@@ -13,6 +13,7 @@ mod error;
 mod layout;
 mod limits;
 mod memory;
+mod pages;
 mod precondition;
 mod session_id;
 
@@ -21,9 +22,10 @@ mod blobs;
 mod collect;
 mod content;
 mod facts;
-mod hold;
+mod guard;
 mod lists;
 mod manifests;
+mod sharing;
 mod tags;
 mod uploads;
 mod warnings;
@@ -54,9 +56,10 @@ use blobs::Blobs;
 use collect::Collection;
 use content::Content;
 use facts::Facts;
-use hold::CollectionGuard;
+use guard::CollectionGuard;
 use lists::Lists;
 use manifests::{Manifests, PushRequest};
+use sharing::Sharing;
 use tags::Tags;
 use uploads::Uploads;
 use warnings::Warnings;
@@ -95,9 +98,14 @@ impl Registry {
     ) -> Self {
         let limits = Arc::new(limits);
         let (facts, content) = (Facts { keys }, Content { blobs });
-        let guard = CollectionGuard { facts: facts.clone(), content: content.clone(), platform: platform.clone() };
-        let blobs =
-            Blobs { facts: facts.clone(), content: content.clone(), guard: guard.clone(), platform: platform.clone() };
+        let guard = CollectionGuard { facts: facts.clone(), platform: platform.clone() };
+        let sharing = Sharing { facts: facts.clone(), content: content.clone(), guard: guard.clone() };
+        let blobs = Blobs {
+            facts: facts.clone(),
+            content: content.clone(),
+            sharing: sharing.clone(),
+            platform: platform.clone(),
+        };
         let lists = Lists { facts: facts.clone(), limits: limits.clone() };
         let tags = Tags { facts: facts.clone(), limits: limits.clone(), platform: platform.clone() };
         let warnings = Warnings { facts: facts.clone(), limits: limits.clone() };
@@ -106,6 +114,7 @@ impl Registry {
             facts.clone(),
             content.clone(),
             guard.clone(),
+            sharing,
             tags,
             uploads.clone(),
             platform.clone(),

@@ -7,7 +7,10 @@
 use std::sync::Arc;
 
 use super::facts::{Facts, TagFact};
-use super::limits::TAG_TRIES_MAX;
+use super::guard::{Deadline, TagNote, Window};
+use super::layout::Key;
+use super::limits::{PUSH_MS_MAX, TAG_TRIES_MAX};
+use super::pages::KeyPages;
 use super::{Error, Limits, Precondition, Result, layout};
 use crate::oci::{Digest, RepositoryName, Tag};
 use crate::platform::{Causes, Platform};
@@ -28,18 +31,19 @@ impl Tags {
         Ok(fact.map(|fact| fact.digest))
     }
 
-    /// Points a tag, unless the time `until_ms` (milliseconds since the Unix epoch) is over.
+    /// Points a tag.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] after the deadline.
     pub(super) async fn point(
         &self,
         repository: &RepositoryName,
         tag: &Tag,
         fact: &TagFact,
-        until_ms: u64,
+        deadline: Deadline,
         when: When,
     ) -> Result<()> {
-        if self.platform.now_ms() > until_ms {
-            return Err(Error::Busy);
-        }
+        deadline.check(self.platform.now_ms())?;
         self.facts.store(&layout::tag(repository, tag), fact, when).await
     }
 
@@ -51,17 +55,17 @@ impl Tags {
         repository: &RepositoryName,
         tag: &Tag,
         fact: &TagFact,
-        until_ms: u64,
+        deadline: Deadline,
         precondition: &Precondition,
     ) -> Result<()> {
         if precondition.is_empty() {
-            return self.point(repository, tag, fact, until_ms, When::Always).await;
+            return self.point(repository, tag, fact, deadline, When::Always).await;
         }
         for _ in 0..TAG_TRIES_MAX {
             let found = self.facts.load_version::<TagFact>(&layout::tag(repository, tag)).await?;
             precondition.check(found.as_ref().map(|(current, _, _)| &current.digest))?;
             let when = found.map_or(When::Absent, |(_, _, version)| When::Unchanged(version));
-            match self.point(repository, tag, fact, until_ms, when).await {
+            match self.point(repository, tag, fact, deadline, when).await {
                 Err(Error::Store(store::Error::Conflict(_))) => {}
                 pointed => return pointed,
             }
@@ -76,14 +80,14 @@ impl Tags {
         repository: &RepositoryName,
         tags: &[Tag],
         fact: &TagFact,
-        until_ms: u64,
+        deadline: Deadline,
     ) -> Result<Vec<Tag>> {
         let mut pointed = Vec::new();
         for tag in tags {
             if pointed.contains(tag) {
                 continue;
             }
-            match self.point(repository, tag, fact, until_ms, When::Always).await {
+            match self.point(repository, tag, fact, deadline, When::Always).await {
                 Ok(()) => pointed.push(tag.clone()),
                 Err(error) if pointed.is_empty() => return Err(error),
                 Err(error) => {
@@ -138,29 +142,25 @@ impl Tags {
 
     /// Removes the tags that point to a digest.
     pub(super) async fn delete_all_of(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
-        let prefix = layout::tags_of(repository, digest);
-        let mut last: Option<String> = None;
-        loop {
-            let keys = self.facts.keys.list(&prefix, last.as_deref(), self.limits.page_entries_max).await?;
+        let entries = layout::tags_of(repository, digest);
+        let mut pages = KeyPages::new(&*self.facts.keys, entries.clone(), None, self.limits.page_entries_max);
+        while let Some(keys) = pages.next().await? {
             for key in &keys {
-                let Ok(tag) = key[prefix.len()..].parse() else { continue };
+                let Ok(tag) = entries.rest(key).parse() else { continue };
                 // The tag may point to another digest by now.
                 if self.digest(repository, &tag).await?.as_ref() == Some(digest) {
                     self.facts.keys.delete(&layout::tag(repository, &tag)).await?;
                 }
             }
-            if keys.len() < self.limits.page_entries_max {
-                return Ok(());
-            }
-            last = keys.last().cloned();
         }
+        Ok(())
     }
 
     /// Whether a tag points to a digest.
     pub(super) async fn has_any_of(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
-        let prefix = layout::tags_of(repository, digest);
-        for key in self.facts.keys.list(&prefix, None, self.limits.page_entries_max).await? {
-            let Ok(tag) = key[prefix.len()..].parse() else { continue };
+        let entries = layout::tags_of(repository, digest);
+        for key in self.facts.keys.list(&entries, None, self.limits.page_entries_max).await? {
+            let Ok(tag) = entries.rest(&key).parse() else { continue };
             if self.digest(repository, &tag).await?.as_ref() == Some(digest) {
                 return Ok(true);
             }
@@ -169,21 +169,23 @@ impl Tags {
     }
 
     /// Writes reverse index entries for tags that a push is about to point. The entries tell a
-    /// round that begins before the tags exist that the tags will exist. Returns the time of the
-    /// entries, in milliseconds since the Unix epoch.
-    pub(super) async fn announce(&self, index_keys: &[String]) -> Result<u64> {
-        let noted_ms = self.platform.now_ms();
-        for key in index_keys {
-            self.facts.store(key, &noted_ms, When::Always).await?;
+    /// round that begins before the tags exist that the tags will exist. Returns the deadline for
+    /// pointing the tags.
+    pub(super) async fn announce(&self, reverse_entries: &[Key]) -> Result<Deadline> {
+        let since_ms = self.platform.now_ms();
+        for entry in reverse_entries {
+            self.facts.store(entry, &TagNote::Pending { since_ms }, When::Always).await?;
         }
-        Ok(noted_ms)
+        Ok(Window::new(since_ms, PUSH_MS_MAX).deadline())
     }
 
     /// Marks the reverse index entries of tags as done, so that a collection does not wait for the
     /// tags. Best effort: a collection waits only for a limited time.
     pub(super) async fn mark_done(&self, repository: &RepositoryName, digest: &Digest, tags: &[&Tag]) {
         for tag in tags {
-            if let Err(error) = self.facts.store(&layout::tag_of(repository, digest, tag), &0u64, When::Always).await {
+            if let Err(error) =
+                self.facts.store(&layout::tag_of(repository, digest, tag), &TagNote::Done, When::Always).await
+            {
                 log::warn!("a collection will wait for the tag {tag} of {repository}: {}", Causes(&error));
             }
         }

@@ -17,7 +17,8 @@ pub use referrers::{Referrers, ReferrersRequest};
 
 use super::content::Content;
 use super::facts::{Facts, ManifestFact, TagFact};
-use super::hold::CollectionGuard;
+use super::guard::CollectionGuard;
+use super::sharing::Sharing;
 use super::tags::Tags;
 use super::uploads::Uploads;
 use super::{Error, Limits, Precondition, Result, layout};
@@ -70,6 +71,7 @@ impl Manifests {
         facts: Facts,
         content: Content,
         guard: CollectionGuard,
+        sharing: Sharing,
         tags: Tags,
         uploads: Uploads,
         platform: Arc<dyn Platform>,
@@ -83,6 +85,7 @@ impl Manifests {
             facts: facts.clone(),
             content,
             guard,
+            sharing,
             tags: tags.clone(),
             uploads,
             references: references.clone(),
@@ -139,14 +142,14 @@ impl Manifests {
             Reference::Digest(_) => None,
         });
         let all_tags: Vec<&Tag> = all_tags.collect();
-        let until_ms = self.storage.store_protected(push, &all_tags).await?;
+        let deadline = self.storage.store_protected(push, &all_tags).await?;
         self.referrers.import_listed(repository, push.manifest, &all_tags).await?;
         let ManifestFact { media_type, size, pushed_ms, .. } = push.fact.clone();
         let tag_fact = TagFact { digest: digest.clone(), media_type, size, pushed_ms };
         if let Reference::Tag(tag) = reference {
-            self.tags.point_if(repository, tag, &tag_fact, until_ms, precondition).await?;
+            self.tags.point_if(repository, tag, &tag_fact, deadline, precondition).await?;
         }
-        let tags = self.tags.point_all(repository, tags, &tag_fact, until_ms).await?;
+        let tags = self.tags.point_all(repository, tags, &tag_fact, deadline).await?;
         // Another request may have deleted the manifest before the tags existed, so that the
         // deletion missed the tags. Store the manifest again.
         if self.facts.keys.get(&layout::manifest(repository, digest)).await?.is_none() {

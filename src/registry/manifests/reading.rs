@@ -6,6 +6,7 @@ use crate::oci::{self, Digest, Reference, RepositoryName};
 use crate::platform::Body;
 use crate::registry::content::Content;
 use crate::registry::facts::{BlobFact, Facts, ManifestFact};
+use crate::registry::layout::Key;
 use crate::registry::tags::Tags;
 use crate::registry::{Error, Result, layout};
 use crate::store;
@@ -21,7 +22,7 @@ pub struct Manifest {
     pub size: u64,
     /// The key of the fact that says where the bytes are in the blob store; `None` for a manifest
     /// whose bytes are in `inline`.
-    large: Option<String>,
+    large: Option<Key>,
     inline: Bytes,
 }
 

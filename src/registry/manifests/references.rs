@@ -14,6 +14,7 @@ use super::reading::ManifestReader;
 use crate::oci::manifest::{DOCKER_LIST, OCI_INDEX};
 use crate::oci::{self, Digest, Reference, RepositoryName};
 use crate::registry::facts::Facts;
+use crate::registry::layout::Key;
 use crate::registry::limits::{NESTED_INDEXES_MAX, NESTED_READS_AT_ONCE_MAX};
 use crate::registry::{Error, Limits, Result, layout};
 
@@ -72,7 +73,7 @@ impl References {
     async fn missing<'a>(
         &self,
         digests: BTreeSet<&'a Digest>,
-        key: impl Fn(&Digest) -> String,
+        key: impl Fn(&Digest) -> Key,
     ) -> Result<BTreeSet<&'a Digest>> {
         let exist = self.facts.are_there(digests.iter().map(|digest| key(digest)).collect()).await?;
         Ok(digests.into_iter().zip(exist).filter(|(_, exists)| !exists).map(|(digest, _)| digest).collect())

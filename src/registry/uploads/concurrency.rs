@@ -5,24 +5,25 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::registry::layout::Key;
 use crate::registry::limits::APPENDS_AT_ONCE_MAX;
 
 /// For each upload, by key, how many requests of this instance append to the upload.
 #[derive(Clone, Default)]
 pub(super) struct RunningAppends {
-    counts: Arc<Mutex<HashMap<String, usize>>>,
+    counts: Arc<Mutex<HashMap<Key, usize>>>,
 }
 
 /// Counts a request as running until the value is dropped.
 pub(super) struct RunningAppend {
     appends: RunningAppends,
-    key: String,
+    key: Key,
 }
 
 impl RunningAppends {
     /// Counts a request that appends to the upload under `key`; `None` when `APPENDS_AT_ONCE_MAX`
     /// requests do so already.
-    pub(super) fn begin(&self, key: String) -> Option<RunningAppend> {
+    pub(super) fn begin(&self, key: Key) -> Option<RunningAppend> {
         let mut counts = self.lock();
         let count = counts.entry(key.clone()).or_default();
         if *count >= APPENDS_AT_ONCE_MAX {
@@ -33,7 +34,7 @@ impl RunningAppends {
         Some(RunningAppend { appends: self.clone(), key })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, usize>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,12 +9,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::session::Session;
+use crate::registry::layout::Key;
 use crate::registry::limits::{RECENT_SESSION_LIFETIME_MS, RECENT_SESSIONS_MAX};
 
 /// The sessions that this instance has just begun, by key.
 #[derive(Clone, Default)]
 pub(super) struct RecentSessions {
-    sessions: Arc<Mutex<HashMap<String, Session>>>,
+    sessions: Arc<Mutex<HashMap<Key, Session>>>,
 }
 
 impl RecentSessions {
@@ -38,7 +39,7 @@ impl RecentSessions {
         (now_ms.saturating_sub(session.fact.begun_ms) <= RECENT_SESSION_LIFETIME_MS).then_some(session)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Session>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Session>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::oci::{Algorithm, Digest, Hasher};
 use crate::registry::facts::{Progress, UploadFact};
+use crate::registry::layout::Key;
 use crate::registry::session_id::SessionId;
 use crate::registry::{Error, Result};
 use crate::store::{self, Version};
@@ -19,7 +20,7 @@ pub struct Status {
 #[derive(Clone)]
 pub(super) struct Session {
     pub id: SessionId,
-    pub key: String,
+    pub key: Key,
     pub fact: UploadFact,
     /// `None` if the store has no conditional writes.
     pub version: Option<Version>,
