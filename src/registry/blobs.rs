@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::content::Content;
 use super::facts::{self, BlobFact, Facts};
-use super::guard::CollectionGuard;
 use super::layout::Key;
 use super::limits::ADD_UNCHECKED_MS;
+use super::sharing::Sharing;
 use super::{Error, Precondition, Result, layout};
 use crate::oci::{Digest, RepositoryName};
 use crate::platform::{Body, Platform};
@@ -28,7 +28,7 @@ pub struct Blob {
 pub(super) struct Blobs {
     pub facts: Facts,
     pub content: Content,
-    pub guard: CollectionGuard,
+    pub sharing: Sharing,
     pub platform: Arc<dyn Platform>,
 }
 
@@ -99,7 +99,7 @@ impl Blobs {
         }
         let target = layout::blob(repository, digest);
         let source = from.map_or_else(|| layout::content(digest), |from| layout::blob(from, digest));
-        self.guard.share(&target, &source, None).await
+        self.sharing.share(&target, &source, None).await
     }
 
     /// Adds committed content, which `fact` locates, to a repository as the blob `digest`.
@@ -124,7 +124,7 @@ impl Blobs {
             Err(error) => return Err(error.into()),
         }
         // The content may be known already: keep one copy for all repositories.
-        if self.guard.share(&key, &content, Some(fact.size)).await? {
+        if self.sharing.share(&key, &content, Some(fact.size)).await? {
             return self.remove_duplicate(&key, fact).await;
         }
         self.facts.store(&content, fact, When::Always).await?;
@@ -135,7 +135,7 @@ impl Blobs {
     /// Confirms that the content under `key` still exists. Since the commit, another request may
     /// have cancelled the upload, and collections may have removed the content.
     async fn confirm(&self, key: &Key, fact: &BlobFact) -> Result<()> {
-        if self.guard.share(key, key, Some(fact.size)).await? {
+        if self.sharing.share(key, key, Some(fact.size)).await? {
             return Ok(());
         }
         // Another push may already use this entry. Delete the entry only if its content is gone.

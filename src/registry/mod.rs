@@ -25,6 +25,7 @@ mod facts;
 mod guard;
 mod lists;
 mod manifests;
+mod sharing;
 mod tags;
 mod uploads;
 mod warnings;
@@ -58,6 +59,7 @@ use facts::Facts;
 use guard::CollectionGuard;
 use lists::Lists;
 use manifests::{Manifests, PushRequest};
+use sharing::Sharing;
 use tags::Tags;
 use uploads::Uploads;
 use warnings::Warnings;
@@ -96,9 +98,14 @@ impl Registry {
     ) -> Self {
         let limits = Arc::new(limits);
         let (facts, content) = (Facts { keys }, Content { blobs });
-        let guard = CollectionGuard { facts: facts.clone(), content: content.clone(), platform: platform.clone() };
-        let blobs =
-            Blobs { facts: facts.clone(), content: content.clone(), guard: guard.clone(), platform: platform.clone() };
+        let guard = CollectionGuard { facts: facts.clone(), platform: platform.clone() };
+        let sharing = Sharing { facts: facts.clone(), content: content.clone(), guard: guard.clone() };
+        let blobs = Blobs {
+            facts: facts.clone(),
+            content: content.clone(),
+            sharing: sharing.clone(),
+            platform: platform.clone(),
+        };
         let lists = Lists { facts: facts.clone(), limits: limits.clone() };
         let tags = Tags { facts: facts.clone(), limits: limits.clone(), platform: platform.clone() };
         let warnings = Warnings { facts: facts.clone(), limits: limits.clone() };
@@ -107,6 +114,7 @@ impl Registry {
             facts.clone(),
             content.clone(),
             guard.clone(),
+            sharing,
             tags,
             uploads.clone(),
             platform.clone(),

@@ -171,10 +171,10 @@ impl Tags {
     /// Writes reverse index entries for tags that a push is about to point. The entries tell a
     /// round that begins before the tags exist that the tags will exist. Returns the deadline for
     /// pointing the tags.
-    pub(super) async fn announce(&self, index_keys: &[Key]) -> Result<Deadline> {
+    pub(super) async fn announce(&self, reverse_entries: &[Key]) -> Result<Deadline> {
         let since_ms = self.platform.now_ms();
-        for key in index_keys {
-            self.facts.store(key, &TagNote::Pending { since_ms }, When::Always).await?;
+        for entry in reverse_entries {
+            self.facts.store(entry, &TagNote::Pending { since_ms }, When::Always).await?;
         }
         Ok(Window::new(since_ms, PUSH_MS_MAX).deadline())
     }
@@ -183,8 +183,9 @@ impl Tags {
     /// tags. Best effort: a collection waits only for a limited time.
     pub(super) async fn mark_done(&self, repository: &RepositoryName, digest: &Digest, tags: &[&Tag]) {
         for tag in tags {
-            let key = layout::tag_of(repository, digest, tag);
-            if let Err(error) = self.facts.store(&key, &TagNote::Done, When::Always).await {
+            if let Err(error) =
+                self.facts.store(&layout::tag_of(repository, digest, tag), &TagNote::Done, When::Always).await
+            {
                 log::warn!("a collection will wait for the tag {tag} of {repository}: {}", Causes(&error));
             }
         }

@@ -169,7 +169,7 @@ impl Collection {
     /// Whether the collection state that pushes read names the cursor's round. Also clears the
     /// announcement of a sweep, if a step that was cut off left one.
     async fn is_current(&self, cursor: &Cursor, deadline: Deadline) -> Result<bool> {
-        let state = self.guard.state().await?;
+        let state = self.guard.collection_state().await?;
         if let Activity::Sweeping { .. } = state.activity {
             let marking = CollectionState { activity: Activity::Marking, ..state };
             self.write_state(&marking, deadline).await?;
@@ -179,7 +179,7 @@ impl Collection {
     }
 
     async fn begin_round(&self, request: &CollectRequest, deadline: Deadline) -> Result<Cursor> {
-        let round = self.guard.state().await?.round + 1;
+        let round = self.guard.collection_state().await?.round + 1;
         let report = Report { round, dry_run: request.dry_run, ..Report::default() };
         let mut grace_ms = request.grace_ms;
         if !request.dry_run {

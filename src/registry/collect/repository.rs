@@ -105,7 +105,7 @@ impl Collector<'_> {
         &mut self,
         keys: Vec<Key>,
     ) -> Result<Vec<(Key, Option<FactAndBytes<T>>)>> {
-        let collection = self.collection;
+        let facts = &self.collection.facts;
         let reads = keys.into_iter().map(|key| async move {
             let read = collection.facts.load_version::<T>(&key).await;
             (key, read)

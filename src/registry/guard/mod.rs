@@ -13,7 +13,6 @@
 //!
 //! docs/design/collection.md has the protocol as numbered steps, with its interleavings.
 
-mod share;
 mod state;
 mod window;
 
@@ -24,7 +23,6 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 pub(super) use state::{Activity, CollectionState, ProtectionFact, TagNote};
 pub(super) use window::{Deadline, Window};
 
-use super::content::Content;
 use super::facts::Facts;
 use super::layout::Key;
 use super::limits::{CALLS_AT_ONCE_MAX, PROTECTION_MS, RIGHT_OF_WAY_MS};
@@ -66,13 +64,12 @@ impl Protection {
 #[derive(Clone)]
 pub(super) struct CollectionGuard {
     pub facts: Facts,
-    pub content: Content,
     pub platform: Arc<dyn Platform>,
 }
 
 impl CollectionGuard {
     /// The state of the collection.
-    pub(super) async fn state(&self) -> Result<CollectionState> {
+    pub(super) async fn collection_state(&self) -> Result<CollectionState> {
         Ok(self.facts.load(layout::COLLECTION_STATE).await?.unwrap_or_default())
     }
 

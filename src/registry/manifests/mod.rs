@@ -18,6 +18,7 @@ pub use referrers::{Referrers, ReferrersRequest};
 use super::content::Content;
 use super::facts::{Facts, ManifestFact, TagFact};
 use super::guard::CollectionGuard;
+use super::sharing::Sharing;
 use super::tags::Tags;
 use super::uploads::Uploads;
 use super::{Error, Limits, Precondition, Result, layout};
@@ -70,6 +71,7 @@ impl Manifests {
         facts: Facts,
         content: Content,
         guard: CollectionGuard,
+        sharing: Sharing,
         tags: Tags,
         uploads: Uploads,
         platform: Arc<dyn Platform>,
@@ -83,6 +85,7 @@ impl Manifests {
             facts: facts.clone(),
             content,
             guard,
+            sharing,
             tags: tags.clone(),
             uploads,
             references: references.clone(),

@@ -14,6 +14,7 @@ use crate::registry::content::Content;
 use crate::registry::facts::{self, BlobFact, Facts, ManifestFact, RepositoryFact};
 use crate::registry::guard::{CollectionGuard, Deadline, Effort, PUSH_TRIES_MAX, Protection};
 use crate::registry::layout::Key;
+use crate::registry::sharing::Sharing;
 use crate::registry::tags::Tags;
 use crate::registry::uploads::Uploads;
 use crate::registry::{Error, Limits, Result, layout};
@@ -35,16 +36,16 @@ impl Push<'_> {
     }
 
     /// The keys of the reverse index (digest to tag) for tags that will point to the manifest.
-    fn index_keys(&self, tags: &[&Tag]) -> Vec<Key> {
+    fn reverse_entries(&self, tags: &[&Tag]) -> Vec<Key> {
         tags.iter().map(|tag| layout::tag_of(self.repository, &self.descriptor.digest, tag)).collect()
     }
 
     /// The keys that must not be collected from now on: the keys that the push writes, and the keys
     /// of all content that the manifest names. The repository may have that content as a blob, as a
     /// manifest or as both.
-    fn protected_keys(&self, nested: &BTreeSet<Digest>, index_keys: &[Key]) -> Vec<Key> {
+    fn protected_keys(&self, nested: &BTreeSet<Digest>, reverse_entries: &[Key]) -> Vec<Key> {
         let repository = self.repository;
-        let mut keys = self.written_keys(index_keys);
+        let mut keys = self.written_keys(reverse_entries);
         keys.push(layout::large(repository, &self.descriptor.digest));
         for named in self.manifest.digests().union(nested) {
             keys.push(layout::blob(repository, named));
@@ -54,11 +55,11 @@ impl Push<'_> {
     }
 
     /// The keys that a push writes for a manifest of any size.
-    fn written_keys(&self, index_keys: &[Key]) -> Vec<Key> {
+    fn written_keys(&self, reverse_entries: &[Key]) -> Vec<Key> {
         let (repository, digest) = (self.repository, &self.descriptor.digest);
         let mut keys = vec![layout::manifest(repository, digest), layout::repository(repository)];
         keys.extend(self.fact.subject.iter().map(|subject| layout::referrer(repository, subject, digest.as_str())));
-        keys.extend_from_slice(index_keys);
+        keys.extend_from_slice(reverse_entries);
         keys
     }
 }
@@ -69,6 +70,7 @@ pub(super) struct ManifestStorage {
     pub facts: Facts,
     pub content: Content,
     pub guard: CollectionGuard,
+    pub sharing: Sharing,
     pub tags: Tags,
     pub uploads: Uploads,
     pub references: References,
@@ -84,19 +86,21 @@ impl ManifestStorage {
     ///
     /// # Errors
     /// [`Error::ManifestBlobUnknown`] when the repository does not hold content that the manifest
-    /// names; [`Error::Busy`] when the collector is removing content that the manifest names.
+    /// names; [`Error::Busy`] when the collector is removing content that the manifest names, or
+    /// when rounds of the collection begin or end during every try.
     pub(super) async fn store_protected(&self, push: &Push<'_>, tags: &[&Tag]) -> Result<Deadline> {
-        let stored = self.try_store_protected(push, &push.index_keys(tags)).await;
+        let stored = self.try_store_protected(push, tags).await;
         if let Err(Error::Busy | Error::ManifestBlobUnknown(_)) = stored {
             self.guard.note_refused_push().await?;
         }
         stored
     }
 
-    async fn try_store_protected(&self, push: &Push<'_>, index_keys: &[Key]) -> Result<Deadline> {
+    async fn try_store_protected(&self, push: &Push<'_>, tags: &[&Tag]) -> Result<Deadline> {
+        let reverse_entries = push.reverse_entries(tags);
         let (mut effort, mut stored): (_, Option<Deadline>) = (Effort::WhenActive, None);
         for _ in 0..PUSH_TRIES_MAX {
-            let (keys, protection) = match self.protect_references(push, index_keys, effort).await {
+            let (keys, protection) = match self.protect_references(push, &reverse_entries, effort).await {
                 Ok(protected) => protected,
                 Err(error) => {
                     if matches!(error, Error::ManifestBlobUnknown(_)) && stored.is_some() {
@@ -106,19 +110,14 @@ impl ManifestStorage {
                 }
             };
             // Rounds that began after the manifest was stored see the manifest. All content that
-            // the manifest needs exists, and is protected from a round that may have begun before.
+            // the manifest needs exists, and is protected against a round that may have begun
+            // before.
             if let Some(deadline) = stored
-                && self.is_stored(push, index_keys).await?
+                && self.is_stored(push, &reverse_entries).await?
             {
                 return Ok(deadline);
             }
-            // Write the repository first: a collection finds by repository what an interrupted push
-            // leaves behind.
-            self.store_repository(push.repository).await?;
-            self.store(push).await?;
-            // Write the reverse index before the tags: deleting a manifest finds the manifest's
-            // tags by the reverse index.
-            let deadline = self.tags.announce(index_keys).await?;
+            let deadline = self.store_with_reverse_index(push, &reverse_entries).await?;
             if self.guard.confirm(&push.name(), &keys, &protection).await? {
                 return Ok(deadline);
             }
@@ -127,21 +126,31 @@ impl ManifestStorage {
         Err(Error::Busy)
     }
 
+    async fn store_with_reverse_index(&self, push: &Push<'_>, reverse_entries: &[Key]) -> Result<Deadline> {
+        // Write the repository first: a collection finds by repository what an interrupted push
+        // leaves behind.
+        self.store_repository(push.repository).await?;
+        self.store(push).await?;
+        // Write the reverse index before the tags: deleting a manifest finds the manifest's tags by
+        // the reverse index.
+        self.tags.announce(reverse_entries).await
+    }
+
     /// Protects all keys that a push refers to, and checks that the content that the manifest needs
     /// exists. Returns the keys and their protection.
     async fn protect_references(
         &self,
         push: &Push<'_>,
-        index_keys: &[Key],
+        reverse_entries: &[Key],
         effort: Effort,
     ) -> Result<(Vec<Key>, Protection)> {
         let mut nested = Nested::default();
-        let mut keys = push.protected_keys(&nested.digests, index_keys);
+        let mut keys = push.protected_keys(&nested.digests, reverse_entries);
         let mut protection = self.guard.protect(&push.name(), &keys, effort).await?;
         if protection.is_protected() {
             nested = self.references.nested(push.repository, push.manifest).await?;
             if !nested.digests.is_empty() {
-                keys = push.protected_keys(&nested.digests, index_keys);
+                keys = push.protected_keys(&nested.digests, reverse_entries);
                 protection = self.guard.protect(&push.name(), &keys, Effort::Always).await?;
             }
         }
@@ -150,15 +159,15 @@ impl ManifestStorage {
     }
 
     /// Whether all keys that a push has written still exist, now that the push protects the keys.
-    async fn is_stored(&self, push: &Push<'_>, index_keys: &[Key]) -> Result<bool> {
-        if self.facts.are_there(push.written_keys(index_keys)).await?.contains(&false) {
+    async fn is_stored(&self, push: &Push<'_>, reverse_entries: &[Key]) -> Result<bool> {
+        if self.facts.are_there(push.written_keys(reverse_entries)).await?.contains(&false) {
             return Ok(false);
         }
         if !self.is_large(push) {
             return Ok(true);
         }
         let large = layout::large(push.repository, &push.descriptor.digest);
-        self.guard.share(&large, &large, Some(push.fact.size)).await
+        self.sharing.share(&large, &large, Some(push.fact.size)).await
     }
 
     fn is_large(&self, push: &Push<'_>) -> bool {

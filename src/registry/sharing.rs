@@ -1,10 +1,11 @@
 //! Sharing content: a second fact refers to content that is stored already, beside a collection
 //! that may be about to remove the content.
 
-use super::super::facts::BlobFact;
-use super::super::layout::{Collectable, Key};
-use super::super::{Error, Result};
-use super::CollectionGuard;
+use super::content::Content;
+use super::facts::{BlobFact, Facts};
+use super::guard::CollectionGuard;
+use super::layout::{Collectable, Key};
+use super::{Error, Result};
 use crate::store::{self, When};
 
 /// How many steps a request makes to share content while rounds or other pushes interfere.
@@ -23,14 +24,22 @@ enum Step {
     Missing,
 }
 
-impl CollectionGuard {
+/// Makes several facts refer to one copy of content.
+#[derive(Clone)]
+pub(super) struct Sharing {
+    pub facts: Facts,
+    pub content: Content,
+    pub guard: CollectionGuard,
+}
+
+impl Sharing {
     /// Copies the fact under `source` to `key`, so that `key` refers to the same content. Returns
     /// `false` when the fact or its content is missing or about to be removed, or when the content
     /// does not have `size` bytes.
     ///
     /// # Errors
     /// [`Error::Busy`] when rounds or other pushes interfere with every step.
-    pub(in crate::registry) async fn share(&self, key: &Key, source: &Key, size: Option<u64>) -> Result<bool> {
+    pub(super) async fn share(&self, key: &Key, source: &Key, size: Option<u64>) -> Result<bool> {
         let mut step = Step::Copy;
         for _ in 0..SHARE_STEPS_MAX {
             step = match step {
@@ -44,7 +53,7 @@ impl CollectionGuard {
                 Step::Copy | Step::Check(_) => {}
             }
         }
-        self.note_refused_push().await?;
+        self.guard.note_refused_push().await?;
         Err(Error::Busy)
     }
 
@@ -52,7 +61,7 @@ impl CollectionGuard {
         if self.facts.load::<BlobFact>(source).await?.is_none() {
             return Ok(Step::Missing);
         }
-        let state = self.state().await?;
+        let state = self.guard.collection_state().await?;
         // Read the fact again: a whole round may have passed before the state was read.
         let known: Option<BlobFact> = self.facts.load(source).await?;
         let Some(fact) = known.filter(|known| size.is_none_or(|size| known.size == size)) else {
@@ -72,7 +81,7 @@ impl CollectionGuard {
             }
             result => result?,
         }
-        let now = self.state().await?;
+        let now = self.guard.collection_state().await?;
         let is_unchanged = now.round == state.round && now.is_active() == state.is_active();
         Ok(if is_unchanged { Step::Shared } else { Step::Check(fact) })
     }
@@ -80,7 +89,7 @@ impl CollectionGuard {
     /// Checks a fact that is under `key` already. The rounds that begin after the state is read see
     /// the fact, so only the round under way can remove its content.
     async fn check_fact(&self, key: &Key, fact: BlobFact) -> Result<Step> {
-        let state = self.state().await?;
+        let state = self.guard.collection_state().await?;
         // Read the condemnation before the content. In the other order, the collector could remove
         // the content and then the condemnation between the two reads.
         let is_condemned = state.is_active() && self.is_condemned(&fact).await?;
