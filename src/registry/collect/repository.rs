@@ -107,7 +107,7 @@ impl Collector<'_> {
     ) -> Result<Vec<(Key, Option<FactAndBytes<T>>)>> {
         let facts = &self.collection.facts;
         let reads = keys.into_iter().map(|key| async move {
-            let read = collection.facts.load_version::<T>(&key).await;
+            let read = facts.load_version::<T>(&key).await;
             (key, read)
         });
         let reads: Vec<_> = stream::iter(reads.collect::<Vec<_>>()).buffered(CALLS_AT_ONCE_MAX).collect().await;

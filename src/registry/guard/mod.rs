@@ -80,12 +80,12 @@ impl CollectionGuard {
     /// # Errors
     /// [`Error::Busy`] when the collector is removing one of `keys` at present.
     pub(super) async fn protect(&self, push: &str, keys: &[Key], effort: Effort) -> Result<Protection> {
-        let state = self.state().await?;
+        let state = self.collection_state().await?;
         if effort == Effort::WhenActive && !state.is_active() {
             return Ok(Protection::Optimistic { round: state.round });
         }
         let deadline = self.write_protections(push, keys, state.round).await?;
-        if self.state().await?.is_sweeping(keys, self.platform.now_ms()) {
+        if self.collection_state().await?.is_sweeping(keys, self.platform.now_ms()) {
             return Err(Error::Busy);
         }
         Ok(Protection::Protected { round: state.round, deadline })
@@ -106,7 +106,7 @@ impl CollectionGuard {
     /// writes of the push or respects its protections. If not, the push must protect its keys and
     /// check them again.
     pub(super) async fn confirm(&self, push: &str, keys: &[Key], protection: &Protection) -> Result<bool> {
-        let state = self.state().await?;
+        let state = self.collection_state().await?;
         match *protection {
             Protection::Optimistic { round } => Ok(state.round == round && !state.is_active()),
             Protection::Protected { round, .. } if state.round <= round + 1 => Ok(true),
@@ -127,7 +127,7 @@ impl CollectionGuard {
     /// ago.
     pub(super) async fn note_refused_push(&self) -> Result<()> {
         let now_ms = self.platform.now_ms();
-        if !self.state().await?.is_recent(now_ms) {
+        if !self.collection_state().await?.is_recent(now_ms) {
             return Ok(());
         }
         self.facts.store(layout::COLLECTION_REFUSED, &now_ms, When::Always).await
