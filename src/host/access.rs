@@ -84,13 +84,13 @@ impl AccessConfig {
         if let Users::Some { plain: Some((_, password)), .. } = &self.users
             && let Err(why) = check_password(password)
         {
-            log::warn!("setting auth_password: {why}; it is allowed as only this machine reaches the registry");
+            tracing::warn!("setting auth_password: {why}; it is allowed as only this machine reaches the registry");
         }
         match &self.users {
-            Users::None { notice: Some(notice), .. } => log::warn!("{notice}"),
+            Users::None { notice: Some(notice), .. } => tracing::warn!("{notice}"),
             Users::None { .. } => {}
             Users::Some { plain: None, hashes, issuers: None, .. } if hashes.is_empty() => {
-                log::warn!("no setting names a user: only those of `eyot user add` can log in");
+                tracing::warn!("no setting names a user: only those of `eyot user add` can log in");
             }
             Users::Some { .. } => {}
         }

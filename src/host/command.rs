@@ -11,7 +11,7 @@ use lexopt::prelude::{Long, Short, Value, ValueExt as _};
 use super::config::{Config, SETTINGS};
 use super::outbound::NativePlatform;
 use super::spelling::meant;
-use super::standard_error::{log_to_standard_error, visible};
+use super::log::{log_to_standard_error, visible};
 use super::tls::Certificate;
 use super::{native, prune, users};
 use crate::http::audit_own;
@@ -92,7 +92,7 @@ fn run() -> Result<ExitCode> {
     for (name, _) in std::env::vars_os() {
         // Only a warning: an environment serves other programs too.
         if let Some(setting) = name.to_str().and_then(|name| meant(name, SETTINGS)) {
-            log::warn!("environment variable {} is no setting; {setting} may be meant", name.display());
+            tracing::warn!("environment variable {} is no setting; {setting} may be meant", name.display());
         }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -120,7 +120,7 @@ async fn serve(command: &Command, config: &Config) -> Result<ExitCode> {
         tokio::spawn(async move {
             // The server starts even if the bucket cannot be reached: S3 may come up later.
             if let Err(error) = s3.reach().await {
-                log::error!("the bucket cannot be used: {error}");
+                tracing::error!("the bucket cannot be used: {error}");
             }
         });
     }

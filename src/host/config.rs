@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use tracing::level_filters::LevelFilter;
 
 use super::access::AccessConfig;
 use crate::http::{Handler, Redirects};
@@ -187,7 +188,7 @@ pub struct Config {
     /// The files of the certificate and its key, for hosts that speak TLS themselves.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// The level from which lines are logged.
-    pub log: log::LevelFilter,
+    pub log: LevelFilter,
 }
 
 impl Config {
@@ -287,12 +288,12 @@ impl Config {
                 _ => bail!("settings tls_certificate and tls_key: one is there without the other"),
             },
             log: match choice("log", get("log"), &["warn", "off", "error", "info", "debug", "trace"])? {
-                "off" => log::LevelFilter::Off,
-                "error" => log::LevelFilter::Error,
-                "info" => log::LevelFilter::Info,
-                "debug" => log::LevelFilter::Debug,
-                "trace" => log::LevelFilter::Trace,
-                _ => log::LevelFilter::Warn,
+                "off" => LevelFilter::OFF,
+                "error" => LevelFilter::ERROR,
+                "info" => LevelFilter::INFO,
+                "debug" => LevelFilter::DEBUG,
+                "trace" => LevelFilter::TRACE,
+                _ => LevelFilter::WARN,
             },
         })
     }

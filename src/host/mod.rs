@@ -12,7 +12,7 @@ pub mod config;
 pub mod spelling;
 #[cfg(any(feature = "native", feature = "wasi", feature = "spin"))]
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
-pub mod standard_error;
+pub mod log;
 
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod command;

@@ -75,7 +75,7 @@ pub fn parse(expression: &str) -> Result<Cron> {
 pub async fn keep_to(schedule: &Cron, registry: &Registry) {
     loop {
         let Some(wait) = until_next(schedule, registry.now_ms()) else {
-            log::warn!("prune_schedule: there is no next time");
+            tracing::warn!("prune_schedule: there is no next time");
             return;
         };
         tokio::time::sleep(wait).await;
@@ -83,11 +83,11 @@ pub async fn keep_to(schedule: &Cron, registry: &Registry) {
         match collect(registry, &registry.collect_request(), |_| ()).await {
             Ok(reports) => {
                 for report in reports {
-                    log::info!("collected: {}", serde_json::json!(report));
+                    tracing::info!("collected: {}", serde_json::json!(report));
                 }
             }
             // The next scheduled collection continues where this one stopped.
-            Err(error) => log::error!("{error:#}"),
+            Err(error) => tracing::error!("{error:#}"),
         }
     }
 }

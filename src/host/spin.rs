@@ -10,7 +10,7 @@ use wasip3::http::types::{ErrorCode, Request, Response};
 
 use super::component::{self, Opened};
 use super::config::{Config, Offer, SETTINGS};
-use super::standard_error::log_to_standard_error;
+use super::log::log_to_standard_error;
 use super::wasi_outbound::WasiPlatform;
 use crate::platform::SystemPlatform;
 use crate::store::spin::{SpinKeyValue, SpinSqlite};

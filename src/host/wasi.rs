@@ -9,7 +9,7 @@ use wasip3::http::types::{ErrorCode, Request, Response};
 use super::component::{self, Opened};
 use super::config::{Config, Offer, SETTINGS};
 use super::spelling::meant;
-use super::standard_error::log_to_standard_error;
+use super::log::log_to_standard_error;
 use super::wasi_outbound::WasiPlatform;
 
 const OFFER: Offer = Offer { keys: &["files", "s3"], blobs: &["files", "s3", "packed"], data_dir: "/data" };

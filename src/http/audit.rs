@@ -138,7 +138,7 @@ pub(crate) fn tell_own(action: &str, name: &str) {
 }
 
 fn tell(line: std::fmt::Arguments<'_>) {
-    log::warn!(target: TARGET, "{line}");
+    tracing::warn!(target: TARGET, "{line}");
 }
 
 fn who(user: Option<&str>, address: Option<IpAddr>) -> String {

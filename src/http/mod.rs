@@ -26,6 +26,7 @@ mod wanted;
 use std::sync::Arc;
 
 use http::{Method, Request, Response};
+use tracing::Instrument as _;
 
 use crate::auth::{Access, Caller, Seal};
 use crate::oci::range::{RangeRequest, parse_chunk_range};
@@ -49,7 +50,7 @@ use request_id::RequestId;
 pub use audit::TARGET as AUDIT_TARGET;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub(crate) use audit::tell_own as audit_own;
-pub use request_id::current_request_id;
+pub use request_id::REQUEST_SPAN;
 pub use wanted::Wanted;
 
 pub use redirects::Redirects;
@@ -143,10 +144,13 @@ impl Handler {
 
     /// Answers one request. Every request gets an answer, also after a panic. An answer with a body
     /// always has a Content-Length.
-    pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
+    pub async fn handle(&self, mut request: Request<Body>) -> Response<Body> {
         let id = RequestId::of(request.headers(), self.registry.platform());
-        let mut response = id.over(self.answer(request)).await.map(|body| Guarded::body(&id, body));
-        id.tell(response.headers_mut());
+        request.extensions_mut().insert(id.clone());
+        let span = id.span();
+        let response = self.answer(request).instrument(span.clone()).await;
+        let mut response = response.map(|body| Guarded::body(span, body));
+        id.add_to(response.headers_mut());
         response
     }
 
@@ -171,7 +175,7 @@ impl Handler {
         });
         let result = performed.await.unwrap_or(Err(Error::Panicked));
         let reply = result.unwrap_or_else(|error| error.reply(&head));
-        log::info!("{} {} {}", head.method, head.uri.path(), reply.status().as_u16());
+        tracing::info!("{} {} {}", head.method, head.uri.path(), reply.status().as_u16());
         // Drain the body: a client that is still sending would not see the answer if the connection
         // were closed.
         let waits = head.headers.contains_key(http::header::EXPECT);

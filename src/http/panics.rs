@@ -10,30 +10,30 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http_body::{Frame, SizeHint};
+use tracing::Span;
 
-use super::request_id::RequestId;
 use crate::platform::{Body, BodyError};
 
 /// The output of `future`; `None` if the future panics. The panic is logged.
 pub(super) async fn caught<F: Future>(future: F) -> Option<F::Output> {
     // Changes that a panic leaves half done are in the stores, which must survive a crash at any
     // point anyway.
-    AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| log::error!("a panic: {}", text_of(&*panic))).ok()
+    AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| tracing::error!("a panic: {}", text_of(&*panic))).ok()
 }
 
-/// The body of an answer. The body logs under the request's id, and breaks off with an error if it
+/// The body of an answer. The body logs within the request's span, and breaks off with an error if it
 /// panics.
 pub(super) struct Guarded {
-    id: RequestId,
+    span: Span,
     body: Body,
     broken: bool,
 }
 
 impl Guarded {
-    pub(super) fn body(id: &RequestId, body: Body) -> Body {
+    pub(super) fn body(span: Span, body: Body) -> Body {
         match body.length() {
             Some(0) => body,
-            _ => Body::new(Self { id: id.clone(), body, broken: false }),
+            _ => Body::new(Self { span, body, broken: false }),
         }
     }
 }
@@ -47,14 +47,14 @@ impl http_body::Body for Guarded {
         if this.broken {
             return Poll::Ready(None);
         }
-        this.id.within(|| {
+        this.span.in_scope(|| {
             let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut this.body).poll_frame(cx)));
             let polled = polled.unwrap_or_else(|panic| {
                 // Report an error: the end of the body alone could pass for a complete answer.
                 Poll::Ready(Some(Err(BodyError::Interrupted(format!("a panic: {}", text_of(&*panic))))))
             });
             if let Poll::Ready(Some(Err(error))) = &polled {
-                log::error!("an answer breaks off: {error}");
+                tracing::error!("an answer breaks off: {error}");
                 this.broken = true;
             }
             polled

@@ -201,7 +201,7 @@ impl Registry {
     async fn settle(&self, repository: &RepositoryName, digest: &Digest, tags: &[&Tag]) {
         for tag in tags {
             if let Err(error) = self.store(&layout::tag_of(repository, digest, tag), &0u64, When::Always).await {
-                log::warn!("a collection will wait for the tag {tag} of {repository}: {error}");
+                tracing::warn!("a collection will wait for the tag {tag} of {repository}: {error}");
             }
         }
     }
@@ -477,7 +477,7 @@ impl Registry {
                 Ok(()) => pointed.push(tag.clone()),
                 Err(error) if pointed.is_empty() => return Err(error),
                 Err(error) => {
-                    log::error!("of the tags for {} in {repository} some are not done: {error}", fact.digest);
+                    tracing::error!("of the tags for {} in {repository} some are not done: {error}", fact.digest);
                     break;
                 }
             }

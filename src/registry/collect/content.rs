@@ -220,7 +220,7 @@ impl Collector<'_> {
         report.looked_at += tidied.looked_at as u64;
         report.leftovers.removed += tidied.removed;
         for path in tidied.foreign {
-            log::warn!("{path} is not the store's own and is left alone");
+            tracing::warn!("{path} is not the store's own and is left alone");
             report.unknown.add(path);
         }
         self.cursor.after = tidied.after;

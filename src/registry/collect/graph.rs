@@ -104,7 +104,7 @@ impl Collector<'_> {
         if self.cursor.follows > GRAPH_DEPTH_MAX {
             // Manifests in use may be unmarked, so the repository keeps everything.
             let repository = self.cursor.repository.as_deref().unwrap_or_default();
-            log::warn!("{repository} keeps all it has: its manifests name each other over {GRAPH_DEPTH_MAX} steps");
+            tracing::warn!("{repository} keeps all it has: its manifests name each other over {GRAPH_DEPTH_MAX} steps");
             self.cursor.unsure = true;
             return self.end_graph().await;
         }

@@ -78,7 +78,7 @@ impl Collector<'_> {
                     match self.registry.blobs.remove(name).await {
                         // Continue with the other objects if one object cannot be removed.
                         Err(store::Error::Corrupt(why)) => {
-                            log::error!("content {name} cannot be removed: {why}");
+                            tracing::error!("content {name} cannot be removed: {why}");
                             self.cursor.report.unknown.add(format!("{name}: {why}"));
                             Fate::Condemned
                         }
@@ -155,7 +155,7 @@ impl Collector<'_> {
             // The store is full: leave the key to a later round. The round must continue, because
             // removing what earlier rounds condemned frees space.
             Err(Error::Store(store::Error::Full(why))) => {
-                log::warn!("{key} is not in use and could not be condemned: {why}");
+                tracing::warn!("{key} is not in use and could not be condemned: {why}");
                 Ok(())
             }
             result => result,
@@ -174,7 +174,7 @@ impl Collector<'_> {
         let fact: Option<CondemnedFact> = match self.registry.load(&layout::condemned(key)).await {
             // Replace the damaged condemnation. The grace period begins again.
             Err(Error::Store(store::Error::Corrupt(why))) => {
-                log::warn!("a condemnation is forgotten: {why}");
+                tracing::warn!("a condemnation is forgotten: {why}");
                 self.condemn(key).await?;
                 None
             }

@@ -353,7 +353,7 @@ impl Folder {
         if let Err(error) = result
             && !matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound)
         {
-            log::warn!("a stage of upload {} is left behind: {error}", stage.family);
+            tracing::warn!("a stage of upload {} is left behind: {error}", stage.family);
         }
     }
 
@@ -366,7 +366,7 @@ impl Folder {
     /// Removes the stages of an upload. Best effort: leftovers are harmless garbage.
     fn leave_family(&self, family: &str) {
         if let Err(error) = self.remove_family(family) {
-            log::warn!("the stages of upload {family} are left behind: {error}");
+            tracing::warn!("the stages of upload {family} are left behind: {error}");
         }
     }
 }

@@ -34,7 +34,7 @@ impl Client {
         if answer.attempts > 1
             && let Err(error) = self.abort_others(object, &upload_id).await
         {
-            log::warn!("a multipart upload may be left behind: {error}");
+            tracing::warn!("a multipart upload may be left behind: {error}");
         }
         Ok(upload_id)
     }
@@ -94,7 +94,7 @@ impl Client {
         match code.as_str() {
             // Another append has sent the part again, so the part's ETag has changed.
             "InvalidPart" => {
-                log::warn!("S3: completing {object}: {code}: {message} (see also the setting s3_equal_parts)");
+                tracing::warn!("S3: completing {object}: {code}: {message} (see also the setting s3_equal_parts)");
                 Err(Error::Conflict(format!("{object}: {code}")))
             }
             // The upload may have been completed by an earlier attempt whose answer was lost.
