@@ -14,7 +14,7 @@ use wasip3::wit_bindgen::{FutureWriter, StreamResult, StreamWriter, spawn};
 use wasip3::{wit_future, wit_stream};
 
 use super::config::{Stores, names_a_setting};
-use super::log::{write_error, visible};
+use super::log::{visible, write_error};
 use crate::http::Peer;
 use crate::platform::{Body, BodyError};
 

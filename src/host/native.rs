@@ -15,16 +15,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinError;
 use tokio_rustls::TlsAcceptor;
 
-use super::config::{Connections, Offer};
 use super::places::{Place, Places};
+use super::settings::Connections;
 use super::stall::{Answer, PatientBody, PatientStream};
 use super::tls::Certificate;
 use crate::http::{Handler, Peer, Wanted};
 use crate::platform::Body;
-
-/// The stores and the data folder that this host offers.
-pub const OFFER: Offer =
-    Offer { keys: &["files", "s3", "memory"], blobs: &["files", "s3", "memory", "packed"], data_dir: "data" };
 
 /// The number of open files that one connection may need: its socket, and files of the stores.
 const FILES_PER_CONNECTION: u64 = 4;

@@ -5,8 +5,9 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use chrono::{DateTime, Utc};
 use croner::Cron;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use crate::Registry;
 use crate::http::audit_own;
@@ -93,9 +94,9 @@ pub async fn keep_to(schedule: &Cron, registry: &Registry) {
 }
 
 fn until_next(schedule: &Cron, now_ms: u64) -> Option<Duration> {
-    let now: DateTime<Utc> = DateTime::from_timestamp_millis(now_ms as i64)?;
+    let now = Timestamp::from_millisecond(now_ms as i64).ok()?.to_zoned(TimeZone::UTC);
     let next = schedule.find_next_occurrence(&now, false).ok()?;
-    (next - now).to_std().ok()
+    next.duration_since(&now).try_into().ok()
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::config::Connections;
 use super::places::Connection;
+use super::settings::Connections;
 use crate::http::Wanted;
 use crate::platform::BodyError;
 
