@@ -10,6 +10,7 @@
 //! store     the two ports and their back ends                         uses oci, platform
 //! registry  every rule of a registry, no HTTP                         uses all above
 //! auth      users, logins, tokens, permissions                        uses oci, platform, store
+//! upstream  a client of other registries                              uses oci, platform, store, auth
 //! http      parse, authorize, dispatch, render, choose the status     uses all above
 //! host      spin, wasi, native                                        uses all above
 //! ```
@@ -23,6 +24,7 @@ pub mod oci;
 pub mod platform;
 pub mod registry;
 pub mod store;
+pub mod upstream;
 
 pub mod host;
 

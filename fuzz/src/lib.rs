@@ -1,6 +1,6 @@
 //! Properties that hold for any input. Each function takes bytes of any kind and panics if a
 //! property is broken. Two callers run the functions: cargo-fuzz (`fuzz_targets/`), and
-//! `tests/fuzz.rs`, which includes this file as a module.
+//! `tests/attacks/fuzz.rs`, which includes this file as a module.
 
 mod answers;
 mod logins;

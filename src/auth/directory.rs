@@ -124,7 +124,7 @@ impl Directory {
         }
         let Some(entry) = self.keys.get(&user_key(name)).await? else { return Ok(None) };
         let hash = std::str::from_utf8(&entry.value).ok().and_then(|text| PasswordHash::parse(text).ok());
-        Ok(Some(hash.ok_or_else(|| store::Error::Corrupt(format!("the password of user {name}")))?))
+        Ok(Some(hash.ok_or_else(|| store::Error::corrupt(format!("cannot read the password hash of user {name}")))?))
     }
 
     /// Makes a machine token, and replaces a token of the same name. The store keeps only a hash,
@@ -168,14 +168,17 @@ impl Directory {
         let Some((name, secret)) = parse_token(text) else { return Ok(None) };
         let key = token_key(name);
         let Some(entry) = self.keys.get(&key).await? else { return Ok(None) };
-        let corrupt = |_| store::Error::Corrupt(format!("the value of {key}"));
+        let corrupt = |error| store::Error::corrupt(format!("cannot read the value of key {key}")).because(error);
         let fact: TokenFact = serde_json::from_slice(&entry.value).map_err(corrupt)?;
         let right: bool = hex::encode(Sha256::digest(secret)).as_bytes().ct_eq(fact.sha256.as_bytes()).into();
         let ended = fact.token.expires_ms.is_some_and(|expires_ms| expires_ms <= self.platform.now_ms());
         if !right || ended {
             return Ok(None);
         }
-        let grants = fact.token.grants().map_err(|why| store::Error::Corrupt(format!("the value of {key}: {why}")))?;
+        let grants = fact
+            .token
+            .grants()
+            .map_err(|why| store::Error::corrupt(format!("cannot read the value of key {key}: {why}")))?;
         let ends_ms = fact.token.expires_ms;
         Ok(Some(Caller { user: Some(format!("token:{name}")), grants, ends_ms, narrowed: None }))
     }

@@ -22,7 +22,7 @@ use super::flight::Flights;
 use super::jwk::{PublicKey, parse_keys};
 use super::pattern::matches;
 use super::{Refusal, Secret};
-use crate::platform::Platform;
+use crate::platform::{Causes, Platform};
 use crate::store;
 
 /// The longest token that is checked, in bytes.
@@ -321,7 +321,7 @@ impl IssuerRules {
     async fn fetch(&self, source: &dyn JwksSource, issuer: &str) -> Result<(HashMap<String, PublicKey>, u64), String> {
         let own = parse_source(issuer)?;
         let configuration = parse_source(&format!("{issuer}/.well-known/openid-configuration"))?;
-        let discovery = source.fetch(configuration.as_str()).await.map_err(|why| why.to_string())?;
+        let discovery = source.fetch(configuration.as_str()).await.map_err(|error| Causes(&error).to_string())?;
         let found: Discovery =
             serde_json::from_slice(&discovery.bytes).map_err(|_| "its configuration cannot be read".to_owned())?;
         if found.issuer.trim_end_matches('/') != issuer {
@@ -334,7 +334,7 @@ impl IssuerRules {
             let host = keys.host_str().unwrap_or_default();
             return Err(format!("its keys are on another host, {host} (setting oidc_key_hosts)"));
         }
-        let document = source.fetch(keys.as_str()).await.map_err(|why| why.to_string())?;
+        let document = source.fetch(keys.as_str()).await.map_err(|error| Causes(&error).to_string())?;
         let keys = parse_keys(&document.bytes).ok_or("its keys cannot be read")?;
         let age_ms = document.max_age_seconds.map_or(KEYS_AGE_DEFAULT_MS, |seconds| seconds.saturating_mul(1000));
         Ok((keys, age_ms.clamp(*KEYS_AGE_MS.start(), *KEYS_AGE_MS.end())))

@@ -28,10 +28,10 @@ impl Outbound {
 impl JwksSource for Outbound {
     async fn fetch(&self, url: &str) -> Result<Document, Error> {
         let request = Request::get(url).header(ACCEPT, "application/json").body(Body::empty());
-        let request = request.map_err(|_| Error::Unavailable(format!("{url} is no URL")))?;
+        let request = request.map_err(|error| Error::unavailable(format!("cannot fetch {url}")).because(error))?;
         let (head, body) = self.0.send(request, TIMEOUT).await?.into_parts();
         if head.status != StatusCode::OK {
-            return Err(Error::Unavailable(format!("{url} answers {}", head.status)));
+            return Err(Error::unavailable(format!("cannot fetch {url}: the server answered {}", head.status)));
         }
         let bytes = body.collect_up_to(DOCUMENT_BYTES_MAX).await?;
         Ok(Document { bytes, max_age_seconds: max_age_seconds(&head.headers) })

@@ -1,5 +1,5 @@
-//! Sealed names: a client carries a sealed name to the next page of a list and cannot read the
-//! name.
+//! Sealed texts: a client carries a sealed name to the next page of a list and cannot read the name.
+//! Tokens of upstreams are encrypted in the store in the same way.
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -47,6 +47,24 @@ impl Seal {
             .map(|name| name.trim_end_matches('\0').to_owned())
     }
 
+    /// Encrypts a text of any length. The result shows the length of the text, and whether two texts
+    /// are the same.
+    pub fn encrypt(&self, text: &str) -> String {
+        let mut bytes = text.as_bytes().to_vec();
+        let code = self.code(&bytes);
+        self.hide(&code, &mut bytes);
+        Base64UrlUnpadded::encode_string(&[&code[..], &bytes].concat())
+    }
+
+    /// The text that this key encrypted; `None` for any other input.
+    pub fn decrypt(&self, sealed: &str) -> Option<String> {
+        let sealed = Base64UrlUnpadded::decode_vec(sealed).ok()?;
+        let (code, hidden) = sealed.split_at_checked(CODE_BYTES)?;
+        let mut bytes = hidden.to_vec();
+        self.hide(code, &mut bytes);
+        bool::from(self.code(&bytes).ct_eq(code)).then(|| String::from_utf8(bytes).ok())?
+    }
+
     fn code(&self, bytes: &[u8]) -> [u8; CODE_BYTES] {
         let mac = self.mac(b"code").chain_update(bytes).finalize().into_bytes();
         mac[..CODE_BYTES].try_into().expect("a MAC has 32 bytes")
@@ -54,7 +72,12 @@ impl Seal {
 
     fn hide(&self, code: &[u8], bytes: &mut [u8]) {
         for (number, block) in bytes.chunks_mut(32).enumerate() {
-            let mask = self.mac(b"mask").chain_update(code).chain_update([number as u8]).finalize().into_bytes();
+            let mask = self
+                .mac(b"mask")
+                .chain_update(code)
+                .chain_update((number as u64).to_be_bytes())
+                .finalize()
+                .into_bytes();
             block.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
         }
     }
@@ -82,6 +105,24 @@ mod tests {
         }
         for text in ["", "team/app", "AAAA", &"A".repeat(5000)] {
             assert_eq!(seal.open(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_the_key_decrypts_a_text() {
+        let (seal, other) = (Seal::new([1; 32]), Seal::new([2; 32]));
+        for text in ["", "a", &"ab".repeat(20_000)] {
+            let sealed = seal.encrypt(text);
+            assert_eq!(seal.decrypt(&sealed).as_deref(), Some(text));
+            assert_eq!(other.decrypt(&sealed), None);
+            assert!(text.is_empty() || !sealed.contains(text));
+        }
+        // The mask of every block differs: equal blocks of the text are not equal when encrypted.
+        let sealed = Base64UrlUnpadded::decode_vec(&seal.encrypt(&"x".repeat(32 * 600))).unwrap();
+        let blocks: std::collections::HashSet<&[u8]> = sealed[CODE_BYTES..].chunks(32).collect();
+        assert_eq!(blocks.len(), 600);
+        for text in ["", "AAAA", "not base64!", &"A".repeat(5000)] {
+            assert_eq!(seal.decrypt(text), None, "{text}");
         }
     }
 }

@@ -231,7 +231,7 @@ impl Throttle {
         }
         // Read the secret back: if two instances have made one at the same time, the last write
         // counts.
-        let lost = || store::Error::Corrupt(format!("{SECRET} was written and is not there"));
+        let lost = || store::Error::corrupt(format!("key {SECRET} was written and is missing"));
         let secret = self.keys.get(SECRET).await?.ok_or_else(lost)?.value.to_vec();
         *lock() = Some(secret.clone());
         Ok(secret)

@@ -229,7 +229,7 @@ impl Tokens {
         }
         // Read the key back: if two instances have made one at the same time, the last write
         // counts.
-        let lost = || store::Error::Corrupt(format!("{KEY} was written and is not there"));
+        let lost = || store::Error::corrupt(format!("key {KEY} was written and is missing"));
         Ok(self.read(keys.as_ref()).await?.ok_or_else(lost)?)
     }
 
@@ -255,7 +255,7 @@ impl Tokens {
     async fn read(&self, keys: &dyn KeyValue) -> Result<Option<Arc<Key>>, Refusal> {
         let Some(entry) = keys.get(KEY).await? else { return Ok(None) };
         let bytes = hex::decode(&entry.value).ok().filter(|bytes| bytes.len() == KEY_BYTES);
-        let bytes = bytes.ok_or_else(|| store::Error::Corrupt(format!("the value of {KEY}")))?;
+        let bytes = bytes.ok_or_else(|| store::Error::corrupt(format!("cannot read the value of key {KEY}")))?;
         let key = Arc::new(Key::new(bytes));
         let mut held = self.lock();
         held.key = Some(key.clone());
@@ -311,7 +311,7 @@ impl Access {
 }
 
 fn encode(part: &impl Serialize) -> Result<String, Refusal> {
-    let unlikely = |error: serde_json::Error| store::Error::Corrupt(error.to_string());
+    let unlikely = |error: serde_json::Error| store::Error::corrupt("cannot encode a token").because(error);
     Ok(Base64UrlUnpadded::encode_string(&serde_json::to_vec(part).map_err(unlikely)?))
 }
 

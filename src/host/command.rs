@@ -15,6 +15,7 @@ use super::settings::{Host, Values, help, help_of, nearest_setting};
 use super::tls::Certificate;
 use super::{native, prune, users};
 use crate::http::audit_own;
+use crate::platform::Causes;
 use crate::registry::{CollectRequest, Report};
 use crate::store::check::Verdict;
 
@@ -197,7 +198,7 @@ async fn serve(options: &Serve, config: &Config) -> Result<ExitCode> {
         tokio::spawn(async move {
             // The server starts even if the bucket cannot be reached: S3 may come up later.
             if let Err(error) = s3.reach().await {
-                tracing::error!("the bucket cannot be used: {error}");
+                tracing::error!("the bucket cannot be used: {}", Causes(&error));
             }
         });
     }

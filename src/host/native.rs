@@ -19,7 +19,7 @@ use super::places::{Place, Places};
 use super::settings::Connections;
 use super::stall::{Answer, PatientBody, PatientStream};
 use super::tls::Certificate;
-use crate::http::{Handler, Peer, Wanted};
+use crate::http::{Handler, Peer, Progress};
 use crate::platform::Body;
 
 /// The number of open files that one connection may need: its socket, and files of the stores.
@@ -151,12 +151,12 @@ fn http_connection(
 ) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static {
     let stream = PatientStream::new(stream, limits.body_idle_timeout, place.connection.clone());
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        let (handler, connection, wanted) = (handler.clone(), place.connection.clone(), Wanted::default());
+        let (handler, connection, progress) = (handler.clone(), place.connection.clone(), Progress::default());
         let place = place.clone();
-        connection.begin(wanted.clone());
+        connection.begin(progress.clone());
         request.extensions_mut().insert(peer);
-        request.extensions_mut().insert(wanted.clone());
-        let request = request.map(|body| Body::new(PatientBody::new(body, &limits, wanted, &connection)));
+        request.extensions_mut().insert(progress.clone());
+        let request = request.map(|body| Body::new(PatientBody::new(body, &limits, progress, &connection)));
         // The request runs in a task of its own. hyper drops the request when the client
         // disconnects, but the bytes of an upload that arrived before must still be recorded. The
         // task ends soon, because the body ends with an error. The task keeps the place until its

@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls;
 
-use crate::platform::{Body, BodyError, Platform, SendError, SystemPlatform};
+use crate::platform::{Body, BodyError, Causes, Platform, SendError, SystemPlatform};
 
 /// The longest time for making a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -114,7 +114,7 @@ impl Platform for NativePlatform {
                 Ok(answered) => return Ok(answered.map_err(|error| SendError::Failed(causes(&error)))?.map(read)),
                 // The body had no data ready, or the server took more of the body. Wait on.
                 Err(_) if pace.since().is_none_or(|since| since.elapsed() < limit) => {}
-                Err(_) => return Err(SendError::Failed(format!("no answer within {} s", limit.as_secs()))),
+                Err(_) => return Err(SendError::TimedOut(format!("no answer within {} s", limit.as_secs()))),
             }
         }
     }
@@ -180,15 +180,13 @@ fn read(body: hyper::body::Incoming) -> Body {
 
 /// The text of an error with all its causes, as hyper's own text leaves the causes out.
 fn causes(error: &(dyn Cause + 'static)) -> String {
-    let mut text = error.to_string();
     let mut last = error;
     while let Some(cause) = last.source() {
-        text += &format!(": {cause}");
         last = cause;
     }
     match hint(last) {
-        Some(hint) => text + "; " + hint,
-        None => text,
+        Some(hint) => format!("{}; {hint}", Causes(error)),
+        None => Causes(error).to_string(),
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::http::Wanted;
+use crate::http::Progress;
 
 /// How long a connection without a request is sure to keep its place.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -49,7 +49,7 @@ pub(super) struct Connection {
 
 struct Activity {
     state: Engagement,
-    wanted: Wanted,
+    progress: Progress,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -112,7 +112,7 @@ impl Places {
         }
         let connection = Arc::new(Connection {
             address,
-            activity: Mutex::new(Activity { state: Engagement::Waiting(now), wanted: Wanted::default() }),
+            activity: Mutex::new(Activity { state: Engagement::Waiting(now), progress: Progress::default() }),
             leave: Notify::new(),
         });
         let number = state.next;
@@ -162,9 +162,9 @@ impl Connection {
         self.leave.notified().await;
     }
 
-    /// Notes that a request has arrived; `wanted` tells whether the request is admitted.
-    pub(super) fn begin(&self, wanted: Wanted) {
-        *self.activity() = Activity { state: Engagement::Waiting(Instant::now()), wanted };
+    /// Notes that a request has arrived; `progress` says whether the request is being carried out.
+    pub(super) fn begin(&self, progress: Progress) {
+        *self.activity() = Activity { state: Engagement::Waiting(Instant::now()), progress };
     }
 
     /// Notes that the answer is ready to be sent.
@@ -174,7 +174,7 @@ impl Connection {
 
     /// Notes that the answer is sent, or that hyper has its last bytes.
     pub(super) fn end(&self) {
-        *self.activity() = Activity { state: Engagement::Waiting(Instant::now()), wanted: Wanted::default() };
+        *self.activity() = Activity { state: Engagement::Waiting(Instant::now()), progress: Progress::default() };
     }
 
     /// Notes that the client has become slow, or has recovered.
@@ -182,8 +182,8 @@ impl Connection {
         let mut activity = self.activity();
         activity.state = match (activity.state, is_slow) {
             (Engagement::Answering, true) => Engagement::Slow(Instant::now()),
-            (Engagement::Waiting(_), true) if activity.wanted.is_wanted() => Engagement::Slow(Instant::now()),
-            (Engagement::Slow(_), false) if activity.wanted.is_wanted() => Engagement::Waiting(Instant::now()),
+            (Engagement::Waiting(_), true) if activity.progress.is_carried_out() => Engagement::Slow(Instant::now()),
+            (Engagement::Slow(_), false) if activity.progress.is_carried_out() => Engagement::Waiting(Instant::now()),
             (Engagement::Slow(_), false) => Engagement::Answering,
             (state, _) => state,
         }
@@ -193,7 +193,7 @@ impl Connection {
     fn leaves_from(&self) -> Option<Instant> {
         let activity = self.activity();
         match activity.state {
-            Engagement::Waiting(since) => (!activity.wanted.is_wanted()).then(|| since + SETTLED),
+            Engagement::Waiting(since) => (!activity.progress.is_carried_out()).then(|| since + SETTLED),
             Engagement::Answering => None,
             Engagement::Slow(since) => Some(since),
         }
@@ -227,11 +227,11 @@ mod tests {
         Some(text.parse().unwrap())
     }
 
-    fn let_in() -> Wanted {
-        let (mut extensions, wanted) = (http::Extensions::new(), Wanted::default());
-        extensions.insert(wanted.clone());
-        std::mem::forget(Wanted::tell(&extensions));
-        wanted
+    fn let_in() -> Progress {
+        let (mut extensions, progress) = (http::Extensions::new(), Progress::default());
+        extensions.insert(progress.clone());
+        std::mem::forget(Progress::begin(&extensions));
+        progress
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::places::Connection;
 use super::settings::Connections;
-use crate::http::Wanted;
+use crate::http::Progress;
 use crate::platform::BodyError;
 
 /// The debt of waiting time from which a client counts as slow. The connection of a slow client may
@@ -131,7 +131,7 @@ impl Patience {
 /// body counts.
 pub(super) struct PatientBody<B> {
     body: B,
-    wanted: Wanted,
+    progress: Progress,
     /// The limits while the request is carried out.
     carried: Patience,
     /// The limits before the request is admitted, and after the request was answered or refused.
@@ -139,7 +139,7 @@ pub(super) struct PatientBody<B> {
 }
 
 impl<B> PatientBody<B> {
-    pub(super) fn new(body: B, limits: &Connections, wanted: Wanted, connection: &Arc<Connection>) -> Self {
+    pub(super) fn new(body: B, limits: &Connections, progress: Progress, connection: &Arc<Connection>) -> Self {
         let idle = limits.body_idle_timeout;
         let bytes_per_second = match limits.body_bytes_per_second_min {
             0 => Rate::Any,
@@ -149,7 +149,7 @@ impl<B> PatientBody<B> {
         let allowance = limits.unwanted_body_timeout;
         let unwanted = Limits { idle, allowance, bytes_per_second: Rate::Deadline };
         let patience = |limits| Patience::new(limits, connection.clone());
-        Self { body, wanted, carried: patience(carried), unwanted: patience(unwanted) }
+        Self { body, progress, carried: patience(carried), unwanted: patience(unwanted) }
     }
 }
 
@@ -163,7 +163,7 @@ where
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let polled = Pin::new(&mut this.body).poll_frame(cx);
-        let patience = if this.wanted.is_wanted() { &mut this.carried } else { &mut this.unwanted };
+        let patience = if this.progress.is_carried_out() { &mut this.carried } else { &mut this.unwanted };
         let bytes = |frame: &Option<Result<Frame<Bytes>, B::Error>>| match frame {
             Some(Ok(frame)) => frame.data_ref().map_or(0, |data| data.len() as u64),
             _ => 0,

@@ -61,7 +61,12 @@ impl Platform for WasiPlatform {
 
         let mut writing: Option<Writing> = Some(Box::pin(write(body, writer, end)));
         let response = beside(&mut writing, client::send(request)).await;
-        let response = response.map_err(|error| SendError::Failed(told(&error)))?;
+        let response = response.map_err(|error| match error {
+            ErrorCode::ConnectionTimeout | ErrorCode::ConnectionReadTimeout | ErrorCode::HttpResponseTimeout => {
+                SendError::TimedOut(told(&error))
+            }
+            error => SendError::Failed(told(&error)),
+        })?;
         receive(response, Exchange { _sent: sent, writing }, head.method != Method::HEAD)
     }
 

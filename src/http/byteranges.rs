@@ -137,7 +137,7 @@ impl Sending {
         let read = self.registry.read_blob(&self.ranges.blob, stretch).await;
         let body = read.map_err(|error| match error {
             crate::registry::Error::Store(error) => BodyError::from(error),
-            error => store::Error::Unavailable(error.to_string()).into(),
+            error => store::Error::unavailable("cannot read the next range of a blob").because(error).into(),
         })?;
         Ok(Reading { body, held: Bytes::new(), at, parts, is_begun: false })
     }
@@ -155,7 +155,7 @@ impl Reading {
             if !self.held.is_empty() {
                 return Ok(Some(self.advance(part.end - self.at)));
             }
-            let short = || store::Error::Corrupt("a blob ended before its end".into());
+            let short = || store::Error::corrupt("a blob ended before its declared length");
             self.held = self.body.next().await.ok_or_else(short)??;
         }
     }

@@ -11,7 +11,7 @@ use super::request_id::RequestId;
 use crate::auth::DirectoryError;
 use crate::oci::RepositoryName;
 use crate::oci::name::NameError;
-use crate::platform::BodyError;
+use crate::platform::{BodyError, Causes};
 use crate::registry::{self, Status};
 use crate::store;
 
@@ -23,7 +23,7 @@ const READ_METHODS: &str = "GET, HEAD";
 pub(super) enum Error {
     NotFound,
     MethodNotAllowed {
-        allowed: &'static str,
+        allowed: String,
     },
     UriTooLong,
     TooManyTags {
@@ -47,7 +47,6 @@ pub(super) enum Error {
         repository: RepositoryName,
         status: Status,
     },
-    Warning(BodyError),
     UnknownCoding,
     LengthAndCoding,
     Panicked,
@@ -177,7 +176,6 @@ impl Error {
             Self::Body(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why.to_string()),
             Self::Directory(DirectoryError::Invalid(why)) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why),
             Self::Directory(DirectoryError::Store(why)) => of_registry(&why.into(), head),
-            Self::Warning(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why.to_string()),
             Self::UnknownCoding => {
                 error(StatusCode::NOT_IMPLEMENTED, "UNSUPPORTED", "of all transfer codings only chunked is known here")
             }
@@ -220,7 +218,7 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
             return reply.with(RETRY_AFTER, BUSY_RETRY_AFTER_SECONDS);
         }
         Outcome::Store(why) => {
-            tracing::error!("{} {}: {why}", head.method, head.uri.path());
+            tracing::error!("{} {}: {}", head.method, head.uri.path(), Causes(why));
             return of_store(why, head);
         }
     };

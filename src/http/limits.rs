@@ -7,7 +7,7 @@ pub(super) const HEADER_BYTES_MAX: usize = 32 * 1024;
 /// The most bytes of a request that sets a warning.
 pub(super) const WARNING_REQUEST_BYTES_MAX: u64 = 4 * 1024;
 /// The most bytes of an unread body that are drained, so that the client can see the answer.
-pub(super) const LEFTOVER_BYTES_MAX: u64 = 32 * 1024 * 1024;
+pub(super) const DRAIN_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// The most bytes of a request id that a client chooses.
 pub(super) const REQUEST_ID_BYTES_MAX: usize = 64;
 /// When a client is to retry a request that met the collection or a crowd of requests, in seconds.

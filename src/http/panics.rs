@@ -12,7 +12,7 @@ use futures_util::FutureExt as _;
 use http_body::{Frame, SizeHint};
 use tracing::Span;
 
-use crate::platform::{Body, BodyError};
+use crate::platform::{Body, BodyError, Causes};
 
 /// The output of `future`; `None` if the future panics. The panic is logged.
 pub(super) async fn caught<F: Future>(future: F) -> Option<F::Output> {
@@ -54,7 +54,7 @@ impl http_body::Body for Guarded {
                 Poll::Ready(Some(Err(BodyError::Interrupted(format!("a panic: {}", text_of(&*panic))))))
             });
             if let Poll::Ready(Some(Err(error))) = &polled {
-                tracing::error!("an answer breaks off: {error}");
+                tracing::error!("an answer breaks off: {}", Causes(error));
                 this.broken = true;
             }
             polled

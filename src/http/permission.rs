@@ -1,7 +1,5 @@
-//! The permission that each operation requires. The match over operations has no wildcard, so an
-//! operation without a decision does not compile.
+//! The permissions that operations require.
 
-use super::operation::Operation;
 use crate::auth::{Action, Caller, Scope};
 use crate::oci::RepositoryName;
 
@@ -23,44 +21,6 @@ pub(super) enum Permission<'a> {
     Mount { repository: &'a RepositoryName, from: Option<&'a RepositoryName> },
     /// The administration of the registry itself.
     Administration,
-}
-
-impl Operation {
-    pub(super) fn permission(&self) -> Permission<'_> {
-        use Permission::Repository;
-        match self {
-            Self::Version => Permission::Login,
-            Self::Token(_) | Self::PostToken => Permission::None,
-            Self::Catalog(_) => Permission::Catalog,
-            Self::Tags(repository, _)
-            | Self::GetManifest(repository, _)
-            | Self::GetBlob(repository, _)
-            | Self::Referrers(repository, ..)
-            | Self::GetWarnings(repository, _) => Repository(Action::Pull, repository),
-            Self::PutManifest(repository, ..)
-            | Self::BeginUpload(repository, _)
-            | Self::PushBlob(repository, _)
-            | Self::UploadStatus(repository, _)
-            | Self::AppendUpload(repository, _)
-            | Self::CompleteUpload(repository, ..)
-            | Self::CancelUpload(repository, _) => Repository(Action::Push, repository),
-            Self::MountBlob { repository, from, .. } => Permission::Mount { repository, from: from.as_ref() },
-            Self::DeleteManifest(repository, _) | Self::DeleteBlob(repository, _) => {
-                Repository(Action::Delete, repository)
-            }
-            Self::SetWarning(repository, _) | Self::DeleteWarning(repository, _) => {
-                Repository(Action::Admin, repository)
-            }
-            Self::Collect { .. }
-            | Self::Check
-            | Self::ListUsers(_)
-            | Self::PutUser(_)
-            | Self::DeleteUser(_)
-            | Self::ListTokens(_)
-            | Self::PutToken(_)
-            | Self::DeleteToken(_) => Permission::Administration,
-        }
-    }
 }
 
 impl Permission<'_> {

@@ -35,7 +35,7 @@ impl RequestId {
     }
 
     /// Adds the id to the headers of an answer.
-    pub(super) fn add_to(&self, headers: &mut HeaderMap) {
+    pub(super) fn write_to(&self, headers: &mut HeaderMap) {
         if let Ok(value) = HeaderValue::from_str(&self.0) {
             headers.insert(X_REQUEST_ID, value);
         }

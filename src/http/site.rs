@@ -7,11 +7,11 @@ use http::header::{HOST, ORIGIN};
 use http::request::Parts;
 use http::uri::{Authority, Uri};
 
-use super::admission::Admission;
+use super::authorizer::Authorizer;
 use super::error::Error;
 use crate::auth::Credentials;
 
-impl Admission {
+impl Authorizer {
     /// Refuses a request that changes something and that a browser sends for a page of another
     /// site, according to `Sec-Fetch-Site` or `Origin`. Programs other than browsers send neither
     /// header. Requests with a bearer token pass, because a browser never adds a bearer token by
@@ -101,18 +101,18 @@ mod tests {
     use crate::auth::Access;
     use crate::http::Peer;
 
-    fn check(admission: &Admission, method: &str, headers: &[(&str, &str)]) -> bool {
+    fn check(authorizer: &Authorizer, method: &str, headers: &[(&str, &str)]) -> bool {
         let mut request = http::Request::builder().method(method).uri("/v2/_eyot/collect").extension(Peer::default());
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        admission.check_site(&request.body(()).unwrap().into_parts().0).is_ok()
+        authorizer.check_site(&request.body(()).unwrap().into_parts().0).is_ok()
     }
 
     #[test]
     fn pages_of_other_sites_change_nothing() {
-        let mut admission = Admission::new(Access::open());
-        admission.set_public_url("https://registry.example").unwrap();
+        let mut authorizer = Authorizer::new(Access::open());
+        authorizer.set_public_url("https://registry.example").unwrap();
         for (headers, expected) in [
             (vec![], true),
             (vec![("origin", "http://inside:5000")], true),
@@ -136,19 +136,19 @@ mod tests {
         ] {
             let headers = [vec![("host", "inside:5000")], headers].concat();
             for method in ["POST", "PUT", "PATCH", "DELETE"] {
-                assert_eq!(check(&admission, method, &headers), expected, "{method} {headers:?}");
+                assert_eq!(check(&authorizer, method, &headers), expected, "{method} {headers:?}");
             }
             for method in ["GET", "HEAD"] {
-                assert!(check(&admission, method, &headers), "{method} {headers:?}");
+                assert!(check(&authorizer, method, &headers), "{method} {headers:?}");
             }
         }
     }
 
     #[test]
     fn opened_for_this_machine_it_answers_to_names_of_this_machine() {
-        let mut admission = Admission::new(Access::open());
-        admission.is_local = true;
-        admission.set_public_url("http://registry.test:5000").unwrap();
+        let mut authorizer = Authorizer::new(Access::open());
+        authorizer.is_local = true;
+        authorizer.set_public_url("http://registry.test:5000").unwrap();
         for (host, expected) in [
             ("127.0.0.1:5000", true),
             ("127.8.9.1", true),
@@ -165,15 +165,15 @@ mod tests {
             ("", false),
         ] {
             for method in ["GET", "DELETE"] {
-                assert_eq!(check(&admission, method, &[("host", host)]), expected, "{method} {host:?}");
+                assert_eq!(check(&authorizer, method, &[("host", host)]), expected, "{method} {host:?}");
             }
             // If the WASI host withholds the Host header, the page's origin decides.
             let origin = format!("http://{host}");
             let headers = [("origin", origin.as_str()), ("sec-fetch-site", "same-origin")];
-            assert_eq!(check(&admission, "DELETE", &headers), expected, "{origin}");
+            assert_eq!(check(&authorizer, "DELETE", &headers), expected, "{origin}");
         }
-        assert!(check(&admission, "POST", &[]));
-        admission.is_local = false;
-        assert!(check(&admission, "GET", &[("host", "evil.example")]));
+        assert!(check(&authorizer, "POST", &[]));
+        authorizer.is_local = false;
+        assert!(check(&authorizer, "GET", &[("host", "evil.example")]));
     }
 }

@@ -3,6 +3,7 @@
 //! [`Platform`], so that tests control them.
 
 mod body;
+mod causes;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use futures_util::future::BoxFuture;
 use http::{Request, Response};
 
 pub use body::{Body, BodyError, SourceError};
+pub use causes::Causes;
 
 /// Why [`Platform::send`] returned no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +20,10 @@ pub enum SendError {
     /// The platform has no outbound HTTP. The request was not sent.
     #[error("this platform sends no requests")]
     Unsupported,
+    /// No answer arrived in time. The server may have carried out the request. The text names the
+    /// limit.
+    #[error("{0}")]
+    TimedOut(String),
     /// No answer arrived. The server may have carried out the request. The text says why.
     #[error("{0}")]
     Failed(String),
@@ -45,8 +51,8 @@ pub trait Platform: Send + Sync {
     /// host decides how long each piece of the response body may take.
     ///
     /// # Errors
-    /// [`SendError::Failed`] when no answer arrived; the server may have carried out the request
-    /// all the same. [`SendError::Unsupported`] on a platform without outbound HTTP.
+    /// [`SendError::TimedOut`] and [`SendError::Failed`] when no answer arrived; the server may have
+    /// carried out the request all the same. [`SendError::Unsupported`] on a platform without outbound HTTP.
     async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>, SendError> {
         let _ = (request, timeout);
         Err(SendError::Unsupported)

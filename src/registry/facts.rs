@@ -94,7 +94,9 @@ impl Registry {
         let behind = entry.value.slice((line + 1).min(entry.value.len())..);
         match serde_json::from_slice(&entry.value[..line]) {
             Ok(fact) => Ok(Some((fact, behind, entry.version))),
-            Err(error) => Err(store::Error::Corrupt(format!("the value of {key}: {error}")).into()),
+            Err(error) => {
+                Err(store::Error::corrupt(format!("cannot read the value of key {key}")).because(error).into())
+            }
         }
     }
 
@@ -119,7 +121,9 @@ impl Registry {
 
 /// The value for a fact: its line of JSON, with `behind` after the line.
 pub(super) fn to_line<T: Serialize>(key: &str, fact: &T, behind: &[u8]) -> Result<Bytes> {
-    let unlikely = |e: serde_json::Error| store::Error::Corrupt(format!("the value of {key}: {e}"));
+    let unlikely = |error: serde_json::Error| {
+        store::Error::corrupt(format!("cannot encode the value of key {key}")).because(error)
+    };
     let mut line = serde_json::to_vec(fact).map_err(unlikely)?;
     if !behind.is_empty() {
         line.reserve_exact(behind.len() + 1);

@@ -10,7 +10,7 @@ use super::memory::Share;
 use super::references::Nested;
 use super::{Error, Precondition, Registry, Result, layout};
 use crate::oci::{self, Algorithm, Descriptor, Digest, Reference, RepositoryName, Tag};
-use crate::platform::{Body, BodyError};
+use crate::platform::{Body, BodyError, Causes};
 use crate::store::{self, When};
 use bytes::Bytes;
 
@@ -106,7 +106,7 @@ impl Registry {
 
     /// The bytes of a large manifest. The fact under `key` says where the bytes are.
     pub(super) async fn read_large(&self, key: &str) -> Result<Body> {
-        let missing = || store::Error::Corrupt(format!("the value of {key} is missing"));
+        let missing = || store::Error::corrupt(format!("the value of key {key} is missing"));
         let fact: BlobFact = self.load(key).await?.ok_or_else(missing)?;
         Ok(self.blobs.read(&fact.location, 0..fact.size).await?)
     }
@@ -201,7 +201,7 @@ impl Registry {
     async fn settle(&self, repository: &RepositoryName, digest: &Digest, tags: &[&Tag]) {
         for tag in tags {
             if let Err(error) = self.store(&layout::tag_of(repository, digest, tag), &0u64, When::Always).await {
-                tracing::warn!("a collection will wait for the tag {tag} of {repository}: {error}");
+                tracing::warn!("a collection will wait for the tag {tag} of {repository}: {}", Causes(&error));
             }
         }
     }
@@ -477,7 +477,11 @@ impl Registry {
                 Ok(()) => pointed.push(tag.clone()),
                 Err(error) if pointed.is_empty() => return Err(error),
                 Err(error) => {
-                    tracing::error!("of the tags for {} in {repository} some are not done: {error}", fact.digest);
+                    tracing::error!(
+                        "of the tags for {} in {repository} some are not done: {}",
+                        fact.digest,
+                        Causes(&error)
+                    );
                     break;
                 }
             }

@@ -145,7 +145,7 @@ impl Registry {
         match self.keys.get(&key).await? {
             None => Ok(Found::Nothing),
             Some(entry) if entry.value.is_empty() => {
-                let corrupt = |_| store::Error::Corrupt(format!("the key {key}"));
+                let corrupt = |_| store::Error::corrupt(format!("cannot read the digest in key {key}"));
                 let reference = Reference::Digest(digest.parse().map_err(corrupt)?);
                 match self.manifest(repository, &reference).await {
                     Err(Error::ManifestUnknown(_)) => Ok(Found::Nothing),
@@ -153,7 +153,8 @@ impl Registry {
                 }
             }
             Some(entry) => {
-                let corrupt = |e| store::Error::Corrupt(format!("the value of {key}: {e}"));
+                let corrupt =
+                    |error| store::Error::corrupt(format!("cannot read the value of key {key}")).because(error);
                 let descriptor: Descriptor = serde_json::from_slice(&entry.value).map_err(corrupt)?;
                 Ok(Found::Descriptor(descriptor, entry.value.len() as u64))
             }
@@ -239,6 +240,6 @@ fn subject_of(tag: &Tag) -> Option<Digest> {
 }
 
 fn to_json(descriptor: &Descriptor) -> Result<Vec<u8>> {
-    let unlikely = |e: serde_json::Error| store::Error::Corrupt(e.to_string());
+    let unlikely = |error: serde_json::Error| store::Error::corrupt("cannot encode a referrer").because(error);
     Ok(serde_json::to_vec(descriptor).map_err(unlikely)?)
 }

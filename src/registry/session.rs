@@ -144,7 +144,7 @@ impl Progress {
     }
 
     pub(super) fn hasher(&self) -> Result<Hasher> {
-        let foreign = || store::Error::Corrupt("the hasher of an upload".into());
+        let foreign = || store::Error::corrupt("cannot read the hasher of an upload");
         Ok(Hasher::resume(&self.hasher).ok_or_else(foreign)?)
     }
 

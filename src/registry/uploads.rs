@@ -16,7 +16,7 @@ use super::segments::Segments;
 use super::session::{Chunk, Session, SessionId, Status};
 use super::{Error, Registry, Result, facts, layout};
 use crate::oci::{Algorithm, Digest, Hasher, RepositoryName};
-use crate::platform::Body;
+use crate::platform::{Body, Causes};
 use crate::store::{self, Location, Stage, When};
 
 /// The result of a mount.
@@ -209,7 +209,7 @@ impl Registry {
         if completed.is_err() {
             // The client does not know the session and cannot continue it, so cancel the session.
             if let Err(error) = self.cancel_upload(repository, &id).await {
-                tracing::warn!("an upload session of {repository} is left behind: {error}");
+                tracing::warn!("an upload session of {repository} is left behind: {}", Causes(&error));
             }
         }
         match completed {
@@ -286,7 +286,7 @@ impl Registry {
         let Some(cut) = cut else { return Ok(Taken { start, progress }) };
         let noted = self.note_arrived(repository, &session.id, &start, &progress).await;
         if let Err(error) = self.or_abandon(&progress, noted).await {
-            tracing::info!("what came of a broken request does not count: {error}");
+            tracing::info!("what came of a broken request does not count: {}", Causes(&error));
         }
         Err(cut)
     }
@@ -361,7 +361,7 @@ impl Registry {
     pub(super) async fn abandon(&self, progress: &Progress, before: Option<&Progress>) {
         let before = before.map(|before| &before.stage);
         if let Err(error) = self.blobs.abandon(&progress.stage, before).await {
-            tracing::warn!("the bytes of a request are left behind: {error}");
+            tracing::warn!("the bytes of a request are left behind: {}", Causes(&error));
         }
     }
 

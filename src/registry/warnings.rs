@@ -18,7 +18,8 @@ impl Registry {
             if let Some(key) = key
                 && let Some(entry) = self.keys.get(&key).await?
             {
-                let corrupt = |_| store::Error::Corrupt(format!("the value of {key}"));
+                let corrupt =
+                    |error| store::Error::corrupt(format!("cannot read the value of key {key}")).because(error);
                 warnings.push(String::from_utf8(entry.value.to_vec()).map_err(corrupt)?);
             }
         }

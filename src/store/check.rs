@@ -138,7 +138,7 @@ impl Probe<'_> {
         let key = self.key("swapped");
         self.keys.put(&key, "before".into(), When::Always).await?;
         let Some(entry) = self.keys.get(&key).await? else {
-            return Err(Error::Corrupt("a value vanished".into()));
+            return Err(Error::corrupt(format!("key {key} was written and is missing")));
         };
         let swap = |rival: usize| self.keys.put(&key, rival.to_string().into(), When::Unchanged(entry.version.clone()));
         self.rivals("of several who change a value one wins", join_all((0..RIVALS).map(swap)).await, &key).await

@@ -108,7 +108,7 @@ impl Faults {
 }
 
 fn outage() -> Error {
-    Error::Unavailable("a fault on purpose".into())
+    Error::unavailable("the store fails on purpose")
 }
 
 /// A store with faults.

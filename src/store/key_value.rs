@@ -65,7 +65,7 @@ pub trait KeyValue: Send + Sync {
     /// when the back end cannot compare versions. The store removes nothing in both cases.
     async fn delete_unchanged(&self, key: &str, version: &Version) -> Result<()> {
         let _ = (key, version);
-        Err(Error::Unsupported("this store has no conditional deletes"))
+        Err(Error::unsupported("this store makes no conditional deletes"))
     }
 
     /// At most `limit` keys that begin with `prefix` and sort after `after`, in byte order. Fewer

@@ -43,7 +43,7 @@ impl KeyValue for MemoryKeyValue {
         match (when, current) {
             (When::Always, _) | (When::Absent, None) => {}
             (When::Unchanged(Version(expected)), Some(current)) if expected == current => {}
-            _ => return Err(Error::Conflict(key.to_owned())),
+            _ => return Err(Error::condition_failed(key)),
         }
         state.writes += 1;
         let version = state.writes;
@@ -60,7 +60,7 @@ impl KeyValue for MemoryKeyValue {
         let mut state = lock(&self.state);
         match state.entries.get(key) {
             Some((_, current)) if current.to_string() == version.0 => {}
-            _ => return Err(Error::Conflict(key.to_owned())),
+            _ => return Err(Error::condition_failed(key)),
         }
         state.entries.remove(key);
         Ok(())
@@ -123,7 +123,7 @@ impl MemoryBlobStore {
     }
 
     fn find(&self, stage: &Stage) -> Result<(String, Arc<Piece>)> {
-        let gone = || Error::Conflict("the stage is gone".into());
+        let gone = || Error::conflict("the stage is gone");
         let [family, fork, _] = parts(stage);
         let stages = lock(&self.stages);
         let piece = stages.get(family).and_then(|forks| forks.get(fork)).ok_or_else(gone)?;
@@ -150,7 +150,7 @@ impl BlobStore for MemoryBlobStore {
         let length = before.length + bytes.iter().map(Bytes::len).sum::<usize>();
         match lock(&self.stages).get_mut(&family) {
             Some(forks) => forks.insert(fork.clone(), Arc::new(Piece { before: Some(before), bytes, length })),
-            None => return Err(Error::Conflict("the stage is gone".into())),
+            None => return Err(Error::conflict("the stage is gone")),
         };
         Ok(Stage(format!("{family}/{fork}/{length}")))
     }
@@ -194,10 +194,10 @@ impl BlobStore for MemoryBlobStore {
 
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
         let blob = lock(&self.blobs).get(&location.0).cloned();
-        let pieces = blob.ok_or_else(|| Error::Corrupt(format!("no content at {}", location.0)))?;
+        let pieces = blob.ok_or_else(|| Error::corrupt(format!("content {} is missing", location.0)))?;
         let size: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         if range.end > size || range.start > range.end {
-            return Err(Error::Corrupt(format!("content at {} has {size} bytes", location.0)));
+            return Err(Error::corrupt(format!("content {} has only {size} bytes", location.0)));
         }
         let length = range.end - range.start;
         let mut offset = 0;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BlobStore, Error, KeyValue, Location, Result, Stage, Stored, When};
 use crate::oci::Digest;
-use crate::platform::{Body, Platform};
+use crate::platform::{Body, Causes, Platform};
 
 /// The default chunk size: 960 KiB. Such chunks fit every common store except the narrowest;
 /// Akamai's store takes 1 MB.
@@ -128,7 +128,7 @@ impl PackedBlobStore {
     async fn remove_chunks(&self, pack: &Pack, token: &str, written: u64) {
         for number in 0..written.div_ceil(u64::from(pack.chunk_bytes)) {
             if let Err(error) = self.chunks.keys.delete(&pack.chunk_key_within(token, number, written)).await {
-                tracing::warn!("chunks of {} are left behind: {error}", pack.family);
+                tracing::warn!("cannot remove chunks of content {}: {}", pack.family, Causes(&error));
                 return;
             }
         }
@@ -216,7 +216,7 @@ impl BlobStore for PackedBlobStore {
         // The wanted part of each extent, as a range within the extent.
         let parts: Vec<(Extent, Range<u64>)> = overlaps(extents, &range);
         if parts.iter().map(|(_, part)| part.end - part.start).sum::<u64>() != length {
-            return Err(Error::Corrupt(format!("pack {} is shorter than {}", pack.family, range.end)));
+            return Err(Error::corrupt(format!("content {} is shorter than {} bytes", pack.family, range.end)));
         }
         let state = (chunks, pack, parts.into_iter(), None);
         let pieces = stream::try_unfold(state, |(chunks, pack, mut parts, current)| async move {
@@ -310,17 +310,19 @@ impl Pack {
 
 impl Chunks {
     async fn get(&self, key: &str) -> Result<Bytes> {
-        let missing = || Error::Corrupt(format!("the value of {key} is missing"));
+        let missing = || Error::corrupt(format!("the value of key {key} is missing"));
         Ok(self.keys.get(key).await?.ok_or_else(missing)?.value)
     }
 
     async fn load<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
         let value = self.get(key).await?;
-        serde_json::from_slice(&value).map_err(|e| Error::Corrupt(format!("the value of {key}: {e}")))
+        serde_json::from_slice(&value)
+            .map_err(|error| Error::corrupt(format!("cannot read the value of key {key}")).because(error))
     }
 
     async fn store<T: Serialize>(&self, key: &str, value: &T) -> Result<()> {
-        let value = serde_json::to_vec(value).map_err(|e| Error::Corrupt(e.to_string()))?;
+        let value = serde_json::to_vec(value)
+            .map_err(|error| Error::corrupt(format!("cannot encode the value of key {key}")).because(error))?;
         self.keys.put(key, value.into(), When::Always).await.map(drop)
     }
 
@@ -354,7 +356,7 @@ impl Chunks {
         let end = part.end.min(chunk_start + chunk_bytes);
         let (from, to) = ((part.start - chunk_start) as usize, (end - chunk_start) as usize);
         if chunk.len() < to {
-            return Err(Error::Corrupt(format!("the value of {key} is too short")));
+            return Err(Error::corrupt(format!("the value of key {key} is too short")));
         }
         Ok((chunk.slice(from..to), end..part.end))
     }
@@ -387,11 +389,12 @@ fn overlaps(extents: Vec<(u64, Extent)>, range: &Range<u64>) -> Vec<(Extent, Ran
 }
 
 fn open(text: &str) -> Result<Pack> {
-    serde_json::from_str(text).map_err(|_| Error::Corrupt("this is not of packed content".into()))
+    serde_json::from_str(text)
+        .map_err(|error| Error::corrupt(format!("cannot read {text:?} as packed content")).because(error))
 }
 
 fn seal(pack: &Pack) -> Result<String> {
-    serde_json::to_string(pack).map_err(|e| Error::Corrupt(e.to_string()))
+    serde_json::to_string(pack).map_err(|error| Error::corrupt("cannot encode packed content").because(error))
 }
 
 #[cfg(all(test, not(target_family = "wasm")))]

@@ -56,8 +56,8 @@ impl From<key_value::Error> for Error {
     fn from(error: key_value::Error) -> Self {
         use key_value::Error::{AccessDenied, NoSuchStore};
         match error {
-            AccessDenied | NoSuchStore => Self::Unsupported("Spin gives this component no key-value store"),
-            error => Self::Unavailable(format!("Spin key-value: {error}")),
+            AccessDenied | NoSuchStore => Self::unsupported("Spin gives this component no key-value store"),
+            error => Self::unavailable("Spin's key-value store failed").because(error),
         }
     }
 }
@@ -100,8 +100,8 @@ impl From<sqlite::Error> for Error {
     fn from(error: sqlite::Error) -> Self {
         use sqlite::Error::{AccessDenied, NoSuchDatabase};
         match error {
-            AccessDenied | NoSuchDatabase => Self::Unsupported("Spin gives this component no SQLite database"),
-            error => Self::Unavailable(format!("Spin SQLite: {error}")),
+            AccessDenied | NoSuchDatabase => Self::unsupported("Spin gives this component no SQLite database"),
+            error => Self::unavailable("Spin's SQLite database failed").because(error),
         }
     }
 }
@@ -167,7 +167,7 @@ impl KeyValue for SpinSqlite {
             Some(Ok([Value::Text(version), Value::Blob(value)])) => {
                 Ok(Some(Entry { value: value.into(), version: Version(version) }))
             }
-            Some(_) => Err(Error::Corrupt(format!("the row of key {key}"))),
+            Some(_) => Err(Error::corrupt(format!("the row of key {key} has other columns than expected"))),
         }
     }
 
@@ -189,7 +189,7 @@ impl KeyValue for SpinSqlite {
             }
         };
         let rows = self.execute(statement, parameters)?;
-        if rows.is_empty() { Err(Error::Conflict(key.to_owned())) } else { Ok(Some(Version(version))) }
+        if rows.is_empty() { Err(Error::condition_failed(key)) } else { Ok(Some(Version(version))) }
     }
 
     async fn delete(&self, key: &str) -> Result<()> {
@@ -200,7 +200,7 @@ impl KeyValue for SpinSqlite {
         // The statement returns a row if the statement deleted one.
         let statement = "DELETE FROM eyot WHERE key = ?1 AND version = ?2 RETURNING 1";
         let rows = self.execute(statement, vec![text(key), text(&version.0)])?;
-        if rows.is_empty() { Err(Error::Conflict(key.to_owned())) } else { Ok(()) }
+        if rows.is_empty() { Err(Error::condition_failed(key)) } else { Ok(()) }
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
@@ -220,7 +220,7 @@ impl KeyValue for SpinSqlite {
         );
         let keys = rows?.into_iter().map(|row| match row.into_iter().next() {
             Some(Value::Text(key)) => Ok(key),
-            _ => Err(Error::Corrupt("a key is not text".into())),
+            _ => Err(Error::corrupt("a key is not text")),
         });
         keys.collect()
     }

@@ -44,7 +44,7 @@ impl<S: UnorderedStore> KeyValue for Unordered<S> {
 
     async fn put(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>> {
         if when != When::Always {
-            return Err(Error::Unsupported("this store has no conditional writes"));
+            return Err(Error::unsupported("this store makes no conditional writes"));
         }
         self.store.set(key, value).await?;
         Ok(None)

@@ -81,7 +81,7 @@ s3='' s3_server='' s3_bucket=eyot s3_key=testkey s3_secret=testsecret
 start_s3() {
   [ -z "$s3_server" ] || return 0
   local weed=$project/.tools/s3/bin/weed port i deadline=$((SECONDS + 60)) command=()
-  [ -x "$weed" ] || die "$weed is missing: run scripts/install-s3-servers"
+  [ -x "$weed" ] || die "$weed is missing: run scripts/install/s3-servers"
   # Four ports in a row, and for each the one that is higher by 10000.
   while port=$((20000 + RANDOM % 2700)); do
     for i in 0 1 2 3 10000 10001 10002 10003; do ! listens $((port + i)) || continue 2; done

@@ -115,7 +115,7 @@ impl KeyValue for Unconditional {
     async fn put(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>> {
         match when {
             When::Always => self.0.put(key, value, when).await.map(|_| None),
-            _ => Err(Error::Unsupported("no conditions here")),
+            _ => Err(Error::unsupported("no conditions here")),
         }
     }
 

@@ -1,8 +1,5 @@
 //! Servers as child processes, each with a data folder and a port of its own.
 
-#[path = "memory.rs"]
-mod memory;
-
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
@@ -16,6 +13,7 @@ use eyot::store::contract;
 use http::Request;
 
 use super::client::{Client, whole};
+use super::memory::Memory;
 use super::value::sha256;
 
 /// The time limit for a start. Compiling a component on a busy machine is slow.
@@ -109,7 +107,7 @@ pub fn wasmtime_program() -> PathBuf {
     if let Some(path) = std::env::var_os("EYOT_WASMTIME") {
         return path.into();
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/install-wasmtime");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/install/wasmtime");
     let output = Command::new(script).stderr(Stdio::inherit()).output().expect("a script of ours");
     assert!(output.status.success(), "there is no wasmtime; see above");
     String::from_utf8(output.stdout).expect("a path").trim_end().into()
@@ -280,8 +278,8 @@ impl Host {
         let _ = self.child.wait();
     }
 
-    pub fn memory(&self) -> memory::Memory {
-        memory::Memory::of(self.child.id())
+    pub fn memory(&self) -> Memory {
+        Memory::of(self.child.id())
     }
 }
 

@@ -88,7 +88,7 @@ impl KeyValue for Yielding {
     async fn put(&self, key: &str, value: Bytes, when: When) -> store::Result<Option<Version>> {
         Yield(false).await;
         match when {
-            When::Unchanged(_) if !self.knows_unchanged => Err(store::Error::Unsupported("as under WASI")),
+            When::Unchanged(_) if !self.knows_unchanged => Err(store::Error::unsupported("as under WASI")),
             when => self.inner.put(key, value, when).await,
         }
     }

@@ -78,7 +78,7 @@ impl JwksSource for Issuer {
         self.fetches.fetch_add(1, Ordering::Relaxed);
         self.gate.pass().await;
         if !self.answers.load(Ordering::Relaxed) {
-            return Err(store::Error::Unavailable("no answer".into()));
+            return Err(store::Error::unavailable("no answer"));
         }
         let document = match url.strip_prefix(ISSUER) {
             Some("/.well-known/openid-configuration") => {
@@ -95,7 +95,7 @@ impl JwksSource for Issuer {
                     { "kty": "EC", "crv": "P-256", "kid": "enc", "use": "enc", "x": "AA", "y": "AA" },
                 ]})
             }
-            _ => return Err(store::Error::Unavailable(url.to_owned())),
+            _ => return Err(store::Error::unavailable(url.to_owned())),
         };
         Ok(Document { bytes: document.to_string().into(), max_age_seconds: Some(3600) })
     }

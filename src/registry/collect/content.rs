@@ -20,7 +20,7 @@ impl Collector<'_> {
         for (key, fact) in self.read_all::<UploadFact>(keys).await? {
             let names = match fact {
                 Some((fact, _)) => self.registry.blobs.names_of_stage(&fact.stage).await,
-                None => Err(store::Error::Corrupt(key.clone())),
+                None => Err(store::Error::corrupt(format!("cannot read key {key}"))),
             };
             self.mark_names(&key, names).await?;
         }
@@ -39,7 +39,7 @@ impl Collector<'_> {
             self.cursor.sets.content.mark(&self.shelf(), [mark_of(digest)]).await?;
             let names = match fact {
                 Some((fact, _)) => self.registry.blobs.names_of(&fact.location).await,
-                None => Err(store::Error::Corrupt(key.clone())),
+                None => Err(store::Error::corrupt(format!("cannot read key {key}"))),
             };
             self.mark_names(&key, names).await?;
         }

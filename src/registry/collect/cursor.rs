@@ -176,7 +176,7 @@ impl Registry {
     pub(super) async fn load_cursor(&self, dry_run: bool) -> Result<Option<Cursor>> {
         let key = layout::collection_cursor(dry_run);
         let Some(mut cursor) = self.load::<Cursor>(key).await? else { return Ok(None) };
-        let corrupt = || store::Error::Corrupt(format!("the marks of {key}"));
+        let corrupt = || store::Error::corrupt(format!("cannot read the marks in key {key}"));
         let mut bytes = Vec::new();
         for number in 0..cursor.fresh_values {
             bytes.extend_from_slice(&self.keys.get(&cursor.fresh_key(number)).await?.ok_or_else(corrupt)?.value);

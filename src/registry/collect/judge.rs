@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Collector;
 use super::report::Fate;
+use crate::platform::Causes;
 use crate::registry::hold::CollectionFact;
 use crate::registry::limits::{CALLS_AT_ONCE_MAX, SWEEPING_MS_MAX};
 use crate::registry::{Error, Result, layout};
@@ -78,8 +79,8 @@ impl Collector<'_> {
                     match self.registry.blobs.remove(name).await {
                         // Continue with the other objects if one object cannot be removed.
                         Err(store::Error::Corrupt(why)) => {
-                            tracing::error!("content {name} cannot be removed: {why}");
-                            self.cursor.report.unknown.add(format!("{name}: {why}"));
+                            tracing::error!("content {name} cannot be removed: {}", Causes(&why));
+                            self.cursor.report.unknown.add(format!("{name}: {}", Causes(&why)));
                             Fate::Condemned
                         }
                         removed => {
@@ -155,7 +156,7 @@ impl Collector<'_> {
             // The store is full: leave the key to a later round. The round must continue, because
             // removing what earlier rounds condemned frees space.
             Err(Error::Store(store::Error::Full(why))) => {
-                tracing::warn!("{key} is not in use and could not be condemned: {why}");
+                tracing::warn!("{key} is not in use and could not be condemned: {}", Causes(&why));
                 Ok(())
             }
             result => result,
@@ -174,7 +175,7 @@ impl Collector<'_> {
         let fact: Option<CondemnedFact> = match self.registry.load(&layout::condemned(key)).await {
             // Replace the damaged condemnation. The grace period begins again.
             Err(Error::Store(store::Error::Corrupt(why))) => {
-                tracing::warn!("a condemnation is forgotten: {why}");
+                tracing::warn!("a condemnation is forgotten: {}", Causes(&why));
                 self.condemn(key).await?;
                 None
             }

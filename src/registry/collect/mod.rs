@@ -23,6 +23,7 @@ pub use report::{Named, Report, Tally};
 use super::hold::CollectionFact;
 use super::limits::{LEASE_MS, LEASES_LISTED_MAX, RIGHT_OF_WAY_MS};
 use super::{Error, Registry, Result, layout};
+use crate::platform::Causes;
 use crate::store::{self, When};
 use cursor::{Cursor, Phase};
 
@@ -89,7 +90,7 @@ impl Registry {
             // Two concurrent steps can corrupt the cursor on a store without exact conditional
             // writes.
             Err(Error::Store(store::Error::Corrupt(why))) => {
-                tracing::warn!("a round of the collection begins anew: {why}");
+                tracing::warn!("a round of the collection begins anew: {}", Causes(&why));
                 self.begin_round(request, deadline_ms).await?
             }
             Err(error) => return Err(error),

@@ -339,7 +339,7 @@ impl BlobStore for Streaming {
             all.extend_from_slice(&data?);
         }
         match length {
-            Some(length) if length != all.len() as u64 => Err(store::Error::Unavailable("a request was cut".into())),
+            Some(length) if length != all.len() as u64 => Err(store::Error::unavailable("a request was cut")),
             _ => self.0.append(stage, all.into()).await,
         }
     }

@@ -2,12 +2,18 @@
 
 use std::future::Future as _;
 
+use bytes::Bytes;
+use futures_util::stream;
+
 use super::super::file::{FileBlobStore, FileKeyValue};
 use super::super::memory::{MemoryBlobStore, MemoryKeyValue};
 use super::super::packed::PackedBlobStore;
 use super::super::unordered::{Unordered, UnorderedStore};
+use super::super::{Error, Result, Version, When};
+use super::blob_store::{broken, commit_and_read, content, digest, stored, test_blob_store};
+use super::key_value::{test_key_value, text};
 use super::*;
-use crate::platform::{Platform, SystemPlatform};
+use crate::platform::{Body, BodyError, Platform, SystemPlatform};
 
 fn platform() -> Arc<dyn Platform> {
     Arc::new(SystemPlatform)

@@ -22,7 +22,7 @@ use super::reserve::Reserve;
 use super::tidy::{self, Part};
 use super::{disk, open_folder, reading, unblock};
 use crate::oci::Digest;
-use crate::platform::{Body, Platform};
+use crate::platform::{Body, Causes, Platform};
 use crate::store::{BlobStore, Error, Location, Result, Stage, Stored, Tidied, TidyRequest};
 
 /// How many bytes are gathered and written at a time.
@@ -162,7 +162,7 @@ impl BlobStore for FileBlobStore {
         let path = self.folder.path_of(&location.0)?;
         let (place, wanted) = (location.0.clone(), range.clone());
         let file = unblock(move || {
-            let short = || Error::Corrupt(format!("the content of {place} is missing or too short"));
+            let short = || Error::corrupt(format!("content {place} is missing or too short"));
             let mut file = disk::open(&path)?.ok_or_else(short)?;
             if file.metadata()?.len() < wanted.end || wanted.start > wanted.end {
                 return Err(short());
@@ -221,12 +221,14 @@ impl FileBlobStore {
 
 impl FileStage {
     fn open(stage: &Stage) -> Result<Self> {
-        let foreign = |_| Error::Corrupt("this is not a stage of files".into());
+        let foreign =
+            |error| Error::corrupt(format!("cannot read stage {:?} as a stage of files", stage.0)).because(error);
         serde_json::from_str(&stage.0).map_err(foreign)
     }
 
     fn seal(&self) -> Result<Stage> {
-        let text = serde_json::to_string(self).map_err(|e| Error::Corrupt(e.to_string()))?;
+        let text = serde_json::to_string(self)
+            .map_err(|error| Error::corrupt("cannot encode a stage of files").because(error))?;
         Ok(Stage(text))
     }
 
@@ -238,7 +240,7 @@ impl FileStage {
 impl Folder {
     /// The file of content. The file is named like the content: `<family>!<digest>`.
     fn path_of(&self, name: &str) -> Result<PathBuf> {
-        let shelf = shelf_of(name).ok_or_else(|| Error::Corrupt("this is not a location of files".into()))?;
+        let shelf = shelf_of(name).ok_or_else(|| Error::corrupt(format!("{name:?} is not a location of files")))?;
         Ok(self.blobs.join(shelf).join(name))
     }
 
@@ -281,14 +283,18 @@ impl Folder {
                 created = Some(disk::create_new(path)?);
                 Ok(())
             })?;
-            created.ok_or_else(|| Error::Unavailable("no file was made".into()))?
+            created.ok_or_else(|| Error::unavailable(format!("cannot create {}: no file was made", path.display())))?
         } else {
             self.take_or_copy(&family, &path, stage)?
         };
         match file.metadata()?.len() {
             longer if longer > stage.length => disk::cut(&file, &path, stage.length)?,
             shorter if shorter < stage.length => {
-                return Err(Error::Corrupt(format!("a stage of {} bytes has {shorter}", stage.length)));
+                return Err(Error::corrupt(format!(
+                    "file {} has {shorter} bytes, and its stage has {}",
+                    path.display(),
+                    stage.length
+                )));
             }
             _ => {}
         }
@@ -329,7 +335,10 @@ impl Folder {
             }
             forks += 1;
             if forks >= FORKS_MAX {
-                return Err(Error::Conflict("too many appends have taken the stage".into()));
+                return Err(Error::conflict(format!(
+                    "{FORKS_MAX} appends have taken the same stage of upload {}",
+                    stage.family
+                )));
             }
             // A shorter file is a copy that another fork is making right now.
             if found.is_none()
@@ -353,12 +362,13 @@ impl Folder {
         if let Err(error) = result
             && !matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound)
         {
-            tracing::warn!("a stage of upload {} is left behind: {error}", stage.family);
+            tracing::warn!("cannot undo an append of upload {}: {error}", stage.family);
         }
     }
 
     fn remove_family(&self, family: &str) -> Result<()> {
-        uuid::Uuid::try_parse(family).map_err(|_| Error::Corrupt("this is not a stage of files".into()))?;
+        uuid::Uuid::try_parse(family)
+            .map_err(|error| Error::corrupt(format!("{family:?} is not the name of an upload")).because(error))?;
         disk::remove_tree(&self.stages.join(family)).map_err(stays)?;
         Ok(())
     }
@@ -366,7 +376,7 @@ impl Folder {
     /// Removes the stages of an upload. Best effort: leftovers are harmless garbage.
     fn leave_family(&self, family: &str) {
         if let Err(error) = self.remove_family(family) {
-            tracing::warn!("the stages of upload {family} are left behind: {error}");
+            tracing::warn!("cannot remove the stages of upload {family}: {}", Causes(&error));
         }
     }
 }
@@ -446,14 +456,14 @@ fn stays(error: io::Error) -> Error {
         ErrorKind::IsADirectory
         | ErrorKind::DirectoryNotEmpty
         | ErrorKind::ResourceBusy
-        | ErrorKind::PermissionDenied => Error::Corrupt(error.to_string()),
+        | ErrorKind::PermissionDenied => Error::corrupt("cannot remove an object").because(error),
         _ => error.into(),
     }
 }
 
 /// The error for a stage that was discarded, or that another request committed.
 fn gone() -> Error {
-    Error::Conflict("the stage is gone".into())
+    Error::conflict("the stage is gone")
 }
 
 fn write_pieces(mut file: File, path: &Path, offset: u64, pieces: &[Bytes]) -> io::Result<File> {

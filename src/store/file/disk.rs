@@ -1,6 +1,6 @@
 //! Every call to the file system that the file stores make.
 //!
-//! Errors name the operation and the path (`trouble.rs`). New files are readable and writable only
+//! Errors name the operation and the path (`error.rs`). New files are readable and writable only
 //! for their owner, because they include password hashes and the key that signs tokens; under WASI
 //! the host's umask decides. Tests observe every sync here (`power_cut.rs`).
 
@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind, Read, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use super::trouble::{reading, writing};
+use super::error::{reading, writing};
 
 /// How often an operation is tried again when its folder was removed because the folder had become
 /// empty.

@@ -104,7 +104,7 @@ impl KeyValue for FileKeyValue {
                 let version = Version(version.to_owned());
                 Ok(Some(Entry { value: bytes.slice(VERSION_BYTES + 1..), version }))
             }
-            _ => Err(Error::Corrupt(format!("the file of key {key} has no version"))),
+            _ => Err(Error::corrupt(format!("the file of key {key} does not begin with a version"))),
         }
     }
 
@@ -216,13 +216,13 @@ impl Folder {
     fn create(&self, key: &str, tmp: &Path) -> Result<()> {
         for _ in 0..RACE_TRIES_MAX {
             if !self.keys.files(key)?.is_empty() {
-                return Err(Error::Conflict(key.to_owned()));
+                return Err(Error::condition_failed(key));
             }
             let target = self.keys.place_for(key)?;
             match place_in_folder(&target, |target| disk::hard_link(tmp, target)) {
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(Error::Conflict(key.to_owned())),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(Error::condition_failed(key)),
                 Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
-                    return Err(Error::Unsupported("this file system has no hard links"));
+                    return Err(Error::unsupported("the file system of the data folder makes no hard links"));
                 }
                 result => result?,
             }
@@ -233,7 +233,7 @@ impl Folder {
             }
             self.take_back(&target, tmp)?;
         }
-        Err(Error::Unavailable(format!("too many create {key} at the same time")))
+        Err(Error::unavailable(format!("cannot create key {key}: too many requests create it at the same time")))
     }
 
     /// Removes the link to `tmp`, but keeps a file that another writer has put at `target`
@@ -257,9 +257,9 @@ impl Folder {
     /// keeps the result valid until the caller has used it.
     fn unchanged_file(&self, key: &str, expected: &Version, lock: Option<&File>) -> Result<PathBuf> {
         if lock.is_none() {
-            return Err(Error::Unsupported("WASI has no file locks"));
+            return Err(Error::unsupported("cannot compare versions: WASI has no file locks"));
         }
-        let conflict = || Error::Conflict(key.to_owned());
+        let conflict = || Error::condition_failed(key);
         let file = self.keys.files(key)?.into_iter().next().ok_or_else(conflict)?;
         let current = disk::read(&file)?;
         if current.is_none_or(|current| !current.starts_with(expected.0.as_bytes())) {
@@ -292,7 +292,7 @@ impl Folder {
                 self.keys.prune(file);
             }
         }
-        Err(Error::Unavailable(format!("{key} is written faster than it can be deleted")))
+        Err(Error::unavailable(format!("cannot delete key {key}: other requests write it too fast")))
     }
 
     /// Locks out other writers of the key, in this process and others, until the returned file is

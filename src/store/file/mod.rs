@@ -18,6 +18,7 @@
 
 mod blob_store;
 mod disk;
+mod error;
 mod format;
 mod key_value;
 mod listing;
@@ -28,7 +29,6 @@ mod reading;
 mod reserve;
 mod tidy;
 mod tree;
-mod trouble;
 
 use std::io;
 use std::path::Path;

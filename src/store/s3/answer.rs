@@ -65,7 +65,8 @@ pub struct Upload {
 
 impl Uploads {
     pub fn parse(text: &str) -> Result<Self> {
-        instant_xml::from_str(text).map_err(|e| Error::Unavailable(format!("S3: a list of uploads: {e}")))
+        instant_xml::from_str(text)
+            .map_err(|error| Error::unavailable("cannot read the list of uploads from S3").because(error))
     }
 }
 

@@ -19,7 +19,7 @@ use super::key_value::{LIST_KEYS_MAX, ListPage, list_page};
 use super::multipart::{Completed, gone};
 use super::staging::{Cut, PIECES_MAX, Piece, Staging, TAIL_BYTES_MAX};
 use crate::oci::{Digest, Hasher};
-use crate::platform::Body;
+use crate::platform::{Body, Causes};
 use crate::store::{BlobStore, Error, Location, Result, Stage, Stored};
 
 /// The separator between the family and the token in the name of an object. Listed names have `!`
@@ -156,14 +156,14 @@ impl S3BlobStore {
         match self.client.complete_upload(&object, upload_id(staging), &staging.parts).await? {
             Completed::Surely => Ok(()),
             Completed::Perhaps if self.is_of_content(&object, digest).await? => Ok(()),
-            Completed::Perhaps => Err(Error::Conflict(format!("{object} was completed by another request"))),
+            Completed::Perhaps => Err(Error::conflict(format!("another request completed {object} from other parts"))),
         }
     }
 
     /// Reads an object and compares its digest, where ETags do not show which upload made the
     /// object.
     async fn is_of_content(&self, object: &str, digest: &Digest) -> Result<bool> {
-        tracing::info!("S3: {object}: its ETag is not made of those of its parts, so it is read");
+        tracing::info!("the ETag of {object} does not name its parts, so eyot reads the object to check its digest");
         let mut hasher = Hasher::new(digest.algorithm());
         if let Some(length) = self.client.length(object).await?.filter(|length| *length > 0)
             && let Some(mut body) = self.client.read(object, 0..length).await?
@@ -194,7 +194,7 @@ impl S3BlobStore {
         if let Some(upload_id) = &staging.upload {
             let result = self.client.abort_upload(&object(&staging.name), upload_id).await;
             if let Err(error) = result {
-                tracing::warn!("a multipart upload is left behind: {error}");
+                tracing::warn!("cannot abort the multipart upload of {}: {}", staging.name, Causes(&error));
             }
         }
     }
@@ -290,7 +290,7 @@ impl BlobStore for S3BlobStore {
         if range.is_empty() {
             return Ok(Body::empty());
         }
-        let gone = || Error::Corrupt(format!("the content at {} is missing or too short", location.0));
+        let gone = || Error::corrupt(format!("content {} is missing or too short", location.0));
         self.client.read(&object(&location.0), range).await?.ok_or_else(gone)
     }
 
@@ -342,14 +342,14 @@ async fn load_piece(client: Arc<Client>, piece: Piece) -> Result<Bytes> {
     let answer = client.expect(Call::new(Method::Get, &object), &[StatusCode::NOT_FOUND]).await?;
     match answer.status.is_success() {
         true if answer.body.len() as u64 == piece.length => Ok(answer.body),
-        true => Err(Error::Corrupt(format!("{object} has not {} bytes", piece.length))),
+        true => Err(Error::corrupt(format!("{object} has {} bytes instead of {}", answer.body.len(), piece.length))),
         false => Err(gone(&client, &object, &answer)),
     }
 }
 
 async fn remove_parked(client: Arc<Client>, name: String) {
     if let Err(error) = delete_object(&client, &object(&name)).await {
-        tracing::warn!("parked bytes are left behind: {error}");
+        tracing::warn!("cannot remove parked bytes: {}", Causes(&error));
     }
 }
 

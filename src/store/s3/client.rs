@@ -16,8 +16,8 @@ use rusty_s3::{Bucket, Credentials, Map, Method, UrlStyle};
 use super::S3Settings;
 use super::answer;
 use super::gather::Part;
-use crate::platform::{Body, Platform};
-use crate::store::{Error, Result};
+use crate::platform::{Body, Causes, Platform, SendError};
+use crate::store::{Error, Failure, Result};
 
 /// How many times a request is sent at most.
 const ATTEMPTS_MAX: u32 = 5;
@@ -141,9 +141,10 @@ impl Answer {
     /// [`Error::Unavailable`] when the body is not UTF-8 or the XML is cut off.
     pub(super) fn xml(&self) -> Result<String> {
         let text = std::str::from_utf8(&self.body);
-        let text = text.map_err(|_| Error::Unavailable("S3 answered with what is no text".into()))?;
+        let text =
+            text.map_err(|error| Error::unavailable("cannot read the answer of S3: it is not UTF-8").because(error))?;
         if !answer::is_whole(text) {
-            return Err(Error::Unavailable("S3 answered with XML that breaks off".into()));
+            return Err(Error::unavailable("cannot read the answer of S3: its XML breaks off"));
         }
         Ok(answer::in_namespace(text, answer::NAMESPACE))
     }
@@ -305,7 +306,9 @@ impl Client {
         if !matches!(call.method, Method::Get | Method::Head) {
             request = request.header(CONTENT_LENGTH, length);
         }
-        let request = request.body(body).map_err(|e| Error::Unavailable(format!("S3: {e}")))?;
+        let request = request.body(body).map_err(|error| {
+            Error::unavailable(format!("cannot build the request {}", call_name(call))).because(error)
+        })?;
         let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let begin_ms = self.platform.now_ms();
         let result = self.platform.send(request, call.timeout).await;
@@ -313,23 +316,23 @@ impl Client {
         let outcome =
             result.as_ref().map_or_else(ToString::to_string, |response| response.status().as_u16().to_string());
         tracing::debug!("S3: {}: {outcome} after {took_ms} ms, {length} bytes, request {number}", call_name(call));
-        result.map_err(|error| self.no_answer(&call_name(call), error.into()))
+        result.map_err(|error| match error {
+            SendError::Unsupported => error.into(),
+            SendError::TimedOut(_) | SendError::Failed(_) => self.no_answer(&call_name(call), error),
+        })
     }
 
-    /// Adds to an error the name of the request and the server that did not answer.
-    pub(super) fn no_answer(&self, name: &str, error: Error) -> Error {
-        match error {
-            Error::Unavailable(why) => {
-                let server = self.bucket.base_url().origin().ascii_serialization();
-                Error::Unavailable(format!("S3: {name}: {server} (setting s3_endpoint): {why}"))
-            }
-            other => other,
-        }
+    /// The error for a request that got no answer, or only the beginning of an answer. The text names
+    /// the request and the server.
+    pub(super) fn no_answer(&self, name: &str, cause: impl std::error::Error + Send + Sync + 'static) -> Error {
+        let server = self.bucket.base_url().origin().ascii_serialization();
+        let text = format!("S3 server {server} (setting s3_endpoint) did not answer {name} in full");
+        Error::unavailable(text).because(cause)
     }
 
     fn sign(&self, bucket: &Bucket, call: &Call<'_>, lifetime: Duration) -> Result<url::Url> {
         let now = i64::try_from(self.platform.now_ms()).ok().and_then(|now| Timestamp::from_millisecond(now).ok());
-        let now = now.ok_or_else(|| Error::Unavailable("the clock is not set".into()))?;
+        let now = now.ok_or_else(|| Error::unavailable("cannot sign a request to S3: the clock is not set"))?;
         let url = match call.object {
             "" => bucket.base_url().clone(),
             object => bucket.object_url(&self.full_name(object)),
@@ -354,15 +357,15 @@ impl Client {
         let (name, (head, mut body)) = (call_name(call), response.into_parts());
         let (begin_ms, mut all) = (self.platform.now_ms(), Vec::new());
         while let Some(data) = body.next().await {
-            all.extend_from_slice(&data.map_err(|error| self.no_answer(&name, error.into()))?);
+            all.extend_from_slice(&data.map_err(|error| self.no_answer(&name, error))?);
             if !head.status.is_success() && all.len() >= REFUSAL_BYTES_MAX {
                 return Ok(Answer { status: head.status, headers: head.headers, body: all.into(), attempts });
             }
             let most = call.timeout + Duration::from_secs(all.len() as u64 / BODY_BYTES_PER_SECOND_MIN);
             let took = Duration::from_millis(self.platform.now_ms().saturating_sub(begin_ms));
             if all.len() > ANSWER_BYTES_MAX || took > most {
-                let why = format!("an answer of over {} bytes, or without end", all.len());
-                return Err(self.no_answer(&name, Error::Unavailable(why)));
+                let why = format!("the answer is too large or too slow: {} bytes came so far", all.len());
+                return Err(self.no_answer(&name, Failure::new(why)));
             }
         }
         let answer = Answer { status: head.status, headers: head.headers, body: all.into(), attempts };
@@ -371,7 +374,7 @@ impl Client {
         match declared.is_some_and(|declared| declared != answer.body.len().to_string()) {
             true => {
                 let why = format!("the answer broke off after {} bytes", answer.body.len());
-                Err(self.no_answer(&name, Error::Unavailable(why)))
+                Err(self.no_answer(&name, Failure::new(why)))
             }
             false => Ok(answer),
         }
@@ -388,7 +391,7 @@ impl Client {
         if attempts.made >= ATTEMPTS_MAX || is_late || matches!(why, Error::Unsupported(_)) {
             return Err(why);
         }
-        tracing::warn!("attempt {} failed, another follows: {why}", attempts.made);
+        tracing::warn!("attempt {} failed, another follows: {}", attempts.made, Causes(&why));
         let most_ms = (PAUSE_FIRST.as_millis() as u64) << (attempts.made - 1).min(10);
         let [low, high, ..] = self.platform.random();
         let part = u64::from(u16::from_le_bytes([low, high]));
@@ -404,7 +407,7 @@ impl Client {
         let hint = skew.unwrap_or_else(|| hint(&refusal.code).to_owned());
         let code = if refusal.code.is_empty() { String::new() } else { format!(" {}", refusal.code) };
         let message = refusal.message.trim().trim_end_matches('.');
-        Error::Unavailable(format!("S3: {name}: {}{code}: {message}{hint}", answer.status.as_u16()))
+        Error::unavailable(format!("S3 refused {name}: {}{code}: {message}{hint}", answer.status.as_u16()))
     }
 
     /// A hint if the clocks differ. A wrong clock makes signatures look expired or not yet valid,

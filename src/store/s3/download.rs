@@ -11,7 +11,7 @@ use http::{Response, StatusCode};
 use rusty_s3::Method;
 
 use super::client::{Call, Client, TIMEOUT, call_name};
-use crate::platform::Body;
+use crate::platform::{Body, BodyError};
 use crate::store::{Error, Result};
 
 /// An object that is being downloaded.
@@ -50,13 +50,13 @@ impl Client {
                         return Ok(Some((data, (client, object, range, download, None))));
                     }
                     Some(Err(error)) => error,
-                    None => Error::Unavailable("the answer is too short".into()),
+                    None => BodyError::Interrupted("the answer ended too early".into()),
                 };
                 let attempts = attempts.get_or_insert_with(|| client.attempts(TIMEOUT));
                 attempts.made += 1;
-                let name = format!("reading {object} from byte {} on", range.start);
+                let name = format!("GET {object} from byte {}", range.start);
                 client.pause(attempts, client.no_answer(&name, why), Duration::ZERO).await?;
-                let gone = || Error::Corrupt(format!("{object} is gone"));
+                let gone = || Error::corrupt(format!("{object} was removed during a read"));
                 download = client.open(&object, range.clone()).await?.ok_or_else(gone)?;
             }
         });
@@ -74,7 +74,9 @@ impl Client {
             let why = match self.send_once(&call).await {
                 Ok(response) => match beginning(&response, range.start) {
                     Beginning::Behind(skip) => return Ok(Some(Download { body: response.into_body(), skip })),
-                    Beginning::Elsewhere => Error::Unavailable(format!("S3: {name}: another range than was asked for")),
+                    Beginning::Elsewhere => {
+                        Error::unavailable(format!("S3 answered {name} with another range than requested"))
+                    }
                     Beginning::Refusal => match self.collect(&call, response, attempts.made).await {
                         Ok(answer) if answer.code() == "NoSuchKey" => return Ok(None),
                         Ok(answer) if answer.status == StatusCode::RANGE_NOT_SATISFIABLE => return Ok(None),
@@ -95,11 +97,11 @@ impl Client {
 
 impl Download {
     /// The next wanted bytes, at most `most`.
-    async fn next(&mut self, most: u64) -> Option<Result<Bytes>> {
+    async fn next(&mut self, most: u64) -> Option<Result<Bytes, BodyError>> {
         loop {
             let mut data = match self.body.next().await? {
                 Ok(data) => data,
-                Err(error) => return Some(Err(error.into())),
+                Err(error) => return Some(Err(error)),
             };
             let skipped = self.skip.min(data.len() as u64);
             data.advance(skipped as usize);

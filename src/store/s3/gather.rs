@@ -133,7 +133,7 @@ impl Shared {
         let mut left = self.part(u64::MAX).body();
         match left.next().await {
             None => Ok(()),
-            Some(Ok(_)) => Err(Error::Unavailable("the body is longer than it said".into())),
+            Some(Ok(_)) => Err(Error::unavailable("the body is longer than its declared length")),
             Some(Err(error)) => Err(error.into()),
         }
     }

@@ -65,7 +65,7 @@ impl S3KeyValue {
         {
             return Ok(self.version(&found));
         }
-        Err(Error::Conflict(key.to_owned()))
+        Err(Error::condition_failed(key))
     }
 
     /// The version in an answer; `None` if the server does not honour conditions on versions.
@@ -80,11 +80,11 @@ impl KeyValue for S3KeyValue {
     async fn get(&self, key: &str) -> Result<Option<Entry>> {
         let Some(answer) = self.fetch(key).await? else { return Ok(None) };
         if answer.body.get(REVISION_BYTES - 1) != Some(&b'\n') {
-            return Err(Error::Corrupt(format!("the object of {key} has no revision")));
+            return Err(Error::corrupt(format!("the object of key {key} does not begin with a revision")));
         }
         let version = match answer.etag() {
             None if self.conditional_puts => {
-                return Err(Error::Unavailable(format!("S3: GET {key}: an answer without ETag")));
+                return Err(Error::unavailable(format!("S3 answered GET {key} without an ETag")));
             }
             etag => Version(etag.unwrap_or_default().to_owned()),
         };
@@ -93,7 +93,7 @@ impl KeyValue for S3KeyValue {
 
     async fn put(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>> {
         if when != When::Always && !self.conditional_puts {
-            return Err(Error::Unsupported("this S3 server has no conditional puts"));
+            return Err(Error::unsupported("this S3 server makes no conditional puts (setting s3_conditional_puts)"));
         }
         let object = object(key);
         let revision = format!("{}\n", self.client.platform().uuid());
@@ -126,7 +126,7 @@ impl KeyValue for S3KeyValue {
     // AWS honours `If-Match` on DELETE since 2025. Most other servers ignore the header and delete the
     // object in any case, and the answer does not tell the two kinds of server apart.
     async fn delete_unchanged(&self, _key: &str, _version: &Version) -> Result<()> {
-        Err(Error::Unsupported("S3 servers do not agree on conditional deletes"))
+        Err(Error::unsupported("S3 servers do not agree on conditional deletes"))
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
@@ -187,7 +187,7 @@ pub(super) struct ListPage {
 /// Lists objects whose names begin with `prefix` and sort after `after`, in byte order. The page
 /// has at least one object if any object is left.
 pub(super) async fn list_page(client: &Client, prefix: &str, after: Option<String>, limit: usize) -> Result<ListPage> {
-    let unreadable = |why: &dyn std::fmt::Display| Error::Unavailable(format!("S3: a list of {prefix}: {why}"));
+    let unreadable = |why: &dyn std::fmt::Display| Error::unavailable(format!("S3: a list of {prefix}: {why}"));
     let mut token: Option<String> = None;
     for _ in 0..PAGES_EMPTY_MAX {
         let call = Call::new(Method::Get, "").query("list-type", "2").query("encoding-type", "url");

@@ -10,6 +10,7 @@ use rusty_s3::actions::{CompleteMultipartUpload, CompleteMultipartUploadResponse
 
 use super::answer::{Refusal, Upload, Uploads};
 use super::client::{Answer, Call, Client, Payload};
+use crate::platform::Causes;
 use crate::store::{Error, Result};
 
 /// The timeout for completing an upload, in which S3 assembles the object.
@@ -34,7 +35,7 @@ impl Client {
         if answer.attempts > 1
             && let Err(error) = self.abort_others(object, &upload_id).await
         {
-            tracing::warn!("a multipart upload may be left behind: {error}");
+            tracing::warn!("cannot abort other multipart uploads of {object}: {}", Causes(&error));
         }
         Ok(upload_id)
     }
@@ -95,10 +96,13 @@ impl Client {
             // Another append has sent the part again, so the part's ETag has changed.
             "InvalidPart" => {
                 tracing::warn!("S3: completing {object}: {code}: {message} (see also the setting s3_equal_parts)");
-                Err(Error::Conflict(format!("{object}: {code}")))
+                Err(Error::conflict(format!("another append replaced a part of {object} ({code})")))
             }
             // The upload may have been completed by an earlier attempt whose answer was lost.
-            "NoSuchUpload" => self.find_completed(object, parts, Error::Conflict(format!("{object}: {code}"))).await,
+            "NoSuchUpload" => {
+                self.find_completed(object, parts, Error::conflict(format!("the upload of {object} is gone ({code})")))
+                    .await
+            }
             "" if answer.status.is_success() => {
                 self.find_completed(object, parts, unreadable(object, &"completed, and it is not there")).await
             }
@@ -177,7 +181,7 @@ impl Client {
 /// The error for a 404 on an object or upload of a stage.
 pub(super) fn gone(client: &Client, object: &str, answer: &Answer) -> Error {
     match answer.code().as_str() {
-        "NoSuchUpload" | "NoSuchKey" => Error::Conflict(format!("the stage is gone: {object}")),
+        "NoSuchUpload" | "NoSuchKey" => Error::conflict(format!("{object} of the stage is gone")),
         _ => client.refusal(object, answer),
     }
 }
@@ -204,7 +208,7 @@ fn has_own_etags(answer: &Answer) -> bool {
 }
 
 fn unreadable(object: &str, why: &dyn std::fmt::Display) -> Error {
-    Error::Unavailable(format!("S3: {object}: {why}"))
+    Error::unavailable(format!("S3 gave an unusable answer about {object}: {why}"))
 }
 
 #[cfg(test)]

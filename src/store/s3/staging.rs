@@ -54,11 +54,14 @@ pub(super) struct Piece {
 
 impl Staging {
     pub(super) fn open(stage: &Stage) -> Result<Self> {
-        serde_json::from_str(&stage.0).map_err(|_| Error::Corrupt("this is no stage of content in S3".into()))
+        let foreign = |error| Error::corrupt(format!("cannot read {:?} as a stage in S3", stage.0)).because(error);
+        serde_json::from_str(&stage.0).map_err(foreign)
     }
 
     pub(super) fn seal(&self) -> Result<Stage> {
-        serde_json::to_string(self).map(Stage).map_err(|e| Error::Corrupt(e.to_string()))
+        serde_json::to_string(self)
+            .map(Stage)
+            .map_err(|error| Error::corrupt("cannot encode a stage in S3").because(error))
     }
 
     /// Moves the names of the pieces to `stale`, because their bytes are kept elsewhere now. If the
@@ -95,7 +98,9 @@ impl Cut {
     /// [`Error::Unavailable`] when the index exceeds the limit of [`PARTS_MAX`] parts.
     pub(super) fn part_bytes(&self, index: usize) -> Result<u64> {
         if index >= PARTS_MAX {
-            return Err(Error::Unavailable(format!("S3 takes at most {PARTS_MAX} parts; set s3_part_bytes higher")));
+            return Err(Error::unavailable(format!(
+                "an upload to S3 has at most {PARTS_MAX} parts; raise the setting s3_part_bytes"
+            )));
         }
         let doublings = if self.equal { 0 } else { index.saturating_sub(GROWTH_BEGIN) / GROWTH_STEP };
         Ok((self.part_bytes << doublings).min(PART_BYTES_MAX))

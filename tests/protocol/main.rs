@@ -1,0 +1,13 @@
+//! The protocol in-process: answers, their cost in storage calls, and the bodies of requests.
+#![cfg(not(target_family = "wasm"))]
+
+mod bodies;
+mod byteranges;
+mod lists;
+mod panics;
+mod self_test;
+mod storage_calls;
+#[path = "../support/mod.rs"]
+mod support;
+mod transcripts;
+mod warnings;
