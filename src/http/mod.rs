@@ -37,7 +37,6 @@ use authorizer::Authorizer;
 use drain::Drain;
 use endpoints::Call;
 use error::Error;
-use panics::Guarded;
 use permission::Permission;
 use reply::Reply;
 use request_id::RequestId;
@@ -144,14 +143,14 @@ impl Handler {
         request.extensions_mut().insert(id.clone());
         let span = id.span();
         let response = self.answer(request).instrument(span.clone()).await;
-        let mut response = response.map(|body| Guarded::body(span, body));
+        let mut response = response.map(|body| panics::guarded(span, body));
         id.write_to(response.headers_mut());
         response
     }
 
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let (head, body) = request.into_parts();
-        let (drain, body) = Drain::watch(body);
+        let (drain, body) = Drain::new(body);
         let performed = panics::caught(self.perform(&head, body));
         let result = performed.await.unwrap_or(Err(Error::Panicked));
         let reply = result.unwrap_or_else(|error| error.reply(&head));
