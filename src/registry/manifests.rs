@@ -208,7 +208,7 @@ impl Registry {
         for tag in tags {
             let done = self.store(&layout::tag_of(repository, digest, tag), &TagNote::Done, When::Always).await;
             if let Err(error) = done {
-                log::warn!("a collection will wait for the tag {tag} of {repository}: {}", Causes(&error));
+                tracing::warn!("a collection will wait for the tag {tag} of {repository}: {}", Causes(&error));
             }
         }
     }
@@ -500,7 +500,7 @@ impl Registry {
                 Ok(()) => pointed.push(tag.clone()),
                 Err(error) if pointed.is_empty() => return Err(error),
                 Err(error) => {
-                    log::error!(
+                    tracing::error!(
                         "of the tags for {} in {repository} some are not done: {}",
                         fact.digest,
                         Causes(&error)

@@ -210,7 +210,7 @@ impl Registry {
         if completed.is_err() {
             // The client does not know the session and cannot continue it, so cancel the session.
             if let Err(error) = self.cancel_upload(repository, &id).await {
-                log::warn!("an upload session of {repository} is left behind: {}", Causes(&error));
+                tracing::warn!("an upload session of {repository} is left behind: {}", Causes(&error));
             }
         }
         match completed {
@@ -287,7 +287,7 @@ impl Registry {
         let Some(cut) = cut else { return Ok(Taken { start, progress }) };
         let noted = self.note_arrived(repository, &session.id, &start, &progress).await;
         if let Err(error) = self.or_abandon(&progress, noted).await {
-            log::info!("what came of a broken request does not count: {}", Causes(&error));
+            tracing::info!("what came of a broken request does not count: {}", Causes(&error));
         }
         Err(cut)
     }
@@ -362,7 +362,7 @@ impl Registry {
     pub(super) async fn abandon(&self, progress: &Progress, before: Option<&Progress>) {
         let before = before.map(|before| &before.stage);
         if let Err(error) = self.blobs.abandon(&progress.stage, before).await {
-            log::warn!("the bytes of a request are left behind: {}", Causes(&error));
+            tracing::warn!("the bytes of a request are left behind: {}", Causes(&error));
         }
     }
 

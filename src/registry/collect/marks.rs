@@ -81,7 +81,7 @@ impl MarkStore<'_> {
             return Ok(text.split('\n').map(str::to_owned).collect());
         }
         self.registry.check_deadline(self.deadline)?;
-        log::warn!("a round of the collection begins anew: the value of {key} is gone");
+        tracing::warn!("a round of the collection begins anew: the value of {key} is gone");
         self.registry.keys.delete(layout::cursor(self.dry_run)).await?;
         Err(Error::Busy)
     }
