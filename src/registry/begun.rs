@@ -7,12 +7,13 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::layout::Key;
 use super::limits::{BEGUN_LIFETIME_MS, BEGUN_UPLOADS_MAX};
 use super::session::Session;
 
 #[derive(Default)]
 pub(super) struct Begun {
-    sessions: Mutex<HashMap<String, Session>>,
+    sessions: Mutex<HashMap<Key, Session>>,
 }
 
 impl Begun {
@@ -36,7 +37,7 @@ impl Begun {
         (now_ms.saturating_sub(session.fact.begun_ms) <= BEGUN_LIFETIME_MS).then_some(session)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Session>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Session>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,6 +6,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::layout::Key;
 use super::limits::CALLS_AT_ONCE_MAX;
 use super::{Registry, Result};
 use crate::oci::Digest;
@@ -101,7 +102,7 @@ impl Registry {
     }
 
     /// For each of `keys`, in order, whether the key exists.
-    pub(super) async fn are_there(&self, keys: Vec<String>) -> Result<Vec<bool>> {
+    pub(super) async fn are_there(&self, keys: Vec<Key>) -> Result<Vec<bool>> {
         let reads = keys.into_iter().map(|key| async move {
             match self.keys.get(&key).await {
                 // A key with a damaged value exists.
@@ -114,7 +115,7 @@ impl Registry {
     }
 
     pub(super) async fn store<T: Serialize>(&self, key: &str, fact: &T, when: When) -> Result<()> {
-        self.keys.put_sharpened(key, to_line(key, fact, &[])?, when).await?;
+        self.keys.put_where_supported(key, to_line(key, fact, &[])?, when).await?;
         Ok(())
     }
 }

@@ -4,9 +4,11 @@
 use std::collections::BTreeSet;
 
 use super::facts::{self, BlobFact, ManifestFact, RepositoryFact, TagFact};
-use super::hold::{HOLD_TRIES_MAX, Hold};
+use super::guard::{Deadline, Effort, PUSH_TRIES_MAX, Protection, TagNote, Window};
+use super::layout::Key;
 use super::limits::{PUSH_MEMORY_FACTOR, PUSH_MS_MAX, PUSH_UNQUEUED_BYTES_MAX};
 use super::memory::Share;
+use super::pages::KeyPages;
 use super::references::Nested;
 use super::{Error, Precondition, Registry, Result, layout};
 use crate::oci::{self, Algorithm, Descriptor, Digest, Reference, RepositoryName, Tag};
@@ -25,7 +27,7 @@ pub struct Manifest {
     pub size: u64,
     /// The key of the fact that says where the bytes are in the blob store; `None` for a manifest
     /// whose bytes are in `inline`.
-    large: Option<String>,
+    large: Option<Key>,
     inline: Bytes,
 }
 
@@ -51,12 +53,17 @@ pub(super) struct Push<'a> {
 }
 
 impl Push<'_> {
+    /// The name of the push in the keys that protect other keys.
+    fn name(&self) -> String {
+        format!("{:016x}", self.fact.push)
+    }
+
     /// The keys that must not be collected from now on: the keys that the push writes, and the keys
     /// of all content that the manifest names. The repository may have that content as a blob, as a
-    /// manifest or as both. `ways` are the keys of the reverse index (digest to tag).
-    fn leans_on(&self, nested: &BTreeSet<Digest>, ways: &[String]) -> Vec<String> {
+    /// manifest or as both.
+    fn references(&self, nested: &BTreeSet<Digest>, reverse_entries: &[Key]) -> Vec<Key> {
         let repository = self.repository;
-        let mut keys = self.own_keys(ways);
+        let mut keys = self.own_keys(reverse_entries);
         keys.push(layout::large(repository, &self.descriptor.digest));
         for named in self.manifest.digests().union(nested) {
             keys.push(layout::blob(repository, named));
@@ -65,13 +72,12 @@ impl Push<'_> {
         keys
     }
 
-    /// The keys that a push writes for a manifest of any size. `ways` are the keys of the reverse
-    /// index (digest to tag).
-    fn own_keys(&self, ways: &[String]) -> Vec<String> {
+    /// The keys that a push writes for a manifest of any size.
+    fn own_keys(&self, reverse_entries: &[Key]) -> Vec<Key> {
         let (repository, digest) = (self.repository, &self.descriptor.digest);
         let mut keys = vec![layout::manifest(repository, digest), layout::repository(repository)];
         keys.extend(self.fact.subject.iter().map(|subject| layout::referrer(repository, subject, digest.as_str())));
-        keys.extend_from_slice(ways);
+        keys.extend_from_slice(reverse_entries);
         keys
     }
 }
@@ -174,13 +180,13 @@ impl Registry {
             Reference::Digest(_) => None,
         });
         let all_tags: Vec<&Tag> = all_tags.collect();
-        let until_ms = self.keep_manifest(&push, &all_tags).await?;
+        let deadline = self.keep_manifest(&push, &all_tags).await?;
         self.adopt_listed(repository, &manifest, &all_tags).await?;
         let tag_fact = TagFact { digest: digest.clone(), media_type, size, pushed_ms };
         if let Reference::Tag(tag) = reference {
-            self.point_tag_if(repository, tag, &tag_fact, until_ms, precondition).await?;
+            self.point_tag_if(repository, tag, &tag_fact, deadline, precondition).await?;
         }
-        let tags = self.point_tags(repository, tags, &tag_fact, until_ms).await?;
+        let tags = self.point_tags(repository, tags, &tag_fact, deadline).await?;
         // Another request may have deleted the manifest before the tags existed, so that the
         // deletion missed the tags. Store the manifest again.
         if self.keys.get(&layout::manifest(repository, &digest)).await?.is_none() {
@@ -191,16 +197,17 @@ impl Registry {
                 return Err(error);
             }
         }
-        self.settle(repository, &digest, &all_tags).await;
+        self.note_done(repository, &digest, &all_tags).await;
         let subject = fact.subject;
         Ok(Pushed { digest, subject, tags })
     }
 
     /// Marks the reverse index entries of the tags as done, so that a collection does not wait for
     /// the tags. Best effort: a collection waits only for a limited time.
-    async fn settle(&self, repository: &RepositoryName, digest: &Digest, tags: &[&Tag]) {
+    async fn note_done(&self, repository: &RepositoryName, digest: &Digest, tags: &[&Tag]) {
         for tag in tags {
-            if let Err(error) = self.store(&layout::tag_of(repository, digest, tag), &0u64, When::Always).await {
+            let done = self.store(&layout::tag_of(repository, digest, tag), &TagNote::Done, When::Always).await;
+            if let Err(error) = done {
                 log::warn!("a collection will wait for the tag {tag} of {repository}: {}", Causes(&error));
             }
         }
@@ -298,53 +305,64 @@ impl Registry {
 
     /// Stores a manifest and the reverse index (digest to tag) for the tags about to be set, so
     /// that a collection removes neither the manifest nor the content that the manifest names.
-    /// Returns the deadline for pointing the tags, in milliseconds since the Unix epoch.
-    async fn keep_manifest(&self, push: &Push<'_>, tags: &[&Tag]) -> Result<u64> {
+    /// Returns the deadline for pointing the tags.
+    async fn keep_manifest(&self, push: &Push<'_>, tags: &[&Tag]) -> Result<Deadline> {
+        let kept = self.try_keep_manifest(push, tags).await;
+        if let Err(Error::Busy | Error::ManifestBlobUnknown(_)) = kept {
+            self.note_refused_push().await?;
+        }
+        kept
+    }
+
+    async fn try_keep_manifest(&self, push: &Push<'_>, tags: &[&Tag]) -> Result<Deadline> {
         let digest = &push.descriptor.digest;
-        let ways: Vec<String> = tags.iter().map(|tag| layout::tag_of(push.repository, digest, tag)).collect();
-        let mut stored_ms: Option<u64> = None;
-        for _ in 0..HOLD_TRIES_MAX {
-            let hold = match self.hold_references(push, &ways).await {
-                Ok(hold) => hold,
+        let reverse_entries: Vec<Key> = tags.iter().map(|tag| layout::tag_of(push.repository, digest, tag)).collect();
+        let (mut effort, mut stored): (_, Option<Deadline>) = (Effort::WhenActive, None);
+        for _ in 0..PUSH_TRIES_MAX {
+            let (keys, protection) = match self.protect_references(push, &reverse_entries, effort).await {
+                Ok(protected) => protected,
                 Err(error) => {
-                    if matches!(error, Error::ManifestBlobUnknown(_)) {
-                        if stored_ms.is_some() {
-                            self.withdraw(push).await?;
-                        }
-                        self.ask_for_time().await?;
+                    if matches!(error, Error::ManifestBlobUnknown(_)) && stored.is_some() {
+                        self.withdraw(push).await?;
                     }
                     return Err(error);
                 }
             };
             // Rounds that began after the manifest was stored see the manifest. All content that
-            // the manifest needs exists, and is held against a round that may have begun before.
-            if let Some(noted_ms) = stored_ms
-                && self.is_stored(push, &ways).await?
+            // the manifest needs exists, and is protected against a round that may have begun
+            // before.
+            if let Some(deadline) = stored
+                && self.is_stored(push, &reverse_entries).await?
             {
-                return Ok(noted_ms + PUSH_MS_MAX / 2);
+                return Ok(deadline);
             }
-            // Write the repository first: a collection finds by repository what an interrupted push
-            // leaves behind.
-            self.note_repository(push.repository).await?;
-            self.store_manifest(push).await?;
-            // Write the reverse index before the tags: deleting a manifest finds the manifest's
-            // tags by the reverse index. The entries also tell a round that begins before the tags
-            // exist that the tags are about to be set.
-            let noted_ms = self.platform.now_ms();
-            for way in &ways {
-                self.store(way, &noted_ms, When::Always).await?;
+            let deadline = self.store_with_reverse_index(push, &reverse_entries).await?;
+            if self.confirm(&push.name(), &keys, &protection).await? {
+                return Ok(deadline);
             }
-            if self.is_held(&hold).await? {
-                return Ok(noted_ms + PUSH_MS_MAX / 2);
-            }
-            stored_ms = Some(noted_ms);
+            (effort, stored) = (Effort::Always, Some(deadline));
         }
         Err(Error::Busy)
     }
 
-    /// Whether all keys that a push has written still exist, now that the push holds the keys.
-    async fn is_stored(&self, push: &Push<'_>, ways: &[String]) -> Result<bool> {
-        if self.are_there(push.own_keys(ways)).await?.contains(&false) {
+    async fn store_with_reverse_index(&self, push: &Push<'_>, reverse_entries: &[Key]) -> Result<Deadline> {
+        // Write the repository first: a collection finds by repository what an interrupted push
+        // leaves behind.
+        self.note_repository(push.repository).await?;
+        self.store_manifest(push).await?;
+        // Write the reverse index before the tags: deleting a manifest finds the manifest's tags by
+        // the reverse index. The entries also tell a round that begins before the tags exist that
+        // the tags are about to be set.
+        let since_ms = self.platform.now_ms();
+        for entry in reverse_entries {
+            self.store(entry, &TagNote::Pending { since_ms }, When::Always).await?;
+        }
+        Ok(Window::new(since_ms, PUSH_MS_MAX).deadline())
+    }
+
+    /// Whether all keys that a push has written still exist, now that the push protects the keys.
+    async fn is_stored(&self, push: &Push<'_>, reverse_entries: &[Key]) -> Result<bool> {
+        if self.are_there(push.own_keys(reverse_entries)).await?.contains(&false) {
             return Ok(false);
         }
         if !self.is_large(push) {
@@ -358,19 +376,26 @@ impl Registry {
         push.fact.size > self.limits.manifest_inline_bytes_max
     }
 
-    /// Holds all keys that a push refers to, and checks that the content that the manifest needs
-    /// exists.
-    async fn hold_references(&self, push: &Push<'_>, ways: &[String]) -> Result<Hold> {
+    /// Protects all keys that a push refers to, and checks that the content that the manifest needs
+    /// exists. Returns the keys and their protection.
+    async fn protect_references(
+        &self,
+        push: &Push<'_>,
+        reverse_entries: &[Key],
+        effort: Effort,
+    ) -> Result<(Vec<Key>, Protection)> {
         let mut nested = Nested::default();
-        let mut hold = self.hold(&push.leans_on(&nested.digests, ways)).await?;
-        if hold.is_active() {
+        let mut keys = push.references(&nested.digests, reverse_entries);
+        let mut protection = self.protect(&push.name(), &keys, effort).await?;
+        if protection.is_protected() {
             nested = self.nested(push).await?;
             if !nested.digests.is_empty() {
-                hold = self.hold(&push.leans_on(&nested.digests, ways)).await?;
+                keys = push.references(&nested.digests, reverse_entries);
+                protection = self.protect(&push.name(), &keys, Effort::Always).await?;
             }
         }
         self.check_references(push.repository, push.manifest, &nested.children).await?;
-        Ok(hold)
+        Ok((keys, protection))
     }
 
     /// Removes the pushed manifest, because content that the manifest names has been collected
@@ -450,12 +475,10 @@ impl Registry {
         repository: &RepositoryName,
         tag: &Tag,
         fact: &TagFact,
-        until_ms: u64,
+        deadline: Deadline,
         when: When,
     ) -> Result<()> {
-        if self.platform.now_ms() > until_ms {
-            return Err(Error::Busy);
-        }
+        deadline.check(self.platform.now_ms())?;
         self.store(&layout::tag(repository, tag), fact, when).await
     }
 
@@ -466,14 +489,14 @@ impl Registry {
         repository: &RepositoryName,
         tags: &[Tag],
         fact: &TagFact,
-        until_ms: u64,
+        deadline: Deadline,
     ) -> Result<Vec<Tag>> {
         let mut pointed = Vec::new();
         for tag in tags {
             if pointed.contains(tag) {
                 continue;
             }
-            match self.point_tag(repository, tag, fact, until_ms, When::Always).await {
+            match self.point_tag(repository, tag, fact, deadline, When::Always).await {
                 Ok(()) => pointed.push(tag.clone()),
                 Err(error) if pointed.is_empty() => return Err(error),
                 Err(error) => {
@@ -507,12 +530,11 @@ impl Registry {
     /// Removes the tags that point to a digest. The reverse index entries (digest to tag) stay as
     /// garbage: a push may be writing such an entry at the same time.
     async fn delete_tags_of(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
-        let prefix = layout::tags_of(repository, digest);
-        let mut last: Option<String> = None;
-        loop {
-            let keys = self.keys.list(&prefix, last.as_deref(), self.limits.page_entries_max).await?;
+        let entries = layout::tags_of(repository, digest);
+        let mut pages = KeyPages::new(&*self.keys, entries.clone(), None, self.limits.page_entries_max);
+        while let Some(keys) = pages.next().await? {
             for key in &keys {
-                let Ok(tag) = key[prefix.len()..].parse() else { continue };
+                let Ok(tag) = entries.rest(key).parse() else { continue };
                 let tag_key = layout::tag(repository, &tag);
                 // The tag may point to another digest by now.
                 let fact: Option<TagFact> = self.load(&tag_key).await?;
@@ -520,10 +542,7 @@ impl Registry {
                     self.keys.delete(&tag_key).await?;
                 }
             }
-            if keys.len() < self.limits.page_entries_max {
-                return Ok(());
-            }
-            last = keys.last().cloned();
         }
+        Ok(())
     }
 }

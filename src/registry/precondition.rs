@@ -2,6 +2,7 @@
 //! 13.1). A precondition names digests, as a digest identifies content.
 
 use super::facts::{ManifestFact, TagFact};
+use super::guard::Deadline;
 use super::limits::TAG_TRIES_MAX;
 use super::{Error, Registry, Result, layout};
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
@@ -131,17 +132,17 @@ impl Registry {
         repository: &RepositoryName,
         tag: &Tag,
         fact: &TagFact,
-        until_ms: u64,
+        deadline: Deadline,
         precondition: &Precondition,
     ) -> Result<()> {
         if precondition.is_empty() {
-            return self.point_tag(repository, tag, fact, until_ms, When::Always).await;
+            return self.point_tag(repository, tag, fact, deadline, When::Always).await;
         }
         for _ in 0..TAG_TRIES_MAX {
             let found = self.load_version::<TagFact>(&layout::tag(repository, tag)).await?;
             precondition.check(found.as_ref().map(|(current, _, _)| &current.digest))?;
             let when = found.map_or(When::Absent, |(_, _, version)| When::Unchanged(version));
-            match self.point_tag(repository, tag, fact, until_ms, when).await {
+            match self.point_tag(repository, tag, fact, deadline, when).await {
                 Err(Error::Store(store::Error::Conflict(_))) => {}
                 pointed => return pointed,
             }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use futures_util::{StreamExt as _, stream};
 
+use super::layout::Key;
 use super::limits::{NESTED_INDEXES_MAX, NESTED_READS_AT_ONCE_MAX};
 use super::manifests::Push;
 use super::{Error, Registry, Result, layout};
@@ -63,7 +64,7 @@ impl Registry {
     async fn missing<'a>(
         &self,
         digests: BTreeSet<&'a Digest>,
-        key: impl Fn(&Digest) -> String,
+        key: impl Fn(&Digest) -> Key,
     ) -> Result<BTreeSet<&'a Digest>> {
         let there = self.are_there(digests.iter().map(|digest| key(digest)).collect()).await?;
         Ok(digests.into_iter().zip(there).filter(|(_, there)| !there).map(|(digest, _)| digest).collect())

@@ -20,6 +20,7 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use super::facts::{Progress, UploadFact};
+use super::layout::Key;
 use super::limits::SESSION_TRIES_MAX;
 use super::{Error, Registry, Result, layout};
 use crate::oci::{Algorithm, Digest, Hasher, RepositoryName};
@@ -103,7 +104,7 @@ impl Chunk {
 /// An upload session as written to the store or read from it.
 pub(super) struct Session {
     pub(super) id: SessionId,
-    pub(super) key: String,
+    pub(super) key: Key,
     pub(super) fact: UploadFact,
     /// `None` if the store has no conditional writes.
     pub(super) version: Option<Version>,

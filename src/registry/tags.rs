@@ -1,6 +1,7 @@
 //! Lists: a repository's tags, and the repositories (distribution-spec, "Listing tags"), in byte
 //! order.
 
+use super::layout::Prefix;
 use super::limits::LISTS_PER_PAGE_MAX;
 use super::{Error, Registry, Result, layout};
 use crate::oci::RepositoryName;
@@ -48,12 +49,12 @@ impl Registry {
     pub async fn repositories(&self, request: &PageRequest, visible: impl Fn(&RepositoryName) -> bool) -> Result<Page> {
         let entry = |key: &str| layout::repository_name(key).map(str::to_owned);
         let is_visible = |name: &str| name.parse().is_ok_and(|name| visible(&name));
-        self.page(layout::REPOSITORIES, request, entry, is_visible).await
+        self.page(&layout::repositories(), request, entry, is_visible).await
     }
 
     async fn page(
         &self,
-        prefix: &str,
+        prefix: &Prefix,
         request: &PageRequest,
         entry: impl Fn(&str) -> Option<String>,
         visible: impl Fn(&str) -> bool,
@@ -64,9 +65,7 @@ impl Registry {
         if count == 0 {
             return Ok(page);
         }
-        // Keys are listed in byte order. In the keys of repositories, `!` follows the name.
-        let terminator = if prefix == layout::REPOSITORIES { "!" } else { "" };
-        let mut after = request.last.as_ref().map(|last| format!("{prefix}{last}{terminator}"));
+        let mut after = request.last.as_ref().map(|last| layout::listed_after(prefix, last).into_string());
         // Ask for one entry more than the page takes, to know whether there is another page.
         let mut wanted = count + 1;
         for _ in 0..LISTS_PER_PAGE_MAX {

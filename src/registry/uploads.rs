@@ -11,6 +11,7 @@ mod tests;
 use super::appending::Appending;
 use super::facts::{BlobFact, Progress, UploadFact};
 use super::intake::Intake;
+use super::layout::Key;
 use super::limits::ADMITTED_UNSEEN_MS;
 use super::segments::Segments;
 use super::session::{Chunk, Session, SessionId, Status};
@@ -74,7 +75,7 @@ impl Registry {
             ending: None,
             added_to: None,
         };
-        let version = self.keys.put_sharpened(&key, facts::to_line(&key, &fact, &[])?, When::Absent).await?;
+        let version = self.keys.put_where_supported(&key, facts::to_line(&key, &fact, &[])?, When::Absent).await?;
         Ok(Session { id, key, fact, version })
     }
 
@@ -256,7 +257,7 @@ impl Registry {
     /// Counts this request among those that add to the upload, until the result is dropped.
     /// [`Error::Busy`] when `APPENDS_AT_ONCE_MAX` other requests do so already.
     fn place_at(&self, repository: &RepositoryName, id: &SessionId) -> Result<Appending> {
-        Appending::begin(&self.appending, layout::upload(repository, id.as_str())).ok_or(Error::Busy)
+        Appending::begin(&self.appending, layout::upload(repository, id.as_str()).into_string()).ok_or(Error::Busy)
     }
 
     /// Appends a chunk's bytes to the state `start`. When the body breaks off, the bytes that
@@ -397,7 +398,7 @@ impl Registry {
 
     /// Makes sure that the content under `key` still exists. Since the commit, another request may
     /// have cancelled the upload, and collections may have removed the content.
-    async fn look_again(&self, key: &str, fact: &BlobFact) -> Result<()> {
+    async fn look_again(&self, key: &Key, fact: &BlobFact) -> Result<()> {
         if self.share(key, key, Some(fact.size)).await? {
             return Ok(());
         }
@@ -410,7 +411,7 @@ impl Registry {
 
     /// Removes the content of `twin`, if the fact under `key` refers to another copy of the
     /// content.
-    async fn remove_twin(&self, key: &str, twin: &BlobFact) -> Result<()> {
+    async fn remove_twin(&self, key: &Key, twin: &BlobFact) -> Result<()> {
         let kept: Option<BlobFact> = self.load(key).await?;
         // Keep the content if both facts name one location: another request may have ended the same
         // upload.

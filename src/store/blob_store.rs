@@ -115,3 +115,10 @@ pub trait BlobStore: Send + Sync {
         Ok(Tidied::default())
     }
 }
+
+/// The family of an object, from the name under which [`list`](BlobStore::list) shows the object:
+/// the name up to its first `!`. All objects of one upload share a family, and
+/// [`names_of_stage`](BlobStore::names_of_stage) returns the family in this form.
+pub fn family_of(name: &str) -> &str {
+    name.split_inclusive('!').next().unwrap_or_default()
+}

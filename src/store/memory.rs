@@ -83,7 +83,7 @@ pub struct MemoryBlobStore {
     // By family, which `stage` begins: the last piece of every fork, by the fork's name.
     stages: Mutex<HashMap<String, HashMap<String, Arc<Piece>>>>,
     // Committed content, by family and digest.
-    blobs: Mutex<HashMap<String, Arc<[Bytes]>>>,
+    blobs: Mutex<BTreeMap<String, Arc<[Bytes]>>>,
 }
 
 /// Each piece links to the piece before it, so that a fork costs nothing and shares the earlier
@@ -222,10 +222,15 @@ impl BlobStore for MemoryBlobStore {
     }
 
     async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
-        let mut names: BTreeSet<String> = lock(&self.stages).keys().map(|family| format!("{family}!")).collect();
-        names.extend(lock(&self.blobs).keys().cloned());
-        let wanted = names.into_iter().filter(|name| after.is_none_or(|after| name.as_str() > after)).take(limit);
-        Ok(wanted.map(|name| Stored { bytes: self.length(&name).map(|bytes| bytes as u64), name }).collect())
+        let stages: Vec<String> = lock(&self.stages).keys().map(|family| format!("{family}!")).collect();
+        let mut names: BTreeSet<String> =
+            stages.into_iter().filter(|name| after.is_none_or(|after| name.as_str() > after)).collect();
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let committed = lock(&self.blobs);
+        names.extend(committed.range::<str, _>((after, Bound::Unbounded)).map(|(name, _)| name.clone()).take(limit));
+        drop(committed);
+        let stored = |name: String| Stored { bytes: self.length(&name).map(|bytes| bytes as u64), name };
+        Ok(names.into_iter().take(limit).map(stored).collect())
     }
 
     async fn remove(&self, name: &str) -> Result<()> {

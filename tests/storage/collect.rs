@@ -197,7 +197,7 @@ fn keeps(manifest: impl Fn(&World) -> Value, blobs: &[&str]) {
             let digest = world.push(Some("v1"), &manifest);
             world.blob("never named");
             let report = collect_all(world, untagged_lifetime_ms);
-            assert_eq!((report.holes.count, report.unknown.count), (0, 0), "{report:?}");
+            assert_eq!((report.missing_blobs.count, report.unknown.count), (0, 0), "{report:?}");
             assert!(world.has(&digest) && !world.has_blob("never named"));
             for blob in blobs {
                 assert!(world.has_blob(blob), "{blob} of {manifest}");
@@ -311,10 +311,10 @@ fn a_child_that_is_no_manifest_is_told_when_it_is_missing() {
     let thing = world.push(None, &json!({ "mediaType": kind, "at": digest(b"nowhere") }));
     let child = json!({ "mediaType": kind, "digest": thing, "size": 1 });
     world.push(Some("v2"), &json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [child] }));
-    assert_eq!(world.collect(0).holes.count, 0);
+    assert_eq!(world.collect(0).missing_blobs.count, 0);
     block_on(world.registry.delete_blob(&world.repository, &digest(b"cached"))).unwrap();
-    let holes = world.collect(0).holes;
-    assert_eq!(holes.first, [format!("team/app@{manifest} names {}", digest(b"cached"))]);
+    let missing = world.collect(0).missing_blobs;
+    assert_eq!(missing.first, [format!("team/app@{manifest} names {}", digest(b"cached"))]);
 }
 
 #[test]
@@ -344,7 +344,7 @@ fn nothing_is_left(world: &World) {
     }
     world.pass(25 * HOUR_MS);
     let first = world.collect(0);
-    assert_eq!((first.uploads.removed, first.unknown.count, first.holes.count), (1, 0, 0), "{first:?}");
+    assert_eq!((first.uploads.removed, first.unknown.count, first.missing_blobs.count), (1, 0, 0), "{first:?}");
     let second = world.collect(0);
     assert_eq!((second.blobs.removed, second.content.condemned), (0, 0), "{second:?}");
     assert_eq!(world.left(), Vec::<String>::new(), "{first:?} {second:?}");
@@ -436,7 +436,7 @@ fn what_is_in_use_is_kept() {
 }
 
 #[test]
-fn nothing_goes_before_its_grace_is_over() {
+fn nothing_is_removed_before_its_grace_period_is_over() {
     let world = World::in_memory();
     world.image(Some("v1"), "layer");
     world.delete("v1");
@@ -462,7 +462,7 @@ fn nothing_goes_before_its_grace_is_over() {
 }
 
 #[test]
-fn a_push_rescues_what_is_condemned() {
+fn a_push_protects_a_condemned_blob() {
     let world = World::in_memory();
     let blob = world.blob("layer");
     world.collect(HOUR_MS);
@@ -477,7 +477,7 @@ fn a_push_rescues_what_is_condemned() {
 }
 
 #[test]
-fn a_push_in_the_middle_of_a_round_rescues_too() {
+fn a_push_in_the_middle_of_a_round_protects_its_blobs() {
     // Steps are as small as possible, so the push comes at every point of the round.
     for steps in 0..40 {
         let world = World::with_limits(Limits { collect_step_keys_max: 1, ..Limits::default() });
@@ -601,7 +601,7 @@ impl KeyValue for Collected {
 /// manifest is accepted.
 #[test]
 fn a_push_gets_in_beside_rounds_without_end() {
-    for (steps, collect_step_keys_max) in [(1, 1), (2, 1), (3, 1)] {
+    for (steps, collect_step_keys_max) in [(1, 1), (2, 1), (3, 1), (7, 1), (20, 1), (100, 1), (3, 1000), (20, 1000)] {
         let limits = Limits { collect_step_keys_max, manifest_inline_bytes_max: 500, ..Limits::default() };
         let mut world = World::with_limits(limits.clone());
         let collector = world.registry.clone();
@@ -634,7 +634,7 @@ fn a_push_gets_in_beside_rounds_without_end() {
 
 /// State written before the clock was set back blocks neither the collection nor a push.
 #[test]
-fn a_clock_that_was_set_back_holds_nothing_up() {
+fn a_clock_that_was_set_back_blocks_nothing() {
     const DAY_MS: u64 = 24 * HOUR_MS;
     let world = World::with_limits(Limits { collect_step_keys_max: 1, ..Limits::default() });
     let blob = world.blob("layer");
@@ -643,13 +643,12 @@ fn a_clock_that_was_set_back_holds_nothing_up() {
     world.pass(365 * DAY_MS);
     let request = CollectRequest { grace_ms: 0, untagged_lifetime_ms: Some(0), dry_run: false };
     block_on(world.registry.collect_step(&request)).unwrap();
-    let state = json!({
-        "round": 1, "active": true, "sweeping": [format!("blob/team/app!{}", digest(b"layer"))],
-        "sweeping_ms": world.clock.now_ms(),
-    });
-    let until_ms = world.clock.now_ms() + 60_000;
-    for (key, value) in [("state", state.to_string()), ("lease!0000000000000001", until_ms.to_string())] {
-        block_on(world.keys.put(&format!("collection/{key}"), value.into(), When::Always)).unwrap();
+    let now_ms = world.clock.now_ms();
+    let swept = [format!("blob/team/app!{}", digest(b"layer"))];
+    let state = json!({ "round": 1, "activity": { "sweeping": { "keys": swept, "since_ms": now_ms } } });
+    let lease = json!({ "held": { "since_ms": now_ms } });
+    for (key, value) in [("state", state), ("lease!0000000000000001", lease)] {
+        block_on(world.keys.put(&format!("collection/{key}"), value.to_string().into(), When::Always)).unwrap();
     }
     assert_eq!(block_on(world.registry.collect_step(&request)), Err(Error::Busy));
     world.clock.0.fetch_sub(365 * DAY_MS, Ordering::Relaxed);
@@ -669,7 +668,7 @@ fn a_clock_that_was_set_back_holds_nothing_up() {
 }
 
 #[test]
-fn a_dry_run_changes_nothing_and_tells_the_same() {
+fn a_dry_run_changes_nothing_and_reports_the_same() {
     let world = World::in_memory();
     populate(&world);
     world.delete("index");
@@ -684,19 +683,19 @@ fn a_dry_run_changes_nothing_and_tells_the_same() {
 }
 
 #[test]
-fn holes_are_told_and_stop_nothing() {
+fn missing_blobs_are_reported_and_stop_nothing() {
     let world = World::in_memory();
     let blob = world.blob("layer");
     let manifest = world.push(Some("v1"), &image(&blob));
     block_on(world.registry.delete_blob(&world.repository, &digest(b"layer"))).unwrap();
     let report = world.collect(0);
-    assert_eq!(report.holes.count, 2, "as config and as layer: {report:?}");
-    assert!(report.holes.first[0].contains(manifest.as_str()), "{report:?}");
+    assert_eq!(report.missing_blobs.count, 2, "as config and as layer: {report:?}");
+    assert!(report.missing_blobs.first[0].contains(manifest.as_str()), "{report:?}");
     assert!(world.has(&manifest));
 }
 
 #[test]
-fn what_cannot_be_read_keeps_what_it_may_lead_to() {
+fn an_unreadable_key_keeps_everything_that_it_may_refer_to() {
     let world = World::in_memory();
     world.blob("layer");
     let broken = [format!("manifest/team/app!{}", digest(b"x")), format!("upload/other!{}", SystemPlatform.uuid())];
@@ -717,8 +716,8 @@ fn a_step_at_a_time() {
     populate(&world);
     let request = world.registry.collect_request();
     let key = "collection/lease!0000000000000000";
-    let until = (world.clock.now_ms() + 1000).to_string();
-    block_on(world.keys.put(key, until.into(), When::Always)).unwrap();
+    let lease = json!({ "held": { "since_ms": world.clock.now_ms() - 59_000 } });
+    block_on(world.keys.put(key, lease.to_string().into(), When::Always)).unwrap();
     assert_eq!(block_on(world.registry.collect_step(&request)), Err(Error::Busy));
     world.pass(1001);
     assert!(!block_on(world.registry.collect_step(&request)).unwrap().done);
@@ -727,7 +726,7 @@ fn a_step_at_a_time() {
 /// A large manifest whose bytes were lost, for example by an interrupted push, is collected when it
 /// is untagged, and does not block the collection.
 #[test]
-fn a_manifest_without_bytes_goes_when_it_is_untagged() {
+fn a_manifest_without_bytes_is_removed_when_it_is_untagged() {
     let world = World::in_memory();
     let large = "x".repeat(300_000);
     let manifest = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], "large": large });

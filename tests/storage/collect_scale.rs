@@ -110,7 +110,7 @@ fn a_repository_that_does_not_fit_into_memory_costs_no_more_calls_a_blob() {
         let blobs = MARKS_MAX * times;
         let populated = populate_with(1, blobs, Limits { marks_max: MARKS_MAX, ..Limits::default() });
         let (kept, kept_calls) = round(&populated);
-        assert_eq!((kept.blobs.kept, kept.content.kept, kept.holes.count), (blobs as u64, blobs as u64, 0));
+        assert_eq!((kept.blobs.kept, kept.content.kept, kept.missing_blobs.count), (blobs as u64, blobs as u64, 0));
         // The images of a twentieth of the blobs are collected. All other content stays, although
         // the marks do not fit into memory.
         let repository: RepositoryName = "team0/app0".parse().unwrap();

@@ -6,13 +6,14 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::Collector;
-use super::marks::{Marks, Shelf};
+use super::marks::{MarkStore, Marks};
 use super::report::Report;
-use crate::registry::{Registry, Result, facts, layout};
+use crate::registry::layout::{self, Key};
+use crate::registry::{Registry, Result, facts};
 use crate::store::{self, When};
 
 /// How many bytes of the names in memory are saved in one value.
-const FRESH_VALUE_BYTES: usize = 256 * 1024;
+const PART_BYTES: usize = 256 * 1024;
 
 /// The phases of a round, in order: first the phases of one repository, repeated for each
 /// repository, then the phases for all repositories together.
@@ -36,27 +37,29 @@ pub(super) enum Phase {
     Follow,
     /// Marks the manifests that the phase `Follow` reached.
     Reached,
-    /// Judges manifests, and marks the digests named by the manifests that stay.
+    /// Decides on manifests, and marks the digests named by the manifests that stay.
     Manifests,
-    /// Judges blobs.
+    /// Decides on blobs.
     Blobs,
     /// Reports which manifests name missing blobs.
-    Holes,
-    Ways,
+    MissingBlobs,
+    /// Decides on entries of the reverse index.
+    ReverseIndex,
+    /// Decides on referrer entries.
     Referrers,
-    Adopted,
+    /// Decides on the facts that locate the bytes of large manifests.
     Large,
-    /// Judges the repository itself.
+    /// Decides on the repository itself.
     Repository,
     /// Marks the stages of uploads. Runs before the phases that mark the content of manifests and
     /// blobs, so that an upload which is committed meanwhile is still found.
     ContentOfUploads,
     ContentOfManifests,
     ContentOfBlobs,
-    /// Judges the keys by which content is found (`content/<digest>`).
+    /// Decides on the keys by which content is found (`content/<digest>`).
     Contents,
-    /// Judges the objects of the blob store.
-    Stored,
+    /// Decides on the objects of the blob store.
+    Objects,
     /// Deletes the condemnations of keys that no longer exist.
     Condemned,
     /// Removes expired keys of other layers.
@@ -67,8 +70,8 @@ pub(super) enum Phase {
     /// Removes the remains of killed writers from the blob store, and finds files that are foreign
     /// to the store.
     TidyContent,
-    /// Tells pushes that the round is over, then deletes the rescue keys of earlier rounds.
-    Rescued,
+    /// Writes that the round is over, then deletes the protections that are over.
+    Protections,
 }
 
 /// The progress of a round.
@@ -92,7 +95,7 @@ pub(super) struct Cursor {
     /// so that a cursor never loads the names of another save.
     saves: u64,
     /// How many values the names in memory fill in the store.
-    fresh_values: usize,
+    saved_parts: usize,
     pub sets: Sets,
 }
 
@@ -117,22 +120,22 @@ pub(super) struct Sets {
     /// The digests that repositories hold, as blobs or as large manifests.
     pub content: Marks,
     /// The objects of the blob store that facts refer to.
-    pub stored: Marks,
+    pub objects: Marks,
 }
 
 impl Sets {
     fn all(&self) -> [&Marks; 9] {
-        let Self { kept, present, edges, frontier, reached, named, missing, content, stored } = self;
-        [kept, present, edges, frontier, reached, named, missing, content, stored]
+        let Self { kept, present, edges, frontier, reached, named, missing, content, objects } = self;
+        [kept, present, edges, frontier, reached, named, missing, content, objects]
     }
 
     fn all_mut(&mut self) -> [&mut Marks; 9] {
-        let Self { kept, present, edges, frontier, reached, named, missing, content, stored } = self;
-        [kept, present, edges, frontier, reached, named, missing, content, stored]
+        let Self { kept, present, edges, frontier, reached, named, missing, content, objects } = self;
+        [kept, present, edges, frontier, reached, named, missing, content, objects]
     }
 
-    fn fresh_text(&self) -> String {
-        self.all().map(Marks::fresh_text).join("\0")
+    fn text(&self) -> String {
+        self.all().map(Marks::text).join("\0")
     }
 
     fn restore(&mut self, text: &str) {
@@ -155,31 +158,32 @@ impl Cursor {
             follows: 0,
             expiring: 0,
             saves: 0,
-            fresh_values: 0,
+            saved_parts: 0,
             sets: Sets::default(),
         }
     }
 
     /// Moves to the beginning of `phase`.
-    pub(super) fn go_on(&mut self, phase: Phase) {
+    pub(super) fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.after = None;
         self.sets.all_mut().into_iter().for_each(Marks::rewind);
     }
 
-    fn fresh_key(&self, number: usize) -> String {
-        format!("{}{}!{number:04}", layout::collection_marks(self.report.dry_run), self.saves)
+    /// The key of a part of the names in memory.
+    fn part_key(&self, part: usize) -> Key {
+        layout::saved_marks(self.report.dry_run, self.saves, part)
     }
 }
 
 impl Registry {
     pub(super) async fn load_cursor(&self, dry_run: bool) -> Result<Option<Cursor>> {
-        let key = layout::collection_cursor(dry_run);
+        let key = layout::cursor(dry_run);
         let Some(mut cursor) = self.load::<Cursor>(key).await? else { return Ok(None) };
         let corrupt = || store::Error::corrupt(format!("cannot read the marks in key {key}"));
         let mut bytes = Vec::new();
-        for number in 0..cursor.fresh_values {
-            bytes.extend_from_slice(&self.keys.get(&cursor.fresh_key(number)).await?.ok_or_else(corrupt)?.value);
+        for number in 0..cursor.saved_parts {
+            bytes.extend_from_slice(&self.keys.get(&cursor.part_key(number)).await?.ok_or_else(corrupt)?.value);
         }
         cursor.sets.restore(&String::from_utf8(bytes).map_err(|_| corrupt())?);
         Ok(Some(cursor))
@@ -188,52 +192,46 @@ impl Registry {
 
 impl<'a> Collector<'a> {
     /// Where the marks of the round are stored.
-    pub(super) fn shelf(&self) -> Shelf<'a> {
-        Shelf { registry: self.registry, dry_run: self.is_dry(), deadline_ms: self.deadline_ms }
+    pub(super) fn mark_store(&self) -> MarkStore<'a> {
+        MarkStore { registry: self.registry, dry_run: self.is_dry(), deadline: self.deadline }
     }
 
     /// Saves the marks and then the cursor, so that a saved cursor never refers to missing marks.
     pub(super) async fn save_cursor(&mut self) -> Result<()> {
         let cursor = &mut self.cursor;
-        let fresh = cursor.sets.fresh_text();
+        let names = cursor.sets.text();
         cursor.saves += 1;
-        cursor.fresh_values = fresh.len().div_ceil(FRESH_VALUE_BYTES);
+        cursor.saved_parts = names.len().div_ceil(PART_BYTES);
         let cursor = &self.cursor;
-        for (number, value) in fresh.as_bytes().chunks(FRESH_VALUE_BYTES).enumerate() {
+        for (number, value) in names.as_bytes().chunks(PART_BYTES).enumerate() {
             self.check_lease()?;
             let value = Bytes::copy_from_slice(value);
-            self.registry.keys.put(&cursor.fresh_key(number), value, When::Always).await?;
+            self.registry.keys.put(&cursor.part_key(number), value, When::Always).await?;
         }
-        let key = layout::collection_cursor(cursor.report.dry_run);
+        let key = layout::cursor(cursor.report.dry_run);
         self.check_lease()?;
         self.registry.keys.put(key, facts::to_line(key, cursor, &[])?, When::Always).await?;
-        let mut mine: HashSet<String> = (0..cursor.fresh_values).map(|number| cursor.fresh_key(number)).collect();
-        let shelf = self.shelf();
-        mine.extend(cursor.sets.all().into_iter().flat_map(|set| set.keys(&shelf)));
+        let mut mine: HashSet<Key> = (0..cursor.saved_parts).map(|number| cursor.part_key(number)).collect();
+        let store = self.mark_store();
+        mine.extend(cursor.sets.all().into_iter().flat_map(|set| set.keys(&store)));
         self.forget_marks(&mine).await
     }
 
     pub(super) async fn forget_cursor(&self) -> Result<()> {
         self.check_lease()?;
-        self.registry.keys.delete(layout::collection_cursor(self.cursor.report.dry_run)).await?;
+        self.registry.keys.delete(layout::cursor(self.cursor.report.dry_run)).await?;
         self.forget_marks(&HashSet::new()).await
     }
 
     /// Deletes all stored marks except `but`, including the marks left by a step that was cut off.
-    async fn forget_marks(&self, but: &HashSet<String>) -> Result<()> {
-        let prefix = layout::collection_marks(self.cursor.report.dry_run);
-        let most = self.registry.limits.page_entries_max;
-        let mut after: Option<String> = None;
-        loop {
-            let keys = self.registry.keys.list(&prefix, after.as_deref(), most).await?;
+    async fn forget_marks(&self, but: &HashSet<Key>) -> Result<()> {
+        let mut pages = self.pages(layout::marks(self.cursor.report.dry_run), None);
+        while let Some(keys) = pages.next().await? {
             for key in keys.iter().filter(|key| !but.contains(*key)) {
                 self.check_lease()?;
                 self.registry.keys.delete(key).await?;
             }
-            if keys.len() < most {
-                return Ok(());
-            }
-            after = keys.last().cloned();
         }
+        Ok(())
     }
 }

@@ -2,8 +2,10 @@
 
 use super::Collector;
 use super::cursor::Phase;
-use super::repository::{Seen, mark_of};
+use super::manifests::ManifestRead;
+use super::marks::mark_of;
 use crate::registry::Result;
+use crate::registry::layout::Kind;
 use crate::registry::limits::GRAPH_DEPTH_MAX;
 
 /// The node that stands for the unknown references of a manifest whose bytes are gone.
@@ -13,26 +15,27 @@ impl Collector<'_> {
     /// Notes which manifests the repository has, so that the graph can leave out edges to the many
     /// layers.
     pub(super) async fn present(&mut self) -> Result<()> {
-        let prefix = self.prefix("manifest");
-        let (keys, more) = self.page(&prefix).await?;
-        let digests = keys.iter().map(|key| mark_of(&key[prefix.len()..]));
-        self.cursor.sets.present.mark(&self.shelf(), digests).await?;
+        let (keys, more) = self.page(&self.keys_of(Kind::Manifest)).await?;
+        let digests = keys.iter().map(|key| mark_of(key.digest()));
+        let store = self.mark_store();
+        self.cursor.sets.present.mark(&store, digests).await?;
         if !more {
-            self.cursor.go_on(Phase::Graph);
+            self.cursor.enter(Phase::Graph);
         }
         Ok(())
     }
 
     pub(super) async fn graph(&mut self) -> Result<()> {
-        let (keys, more) = self.page(&self.prefix("manifest")).await?;
+        let (keys, more) = self.page(&self.keys_of(Kind::Manifest)).await?;
         let now_ms = self.registry.platform.now_ms();
         let lifetime_ms = self.cursor.untagged_lifetime_ms.unwrap_or(u64::MAX);
-        for seen in self.see(keys).await?.into_iter().filter_map(|(_, seen)| seen) {
-            if now_ms.saturating_sub(seen.fact.pushed_ms) < lifetime_ms {
-                self.cursor.sets.kept.mark(&self.shelf(), [mark_of(&seen.digest)]).await?;
+        let store = self.mark_store();
+        for read in self.read_manifests(keys).await?.into_iter().filter_map(|(_, read)| read) {
+            if now_ms.saturating_sub(read.fact.pushed_ms) < lifetime_ms {
+                self.cursor.sets.kept.mark(&store, [mark_of(&read.digest)]).await?;
             }
-            let edges = self.edges(&seen);
-            self.cursor.sets.edges.mark(&self.shelf(), edges).await?;
+            let edges = self.edges(&read);
+            self.cursor.sets.edges.mark(&store, edges).await?;
         }
         if more {
             return Ok(());
@@ -43,53 +46,53 @@ impl Collector<'_> {
             sets.kept.follow(&sets.edges);
             return self.end_graph().await;
         }
-        self.cursor.go_on(Phase::Follow);
+        self.cursor.enter(Phase::Follow);
         Ok(())
     }
 
     /// The edges of a manifest: from the manifest to each manifest that its JSON names, and from
     /// its subject to the manifest, because a subject keeps its referrers in use.
-    fn edges(&self, seen: &Seen) -> Vec<String> {
-        let own = mark_of(&seen.digest);
-        let named = seen.manifest.iter().flat_map(|manifest| manifest.digests());
+    fn edges(&self, read: &ManifestRead) -> Vec<String> {
+        let own = mark_of(&read.digest);
+        let named = read.manifest.iter().flat_map(|manifest| manifest.digests());
         let manifests = named.map(|name| mark_of(name.as_str())).filter(|name| self.cursor.sets.present.may_have(name));
         let children = manifests.map(|child| edge(&own, &child));
-        let subject = seen.fact.subject.iter().map(|subject| edge(&mark_of(subject.as_str()), &own));
-        let unknown = seen.manifest.is_none().then(|| edge(&own, UNKNOWN));
+        let subject = read.fact.subject.iter().map(|subject| edge(&mark_of(subject.as_str()), &own));
+        let unknown = read.manifest.is_none().then(|| edge(&own, UNKNOWN));
         children.chain(subject).chain(unknown).collect()
     }
 
     /// Finds the manifests that one page of edges reaches from the frontier. Used when the graph is
     /// too large for memory: all edges are read, in sorted order, for each step along the graph.
     pub(super) async fn follow(&mut self) -> Result<()> {
-        let shelf = self.shelf();
+        let store = self.mark_store();
         let (sets, is_first) = (&mut self.cursor.sets, self.cursor.follows == 0);
         let after = self.cursor.after.take().unwrap_or_default();
-        let edges = sets.edges.behind(&shelf, &after).await?;
+        let edges = sets.edges.after(&store, &after).await?;
         for (parent, child) in edges.iter().filter_map(|edge| edge.split_once(' ')) {
             let frontier = if is_first { &mut sets.kept } else { &mut sets.frontier };
-            if frontier.has(&shelf, parent).await? {
-                sets.reached.mark(&shelf, [child.to_owned()]).await?;
+            if frontier.has(&store, parent).await? {
+                sets.reached.mark(&store, [child.to_owned()]).await?;
             }
         }
         self.cursor.after = edges.last().cloned();
         if edges.is_empty() {
             self.cursor.sets.frontier = Default::default();
-            self.cursor.go_on(Phase::Reached);
+            self.cursor.enter(Phase::Reached);
         }
         Ok(())
     }
 
     /// Marks the manifests that were reached. The newly marked ones become the next frontier.
     pub(super) async fn reached(&mut self) -> Result<()> {
-        let shelf = self.shelf();
+        let store = self.mark_store();
         let sets = &mut self.cursor.sets;
         let after = self.cursor.after.take().unwrap_or_default();
-        let reached = sets.reached.behind(&shelf, &after).await?;
+        let reached = sets.reached.after(&store, &after).await?;
         for name in &reached {
-            if !sets.kept.has(&shelf, name).await? {
-                sets.kept.mark(&shelf, [name.clone()]).await?;
-                sets.frontier.mark(&shelf, [name.clone()]).await?;
+            if !sets.kept.has(&store, name).await? {
+                sets.kept.mark(&store, [name.clone()]).await?;
+                sets.frontier.mark(&store, [name.clone()]).await?;
             }
         }
         self.cursor.after = reached.last().cloned();
@@ -104,20 +107,22 @@ impl Collector<'_> {
         if self.cursor.follows > GRAPH_DEPTH_MAX {
             // Manifests in use may be unmarked, so the repository keeps everything.
             let repository = self.cursor.repository.as_deref().unwrap_or_default();
-            log::warn!("{repository} keeps all it has: its manifests name each other over {GRAPH_DEPTH_MAX} steps");
+            log::warn!(
+                "the collection keeps everything in {repository}: its manifests name each other in a chain of more than {GRAPH_DEPTH_MAX}"
+            );
             self.cursor.unsure = true;
             return self.end_graph().await;
         }
-        self.cursor.go_on(Phase::Follow);
+        self.cursor.enter(Phase::Follow);
         Ok(())
     }
 
     async fn end_graph(&mut self) -> Result<()> {
-        let shelf = self.shelf();
+        let store = self.mark_store();
         let cursor = &mut self.cursor;
-        cursor.unsure |= cursor.sets.kept.has(&shelf, UNKNOWN).await?;
+        cursor.unsure |= cursor.sets.kept.has(&store, UNKNOWN).await?;
         (cursor.sets.edges, cursor.sets.frontier) = Default::default();
-        cursor.go_on(Phase::Manifests);
+        cursor.enter(Phase::Manifests);
         Ok(())
     }
 }

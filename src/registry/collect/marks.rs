@@ -11,7 +11,9 @@ use std::ops::Bound;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::registry::{Error, Registry, Result, layout};
+use crate::registry::guard::Deadline;
+use crate::registry::layout::{self, Key};
+use crate::registry::{Error, Registry, Result};
 use crate::store::When;
 
 /// How many runs of the first level a set may have before they are merged into one run of the
@@ -20,13 +22,19 @@ const RUNS_MAX: usize = 16;
 /// The least number of names in a value of a run; only the last value of a run may have fewer.
 const VALUE_NAMES_MIN: usize = 1024;
 
+/// How many characters of a digest a mark has: the algorithm and 160 bits of the hash.
+const MARK_CHARS: usize = "sha256:".len() + 40;
+
+/// Ends the mark of a blob that a manifest needs.
+const NEEDED: char = '!';
+
 /// Where the runs are stored, and until when a step may write them.
 #[derive(Clone, Copy)]
-pub(super) struct Shelf<'a> {
+pub(super) struct MarkStore<'a> {
     pub registry: &'a Registry,
     pub dry_run: bool,
-    /// The time after which the step may not write, in milliseconds since the Unix epoch.
-    pub deadline_ms: u64,
+    /// The time after which the step may not write.
+    pub deadline: Deadline,
 }
 
 /// A set of names. In memory are at most `marks_max` names (see the limits), plus the names of one
@@ -34,7 +42,7 @@ pub(super) struct Shelf<'a> {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Marks {
     #[serde(skip)]
-    fresh: BTreeSet<String>,
+    in_memory: BTreeSet<String>,
     runs: Vec<Run>,
 }
 
@@ -50,13 +58,13 @@ struct Run {
     names: Option<Vec<String>>,
 }
 
-impl Shelf<'_> {
-    fn key(&self, run: &str, number: usize) -> String {
-        format!("{}run-{run}!{number:06}", layout::collection_marks(self.dry_run))
+impl MarkStore<'_> {
+    fn key(&self, run: &str, number: usize) -> Key {
+        layout::run_of_marks(self.dry_run, run, number)
     }
 
     async fn put(&self, run: &str, number: usize, names: &[String]) -> Result<()> {
-        self.registry.check_deadline(self.deadline_ms)?;
+        self.registry.check_deadline(self.deadline)?;
         let value = Bytes::from(names.join("\n"));
         self.registry.keys.put(&self.key(run, number), value, When::Always).await?;
         Ok(())
@@ -72,9 +80,9 @@ impl Shelf<'_> {
         if let Some(text) = text {
             return Ok(text.split('\n').map(str::to_owned).collect());
         }
-        self.registry.check_deadline(self.deadline_ms)?;
+        self.registry.check_deadline(self.deadline)?;
         log::warn!("a round of the collection begins anew: the value of {key} is gone");
-        self.registry.keys.delete(layout::collection_cursor(self.dry_run)).await?;
+        self.registry.keys.delete(layout::cursor(self.dry_run)).await?;
         Err(Error::Busy)
     }
 
@@ -85,36 +93,36 @@ impl Shelf<'_> {
 
 impl Run {
     /// Loads the value that has `name`, if the run has the name at all. Returns the value's names.
-    async fn seek(&mut self, shelf: &Shelf<'_>, name: &str) -> Result<&[String]> {
-        self.load(shelf).await?;
+    async fn seek(&mut self, store: &MarkStore<'_>, name: &str) -> Result<&[String]> {
+        self.load(store).await?;
         while self.at > 0 && self.names().first().is_some_and(|first| first.as_str() > name) {
-            self.go_to(shelf, self.at - 1).await?;
+            self.go_to(store, self.at - 1).await?;
         }
         while self.at + 1 < self.values && self.names().last().is_some_and(|last| last.as_str() < name) {
-            self.go_to(shelf, self.at + 1).await?;
+            self.go_to(store, self.at + 1).await?;
         }
         Ok(self.names())
     }
 
     /// Loads the value with the first name after `after`. Returns the names of the value that
     /// follow `after`.
-    async fn seek_behind(&mut self, shelf: &Shelf<'_>, after: &str) -> Result<&[String]> {
-        self.seek(shelf, after).await?;
+    async fn seek_after(&mut self, store: &MarkStore<'_>, after: &str) -> Result<&[String]> {
+        self.seek(store, after).await?;
         if self.at + 1 < self.values && self.names().last().is_some_and(|last| last.as_str() <= after) {
-            self.go_to(shelf, self.at + 1).await?;
+            self.go_to(store, self.at + 1).await?;
         }
         let names = self.names();
         Ok(&names[names.partition_point(|name| name.as_str() <= after)..])
     }
 
-    async fn go_to(&mut self, shelf: &Shelf<'_>, at: usize) -> Result<()> {
+    async fn go_to(&mut self, store: &MarkStore<'_>, at: usize) -> Result<()> {
         (self.at, self.names) = (at, None);
-        self.load(shelf).await
+        self.load(store).await
     }
 
-    async fn load(&mut self, shelf: &Shelf<'_>) -> Result<()> {
+    async fn load(&mut self, store: &MarkStore<'_>) -> Result<()> {
         if self.names.is_none() {
-            self.names = Some(shelf.get(&self.id, self.at).await?);
+            self.names = Some(store.get(&self.id, self.at).await?);
         }
         Ok(())
     }
@@ -126,31 +134,31 @@ impl Run {
 
 impl Marks {
     /// Adds names. Writes the set's names to the store when too many are in memory.
-    pub(super) async fn mark(&mut self, shelf: &Shelf<'_>, names: impl IntoIterator<Item = String>) -> Result<()> {
-        self.fresh.extend(names);
-        if self.fresh.len() <= shelf.registry.limits.marks_max {
+    pub(super) async fn mark(&mut self, store: &MarkStore<'_>, names: impl IntoIterator<Item = String>) -> Result<()> {
+        self.in_memory.extend(names);
+        if self.in_memory.len() <= store.registry.limits.marks_max {
             return Ok(());
         }
-        let mut writer = Writer::new(shelf);
-        for name in std::mem::take(&mut self.fresh) {
+        let mut writer = Writer::new(store);
+        for name in std::mem::take(&mut self.in_memory) {
             writer.write(name).await?;
         }
         self.runs.extend(writer.finish(false).await?);
         if self.runs.iter().filter(|run| !run.is_merged).count() >= RUNS_MAX {
-            self.merge(shelf).await?;
+            self.merge(store).await?;
         }
         Ok(())
     }
 
-    async fn merge(&mut self, shelf: &Shelf<'_>) -> Result<()> {
+    async fn merge(&mut self, store: &MarkStore<'_>) -> Result<()> {
         let (merged, runs) = std::mem::take(&mut self.runs).into_iter().partition(|run| run.is_merged);
         self.runs = merged;
-        let mut many = Self { fresh: BTreeSet::new(), runs };
+        let mut many = Self { in_memory: BTreeSet::new(), runs };
         many.rewind();
-        let mut writer = Writer::new(shelf);
+        let mut writer = Writer::new(store);
         let mut after = String::new();
         loop {
-            let names = many.behind(shelf, &after).await?;
+            let names = many.after(store, &after).await?;
             let Some(last) = names.last() else { break };
             after.clone_from(last);
             for name in names {
@@ -163,12 +171,12 @@ impl Marks {
 
     /// Whether a name is in the set. Cheap if each call asks for a name that sorts after the name
     /// of the call before.
-    pub(super) async fn has(&mut self, shelf: &Shelf<'_>, name: &str) -> Result<bool> {
-        if self.fresh.contains(name) {
+    pub(super) async fn has(&mut self, store: &MarkStore<'_>, name: &str) -> Result<bool> {
+        if self.in_memory.contains(name) {
             return Ok(true);
         }
         for run in &mut self.runs {
-            if run.seek(shelf, name).await?.binary_search_by(|other| other.as_str().cmp(name)).is_ok() {
+            if run.seek(store, name).await?.binary_search_by(|other| other.as_str().cmp(name)).is_ok() {
                 return Ok(true);
             }
         }
@@ -178,25 +186,25 @@ impl Marks {
     /// Whether a name may be in the set. Reads only memory: with runs in the store the answer is
     /// always `true`.
     pub(super) fn may_have(&self, name: &str) -> bool {
-        !self.runs.is_empty() || self.fresh.contains(name)
+        !self.runs.is_empty() || self.in_memory.contains(name)
     }
 
     /// The next names that sort after `after`; an empty list at the end of the set. Names are never
     /// empty.
-    pub(super) async fn behind(&mut self, shelf: &Shelf<'_>, after: &str) -> Result<Vec<String>> {
+    pub(super) async fn after(&mut self, store: &MarkStore<'_>, after: &str) -> Result<Vec<String>> {
         let mut names = BTreeSet::new();
         // The names up to the horizon are complete: each run has been read at least that far.
         let mut horizon: Option<String> = None;
         for run in &mut self.runs {
-            let rest = run.seek_behind(shelf, after).await?;
+            let rest = run.seek_after(store, after).await?;
             names.extend(rest.iter().cloned());
             let last = rest.last().cloned();
             if run.at + 1 < run.values {
                 horizon = horizon.into_iter().chain(last).min();
             }
         }
-        let fresh = self.fresh.range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
-        names.extend(fresh.take_while(|name| horizon.as_ref().is_none_or(|horizon| *name <= horizon)).cloned());
+        let in_memory = self.in_memory.range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
+        names.extend(in_memory.take_while(|name| horizon.as_ref().is_none_or(|horizon| *name <= horizon)).cloned());
         names.retain(|name| horizon.as_ref().is_none_or(|horizon| name <= horizon));
         Ok(names.into_iter().collect())
     }
@@ -209,12 +217,12 @@ impl Marks {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.fresh.is_empty() && self.runs.is_empty()
+        self.in_memory.is_empty() && self.runs.is_empty()
     }
 
     /// How many names are in memory.
     pub(super) fn len(&self) -> usize {
-        self.fresh.len()
+        self.in_memory.len()
     }
 
     pub(super) fn is_in_memory(&self) -> bool {
@@ -225,12 +233,12 @@ impl Marks {
     /// Both sets must be in memory. Each name in `edges` is a parent and a child with a space
     /// between.
     pub(super) fn follow(&mut self, edges: &Self) {
-        let mut open: Vec<String> = self.fresh.iter().cloned().collect();
+        let mut open: Vec<String> = self.in_memory.iter().cloned().collect();
         while let Some(parent) = open.pop() {
             let prefix = format!("{parent} ");
-            let from = edges.fresh.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
+            let from = edges.in_memory.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
             for child in from.map_while(|edge| edge.strip_prefix(&prefix)) {
-                if self.fresh.insert(child.to_owned()) {
+                if self.in_memory.insert(child.to_owned()) {
                     open.push(child.to_owned());
                 }
             }
@@ -238,45 +246,45 @@ impl Marks {
     }
 
     /// The keys of all values in the store.
-    pub(super) fn keys(&self, shelf: &Shelf<'_>) -> Vec<String> {
-        let of = |run: &Run| (0..run.values).map(|number| shelf.key(&run.id, number)).collect::<Vec<_>>();
+    pub(super) fn keys(&self, store: &MarkStore<'_>) -> Vec<Key> {
+        let of = |run: &Run| (0..run.values).map(|number| store.key(&run.id, number)).collect::<Vec<_>>();
         self.runs.iter().flat_map(of).collect()
     }
 
     /// The names in memory, for [`Marks::restore`].
-    pub(super) fn fresh_text(&self) -> String {
-        self.fresh.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+    pub(super) fn text(&self) -> String {
+        self.in_memory.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 
     pub(super) fn restore(&mut self, text: &str) {
-        self.fresh = text.split('\n').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        self.in_memory = text.split('\n').filter(|name| !name.is_empty()).map(str::to_owned).collect();
     }
 }
 
 /// Writes one run from names that arrive in sorted order.
 struct Writer<'a> {
-    shelf: &'a Shelf<'a>,
+    store: &'a MarkStore<'a>,
     id: String,
     values: usize,
     names: Vec<String>,
 }
 
 impl<'a> Writer<'a> {
-    fn new(shelf: &'a Shelf<'a>) -> Self {
+    fn new(store: &'a MarkStore<'a>) -> Self {
         // A random id, so that two concurrent steps never write the same run.
-        Self { shelf, id: shelf.registry.platform.uuid(), values: 0, names: Vec::new() }
+        Self { store, id: store.registry.platform.uuid(), values: 0, names: Vec::new() }
     }
 
     async fn write(&mut self, name: String) -> Result<()> {
         self.names.push(name);
-        if self.names.len() < self.shelf.value_names() {
+        if self.names.len() < self.store.value_names() {
             return Ok(());
         }
         self.flush().await
     }
 
     async fn flush(&mut self) -> Result<()> {
-        self.shelf.put(&self.id, self.values, &self.names).await?;
+        self.store.put(&self.id, self.values, &self.names).await?;
         self.values += 1;
         self.names.clear();
         Ok(())
@@ -289,6 +297,22 @@ impl<'a> Writer<'a> {
         let Self { id, values, .. } = self;
         Ok((values > 0).then_some(Run { id, values, is_merged, at: 0, names: None }))
     }
+}
+
+/// The mark of a digest: a prefix so long that two digests never share it. Marks sort as digests
+/// do.
+pub(super) fn mark_of(digest: &str) -> String {
+    digest.chars().take(MARK_CHARS).collect()
+}
+
+/// The mark of a blob that a manifest needs, from the mark of the blob's digest.
+pub(super) fn needed(mark: &str) -> String {
+    format!("{mark}{NEEDED}")
+}
+
+/// The mark of a digest, from a mark that may say that a manifest needs the blob.
+pub(super) fn unneeded(mark: &str) -> &str {
+    mark.trim_end_matches(NEEDED)
 }
 
 #[cfg(all(test, not(target_family = "wasm")))]
@@ -312,7 +336,7 @@ mod tests {
     /// The set as another process would load it.
     fn read_back(marks: &Marks) -> Marks {
         let mut read: Marks = serde_json::from_str(&serde_json::to_string(marks).unwrap()).unwrap();
-        read.restore(&marks.fresh_text());
+        read.restore(&marks.text());
         read
     }
 
@@ -322,10 +346,10 @@ mod tests {
         let names: Vec<String> = (0..20_000_u64).map(|n| format!("{:05}", n * 7919 % 30_011)).collect();
         for marks_max in [1000, 100, 30_000] {
             let registry = registry(marks_max);
-            let shelf = Shelf { registry: &registry, dry_run: false, deadline_ms: u64::MAX };
+            let store = MarkStore { registry: &registry, dry_run: false, deadline: Deadline::NONE };
             let mut marks = Marks::default();
             for name in names.iter().chain(&names[..500]) {
-                block_on(marks.mark(&shelf, [name.clone()])).unwrap();
+                block_on(marks.mark(&store, [name.clone()])).unwrap();
                 assert!(marks.len() <= marks_max);
             }
             let mut marks = read_back(&marks);
@@ -333,12 +357,12 @@ mod tests {
             all.sort();
             for n in 0..30_011 {
                 let name = format!("{n:05}");
-                assert_eq!(block_on(marks.has(&shelf, &name)), Ok(all.binary_search(&&name).is_ok()), "{name}");
+                assert_eq!(block_on(marks.has(&store, &name)), Ok(all.binary_search(&&name).is_ok()), "{name}");
             }
             marks.rewind();
             let (mut listed, mut after) = (Vec::new(), String::new());
             loop {
-                let behind = block_on(marks.behind(&shelf, &after)).unwrap();
+                let behind = block_on(marks.after(&store, &after)).unwrap();
                 let Some(last) = behind.last() else { break };
                 after.clone_from(last);
                 listed.extend(behind);
@@ -352,32 +376,33 @@ mod tests {
 
     #[test]
     fn marks_follow_edges() {
-        let set = |names: &[&str]| Marks { fresh: names.iter().map(|name| (*name).to_owned()).collect(), runs: vec![] };
+        let set =
+            |names: &[&str]| Marks { in_memory: names.iter().map(|name| (*name).to_owned()).collect(), runs: vec![] };
         let mut marks = set(&["a"]);
         marks.follow(&set(&["b c", "a b", "x y", "c a"]));
-        assert_eq!(marks.fresh, set(&["a", "b", "c"]).fresh);
+        assert_eq!(marks.in_memory, set(&["a", "b", "c"]).in_memory);
     }
 
     #[test]
     fn a_set_can_be_asked_in_any_order() {
         let registry = registry(10);
-        let shelf = Shelf { registry: &registry, dry_run: false, deadline_ms: u64::MAX };
+        let store = MarkStore { registry: &registry, dry_run: false, deadline: Deadline::NONE };
         let mut marks = Marks::default();
         for n in (0..1000).step_by(2) {
-            block_on(marks.mark(&shelf, [format!("{n:03}")])).unwrap();
+            block_on(marks.mark(&store, [format!("{n:03}")])).unwrap();
         }
         for n in (0..1000).rev().chain([0, 999, 998, 3, 500]) {
-            assert_eq!(block_on(marks.has(&shelf, &format!("{n:03}"))), Ok(n % 2 == 0));
+            assert_eq!(block_on(marks.has(&store, &format!("{n:03}"))), Ok(n % 2 == 0));
         }
     }
 
     #[test]
     fn a_run_that_is_gone_is_no_absence() {
         let registry = registry(1);
-        let shelf = Shelf { registry: &registry, dry_run: false, deadline_ms: u64::MAX };
+        let store = MarkStore { registry: &registry, dry_run: false, deadline: Deadline::NONE };
         let mut marks = Marks::default();
-        block_on(marks.mark(&shelf, ["a".to_owned(), "b".to_owned()])).unwrap();
-        block_on(registry.keys.delete(&marks.keys(&shelf)[0])).unwrap();
-        assert_eq!(block_on(marks.has(&shelf, "a")), Err(Error::Busy));
+        block_on(marks.mark(&store, ["a".to_owned(), "b".to_owned()])).unwrap();
+        block_on(registry.keys.delete(&marks.keys(&store)[0])).unwrap();
+        assert_eq!(block_on(marks.has(&store, "a")), Err(Error::Busy));
     }
 }

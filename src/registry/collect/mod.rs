@@ -1,27 +1,36 @@
 //! Garbage collection (mark and sweep) in bounded steps, while the registry serves requests.
 //!
-//! A *round* marks all keys and objects that are in use and judges all others. An unused key or
-//! object is *condemned*. If a later round finds the same key or object unused again and the grace
-//! period is over, the round removes the key or object. A condemned key or object that has come
-//! into use again loses its condemnation.
+//! A *round* marks all keys and objects that are in use. All others are candidates for removal. An
+//! unused candidate is *condemned*. If a later round finds the same candidate unused again and the
+//! grace period is over, the round removes the candidate. A condemned candidate that has come into
+//! use again loses its condemnation.
 //!
 //! A round is made of *steps*. Each step looks at a bounded number of keys and saves a cursor, so
 //! that the next step can run in another process. A step that is cut off is repeated. The module
-//! `hold` explains how pushes are safe beside a round: a push protects a key by writing a rescue
-//! key, `rescued/<key>`.
+//! `guard` explains how pushes are safe beside a round, docs/design/collection.md explains both.
 
+mod blobs;
+mod candidates;
 mod content;
 mod cursor;
 mod graph;
-mod judge;
+mod leftovers;
+mod manifests;
 mod marks;
 mod report;
 mod repository;
+mod sweep;
+mod tags;
+mod upkeep;
 
 pub use report::{Named, Report, Tally};
 
-use super::hold::CollectionFact;
+use serde::{Deserialize, Serialize};
+
+use super::guard::{Activity, CollectionState, Deadline, Window};
+use super::layout::{Key, Kind, Prefix};
 use super::limits::{LEASE_MS, LEASES_LISTED_MAX, RIGHT_OF_WAY_MS};
+use super::pages::KeyPages;
 use super::{Error, Registry, Result, layout};
 use crate::platform::Causes;
 use crate::store::{self, When};
@@ -45,9 +54,24 @@ pub struct CollectRequest {
 struct Collector<'a> {
     registry: &'a Registry,
     cursor: Cursor,
-    /// The time after which the step may not write, in milliseconds since the Unix epoch: half of
-    /// the lease is over.
-    deadline_ms: u64,
+    /// The time after which the step may not write: half of the lease is over.
+    deadline: Deadline,
+}
+
+/// The value of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum LeaseFact {
+    /// A step took the lease at `since_ms`, in milliseconds since the Unix epoch.
+    Held { since_ms: u64 },
+    /// The step has ended.
+    Released,
+}
+
+/// The right to do a step, which this process has taken.
+struct Lease {
+    key: Key,
+    deadline: Deadline,
 }
 
 impl Registry {
@@ -75,38 +99,38 @@ impl Registry {
 
     async fn try_collect_step(&self, request: &CollectRequest) -> Result<Report> {
         if request.dry_run {
-            return self.step(request, u64::MAX).await;
+            return self.step(request, Deadline::NONE).await;
         }
-        let (lease, until_ms) = self.lease().await?;
-        let result = self.step(request, until_ms - LEASE_MS / 2).await;
+        let lease = self.take_lease().await?;
+        let result = self.step(request, lease.deadline).await;
         // If the release fails, the lease expires by itself.
-        self.store(&lease, &0u64, When::Always).await?;
+        self.store(&lease.key, &LeaseFact::Released, When::Always).await?;
         result
     }
 
-    async fn step(&self, request: &CollectRequest, deadline_ms: u64) -> Result<Report> {
+    async fn step(&self, request: &CollectRequest, deadline: Deadline) -> Result<Report> {
         let cursor = match self.load_cursor(request.dry_run).await {
-            Ok(Some(cursor)) if request.dry_run || self.is_current(&cursor, deadline_ms).await? => cursor,
+            Ok(Some(cursor)) if request.dry_run || self.is_current(&cursor, deadline).await? => cursor,
             // Two concurrent steps can corrupt the cursor on a store without exact conditional
             // writes.
             Err(Error::Store(store::Error::Corrupt(why))) => {
                 log::warn!("a round of the collection begins anew: {}", Causes(&why));
-                self.begin_round(request, deadline_ms).await?
+                self.begin_round(request, deadline).await?
             }
             Err(error) => return Err(error),
-            Ok(_) => self.begin_round(request, deadline_ms).await?,
+            Ok(_) => self.begin_round(request, deadline).await?,
         };
-        let mut collector = Collector { registry: self, cursor, deadline_ms };
+        let mut collector = Collector { registry: self, cursor, deadline };
         let (began_ms, began_at) = (self.platform.now_ms(), collector.cursor.report.looked_at);
         while !collector.cursor.report.done {
             let before = collector.cursor.phase;
             collector.advance().await?;
             let looked_at = collector.cursor.report.looked_at - began_at;
             let took_ms = self.platform.now_ms().saturating_sub(began_ms);
-            // End the step before the phase `Rescued`, so that the cursor is saved first. The phase
-            // tells pushes that the round is over, and the state that pushes read must not be ahead
+            // End the step before the phase `Protections`, so that the cursor is saved first. The
+            // phase writes that the round is over, and the state that pushes read must not be ahead
             // of the saved cursor.
-            let ends = !request.dry_run && before != Phase::Rescued && collector.cursor.phase == Phase::Rescued;
+            let ends = !request.dry_run && before != Phase::Protections && collector.cursor.phase == Phase::Protections;
             if ends || looked_at >= self.limits.collect_step_keys_max || took_ms >= self.limits.collect_step_ms_max {
                 break;
             }
@@ -124,77 +148,80 @@ impl Registry {
         Ok(collector.cursor.report)
     }
 
-    /// Whether the collection state that pushes read names the cursor's round. Also clears the list
-    /// of keys being removed, if a step that was cut off left one.
-    async fn is_current(&self, cursor: &Cursor, deadline_ms: u64) -> Result<bool> {
-        let collection = self.collection().await?;
-        if !collection.sweeping.is_empty() {
-            // The list of keys was left by a step that was cut off.
-            let collection = CollectionFact { sweeping: Vec::new(), ..collection.clone() };
-            self.check_deadline(deadline_ms)?;
-            self.store(layout::COLLECTION, &collection, When::Always).await?;
+    /// Whether the collection state that pushes read names the cursor's round. Also clears the
+    /// announcement of a sweep, if a step that was cut off left one.
+    async fn is_current(&self, cursor: &Cursor, deadline: Deadline) -> Result<bool> {
+        let state = self.collection_state().await?;
+        if let Activity::Sweeping { .. } = state.activity {
+            let marking = CollectionState { activity: Activity::Marking, ..state };
+            self.write_state(&marking, deadline).await?;
         }
-        let is_active = collection.active || cursor.phase == Phase::Rescued;
-        Ok(is_active && collection.round == cursor.report.round)
+        let is_active = state.is_active() || cursor.phase == Phase::Protections;
+        Ok(is_active && state.round == cursor.report.round)
     }
 
-    async fn begin_round(&self, request: &CollectRequest, deadline_ms: u64) -> Result<Cursor> {
-        let collection = self.collection().await?;
-        let round = collection.round + 1;
+    async fn begin_round(&self, request: &CollectRequest, deadline: Deadline) -> Result<Cursor> {
+        let round = self.collection_state().await?.round + 1;
         let report = Report { round, dry_run: request.dry_run, ..Report::default() };
         let mut grace_ms = request.grace_ms;
         if !request.dry_run {
-            if self.is_asked_for_time().await? {
+            if self.was_push_refused().await? {
                 grace_ms = grace_ms.max(RIGHT_OF_WAY_MS);
             }
             // Announce the round before marking begins: from here on each push protects the keys
             // that it references.
-            let collection = CollectionFact { round, active: true, ..CollectionFact::default() };
-            self.check_deadline(deadline_ms)?;
-            self.store(layout::COLLECTION, &collection, When::Always).await?;
+            self.write_state(&CollectionState { round, activity: Activity::Marking }, deadline).await?;
         }
         Ok(Cursor::new(report, grace_ms, request.untagged_lifetime_ms))
     }
 
-    /// Fails with [`Error::Busy`] after the deadline: once the lease has expired another step may
-    /// be under way, so nothing more may be written.
-    fn check_deadline(&self, deadline_ms: u64) -> Result<()> {
-        if self.platform.now_ms() > deadline_ms { Err(Error::Busy) } else { Ok(()) }
+    async fn write_state(&self, state: &CollectionState, deadline: Deadline) -> Result<()> {
+        self.check_deadline(deadline)?;
+        self.store(layout::COLLECTION_STATE, state, When::Always).await
     }
 
-    /// Takes the lease on the collection. Returns the lease's key and its end, in milliseconds
-    /// since the Unix epoch. Each lease is a key of its own, because "the key must be absent" is an
-    /// exact condition on more stores than "the value must be unchanged".
-    async fn lease(&self) -> Result<(String, u64)> {
-        let keys = self.keys.list(layout::COLLECTION_LEASES, None, LEASES_LISTED_MAX).await?;
-        let now_ms = self.platform.now_ms();
+    /// Fails with [`Error::Busy`] after the deadline: once the lease has expired another step may
+    /// be under way, so nothing more may be written.
+    fn check_deadline(&self, deadline: Deadline) -> Result<()> {
+        deadline.check(self.platform.now_ms())
+    }
+
+    /// Takes the lease on the collection. Each lease is a key of its own, because "the key must be
+    /// absent" is an exact condition on more stores than "the value must be unchanged".
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when another step holds the lease.
+    async fn take_lease(&self) -> Result<Lease> {
+        let leases = self.keys.list(&layout::leases(), None, LEASES_LISTED_MAX).await?;
+        let since_ms = self.platform.now_ms();
         let mut number = 0;
-        if let Some(last) = keys.last() {
-            let until_ms: u64 = match self.load(last).await {
-                Err(Error::Store(store::Error::Corrupt(_))) => 0,
-                until_ms => until_ms?.unwrap_or_default(),
-            };
-            // Ignore a lease that ends more than two lease times from now: a clock was set back
-            // after the lease was written.
-            if until_ms > now_ms && until_ms - now_ms <= 2 * LEASE_MS {
+        if let Some(last) = leases.last() {
+            if self.is_held(last, since_ms).await? {
                 return Err(Error::Busy);
             }
-            number = last[layout::COLLECTION_LEASES.len()..].parse::<u64>().unwrap_or_default() + 1;
+            number = layout::lease_number(last) + 1;
         }
-        let key = format!("{}{number:016}", layout::COLLECTION_LEASES);
-        let until_ms = now_ms + LEASE_MS;
-        match self.store(&key, &until_ms, When::Absent).await {
+        let key = layout::lease(number);
+        match self.store(&key, &LeaseFact::Held { since_ms }, When::Absent).await {
             Err(Error::Store(store::Error::Conflict(_))) => return Err(Error::Busy),
             result => result?,
         }
-        for old in keys {
+        for old in leases {
             self.keys.delete(&old).await?;
         }
-        Ok((key, until_ms))
+        Ok(Lease { key, deadline: Window::new(since_ms, LEASE_MS).deadline() })
+    }
+
+    async fn is_held(&self, lease: &str, now_ms: u64) -> Result<bool> {
+        match self.load(lease).await {
+            Ok(Some(LeaseFact::Held { since_ms })) => Ok(Window::new(since_ms, LEASE_MS).is_respected(now_ms)),
+            Ok(Some(LeaseFact::Released) | None) | Err(Error::Store(store::Error::Corrupt(_))) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 
-impl Collector<'_> {
+impl<'a> Collector<'a> {
     /// Processes one page of keys in the cursor's phase.
     async fn advance(&mut self) -> Result<()> {
         match self.cursor.phase {
@@ -208,41 +235,43 @@ impl Collector<'_> {
             Phase::Reached => self.reached().await,
             Phase::Manifests => self.manifests().await,
             Phase::Blobs => self.blobs().await,
-            Phase::Holes => self.holes().await,
-            Phase::Ways => self.ways().await,
+            Phase::MissingBlobs => self.missing_blobs().await,
+            Phase::ReverseIndex => self.reverse_index().await,
             Phase::Referrers => self.referrers().await,
-            Phase::Adopted => self.adopted().await,
             Phase::Large => self.large().await,
             Phase::Repository => self.repository().await,
             Phase::ContentOfUploads => self.content_of_uploads().await,
-            Phase::ContentOfManifests => self.content_of_facts("large/", Phase::ContentOfBlobs).await,
-            Phase::ContentOfBlobs => self.content_of_facts("blob/", Phase::Contents).await,
+            Phase::ContentOfManifests => self.content_of_facts(Kind::Large, Phase::ContentOfBlobs).await,
+            Phase::ContentOfBlobs => self.content_of_facts(Kind::Blob, Phase::Contents).await,
             Phase::Contents => self.contents().await,
-            Phase::Stored => self.stored().await,
+            Phase::Objects => self.objects().await,
             Phase::Condemned => self.condemned().await,
             Phase::TidyKeys => self.tidy_keys().await,
             Phase::TidyContent => self.tidy_content().await,
             Phase::Expired => self.expired().await,
-            Phase::Rescued => self.rescued().await,
+            Phase::Protections => self.protections().await,
         }
     }
 
     /// Returns the next page of keys under `prefix`, after the cursor, and moves the cursor behind
     /// the page. The flag is `false` on the last page.
-    async fn page(&mut self, prefix: &str) -> Result<(Vec<String>, bool)> {
-        let most = self.registry.limits.collect_page_entries_max;
-        let keys = self.registry.keys.list(prefix, self.cursor.after.as_deref(), most).await?;
+    async fn page(&mut self, prefix: &Prefix) -> Result<(Vec<Key>, bool)> {
+        let after = self.cursor.after.take();
+        let mut pages = self.pages(prefix.clone(), after);
+        let keys = pages.next().await?.unwrap_or_default();
+        let more = !pages.is_over();
         self.cursor.report.looked_at += keys.len() as u64;
-        let more = keys.len() == most;
-        if let Some(last) = keys.last() {
-            self.cursor.after = Some(last.clone());
-        }
+        self.cursor.after = keys.last().map(|last| last.clone().into_string());
         Ok((keys, more))
+    }
+
+    fn pages(&self, prefix: Prefix, after: Option<String>) -> KeyPages<'a> {
+        KeyPages::new(&*self.registry.keys, prefix, after, self.registry.limits.collect_page_entries_max)
     }
 
     /// Must be called before every write.
     fn check_lease(&self) -> Result<()> {
-        self.registry.check_deadline(self.deadline_ms)
+        self.registry.check_deadline(self.deadline)
     }
 
     fn is_dry(&self) -> bool {

@@ -37,7 +37,7 @@ pub struct Report {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_due_ms: Option<u64>,
     /// Missing blobs: a manifest names the blob, but its repository does not hold the blob.
-    pub holes: Named,
+    pub missing_blobs: Named,
     /// Keys and objects that cannot be read or removed, and paths of files that are foreign to the
     /// store. Anything that an unreadable key may refer to is kept.
     pub unknown: Named,
@@ -75,18 +75,18 @@ impl Named {
 
 /// The outcome for one candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum Outcome {
     Kept,
     Condemned,
     Removed,
 }
 
 impl Tally {
-    pub(super) fn add(&mut self, fate: Fate) {
-        match fate {
-            Fate::Kept => self.kept += 1,
-            Fate::Condemned => self.condemned += 1,
-            Fate::Removed => self.removed += 1,
+    pub(super) fn add(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Kept => self.kept += 1,
+            Outcome::Condemned => self.condemned += 1,
+            Outcome::Removed => self.removed += 1,
         }
     }
 }

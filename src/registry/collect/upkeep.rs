@@ -1,0 +1,120 @@
+//! The phases that end a round: condemnations of keys that are gone, expired keys, left-over files,
+//! and protections of pushes.
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::Collector;
+use super::cursor::Phase;
+use super::report::Outcome;
+use crate::registry::Result;
+use crate::registry::guard::{Activity, CollectionState, ProtectionFact};
+use crate::registry::layout::{self, Collectable, Key};
+use crate::registry::limits::CALLS_AT_ONCE_MAX;
+use crate::store::{Tidied, TidyRequest};
+
+impl Collector<'_> {
+    /// Deletes the condemnations of keys that no longer exist. The phase `Objects` does the same
+    /// for objects.
+    pub(super) async fn condemned(&mut self) -> Result<()> {
+        let condemned = Collectable::condemned_keys();
+        let (condemnations, more) = self.page(&condemned).await?;
+        let keys: Vec<Key> = condemnations.iter().map(|key| Key::listed(condemned.rest(key).to_owned())).collect();
+        let exist = self.registry.are_there(keys.clone()).await?;
+        for (key, _) in keys.into_iter().zip(exist).filter(|(_, exists)| !exists) {
+            self.forget_condemnation(&Collectable::Key(key)).await?;
+        }
+        if !more {
+            self.cursor.enter(Phase::Expired);
+        }
+        Ok(())
+    }
+
+    /// Removes expired keys of other layers: a page of one family of keys at a time.
+    pub(super) async fn expired(&mut self) -> Result<()> {
+        let registry = self.registry;
+        let Some(family) = registry.expiring.get(self.cursor.expiring) else {
+            self.cursor.enter(Phase::TidyKeys);
+            return Ok(());
+        };
+        let (keys, more) = self.page(&layout::other_layer(family.prefix)).await?;
+        let reads = keys.into_iter().map(|key| async move { registry.keys.get(&key).await.map(|entry| (key, entry)) });
+        let reads: Vec<_> = reads.collect();
+        let entries: Vec<_> = stream::iter(reads).buffered(CALLS_AT_ONCE_MAX).try_collect().await?;
+        let now_ms = registry.platform.now_ms();
+        for (key, entry) in entries {
+            if entry.is_some_and(|entry| (family.is_expired)(&entry.value, now_ms)) {
+                self.cursor.report.leftovers.add(Outcome::Removed);
+                if !self.is_dry() {
+                    self.check_lease()?;
+                    registry.keys.delete(&key).await?;
+                }
+            }
+        }
+        if !more {
+            self.cursor.expiring += 1;
+            self.cursor.enter(Phase::Expired);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn tidy_keys(&mut self) -> Result<()> {
+        let tidied = self.registry.keys.tidy(&self.tidy_request()?).await?;
+        self.note_tidied(tidied, Phase::TidyContent);
+        Ok(())
+    }
+
+    pub(super) async fn tidy_content(&mut self) -> Result<()> {
+        let tidied = self.registry.blobs.tidy(&self.tidy_request()?).await?;
+        self.note_tidied(tidied, Phase::Protections);
+        Ok(())
+    }
+
+    fn tidy_request(&self) -> Result<TidyRequest> {
+        if !self.is_dry() {
+            self.check_lease()?;
+        }
+        Ok(TidyRequest {
+            now_ms: self.registry.platform.now_ms(),
+            grace_ms: self.cursor.grace_ms,
+            dry_run: self.is_dry(),
+            after: self.cursor.after.clone(),
+            limit: self.registry.limits.collect_page_entries_max,
+        })
+    }
+
+    fn note_tidied(&mut self, tidied: Tidied, then: Phase) {
+        let report = &mut self.cursor.report;
+        report.looked_at += tidied.looked_at as u64;
+        report.leftovers.removed += tidied.removed;
+        for path in tidied.foreign {
+            log::warn!("{path} does not belong to the store, and the collection leaves the file alone");
+            report.unknown.add(path);
+        }
+        self.cursor.after = tidied.after;
+        if !tidied.more {
+            self.cursor.enter(then);
+        }
+    }
+
+    /// Writes that the round is over, so that pushes no longer protect their keys. Then deletes the
+    /// protections that are over. The protections of this round stay: their pushes may not know yet
+    /// that the round is over and that another round has begun.
+    pub(super) async fn protections(&mut self) -> Result<()> {
+        if self.is_dry() {
+            self.cursor.report.done = true;
+            return Ok(());
+        }
+        let (round, now_ms) = (self.cursor.report.round, self.registry.platform.now_ms());
+        let idle = CollectionState { round, activity: Activity::Idle { since_ms: now_ms } };
+        self.registry.write_state(&idle, self.deadline).await?;
+        let (keys, more) = self.page(&layout::protections()).await?;
+        for (key, fact) in self.read_all::<ProtectionFact>(keys).await? {
+            if fact.is_none_or(|(fact, _)| fact.is_over(round, now_ms)) {
+                self.check_lease()?;
+                self.registry.keys.delete(&key).await?;
+            }
+        }
+        self.cursor.report.done = !more;
+        Ok(())
+    }
+}
