@@ -131,15 +131,7 @@ impl From<SendError> for Error {
     fn from(error: SendError) -> Self {
         match error {
             SendError::Unsupported => Self::unsupported("cannot send a request to another server").because(error),
-<<<<<<< HEAD
-<<<<<<< HEAD
-            SendError::Failed(_) | SendError::TimedOut(_) => {
-=======
             SendError::TimedOut(_) | SendError::Failed(_) => {
->>>>>>> http
-=======
-            SendError::TimedOut(_) | SendError::Failed(_) => {
->>>>>>> store
                 Self::unavailable("the server gave no answer").because(error)
             }
         }
