@@ -197,7 +197,7 @@ impl Throttle {
         for _ in 0..TRIES_MAX {
             let (before, when) = self.read(key).await?;
             let after = change(before)?;
-            match self.keys.put_sharpened(key, serde_json::json!(after).to_string().into(), when).await {
+            match self.keys.put_where_supported(key, serde_json::json!(after).to_string().into(), when).await {
                 Ok(_) => return Ok((before, after)),
                 Err(store::Error::Conflict(_)) => {}
                 Err(error) => return Err(error.into()),
@@ -224,7 +224,7 @@ impl Throttle {
         }
         if self.keys.get(SECRET).await?.is_none() {
             let bytes = [self.platform.random(), self.platform.random()].concat();
-            match self.keys.put_sharpened(SECRET, hex::encode(bytes).into(), When::Absent).await {
+            match self.keys.put_where_supported(SECRET, hex::encode(bytes).into(), When::Absent).await {
                 Ok(_) | Err(store::Error::Conflict(_)) => {}
                 Err(error) => return Err(error.into()),
             }

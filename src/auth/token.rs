@@ -223,7 +223,7 @@ impl Tokens {
             return Ok(key);
         }
         let bytes = [self.platform.random(), self.platform.random()].concat();
-        match keys.put_sharpened(KEY, hex::encode(bytes).into(), When::Absent).await {
+        match keys.put_where_supported(KEY, hex::encode(bytes).into(), When::Absent).await {
             Ok(_) | Err(store::Error::Conflict(_)) => {}
             Err(error) => return Err(error.into()),
         }

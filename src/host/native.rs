@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::config::{Connections, Offer};
 use super::places::{Place, Places};
-use super::stall::{Answer, PatientBody, PatientStream};
+use super::stall::{PatientStream, ending, patient};
 use super::tls::Certificate;
 use crate::http::{Handler, Peer, Progress};
 use crate::platform::Body;
@@ -160,7 +160,7 @@ fn http_connection(
         connection.begin(progress.clone());
         request.extensions_mut().insert(peer);
         request.extensions_mut().insert(progress.clone());
-        let request = request.map(|body| Body::new(PatientBody::new(body, &limits, progress, &connection)));
+        let request = request.map(|body| patient(Body::new(body), &limits, progress, &connection));
         // The request runs in a task of its own. hyper drops the request when the client
         // disconnects, but the bytes of an upload that arrived before must still be recorded. The
         // task ends soon, because the body ends with an error. The task keeps the place until its
@@ -173,7 +173,7 @@ fn http_connection(
         async move {
             let response = answer.await?;
             connection.answer();
-            Ok::<_, JoinError>(response.map(|body| Answer { body, connection }))
+            Ok::<_, JoinError>(response.map(|body| ending(body, connection)))
         }
     });
     http1::Builder::new()

@@ -2,18 +2,15 @@
 
 use std::error::Error as Cause;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 use http::uri::Scheme;
 use http::{Request, Response};
-use http_body::{Frame, SizeHint};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
@@ -106,7 +103,7 @@ impl Platform for NativePlatform {
         let limit = timeout + timeout * 2 * buffered as u32 / BUFFER_BYTES as u32;
         let pace = Pace(Arc::new(Mutex::new(Some(Instant::now()))));
         let is_plain = request.uri().scheme() == Some(&Scheme::HTTP);
-        let request = request.map(|body| Body::new(Watched { body, pace: pace.clone() }));
+        let request = request.map(|body| paced(body, pace.clone()));
         let mut answered = pin!(if is_plain { self.plain().request(request) } else { self.tls()?.request(request) });
         loop {
             let until = pace.since().unwrap_or_else(Instant::now) + limit;
@@ -136,29 +133,13 @@ impl Pace {
 }
 
 /// A request body that records in `pace` whether the last poll had data ready.
-struct Watched {
-    body: Body,
-    pace: Pace,
-}
-
-impl http_body::Body for Watched {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+fn paced(mut body: Body, pace: Pace) -> Body {
+    Body::from_poll(body.length(), move |cx| {
+        let polled = body.poll_next(cx);
         let since = polled.is_ready().then(Instant::now);
-        *self.pace.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
+        *pace.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
         polled
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
+    })
 }
 
 /// An answer's body that fails after [`READ_TIMEOUT`] without bytes.

@@ -10,14 +10,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::config::Connections;
 use super::places::Connection;
 use crate::http::Progress;
-use crate::platform::BodyError;
+use crate::platform::{Body, BodyError};
 
 /// The debt of waiting time from which a client counts as slow. The connection of a slow client may
 /// be closed to make place for another one.
@@ -129,91 +128,52 @@ impl Patience {
 
 /// A request body that fails when its sender stalls. Only time in which the server waits for the
 /// body counts.
-pub(super) struct PatientBody<B> {
-    body: B,
-    progress: Progress,
-    /// The limits while the request is carried out.
-    carried: Patience,
-    /// The limits before the request is admitted, and after the request was answered or refused.
-    unwanted: Patience,
-}
-
-impl<B> PatientBody<B> {
-    pub(super) fn new(body: B, limits: &Connections, progress: Progress, connection: &Arc<Connection>) -> Self {
-        let idle = limits.body_idle_timeout;
-        let bytes_per_second = match limits.body_bytes_per_second_min {
-            0 => Rate::Any,
-            rate => Rate::Least(rate),
-        };
-        let carried = Limits { idle, allowance: BODY_ALLOWANCE, bytes_per_second };
-        let allowance = limits.unwanted_body_timeout;
-        let unwanted = Limits { idle, allowance, bytes_per_second: Rate::Deadline };
-        let patience = |limits| Patience::new(limits, connection.clone());
-        Self { body, progress, carried: patience(carried), unwanted: patience(unwanted) }
-    }
-}
-
-impl<B> http_body::Body for PatientBody<B>
-where
-    B: http_body::Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
-{
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        let patience = if this.progress.is_carried_out() { &mut this.carried } else { &mut this.unwanted };
-        let bytes = |frame: &Option<Result<Frame<Bytes>, B::Error>>| match frame {
-            Some(Ok(frame)) => frame.data_ref().map_or(0, |data| data.len() as u64),
+pub(super) fn patient(mut body: Body, limits: &Connections, progress: Progress, connection: &Arc<Connection>) -> Body {
+    let idle = limits.body_idle_timeout;
+    let bytes_per_second = match limits.body_bytes_per_second_min {
+        0 => Rate::Any,
+        rate => Rate::Least(rate),
+    };
+    let patience = |limits| Patience::new(limits, connection.clone());
+    let mut carried = patience(Limits { idle, allowance: BODY_ALLOWANCE, bytes_per_second });
+    // The limits before the caller is authorized, and after the request was answered or refused.
+    let allowance = limits.unwanted_body_timeout;
+    let mut unwanted = patience(Limits { idle, allowance, bytes_per_second: Rate::Deadline });
+    Body::from_poll(body.length(), move |cx| {
+        let polled = body.poll_next(cx);
+        let patience = if progress.is_carried_out() { &mut carried } else { &mut unwanted };
+        let bytes = |data: &Option<Result<Bytes, BodyError>>| match data {
+            Some(Ok(data)) => data.len() as u64,
             _ => 0,
         };
         let Limits { idle, bytes_per_second, allowance } = patience.limits;
         Poll::Ready(match ready!(patience.judge(polled, bytes, cx)) {
-            Ok(frame) => frame.map(|frame| frame.map_err(|error| BodyError::Interrupted(error.to_string()))),
+            Ok(data) => data,
             Err(Late::Idle) => Some(Err(BodyError::Idle { limit_seconds: idle.as_secs() })),
             Err(Late::Slow) => Some(Err(BodyError::Slow(match bytes_per_second {
                 Rate::Least(rate) => format!("less than {rate} bytes a second"),
                 _ => format!("it was waited for {} seconds in all", allowance.as_secs()),
             }))),
         })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+    })
 }
 
-/// An answer's body. Dropping the body marks the end of the request on its connection.
-pub(super) struct Answer<B> {
-    pub(super) body: B,
-    pub(super) connection: Arc<Connection>,
+/// An answer's body that marks the end of the request on its connection when the body is dropped.
+pub(super) fn ending(mut body: Body, connection: Arc<Connection>) -> Body {
+    let end = RequestEnd(connection);
+    Body::from_poll(body.length(), move |cx| {
+        // The use of `end` makes the body own `end`.
+        let _ = &end;
+        body.poll_next(cx)
+    })
 }
 
-impl<B: http_body::Body + Unpin> http_body::Body for Answer<B> {
-    type Data = B::Data;
-    type Error = B::Error;
+/// Marks the end of a request on its connection when dropped.
+struct RequestEnd(Arc<Connection>);
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl<B> Drop for Answer<B> {
+impl Drop for RequestEnd {
     fn drop(&mut self) {
-        self.connection.end();
+        self.0.end();
     }
 }
 

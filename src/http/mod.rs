@@ -36,7 +36,6 @@ use authorizer::Authorizer;
 use drain::Drain;
 use endpoints::Call;
 use error::Error;
-use panics::Guarded;
 use permission::Permission;
 use reply::Reply;
 use request_id::RequestId;
@@ -140,14 +139,14 @@ impl Handler {
     /// always has a Content-Length.
     pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
         let id = RequestId::of(request.headers(), self.registry.platform());
-        let mut response = id.over(self.answer(request)).await.map(|body| Guarded::body(&id, body));
+        let mut response = id.over(self.answer(request)).await.map(|body| panics::guarded(&id, body));
         id.write_to(response.headers_mut());
         response
     }
 
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let (head, body) = request.into_parts();
-        let (drain, body) = Drain::watch(body);
+        let (drain, body) = Drain::new(body);
         let performed = panics::caught(self.perform(&head, body));
         let result = performed.await.unwrap_or(Err(Error::Panicked));
         let reply = result.unwrap_or_else(|error| error.reply(&head));

@@ -4,12 +4,9 @@
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http_body::{Frame, SizeHint};
 
 use super::request_id::RequestId;
 use crate::platform::{Body, BodyError, Causes};
@@ -23,51 +20,21 @@ pub(super) async fn caught<F: Future>(future: F) -> Option<F::Output> {
 
 /// The body of an answer. The body logs under the request's id, and breaks off with an error if it
 /// panics.
-pub(super) struct Guarded {
-    id: RequestId,
-    body: Body,
-    broken: bool,
-}
-
-impl Guarded {
-    pub(super) fn body(id: &RequestId, body: Body) -> Body {
-        match body.length() {
-            Some(0) => body,
-            _ => Body::new(Self { id: id.clone(), body, broken: false }),
-        }
-    }
-}
-
-impl http_body::Body for Guarded {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        if this.broken {
-            return Poll::Ready(None);
-        }
-        this.id.within(|| {
-            let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut this.body).poll_frame(cx)));
+pub(super) fn guarded(id: &RequestId, mut body: Body) -> Body {
+    let id = id.clone();
+    Body::from_poll(body.length(), move |cx| {
+        id.within(|| {
+            let polled = catch_unwind(AssertUnwindSafe(|| body.poll_next(cx)));
             let polled = polled.unwrap_or_else(|panic| {
                 // Report an error: the end of the body alone could pass for a complete answer.
                 Poll::Ready(Some(Err(BodyError::Interrupted(format!("a panic: {}", text_of(&*panic))))))
             });
             if let Poll::Ready(Some(Err(error))) = &polled {
                 log::error!("an answer breaks off: {}", Causes(error));
-                this.broken = true;
             }
             polled
         })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.broken || self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+    })
 }
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> &str {

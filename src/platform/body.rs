@@ -3,11 +3,11 @@
 use std::any::Any;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 
@@ -109,6 +109,16 @@ impl Body {
         Self { inner: StreamBody::new(frames).boxed_unsync(), length: None }
     }
 
+    /// A body whose bytes come from `poll`, which is not called again after the end or an error.
+    /// `length` is the exact length in bytes, where it is known. A wrapper of another body passes
+    /// on the length of that body.
+    pub fn from_poll<F>(length: Option<u64>, poll: F) -> Self
+    where
+        F: FnMut(&mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> + Send + Unpin + 'static,
+    {
+        Self::new(Polled { poll, length, has_ended: false })
+    }
+
     /// States the length, in bytes, of a stream whose maker knows the length.
     pub fn with_length(mut self, length: u64) -> Self {
         self.length = Some(length);
@@ -122,15 +132,22 @@ impl Body {
 
     /// The next bytes; `None` at the end.
     pub async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Polls for the next bytes; `None` at the end.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
-            match self.inner.frame().await? {
-                Ok(frame) => match frame.into_data() {
-                    Ok(data) if data.is_empty() => {}
-                    Ok(data) => return Some(Ok(data)),
-                    // Trailers carry no meaning for a registry.
-                    Err(_) => {}
-                },
-                Err(error) => return Some(Err(error)),
+            let frame = match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            };
+            match frame.into_data() {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => return Poll::Ready(Some(Ok(data))),
+                // Trailers carry no meaning for a registry.
+                Err(_) => {}
             }
         }
     }
@@ -202,8 +219,64 @@ impl http_body::Body for Body {
     }
 }
 
+/// A body that a function produces.
+struct Polled<F> {
+    poll: F,
+    length: Option<u64>,
+    has_ended: bool,
+}
+
+impl<F> http_body::Body for Polled<F>
+where
+    F: FnMut(&mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> + Unpin,
+{
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        let polled = ready!((self.poll)(cx));
+        self.has_ended = !matches!(polled, Some(Ok(_)));
+        Poll::Ready(polled.map(|data| data.map(Frame::data)))
+    }
+
+    /// HTTP sends the head alone where the length is 0.
+    fn is_end_stream(&self) -> bool {
+        self.has_ended || self.length == Some(0)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
 impl std::fmt::Debug for Body {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Body").field("length", &self.length).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_executor::block_on;
+
+    use super::*;
+
+    #[test]
+    fn a_polled_body_declares_its_length_and_is_not_polled_after_its_end() {
+        let ended = Some(Err(BodyError::Interrupted("the client left".into())));
+        for (length, last) in [(None, None), (Some(0), None), (Some(4), None), (Some(4), ended)] {
+            let mut pieces = vec![last.clone(), Some(Ok(Bytes::from_static(b"body")))];
+            let polls = move |_: &mut Context<'_>| Poll::Ready(pieces.pop().expect("no poll after the end"));
+            let mut body = Body::from_poll(length, polls);
+            assert_eq!((body.length(), body.size_hint().exact()), (length, length));
+            assert_eq!(body.is_end_stream(), length == Some(0));
+            assert_eq!(block_on(body.next()), Some(Ok(Bytes::from_static(b"body"))));
+            assert_eq!(block_on(body.next()), last);
+            assert!(body.is_end_stream());
+            assert_eq!(block_on(body.next()), None);
+        }
     }
 }

@@ -123,7 +123,7 @@ impl Facts {
     }
 
     pub(super) async fn store<T: Serialize>(&self, key: &str, fact: &T, when: When) -> Result<()> {
-        self.keys.put_sharpened(key, to_line(key, fact, &[])?, when).await?;
+        self.keys.put_where_supported(key, to_line(key, fact, &[])?, when).await?;
         Ok(())
     }
 }

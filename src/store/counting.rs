@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{BlobStore, Entry, KeyValue, Location, Result, Stage, Stored, Version, When};
+use super::{BlobStore, Entry, KeyValue, Location, Result, Stage, Stored, Tidied, TidyRequest, Version, When};
 use crate::oci::Digest;
 use crate::platform::Body;
 
 /// Counts the calls to the store inside.
 pub struct Counting<S: ?Sized> {
     /// How many calls there were.
-    pub counts: Counts,
+    pub counts: Arc<Counts>,
     inner: Arc<S>,
 }
 
@@ -49,11 +49,13 @@ impl Counts {
 impl<S: ?Sized> Counting<S> {
     /// Counts the calls to `inner`.
     pub fn new(inner: Arc<S>) -> Self {
-        Self { counts: Counts::default(), inner }
+        Self { counts: Arc::default(), inner }
     }
 }
 
+/// `tidy` is not counted, because its result says how many entries were looked at.
 #[async_trait]
+#[deny(clippy::missing_trait_methods, reason = "a decorator forwards every method")]
 impl<S: KeyValue + ?Sized> KeyValue for Counting<S> {
     async fn get(&self, key: &str) -> Result<Option<Entry>> {
         Counts::add(&self.counts.reads);
@@ -82,11 +84,21 @@ impl<S: KeyValue + ?Sized> KeyValue for Counting<S> {
         Counts::add(&self.counts.lists);
         self.inner.list(prefix, after, limit).await
     }
+
+    async fn tidy(&self, request: &TidyRequest) -> Result<Tidied> {
+        self.inner.tidy(request).await
+    }
+
+    fn for_upkeep(&self) -> Option<Arc<dyn KeyValue>> {
+        let inner = self.inner.for_upkeep()?;
+        Some(Arc::new(Counting { counts: self.counts.clone(), inner }))
+    }
 }
 
 /// `append` and `commit` count as writes. `stage` is not counted, because no back end needs to do
-/// any work for it.
+/// any work for it. `tidy` is not counted either.
 #[async_trait]
+#[deny(clippy::missing_trait_methods, reason = "a decorator forwards every method")]
 impl<S: BlobStore + ?Sized> BlobStore for Counting<S> {
     async fn stage(&self) -> Result<Stage> {
         self.inner.stage().await
@@ -142,5 +154,9 @@ impl<S: BlobStore + ?Sized> BlobStore for Counting<S> {
     async fn remove(&self, name: &str) -> Result<()> {
         Counts::add(&self.counts.deletes);
         self.inner.remove(name).await
+    }
+
+    async fn tidy(&self, request: &TidyRequest) -> Result<Tidied> {
+        self.inner.tidy(request).await
     }
 }

@@ -131,7 +131,7 @@ impl From<SendError> for Error {
     fn from(error: SendError) -> Self {
         match error {
             SendError::Unsupported => Self::unsupported("cannot send a request to another server").because(error),
-            SendError::Failed(_) | SendError::TimedOut(_) => {
+            SendError::TimedOut(_) | SendError::Failed(_) => {
                 Self::unavailable("the server gave no answer").because(error)
             }
         }

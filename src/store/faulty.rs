@@ -1,17 +1,16 @@
 //! Decorators that fail on purpose, by seed. The faults are those of a network, a full disk or a
 //! retrying client.
 
-use std::future::poll_fn;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
 
-use super::{BlobStore, Entry, Error, KeyValue, Location, Result, Stage, Stored, Version, When};
+use super::contract::yield_now;
+use super::{BlobStore, Entry, Error, KeyValue, Location, Result, Stage, Stored, Tidied, TidyRequest, Version, When};
 use crate::oci::Digest;
 use crate::platform::{Body, BodyError};
 
@@ -55,7 +54,7 @@ enum Fault {
     /// Other tasks run before the call.
     Delay,
     /// The body of an append or of a read breaks off. A call without a body fails.
-    Truncate,
+    BreakOff,
     /// The call is carried out twice, as when a client of the store retries because the first
     /// answer was lost.
     Twice,
@@ -85,7 +84,7 @@ impl Faults {
     }
 
     fn next(&self) -> Fault {
-        const FAULTS: [Fault; 5] = [Fault::Before, Fault::After, Fault::Delay, Fault::Truncate, Fault::Twice];
+        const FAULTS: [Fault; 5] = [Fault::Before, Fault::After, Fault::Delay, Fault::BreakOff, Fault::Twice];
         match self.chance_per_mille.load(Ordering::Relaxed) {
             0 => Fault::None,
             chance => self.dice(|dice| if dice.per_mille(chance) { FAULTS[dice.below(5)] } else { Fault::None }),
@@ -94,15 +93,7 @@ impl Faults {
 
     async fn delay(&self) {
         for _ in 0..self.dice(|dice| 1 + dice.below(3)) {
-            let mut is_later = false;
-            let turn = poll_fn(|context| match std::mem::replace(&mut is_later, true) {
-                true => Poll::Ready(()),
-                false => {
-                    context.waker().wake_by_ref();
-                    Poll::Pending
-                }
-            });
-            turn.await;
+            yield_now().await;
         }
     }
 }
@@ -129,7 +120,7 @@ macro_rules! faulty {
     ($self:ident, $call:expr) => {
         match $self.faults.next() {
             Fault::None => $call.await,
-            Fault::Before | Fault::Truncate => Err(outage()),
+            Fault::Before | Fault::BreakOff => Err(outage()),
             Fault::After => {
                 let _ = $call.await;
                 Err(outage())
@@ -147,6 +138,7 @@ macro_rules! faulty {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods, reason = "a decorator forwards every method")]
 impl<S: KeyValue + ?Sized> KeyValue for Faulty<S> {
     async fn get(&self, key: &str) -> Result<Option<Entry>> {
         faulty!(self, self.inner.get(key))
@@ -167,9 +159,19 @@ impl<S: KeyValue + ?Sized> KeyValue for Faulty<S> {
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
         faulty!(self, self.inner.list(prefix, after, limit))
     }
+
+    async fn tidy(&self, request: &TidyRequest) -> Result<Tidied> {
+        faulty!(self, self.inner.tidy(request))
+    }
+
+    fn for_upkeep(&self) -> Option<Arc<dyn KeyValue>> {
+        let inner = self.inner.for_upkeep()?;
+        Some(Arc::new(Faulty::new(self.faults.clone(), inner)))
+    }
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods, reason = "a decorator forwards every method")]
 impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
     async fn stage(&self) -> Result<Stage> {
         faulty!(self, self.inner.stage())
@@ -187,7 +189,7 @@ impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
                 self.faults.delay().await;
                 self.inner.append(stage, body).await
             }
-            Fault::Truncate => {
+            Fault::BreakOff => {
                 let pieces = self.broken_off(pieces_of(body).await);
                 self.inner.append(stage, of_pieces(pieces)).await
             }
@@ -224,11 +226,15 @@ impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
                 self.faults.delay().await;
                 self.inner.read(location, range).await
             }
-            Fault::Truncate => {
+            Fault::BreakOff => {
                 let pieces = pieces_of(self.inner.read(location, range).await?).await;
                 Ok(of_pieces(self.broken_off(pieces)).with_length(length))
             }
         }
+    }
+
+    async fn redirect(&self, location: &Location) -> Result<Option<String>> {
+        faulty!(self, self.inner.redirect(location))
     }
 
     async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
@@ -245,6 +251,10 @@ impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
 
     async fn remove(&self, name: &str) -> Result<()> {
         faulty!(self, self.inner.remove(name))
+    }
+
+    async fn tidy(&self, request: &TidyRequest) -> Result<Tidied> {
+        faulty!(self, self.inner.tidy(request))
     }
 }
 

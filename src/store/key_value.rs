@@ -85,11 +85,16 @@ pub trait KeyValue: Send + Sync {
     fn for_upkeep(&self) -> Option<Arc<dyn KeyValue>> {
         None
     }
+}
 
-    /// Writes if `when` holds. Where the back end cannot honour the condition, writes without the
-    /// condition. For callers that are correct under last-writer-wins and only more exact with the
-    /// condition.
-    async fn put_sharpened(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>> {
+impl dyn KeyValue + '_ {
+    /// Writes if `when` holds. Where the back end does not support the condition, writes without
+    /// the condition. For callers that are correct under last-writer-wins and only more exact with
+    /// the condition.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when the condition does not hold.
+    pub async fn put_where_supported(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>> {
         match self.put(key, value.clone(), when).await {
             Err(Error::Unsupported(_)) => self.put(key, value, When::Always).await,
             result => result,

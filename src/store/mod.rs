@@ -1,8 +1,8 @@
 //! The two ports to storage, and their back ends.
 //!
 //! A *port* is an object-safe trait held as `Arc<dyn …>` and chosen once, when a host starts. The
-//! clauses that every back end of a port must keep are in [`contract`], and run against each back
-//! end.
+//! clauses that every back end of a port must keep are in `contract`, and run against each back end.
+//! `contract`, `counting` and `faulty` are for tests: the feature `testing` brings them.
 
 mod blob_store;
 mod error;
@@ -11,8 +11,11 @@ mod key_value;
 mod tidy;
 
 pub mod check;
+#[cfg(any(test, feature = "testing"))]
 pub mod contract;
+#[cfg(any(test, feature = "testing"))]
 pub mod counting;
+#[cfg(any(test, feature = "testing"))]
 pub mod faulty;
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
 pub mod file;

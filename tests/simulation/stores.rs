@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use eyot::Body;
 use eyot::oci::Digest;
-use eyot::store::{BlobStore, Entry, Error, KeyValue, Location, Result, Stage, Stored, Version, When};
+use eyot::store::{
+    BlobStore, Entry, Error, KeyValue, Location, Result, Stage, Stored, Tidied, TidyRequest, Version, When,
+};
 
 use crate::executor::Scheduler;
 
@@ -18,6 +20,7 @@ pub struct Gated<S: ?Sized> {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods, reason = "a decorator forwards every method")]
 impl KeyValue for Gated<dyn KeyValue> {
     async fn get(&self, key: &str) -> Result<Option<Entry>> {
         self.scheduler.gate("get", key).await;
@@ -46,9 +49,20 @@ impl KeyValue for Gated<dyn KeyValue> {
         self.scheduler.gate("list", prefix).await;
         self.inner.list(prefix, after, limit).await
     }
+
+    async fn tidy(&self, request: &TidyRequest) -> Result<Tidied> {
+        self.scheduler.gate("tidy keys", "").await;
+        self.inner.tidy(request).await
+    }
+
+    fn for_upkeep(&self) -> Option<Arc<dyn KeyValue>> {
+        let inner = self.inner.for_upkeep()?;
+        Some(Arc::new(Gated { scheduler: self.scheduler.clone(), inner }))
+    }
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods, reason = "a decorator forwards every method")]
 impl BlobStore for Gated<dyn BlobStore> {
     async fn stage(&self) -> Result<Stage> {
         self.scheduler.gate("stage", "").await;
@@ -84,6 +98,10 @@ impl BlobStore for Gated<dyn BlobStore> {
         self.inner.read(location, range).await
     }
 
+    async fn redirect(&self, location: &Location) -> Result<Option<String>> {
+        self.inner.redirect(location).await
+    }
+
     async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
         self.inner.names_of_stage(stage).await
     }
@@ -100,6 +118,11 @@ impl BlobStore for Gated<dyn BlobStore> {
     async fn remove(&self, name: &str) -> Result<()> {
         self.scheduler.gate("remove", name).await;
         self.inner.remove(name).await
+    }
+
+    async fn tidy(&self, request: &TidyRequest) -> Result<Tidied> {
+        self.scheduler.gate("tidy content", "").await;
+        self.inner.tidy(request).await
     }
 }
 

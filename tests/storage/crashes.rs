@@ -13,7 +13,7 @@ use eyot::oci::{Algorithm, Digest};
 use eyot::platform::{Platform, SystemPlatform};
 use eyot::registry::Limits;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use eyot::store::{BlobStore, Entry, Error, KeyValue, Location, Stage, Stored, Version, When};
+use eyot::store::{BlobStore, Entry, Error, KeyValue, Location, Stage, Stored, Tidied, TidyRequest, Version, When};
 use eyot::{Body, Handler, Registry};
 use http::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
@@ -73,6 +73,7 @@ macro_rules! fused {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods, reason = "a decorator forwards every method")]
 impl KeyValue for Fused<dyn KeyValue> {
     async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
         fused!(self, self.inner.get(key))
@@ -93,9 +94,19 @@ impl KeyValue for Fused<dyn KeyValue> {
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, Error> {
         fused!(self, self.inner.list(prefix, after, limit))
     }
+
+    async fn tidy(&self, request: &TidyRequest) -> Result<Tidied, Error> {
+        fused!(self, self.inner.tidy(request))
+    }
+
+    fn for_upkeep(&self) -> Option<Arc<dyn KeyValue>> {
+        let inner = self.inner.for_upkeep()?;
+        Some(Arc::new(Fused { fuse: self.fuse.clone(), inner }))
+    }
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods, reason = "a decorator forwards every method")]
 impl BlobStore for Fused<dyn BlobStore> {
     async fn stage(&self) -> Result<Stage, Error> {
         fused!(self, self.inner.stage())
@@ -125,6 +136,10 @@ impl BlobStore for Fused<dyn BlobStore> {
         fused!(self, self.inner.read(location, range))
     }
 
+    async fn redirect(&self, location: &Location) -> Result<Option<String>, Error> {
+        fused!(self, self.inner.redirect(location))
+    }
+
     async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>, Error> {
         self.inner.names_of_stage(stage).await
     }
@@ -139,6 +154,10 @@ impl BlobStore for Fused<dyn BlobStore> {
 
     async fn remove(&self, name: &str) -> Result<(), Error> {
         fused!(self, self.inner.remove(name))
+    }
+
+    async fn tidy(&self, request: &TidyRequest) -> Result<Tidied, Error> {
+        fused!(self, self.inner.tidy(request))
     }
 }
 

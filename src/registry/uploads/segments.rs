@@ -1,12 +1,10 @@
 //! A body cut into segments that are appended one by one, for stores that keep nothing of an append
 //! that breaks off.
 
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
 
 use crate::platform::{Body, BodyError};
 use crate::registry::limits::SEGMENTS_MAX;
@@ -50,43 +48,25 @@ impl Segments {
         }
         let length = self.left.min(self.segment_bytes);
         self.left -= length;
-        Some(Body::new(Segment { source: self.source.clone(), left: length }))
+        let mut segment = Segment { source: self.source.clone(), left: length };
+        Some(Body::from_poll(Some(length), move |cx| segment.poll(cx)))
     }
 }
 
 impl Segment {
-    fn source(&self) -> MutexGuard<'_, Source> {
-        self.source.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl http_body::Body for Segment {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         if self.left == 0 {
             return Poll::Ready(None);
         }
-        let mut source = self.source();
-        while source.held.is_empty() {
-            match ready!(Pin::new(&mut source.body).poll_frame(cx)) {
-                Some(Ok(frame)) => source.held = frame.into_data().unwrap_or_default(),
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        if source.held.is_empty() {
+            match ready!(source.body.poll_next(cx)) {
+                Some(Ok(data)) => source.held = data,
                 ended => return Poll::Ready(ended),
             }
         }
         let length = self.left.min(source.held.len() as u64);
-        let data = source.held.split_to(length as usize);
-        drop(source);
         self.left -= length;
-        Poll::Ready(Some(Ok(Frame::data(data))))
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left == 0
+        Poll::Ready(Some(Ok(source.held.split_to(length as usize))))
     }
 }

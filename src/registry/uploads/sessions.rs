@@ -48,7 +48,7 @@ impl Sessions {
             added_to: None,
         };
         let line = facts::to_line(&key, &fact, &[])?;
-        let version = self.facts.keys.put_sharpened(&key, line, When::Absent).await?;
+        let version = self.facts.keys.put_where_supported(&key, line, When::Absent).await?;
         Ok(Session { id, key, fact, version })
     }
 

@@ -1,12 +1,10 @@
 //! Verification of incoming content: bytes are counted, compared with the declared length, and
 //! hashed.
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
 
 use crate::oci::Hasher;
 use crate::platform::{Body, BodyError};
@@ -34,8 +32,6 @@ struct State {
     hasher: Hasher,
     received: u64,
     failure: Option<BodyError>,
-    /// The store has seen the end of the body, or an error.
-    ended: bool,
     /// The store saw a regular end although the client broke the body off.
     cut: bool,
 }
@@ -59,10 +55,12 @@ impl Verification {
         limit_bytes: u64,
         keeps_cut: bool,
     ) -> (Self, Body) {
-        let state = State { hasher, received: 0, failure: None, ended: false, cut: false };
+        let state = State { hasher, received: 0, failure: None, cut: false };
         let state = Arc::new(Mutex::new(state));
-        let verified = VerifiedBody { body, range_bytes, limit_bytes, keeps_cut, state: state.clone() };
-        (Self { state }, Body::new(verified))
+        // The length that the body declares itself: the range that the client declared may be wrong.
+        let length = body.length();
+        let mut verified = VerifiedBody { body, range_bytes, limit_bytes, keeps_cut, state: state.clone() };
+        (Self { state }, Body::from_poll(length, move |cx| verified.poll(cx)))
     }
 
     /// The bytes that arrived. When the client broke the body off and the store kept the bytes, the
@@ -108,23 +106,27 @@ impl VerifiedBody {
         self.range_bytes.or(self.body.length())
     }
 
-    fn verify(&self, frame: Option<Result<Frame<Bytes>, BodyError>>) -> Option<Result<Frame<Bytes>, BodyError>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let polled = ready!(self.body.poll_next(cx));
+        Poll::Ready(self.verify(polled))
+    }
+
+    fn verify(&self, polled: Option<Result<Bytes, BodyError>>) -> Option<Result<Bytes, BodyError>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let declared = self.declared();
         // A body is wrong if the body is longer than allowed, or if it ends regularly and is
         // shorter than its range. The bytes of a body that ends too early are right as far as they
         // go.
-        let (failure, is_cut) = match frame {
-            Some(Ok(frame)) => {
-                let data = frame.data_ref().map_or(&[][..], |data| data);
+        let (failure, is_cut) = match polled {
+            Some(Ok(data)) => {
                 let received = state.received + data.len() as u64;
                 match declared {
                     Some(declared) if received > declared => (BodyError::Length { declared }, false),
                     _ if received > self.limit_bytes => (BodyError::TooLarge { limit_bytes: self.limit_bytes }, false),
                     _ => {
                         state.received = received;
-                        state.hasher.update(data);
-                        return Some(Ok(frame));
+                        state.hasher.update(&data);
+                        return Some(Ok(data));
                     }
                 }
             }
@@ -136,38 +138,12 @@ impl VerifiedBody {
                 Some(declared) if state.received < declared => {
                     (BodyError::Length { declared }, self.body.length().is_some())
                 }
-                _ => {
-                    state.ended = true;
-                    return None;
-                }
+                _ => return None,
             },
         };
         state.failure = Some(failure.clone());
-        state.ended = true;
         // If no byte arrived, the store gets the error, so that the store undoes its append.
         state.cut = is_cut && self.keeps_cut && state.received > 0;
         if state.cut { None } else { Some(Err(failure)) }
-    }
-
-    fn has_ended(&self) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).ended
-    }
-}
-
-impl http_body::Body for VerifiedBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.has_ended() {
-            return Poll::Ready(None);
-        }
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        Poll::Ready(self.verify(frame))
-    }
-
-    /// The length that the body declares itself: the range that the client declared may be wrong.
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

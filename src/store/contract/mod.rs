@@ -1,7 +1,7 @@
 //! The clauses that every back end of a port must keep, as functions that panic when a clause is
 //! broken.
 //!
-//! To run the clauses against another back end:
+//! To run the clauses against another back end, with the feature `testing` of this crate:
 //!
 //! ```
 //! use std::sync::Arc;

@@ -318,7 +318,7 @@ impl Client {
         log::debug!("S3: {}: {outcome} after {took_ms} ms, {length} bytes, request {number}", call_name(call));
         result.map_err(|error| match error {
             SendError::Unsupported => error.into(),
-            SendError::Failed(_) | SendError::TimedOut(_) => self.no_answer(&call_name(call), error),
+            SendError::TimedOut(_) | SendError::Failed(_) => self.no_answer(&call_name(call), error),
         })
     }
 

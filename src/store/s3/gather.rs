@@ -1,12 +1,10 @@
 //! Cuts bodies into parts: by gathering bytes in memory, or as a shared stream.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http_body::{Body as _, Frame, SizeHint};
 
 use crate::platform::{Body, BodyError};
 use crate::store::{Error, Result};
@@ -151,7 +149,8 @@ impl Part {
     /// The bytes of the part for a new reader. Earlier readers get an error from now on.
     pub(super) fn body(&self) -> Body {
         let reader = self.stream.source().next_reader();
-        Body::new(PartBody { stream: self.stream.clone(), left: self.length, reader })
+        let mut part = PartBody { stream: self.stream.clone(), left: self.length, reader };
+        Body::from_poll(Some(self.length), move |cx| part.poll(cx))
     }
 
     /// Puts back the bytes that were taken, if all of them are still held, so that the part can be
@@ -176,9 +175,9 @@ impl Source {
 
     fn poll(&mut self, most: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         let is_held = !self.held.is_empty();
-        while self.held.is_empty() {
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Ok(frame)) => self.held.extend(frame.into_data()),
+        if self.held.is_empty() {
+            match ready!(self.body.poll_next(cx)) {
+                Some(Ok(data)) => self.held.push_back(data),
                 Some(Err(error)) => {
                     self.taken = None;
                     return Poll::Ready(Some(Err(error)));
@@ -198,34 +197,19 @@ impl Source {
     }
 }
 
-impl http_body::Body for PartBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+impl PartBody {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         if self.left == 0 {
             return Poll::Ready(None);
         }
-        let stream = self.stream.clone();
-        let mut source = stream.source();
+        let mut source = self.stream.source();
         if source.reader != self.reader {
             return Poll::Ready(Some(Err(BodyError::Interrupted("the request was given up".into()))));
         }
-        Poll::Ready(match ready!(source.poll(self.left, cx)) {
-            Some(Ok(data)) => {
-                self.left -= data.len() as u64;
-                Some(Ok(Frame::data(data)))
-            }
-            Some(Err(error)) => Some(Err(error)),
-            None => None,
-        })
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left == 0
+        let polled = ready!(source.poll(self.left, cx));
+        if let Some(Ok(data)) = &polled {
+            self.left -= data.len() as u64;
+        }
+        Poll::Ready(polled)
     }
 }
