@@ -113,7 +113,7 @@ pub(crate) fn log_own(action: &str, name: &str) {
 }
 
 fn log_line(line: std::fmt::Arguments<'_>) {
-    log::warn!(target: TARGET, "{line}");
+    tracing::warn!(target: TARGET, "{line}");
 }
 
 fn user_and_address(user: Option<&str>, address: Option<IpAddr>) -> String {

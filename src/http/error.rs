@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::limits::{BUSY_RETRY_AFTER_SECONDS, HEADER_BYTES_MAX, ISSUER_RETRY_AFTER_SECONDS, URI_BYTES_MAX};
 use super::reply::Reply;
-use super::request_id::current_request_id;
+use super::request_id::RequestId;
 use crate::auth::DirectoryError;
 use crate::oci::RepositoryName;
 use crate::oci::name::NameError;
@@ -169,7 +169,7 @@ impl Error {
                     .with(RETRY_AFTER, retry_after_ms.div_ceil(1000).to_string())
             }
             Self::Issuer(issuer) => {
-                let message = format!("the keys of issuer {issuer} cannot be fetched just now{}", see_log());
+                let message = format!("the keys of issuer {issuer} cannot be fetched just now{}", see_log(head));
                 error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", message).with(RETRY_AFTER, ISSUER_RETRY_AFTER_SECONDS)
             }
             Self::TokenRequest(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why),
@@ -218,8 +218,8 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
             return reply.with(RETRY_AFTER, BUSY_RETRY_AFTER_SECONDS);
         }
         Outcome::Store(why) => {
-            log::error!("{} {}: {}", head.method, head.uri.path(), Causes(why));
-            return of_store(why);
+            tracing::error!("{} {}: {}", head.method, head.uri.path(), Causes(why));
+            return of_store(why, head);
         }
     };
     error(status, code, outcome.to_string())
@@ -227,7 +227,7 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
 
 /// The answer to a failure of the store: the kind of failure, and a pointer to the log, which has
 /// the details.
-fn of_store(why: &store::Error) -> Reply {
+fn of_store(why: &store::Error, head: &Parts) -> Reply {
     let (status, code, kind) = match why {
         store::Error::Full(_) => (
             StatusCode::INSUFFICIENT_STORAGE,
@@ -251,12 +251,12 @@ fn of_store(why: &store::Error) -> Reply {
             (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "the registry's store failed")
         }
     };
-    let reply = error(status, code, format!("{kind}{}", see_log()));
+    let reply = error(status, code, format!("{kind}{}", see_log(head)));
     if status == StatusCode::METHOD_NOT_ALLOWED { reply.with(ALLOW, READ_METHODS) } else { reply }
 }
 
-fn see_log() -> String {
-    let id = current_request_id().map(|id| format!(" at {id}")).unwrap_or_default();
+fn see_log(head: &Parts) -> String {
+    let id = head.extensions.get::<RequestId>().map(|id| format!(" at {id}")).unwrap_or_default();
     format!("; the registry's log says more{id}")
 }
 

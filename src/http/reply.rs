@@ -249,7 +249,7 @@ impl Reply {
     pub(super) fn with(mut self, name: HeaderName, value: impl AsRef<str>) -> Self {
         match HeaderValue::from_str(value.as_ref()) {
             Ok(value) => _ = self.headers.insert(name, value),
-            Err(_) => log::error!("the header {name} cannot have the value {:?}", value.as_ref()),
+            Err(_) => tracing::error!("the header {name} cannot have the value {:?}", value.as_ref()),
         }
         self
     }

@@ -84,7 +84,7 @@ impl Content {
     /// effort: bytes that remain are discarded with the upload.
     pub(super) async fn abandon(&self, stage: &Stage, before: Option<&Stage>) {
         if let Err(error) = self.blobs.abandon(stage, before).await {
-            log::warn!("the bytes of a refused request stay until their upload ends: {}", Causes(&error));
+            tracing::warn!("the bytes of a refused request stay until their upload ends: {}", Causes(&error));
         }
     }
 

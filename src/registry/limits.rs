@@ -43,26 +43,31 @@ pub struct Limits {
     pub sparse_manifests: bool,
 }
 
+impl Limits {
+    /// The defaults.
+    pub const DEFAULT: Self = Self {
+        manifest_bytes_max: 4 * 1024 * 1024,
+        manifest_inline_bytes_max: 256 * 1024,
+        blob_bytes_max: 1 << 40,
+        manifest_references_max: 20_000,
+        page_entries_max: 1000,
+        upload_lifetime_ms: 24 * 60 * 60 * 1000,
+        referrers_per_page_max: 500,
+        tags_per_push_max: 100,
+        warnings: false,
+        grace_ms: 24 * 60 * 60 * 1000,
+        untagged_lifetime_ms: Some(24 * 60 * 60 * 1000),
+        collect_step_keys_max: 10_000,
+        collect_page_entries_max: 250,
+        collect_step_ms_max: 10_000,
+        marks_max: 1 << 14,
+        sparse_manifests: false,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            manifest_bytes_max: 4 * 1024 * 1024,
-            manifest_inline_bytes_max: 256 * 1024,
-            blob_bytes_max: 1 << 40,
-            manifest_references_max: 20_000,
-            page_entries_max: 1000,
-            upload_lifetime_ms: 24 * 60 * 60 * 1000,
-            referrers_per_page_max: 500,
-            tags_per_push_max: 100,
-            warnings: false,
-            grace_ms: 24 * 60 * 60 * 1000,
-            untagged_lifetime_ms: Some(24 * 60 * 60 * 1000),
-            collect_step_keys_max: 10_000,
-            collect_page_entries_max: 250,
-            collect_step_ms_max: 10_000,
-            marks_max: 1 << 14,
-            sparse_manifests: false,
-        }
+        Self::DEFAULT
     }
 }
 

@@ -92,7 +92,7 @@ impl Tags {
                 Err(error) if pointed.is_empty() => return Err(error),
                 Err(error) => {
                     let (digest, causes) = (&fact.digest, Causes(&error));
-                    log::error!("a push of {digest} to {repository} did not point all of its tags: {causes}");
+                    tracing::error!("a push of {digest} to {repository} did not point all of its tags: {causes}");
                     break;
                 }
             }
@@ -186,7 +186,7 @@ impl Tags {
             if let Err(error) =
                 self.facts.store(&layout::tag_of(repository, digest, tag), &TagNote::Done, When::Always).await
             {
-                log::warn!("a collection will wait for the tag {tag} of {repository}: {}", Causes(&error));
+                tracing::warn!("a collection will wait for the tag {tag} of {repository}: {}", Causes(&error));
             }
         }
     }

@@ -121,7 +121,7 @@ impl Collector<'_> {
             // The store is full: leave the item to a later round. The round must continue, because
             // removing the items that earlier rounds condemned frees space.
             Err(Error::Store(store::Error::Full(why))) => {
-                log::warn!("{item} is unused and cannot be condemned: {}", Causes(&why));
+                tracing::warn!("{item} is unused and cannot be condemned: {}", Causes(&why));
                 Ok(())
             }
             result => result,
@@ -140,7 +140,7 @@ impl Collector<'_> {
         let fact: Option<CondemnedFact> = match self.collection.facts.load(&item.condemned()).await {
             // Replace the damaged condemnation. The grace period begins again.
             Err(Error::Store(store::Error::Corrupt(why))) => {
-                log::warn!("the grace period of {item} begins again: {}", Causes(&why));
+                tracing::warn!("the grace period of {item} begins again: {}", Causes(&why));
                 self.condemn(item).await?;
                 None
             }

@@ -107,7 +107,7 @@ impl Collector<'_> {
         if self.cursor.follows > GRAPH_DEPTH_MAX {
             // Manifests in use may be unmarked, so the repository keeps everything.
             let repository = self.cursor.repository.as_deref().unwrap_or_default();
-            log::warn!(
+            tracing::warn!(
                 "the collection keeps everything in {repository}: its manifests name each other in a chain of more than {GRAPH_DEPTH_MAX}"
             );
             self.cursor.unsure = true;

@@ -82,7 +82,7 @@ impl MarkStore<'_> {
             return Ok(text.split('\n').map(str::to_owned).collect());
         }
         self.collection.check_deadline(self.deadline)?;
-        log::warn!("a round of the collection begins anew: the value of {key} is gone");
+        tracing::warn!("a round of the collection begins anew: the value of {key} is gone");
         self.collection.facts.keys.delete(layout::cursor(self.dry_run)).await?;
         Err(Error::Busy)
     }

@@ -132,7 +132,7 @@ impl Collection {
             // Two concurrent steps can corrupt the cursor on a store without exact conditional
             // writes.
             Err(Error::Store(store::Error::Corrupt(why))) => {
-                log::warn!("a round of the collection begins anew: {}", Causes(&why));
+                tracing::warn!("a round of the collection begins anew: {}", Causes(&why));
                 self.begin_round(request, deadline).await?
             }
             Err(error) => return Err(error),

@@ -62,7 +62,7 @@ impl Collector<'_> {
         match self.collection.content.blobs.remove(&name).await {
             // Continue with the other objects if one object cannot be removed.
             Err(store::Error::Corrupt(why)) => {
-                log::error!("the object {name} cannot be removed: {}", Causes(&why));
+                tracing::error!("the object {name} cannot be removed: {}", Causes(&why));
                 self.cursor.report.unknown.add(format!("{name}: {}", Causes(&why)));
                 Ok(Outcome::Condemned)
             }

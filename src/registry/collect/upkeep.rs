@@ -88,7 +88,7 @@ impl Collector<'_> {
         report.looked_at += tidied.looked_at as u64;
         report.leftovers.removed += tidied.removed;
         for path in tidied.foreign {
-            log::warn!("{path} does not belong to the store, and the collection leaves the file alone");
+            tracing::warn!("{path} does not belong to the store, and the collection leaves the file alone");
             report.unknown.add(path);
         }
         self.cursor.after = tidied.after;

@@ -211,7 +211,7 @@ impl ReferrerIndex {
         }
         let listed: BTreeSet<&Digest> = manifest.children().map(|child| &child.digest).collect();
         if listed.len() > FALLBACK_LISTED_MAX {
-            log::warn!(
+            tracing::warn!(
                 "{repository}: the list of referrers under a tag is long; only {FALLBACK_LISTED_MAX} are looked at"
             );
         }

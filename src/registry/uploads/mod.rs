@@ -126,7 +126,7 @@ impl Uploads {
         if completed.is_err() {
             // The client does not know the session and cannot continue it, so cancel the session.
             if let Err(error) = self.cancel(repository, &id).await {
-                log::warn!("an upload session of {repository} stays until it expires: {}", Causes(&error));
+                tracing::warn!("an upload session of {repository} stays until it expires: {}", Causes(&error));
             }
         }
         match completed {

@@ -73,7 +73,7 @@ impl Receiver {
         let Some(cut) = cut else { return Ok(Received { start, progress }) };
         let saved = self.sessions.save_arrived(repository, &session.id, &start, &progress).await;
         if let Err(error) = self.or_abandon(&progress, saved).await {
-            log::info!("the bytes of a broken request do not count: {}", Causes(&error));
+            tracing::info!("the bytes of a broken request do not count: {}", Causes(&error));
         }
         Err(cut)
     }

@@ -163,7 +163,7 @@ impl S3BlobStore {
     /// Reads an object and compares its digest, where ETags do not show which upload made the
     /// object.
     async fn is_of_content(&self, object: &str, digest: &Digest) -> Result<bool> {
-        log::info!("the ETag of {object} does not name its parts, so eyot reads the object to check its digest");
+        tracing::info!("the ETag of {object} does not name its parts, so eyot reads the object to check its digest");
         let mut hasher = Hasher::new(digest.algorithm());
         if let Some(length) = self.client.length(object).await?.filter(|length| *length > 0)
             && let Some(mut body) = self.client.read(object, 0..length).await?
@@ -194,7 +194,7 @@ impl S3BlobStore {
         if let Some(upload_id) = &staging.upload {
             let result = self.client.abort_upload(&object(&staging.name), upload_id).await;
             if let Err(error) = result {
-                log::warn!("cannot abort the multipart upload of {}: {}", staging.name, Causes(&error));
+                tracing::warn!("cannot abort the multipart upload of {}: {}", staging.name, Causes(&error));
             }
         }
     }
@@ -349,7 +349,7 @@ async fn load_piece(client: Arc<Client>, piece: Piece) -> Result<Bytes> {
 
 async fn remove_parked(client: Arc<Client>, name: String) {
     if let Err(error) = delete_object(&client, &object(&name)).await {
-        log::warn!("cannot remove parked bytes: {}", Causes(&error));
+        tracing::warn!("cannot remove parked bytes: {}", Causes(&error));
     }
 }
 

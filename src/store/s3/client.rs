@@ -315,7 +315,7 @@ impl Client {
         let took_ms = self.platform.now_ms().saturating_sub(begin_ms);
         let outcome =
             result.as_ref().map_or_else(ToString::to_string, |response| response.status().as_u16().to_string());
-        log::debug!("S3: {}: {outcome} after {took_ms} ms, {length} bytes, request {number}", call_name(call));
+        tracing::debug!("S3: {}: {outcome} after {took_ms} ms, {length} bytes, request {number}", call_name(call));
         result.map_err(|error| match error {
             SendError::Unsupported => error.into(),
             SendError::TimedOut(_) | SendError::Failed(_) => self.no_answer(&call_name(call), error),
@@ -391,7 +391,7 @@ impl Client {
         if attempts.made >= ATTEMPTS_MAX || is_late || matches!(why, Error::Unsupported(_)) {
             return Err(why);
         }
-        log::warn!("attempt {} failed, another follows: {}", attempts.made, Causes(&why));
+        tracing::warn!("attempt {} failed, another follows: {}", attempts.made, Causes(&why));
         let most_ms = (PAUSE_FIRST.as_millis() as u64) << (attempts.made - 1).min(10);
         let [low, high, ..] = self.platform.random();
         let part = u64::from(u16::from_le_bytes([low, high]));

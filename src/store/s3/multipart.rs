@@ -35,7 +35,7 @@ impl Client {
         if answer.attempts > 1
             && let Err(error) = self.abort_others(object, &upload_id).await
         {
-            log::warn!("cannot abort other multipart uploads of {object}: {}", Causes(&error));
+            tracing::warn!("cannot abort other multipart uploads of {object}: {}", Causes(&error));
         }
         Ok(upload_id)
     }
@@ -95,7 +95,7 @@ impl Client {
         match code.as_str() {
             // Another append has sent the part again, so the part's ETag has changed.
             "InvalidPart" => {
-                log::warn!("S3: completing {object}: {code}: {message} (see also the setting s3_equal_parts)");
+                tracing::warn!("S3: completing {object}: {code}: {message} (see also the setting s3_equal_parts)");
                 Err(Error::conflict(format!("another append replaced a part of {object} ({code})")))
             }
             // The upload may have been completed by an earlier attempt whose answer was lost.
