@@ -114,7 +114,7 @@ on_exit+=(stop_s3)
 # Starts a host and waits for it; sets registry (ADDRESS:PORT) and server (a process id).
 # HOST-s3 keeps nothing in DATA: everything lies in the bucket, under the folder's name.
 start() { # HOST|HOST-s3 DATA [PORT]
-  local host=${1%-s3} data=$2 port=${3:-$(free_port)} setting settings=() sets=() variables=() build=()
+  local host=${1%-s3} data=$2 port=${3:-$(free_port)} setting name value settings=() sets=() environment=() build=()
   if [[ $1 = *-s3 ]]; then
     start_s3
     # The log shows which layers went through the host.
@@ -122,7 +122,9 @@ start() { # HOST|HOST-s3 DATA [PORT]
       "s3_access_key_id=$s3_key" "s3_secret_access_key=$s3_secret" log=info)
   fi
   for setting in ${settings[@]+"${settings[@]}"} "${server_settings[@]}"; do
-    sets+=(--set "$setting") variables+=(--variable "$setting")
+    # By the environment: other users of this machine can read command lines.
+    name=${setting%%=*} value=${setting#*=}
+    sets+=(--set "$name") environment+=("${name^^}=$value" "SPIN_VARIABLE_${name^^}=$value")
   done
   registry=127.0.0.1:$port
   server_log=$work/server-$1.log
@@ -132,14 +134,19 @@ start() { # HOST|HOST-s3 DATA [PORT]
     # with a plain `spin up`.
     local blobs=files
     [ "$host" != spin-host-packed ] || blobs=packed
-    "${EYOT_SPIN_HOST:-tests/spin_host/target/debug/spin-host}" \
-      --component target/eyot-spin.wasm --state "$data/spin" --listen "$registry" \
-      --mount "$data::/data" --variable "blobs=$blobs" "${variables[@]}" >>"$server_log" 2>&1 &
+    (
+      export "${environment[@]}"
+      exec "${EYOT_SPIN_HOST:-tests/spin_host/target/debug/spin-host}" \
+        --component target/eyot-spin.wasm --state "$data/spin" --listen "$registry" \
+        --mount "$data::/data" --variable "blobs=$blobs" >>"$server_log" 2>&1
+    ) &
   else
     # Not linked the way it is released: scripts/test has built it in this quicker one.
     [ "$host" != native ] || build=(CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16)
-    env ${build[@]+"${build[@]}"} \
-      scripts/up --host "$host" --port "$port" --data "$data" "${sets[@]}" >>"$server_log" 2>&1 &
+    (
+      export "${environment[@]}" ${build[@]+"${build[@]}"}
+      exec scripts/up --host "$host" --port "$port" --data "$data" "${sets[@]}" >>"$server_log" 2>&1
+    ) &
   fi
   server=$!
   started=$1
