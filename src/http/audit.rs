@@ -13,7 +13,7 @@ use super::reply::Reply;
 use crate::auth::{Caller, Credentials, Refusal};
 use crate::oci::RepositoryName;
 
-/// The target of the audit lines, by which a logger can tell them from other lines.
+/// The target of the audit lines, which sets them apart from other lines.
 pub const TARGET: &str = "eyot::audit";
 /// How many characters of a user's name are logged: no user has a longer name.
 const USER_CHARACTERS_MAX: usize = crate::auth::USER_NAME_BYTES_MAX;

@@ -101,7 +101,7 @@ impl Handler {
     /// to this URL for tokens. By default clients are sent to the host that the request names.
     ///
     /// # Errors
-    /// If `url` is not a scheme and a host alone. The text says which form is wanted.
+    /// If `url` is not a scheme and a host alone. The text says which form is allowed.
     pub fn with_public_url(mut self, url: &str) -> Result<Self, &'static str> {
         self.authorizer.set_public_url(url)?;
         Ok(self)

@@ -216,7 +216,7 @@ fn a_panic_is_answered_and_the_next_request_is_served() {
 }
 
 #[test]
-fn a_panic_in_the_middle_of_an_answer_breaks_it_off() {
+fn a_panic_in_an_answer_breaks_the_answer_off() {
     let (handler, trap) = mined();
     let digest = Algorithm::Sha256.digest(b"a whole layer");
     assert_eq!(
@@ -236,7 +236,7 @@ fn a_panic_in_the_middle_of_an_answer_breaks_it_off() {
 
 /// A panic in a request's body, for example in another HTTP server below the handler.
 #[test]
-fn a_body_that_panics_is_answered_too() {
+fn a_panic_in_a_request_body_is_answered() {
     let handler = Handler::in_memory();
     // The first request needs the body. The second request is refused, and its body is only
     // drained.
@@ -248,7 +248,7 @@ fn a_body_that_panics_is_answered_too() {
 }
 
 #[test]
-fn a_request_without_a_fit_id_gets_one_of_its_own() {
+fn a_request_without_a_valid_id_gets_a_new_id() {
     let handler = Handler::in_memory();
     let mut seen = std::collections::BTreeSet::new();
     for given in [None, Some(""), Some("a b"), Some("a/b"), Some("é"), Some(&*"x".repeat(65))] {

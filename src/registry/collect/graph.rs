@@ -27,7 +27,7 @@ impl Collector<'_> {
 
     pub(super) async fn graph(&mut self) -> Result<()> {
         let (keys, more) = self.page(&self.keys_of(Kind::Manifest)).await?;
-        let now_ms = self.registry.platform.now_ms();
+        let now_ms = self.collection.platform.now_ms();
         let lifetime_ms = self.cursor.untagged_lifetime_ms.unwrap_or(u64::MAX);
         let store = self.mark_store();
         for read in self.read_manifests(keys).await?.into_iter().filter_map(|(_, read)| read) {
