@@ -15,9 +15,6 @@
 //! host      spin, wasi, native                                        uses all above
 //! ```
 
-// Tests have many such items, so this lint is not in Cargo.toml.
-#![warn(unreachable_pub)]
-
 pub mod auth;
 pub mod http;
 pub mod oci;
