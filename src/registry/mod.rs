@@ -38,7 +38,7 @@ use std::sync::Arc;
 
 pub use blobs::Blob;
 pub use collect::{CollectRequest, Named, Report, Tally};
-pub use error::{Error, Result};
+pub use error::{Error, InvalidDigest, InvalidManifest, InvalidSize, InvalidUpload, InvalidWarning, Result};
 pub use limits::Limits;
 pub use lists::{Page, PageRequest};
 pub use manifests::{Manifest, Pushed, Referrers, ReferrersRequest};

@@ -16,6 +16,7 @@ pub(super) use reading::ManifestReader;
 pub use referrers::{Referrers, ReferrersRequest};
 
 use super::content::Content;
+use super::error::{InvalidDigest, InvalidManifest};
 use super::facts::{Facts, ManifestFact, TagFact};
 use super::guard::CollectionGuard;
 use super::sharing::Sharing;
@@ -104,7 +105,7 @@ impl Manifests {
         let _memory = self.receiver.reserve_push(bytes.len() as u64).await?;
         let digest = digest_of(request.reference, &bytes)?;
         let parsed = oci::Manifest::parse(&bytes, request.content_type);
-        let (manifest, media_type) = parsed.map_err(|e| Error::ManifestInvalid(e.to_string()))?;
+        let (manifest, media_type) = parsed.map_err(InvalidManifest::from)?;
         self.references.check_count(&manifest)?;
         let descriptor = manifest.descriptor(&media_type, &digest, bytes.len() as u64);
         self.referrers.check(&manifest, &descriptor)?;
@@ -222,7 +223,8 @@ fn digest_of(reference: &Reference, bytes: &Bytes) -> Result<Digest> {
         Reference::Digest(digest) => digest.clone(),
     };
     if !digest.matches(bytes) {
-        return Err(Error::DigestInvalid(format!("the manifest has not the digest {digest}")));
+        let computed = digest.algorithm().digest(bytes);
+        return Err(InvalidDigest::Mismatch { computed, named: digest }.into());
     }
     Ok(digest)
 }

@@ -13,6 +13,7 @@ use futures_util::{StreamExt as _, stream};
 use super::reading::ManifestReader;
 use crate::oci::manifest::{DOCKER_LIST, OCI_INDEX};
 use crate::oci::{self, Digest, Reference, RepositoryName};
+use crate::registry::error::InvalidManifest;
 use crate::registry::facts::Facts;
 use crate::registry::layout::Key;
 use crate::registry::limits::{NESTED_INDEXES_MAX, NESTED_READS_AT_ONCE_MAX};
@@ -43,7 +44,7 @@ impl References {
         if manifest.digests().len() <= most {
             return Ok(());
         }
-        Err(Error::ManifestInvalid(format!("the manifest names more than {most} descriptors and digests")))
+        Err(InvalidManifest::TooManyReferences { most }.into())
     }
 
     /// Checks that the repository has all content that the manifest needs, so that every manifest
@@ -102,7 +103,7 @@ impl References {
                 }
                 let most = self.limits.manifest_references_max;
                 if walk.nested.digests.len() > most {
-                    return Err(Error::ManifestInvalid(format!("the manifest leads to more than {most} manifests")));
+                    return Err(InvalidManifest::TooManyNested { most }.into());
                 }
             }
         }

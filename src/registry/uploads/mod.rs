@@ -118,7 +118,8 @@ impl Uploads {
 
     /// Uploads a whole blob in one request. `Registry::complete_upload` documents the errors.
     pub(super) async fn push(&self, repository: &RepositoryName, digest: &Digest, body: Body) -> Result<()> {
-        // The session tells a collector that the content is about to be referenced.
+        // A collector marks the content of sessions, so the content counts as in use until the blob
+        // refers to it.
         let session = self.sessions.begin(repository, digest.algorithm()).await?;
         let id = session.id.clone();
         let chunk = Chunk { range: None, body }.peeked().await;
@@ -146,8 +147,8 @@ impl Uploads {
         }
     }
 
-    /// Puts content into the blob store and a fact about the content under `key`. An upload session
-    /// tells a collector that the content is about to be referenced.
+    /// Puts content into the blob store and a fact about the content under `key`. The content
+    /// comes in under an upload session, so a collector counts the content as in use.
     pub(super) async fn store_content(
         &self,
         repository: &RepositoryName,
