@@ -68,7 +68,7 @@ struct Pack {
 
 /// Extents moved out of a stage.
 #[derive(Serialize, Deserialize)]
-struct Page {
+struct ExtentPage {
     before: Option<String>,
     extents: Vec<Extent>,
 }
@@ -76,7 +76,7 @@ struct Page {
 /// All pages of committed content in order. Each page is listed as one extent with the sum of the
 /// page's lengths.
 #[derive(Serialize, Deserialize)]
-struct PageList {
+struct ExtentPageList {
     pages: Vec<Extent>,
 }
 
@@ -137,7 +137,7 @@ impl PackedBlobStore {
     /// Moves the extents to a page when the pack has too many.
     async fn put_aside(&self, pack: &mut Pack, token: &str) -> Result<()> {
         if pack.extents.len() > EXTENTS_MAX {
-            let page = Page { before: pack.before.take(), extents: std::mem::take(&mut pack.extents) };
+            let page = ExtentPage { before: pack.before.take(), extents: std::mem::take(&mut pack.extents) };
             self.chunks.store(&pack.page_key(token), &page).await?;
             pack.before = Some(token.to_owned());
         }
@@ -150,13 +150,13 @@ impl PackedBlobStore {
         let mut pages = Vec::new();
         let mut next = pack.before.clone();
         while let Some(token) = next {
-            let page: Page = self.chunks.load(&pack.page_key(&token)).await?;
+            let page: ExtentPage = self.chunks.load(&pack.page_key(&token)).await?;
             let length = page.extents.iter().map(|extent| extent.length).sum();
             pages.push(Extent { token, length });
             next = page.before;
         }
         pages.reverse();
-        self.chunks.store(&pack.page_key(token), &PageList { pages }).await
+        self.chunks.store(&pack.page_key(token), &ExtentPageList { pages }).await
     }
 }
 
@@ -237,10 +237,10 @@ impl BlobStore for PackedBlobStore {
         let pack: Pack = open(&location.0)?;
         let mut tokens: Vec<String> = pack.extents.iter().map(|extent| extent.token.clone()).collect();
         if let Some(before) = &pack.before {
-            let list: PageList = self.chunks.load(&pack.page_key(before)).await?;
+            let list: ExtentPageList = self.chunks.load(&pack.page_key(before)).await?;
             tokens.push(before.clone());
             for listed in list.pages {
-                let page: Page = self.chunks.load(&pack.page_key(&listed.token)).await?;
+                let page: ExtentPage = self.chunks.load(&pack.page_key(&listed.token)).await?;
                 tokens.extend(page.extents.into_iter().map(|extent| extent.token));
                 tokens.push(listed.token);
             }
@@ -331,11 +331,11 @@ impl Chunks {
         let mut extents = Vec::new();
         let mut start = 0;
         if let Some(before) = &pack.before {
-            let list: PageList = self.load(&pack.page_key(before)).await?;
+            let list: ExtentPageList = self.load(&pack.page_key(before)).await?;
             for listed in list.pages {
                 let end = start + listed.length;
                 if start < range.end && end > range.start {
-                    let page: Page = self.load(&pack.page_key(&listed.token)).await?;
+                    let page: ExtentPage = self.load(&pack.page_key(&listed.token)).await?;
                     with_starts(&mut extents, start, page.extents);
                 }
                 start = end;
