@@ -15,7 +15,7 @@ use futures_util::stream;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{BlobStore, Error, KeyValue, Location, Result, Stage, Stored, When};
+use super::{BlobStore, Error, Family, KeyValue, Location, Result, Stage, Stored, When};
 use crate::oci::Digest;
 use crate::platform::{Body, Causes, Platform};
 
@@ -228,10 +228,9 @@ impl BlobStore for PackedBlobStore {
         Ok(Body::from_stream(pieces).with_length(length))
     }
 
-    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
-        // The trailing `!` makes the name cover chunks that an append is writing right now.
+    async fn family(&self, stage: &Stage) -> Result<Family> {
         let pack: Pack = open(&stage.0)?;
-        Ok(vec![format!("{}!", pack.family)])
+        Ok(Family::named(pack.family))
     }
 
     async fn names_of(&self, location: &Location) -> Result<Vec<String>> {
