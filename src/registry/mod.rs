@@ -98,6 +98,12 @@ impl Registry {
         Self { expiring, ..self }
     }
 
+    /// The same registry, which takes manifests that name absent content.
+    #[must_use]
+    pub fn with_sparse_manifests(self) -> Self {
+        Self { limits: Limits { sparse_manifests: true, ..self.limits }, ..self }
+    }
+
     /// A registry that forgets everything when it is dropped.
     pub fn in_memory(platform: Arc<dyn Platform>) -> Self {
         let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));

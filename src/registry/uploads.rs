@@ -102,6 +102,32 @@ impl Registry {
         self.tell(repository, &session).await
     }
 
+    /// How long ago a request last changed an upload, in milliseconds.
+    ///
+    /// # Errors
+    /// [`Error::UploadUnknown`] when the upload has ended, was cancelled or has expired.
+    pub async fn upload_idle_ms(&self, repository: &RepositoryName, id: &SessionId) -> Result<u64> {
+        let session = self.session(repository, id).await?;
+        Ok(self.platform.now_ms().abs_diff(session.fact.changed_ms))
+    }
+
+    /// The bytes of an upload from `start` to the end of its acknowledged state. `None` where the
+    /// store can only read committed content.
+    ///
+    /// # Errors
+    /// [`Error::UploadUnknown`] when the upload has ended or was cancelled, also while the bytes are
+    /// looked for; [`Error::SizeInvalid`] when the upload has fewer than `start` bytes.
+    pub async fn read_upload(&self, repository: &RepositoryName, id: &SessionId, start: u64) -> Result<Option<Body>> {
+        let session = self.session(repository, id).await?;
+        if start > session.fact.offset {
+            return Err(Error::SizeInvalid(format!("the upload has only {} bytes", session.fact.offset)));
+        }
+        match self.blobs.read_stage(&session.fact.stage, start..session.fact.offset).await {
+            Err(store::Error::Conflict(_)) => Err(Error::UploadUnknown),
+            read => Ok(read?),
+        }
+    }
+
     /// Adds a chunk to an upload.
     ///
     /// # Errors
