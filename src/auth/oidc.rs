@@ -304,7 +304,7 @@ impl Issuers {
                     Ok(entry.keys.clone())
                 }
                 Err(why) => {
-                    log::error!("the keys of issuer {issuer} cannot be fetched: {why}");
+                    tracing::error!("the keys of issuer {issuer} cannot be fetched: {why}");
                     Err(Refusal::Issuer(issuer))
                 }
             }

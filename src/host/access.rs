@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
+use super::settings::{AccessSettings, AuthMode, KeyValueName, ServerSettings, StoreSettings};
 use crate::auth::{
     Access, Accounts, Directory, IssuerRules, Issuers, KEY_ENTROPY_BITS_MIN, Outbound, PasswordHash, Policy, Secret,
     Tokens, check_password, parse_htpasswd,
@@ -51,46 +52,48 @@ const READ_ONLY: &str = "this registry is read-only: no login is set up (setting
 const SERVICE_DEFAULT: &str = "eyot";
 
 impl AccessConfig {
-    /// Reads the settings. `get` returns the value of a setting by its lower-case name.
+    /// Checks the settings of access control. The settings of the stores and of the server say
+    /// where the users are and who reaches the registry.
     ///
     /// # Errors
     /// When a setting has an invalid value, or two settings exclude each other. No error text
     /// contains a secret.
-    pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let token_key = get("auth_token_key").map(Secret::new);
-        if token_key.as_ref().is_some_and(|key| key.entropy_bits_max() < KEY_ENTROPY_BITS_MIN) {
-            bail!("setting auth_token_key: too easy to guess; take one of `openssl rand -hex 32`");
+    pub(super) fn new(settings: AccessSettings, stores: &StoreSettings, server: &ServerSettings) -> Result<Self> {
+        if settings.token_key.as_ref().is_some_and(|key| key.entropy_bits_max() < KEY_ENTROPY_BITS_MIN) {
+            bail!("setting auth_token_key: the key is too easy to guess; use one of `openssl rand -hex 32`");
         }
+        let proxies = server.trusted_proxies.as_deref().unwrap_or_default();
         Ok(Self {
-            users: Users::read(&get)?,
-            in_turn: cfg!(target_family = "wasm") && get("keys").as_deref() != Some("s3"),
-            loopback: match get("listen_address").as_deref() {
+            in_turn: cfg!(target_family = "wasm") && stores.keys != KeyValueName::S3,
+            loopback: match server.listen_address.as_deref() {
                 None => false,
                 Some("localhost") => true,
                 Some(text) => {
-                    let address: IpAddr = text.parse().context("setting listen_address: not an address")?;
+                    let address: IpAddr =
+                        text.parse().with_context(|| format!("setting listen_address: {text:?} is not an address"))?;
                     address.to_canonical().is_loopback()
                 }
             },
-            token_key,
-            public_url: get("public_url"),
-            proxies: get("trusted_proxies").unwrap_or_default().parse().context("setting trusted_proxies")?,
+            token_key: settings.token_key.clone(),
+            users: Users::new(settings)?,
+            public_url: server.public_url.clone(),
+            proxies: proxies.parse().context("setting trusted_proxies")?,
         })
     }
 
     /// Logs warnings at the start of a server: a weak password, open or read-only access, a
     /// registry without users.
-    pub fn tell(&self) {
+    pub fn log_warnings(&self) {
         if let Users::Some { plain: Some((_, password)), .. } = &self.users
             && let Err(why) = check_password(password)
         {
-            log::warn!("setting auth_password: {why}; it is allowed as only this machine reaches the registry");
+            tracing::warn!("setting auth_password: {why}; it is allowed as only this machine reaches the registry");
         }
         match &self.users {
-            Users::None { notice: Some(notice), .. } => log::warn!("{notice}"),
+            Users::None { notice: Some(notice), .. } => tracing::warn!("{notice}"),
             Users::None { .. } => {}
             Users::Some { plain: None, hashes, issuers: None, .. } if hashes.is_empty() => {
-                log::warn!("no setting names a user: only those of `eyot user add` can log in");
+                tracing::warn!("no setting names a user: only those of `eyot user add` can log in");
             }
             Users::Some { .. } => {}
         }
@@ -150,42 +153,31 @@ impl AccessConfig {
 }
 
 impl Users {
-    fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let plain = match (get("auth_user"), get("auth_password")) {
-            (Some(user), Some(password)) => Some((user, Secret::new(password))),
+    fn new(settings: AccessSettings) -> Result<Self> {
+        let plain = match (settings.user, settings.password) {
+            (Some(user), Some(password)) => Some((user, password)),
             (None, None) => None,
-            _ => bail!("settings auth_user and auth_password: one is there without the other"),
+            (Some(_), None) => bail!("setting auth_password is missing: auth_user needs a password"),
+            (None, Some(_)) => bail!("setting auth_user is missing: auth_password needs the name of its user"),
         };
-        let mut hashes =
-            parse_htpasswd(&get("htpasswd").unwrap_or_default()).map_err(|why| anyhow!("setting htpasswd: {why}"))?;
-        if let Some(path) = get("htpasswd_file") {
-            let text = std::fs::read_to_string(&path).with_context(|| format!("setting htpasswd_file: {path}"))?;
-            hashes.extend(parse_htpasswd(&text).map_err(|why| anyhow!("setting htpasswd_file: {path}: {why}"))?);
-        }
-        let issuers: Option<IssuerRules> = get("oidc_issuers")
-            .map(|rules| rules.parse())
-            .transpose()
-            .map_err(|why| anyhow!("setting oidc_issuers: {why}"))?;
-        let key_hosts = get("oidc_key_hosts").unwrap_or_default();
-        let issuers = issuers
-            .map(|rules| rules.with_key_hosts(&key_hosts))
-            .transpose()
-            .map_err(|why| anyhow!("setting oidc_key_hosts: {why}"))?;
+        let hashes = read_hashes(&settings.htpasswd.unwrap_or_default(), settings.htpasswd_file)?;
+        let issuers = read_issuers(settings.oidc_issuers, &settings.oidc_key_hosts.unwrap_or_default())?;
         let has_users = plain.is_some() || !hashes.is_empty();
-        if issuers.is_some() && get("auth_policy").is_none() {
-            bail!("setting oidc_issuers: only an auth_policy says what their users, oidc:NAME, may do");
+        if issuers.is_some() && settings.policy.is_none() {
+            bail!("setting oidc_issuers: only an auth_policy can give permissions to the users oidc:NAME");
         }
-        let policy = match (get("auth_mode").as_deref(), get("auth_policy")) {
-            (Some(_), Some(_)) => bail!("settings auth_mode and auth_policy: only one of them can be"),
-            (Some("none" | "local"), _) if has_users => {
-                bail!("setting auth_mode: with none nobody logs in, so there are no users")
+        let policy = match (settings.mode, settings.policy) {
+            (Some(_), Some(_)) => bail!("settings auth_mode and auth_policy exclude each other: set one of them"),
+            (Some(AuthMode::None | AuthMode::Local), _) if has_users => {
+                bail!("setting auth_mode: with none and local nobody logs in, so there can be no users")
             }
-            (Some("none"), _) => return Ok(Self::None { policy: Policy::open(), notice: Some(OPEN), local: false }),
+            (Some(AuthMode::None), _) => {
+                return Ok(Self::None { policy: Policy::open(), notice: Some(OPEN), local: false });
+            }
             // The mode `local` is for this machine alone, so no warning is needed.
-            (Some("local"), _) => return Ok(Self::None { policy: Policy::open(), notice: None, local: true }),
-            (Some("write_only"), _) => Policy::write_only(),
-            (Some("read_write"), _) => Policy::read_write(),
-            (Some(other), _) => bail!("setting auth_mode: {other:?} is not one of none, write_only, read_write, local"),
+            (Some(AuthMode::Local), _) => return Ok(Self::None { policy: Policy::open(), notice: None, local: true }),
+            (Some(AuthMode::WriteOnly), _) => Policy::write_only(),
+            (Some(AuthMode::ReadWrite), _) => Policy::read_write(),
             (None, Some(policy)) => policy.parse().context("setting auth_policy")?,
             (None, None) if has_users => Policy::read_write(),
             (None, None) => {
@@ -196,17 +188,37 @@ impl Users {
     }
 }
 
+/// The users of the settings `htpasswd` and `htpasswd_file`.
+fn read_hashes(htpasswd: &str, file: Option<String>) -> Result<Vec<(String, PasswordHash)>> {
+    let mut hashes = parse_htpasswd(htpasswd).map_err(|why| anyhow!("setting htpasswd: {why}"))?;
+    if let Some(path) = file {
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("setting htpasswd_file: cannot read {path}"))?;
+        hashes.extend(parse_htpasswd(&text).map_err(|why| anyhow!("setting htpasswd_file: {path}: {why}"))?);
+    }
+    Ok(hashes)
+}
+
+/// The rules of the settings `oidc_issuers` and `oidc_key_hosts`.
+fn read_issuers(rules: Option<String>, key_hosts: &str) -> Result<Option<IssuerRules>> {
+    let Some(rules) = rules else { return Ok(None) };
+    let rules: IssuerRules = rules.parse().map_err(|why| anyhow!("setting oidc_issuers: {why}"))?;
+    Ok(Some(rules.with_key_hosts(key_hosts).map_err(|why| anyhow!("setting oidc_key_hosts: {why}"))?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::auth::{Action, Attempt, Credentials};
+    use crate::host::settings::{Host, Values};
     use crate::platform::SystemPlatform;
     use crate::store::memory::MemoryKeyValue;
 
     fn read(settings: &[(&str, &str)]) -> Result<AccessConfig> {
-        AccessConfig::read(|name| {
-            settings.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-        })
+        let get = |name: &str| settings.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        let values = Values::new(Host::Native, &get);
+        let (stores, server) = (StoreSettings::read(values)?, ServerSettings::read(values)?);
+        AccessConfig::new(AccessSettings::read(values)?, &stores, &server)
     }
 
     const USER: [(&str, &str); 2] = [("auth_user", "me"), ("auth_password", "a long passphrase")];
@@ -253,9 +265,9 @@ mod tests {
         let issuer = "ci https://issuer.example here sub=x";
         for (settings, expected) in [
             (vec![("auth_mode", "open")], "\"open\" is not one of none, write_only, read_write"),
-            (vec![("auth_user", "me")], "one is there without the other"),
+            (vec![("auth_user", "me")], "setting auth_password is missing"),
             (vec![("auth_mode", "none"), USER[0], USER[1]], "nobody logs in"),
-            (vec![("auth_mode", "none"), ("auth_policy", "a b pull")], "only one of them"),
+            (vec![("auth_mode", "none"), ("auth_policy", "a b pull")], "exclude each other"),
             (vec![("auth_policy", "a b")], "want WHO REPOSITORIES ACTIONS"),
             (vec![("auth_token_key", "hunter2hunter2")], "too easy to guess"),
             (vec![("htpasswd", "me:hunter2")], "user me: want a bcrypt hash"),

@@ -1,17 +1,17 @@
-//! The command line of the native binary.
+//! The command line of the native program.
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
-use lexopt::prelude::{Long, Short, Value, ValueExt as _};
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
 
-use super::config::{Config, SETTINGS};
+use super::config::Config;
+use super::log::{escape_panics, log_to_standard_error, visible};
 use super::outbound::NativePlatform;
-use super::spelling::meant;
-use super::standard_error::{log_to_standard_error, visible};
+use super::settings::{Host, Values, help, help_of, nearest_setting};
 use super::tls::Certificate;
 use super::{native, prune, users};
 use crate::http::audit_own;
@@ -19,61 +19,118 @@ use crate::platform::Causes;
 use crate::registry::{CollectRequest, Report};
 use crate::store::check::Verdict;
 
-const USAGE: &str = "\
-eyot: an OCI registry
+const EXAMPLES: &str = "\
+Settings are environment variables, and secrets are given only there: see `eyot settings`.
 
-  eyot serve [OPTIONS]    serve a registry over HTTP until told to stop
-  eyot collect [OPTIONS]  remove what nothing uses any more, to the end; serving goes on meanwhile
-  eyot check [OPTIONS]    try what the stores give, and say what follows
-  eyot user add NAME      add a user, or change a password; it is read from standard input
-  eyot user remove NAME   remove a user
-  eyot user list          list the users that were added
-
-Options:
-  --data FOLDER           the folder of files (data); made if missing
-  -h, --help              this text
-  --version               the version
-
-Options of serve:
-  --address ADDRESS       the address to listen on (127.0.0.1)
-  --port PORT             the port to listen on; 0: any free one (5000)
-
-Options of collect:
-  --dry-run               change nothing; tell what would be removed
-  --grace SECONDS         in place of GRACE_SECONDS, and of UNTAGGED_LIFETIME_SECONDS
-  --untagged SECONDS      in place of UNTAGGED_LIFETIME_SECONDS; never: keep untagged manifests
-It tells its progress on standard error and prints a report a round, in JSON.
-
-Settings are environment variables:
-";
-
-const TRY: &str = "
 Try it:
   eyot serve --data /tmp/registry &
   skopeo copy --dest-tls-verify=false oci:IMAGE docker://127.0.0.1:5000/team/app:v1
-  eyot collect --data /tmp/registry --dry-run
-";
+  eyot collect --data /tmp/registry --dry-run";
 
-/// The parsed command line.
-struct Command {
-    words: Vec<String>,
-    address: IpAddr,
-    port: u16,
+/// An OCI registry
+#[derive(Parser)]
+#[command(name = "eyot", version, after_help = EXAMPLES, disable_help_subcommand = false)]
+struct CommandLine {
+    /// The folder of the store files, in place of DATA_DIR; created if missing
+    #[arg(long, value_name = "FOLDER", global = true)]
     data: Option<String>,
-    dry_run: bool,
-    grace_ms: Option<u64>,
-    untagged_lifetime_ms: Option<Option<u64>>,
+    #[command(subcommand)]
+    command: Command,
 }
 
-impl Command {
-    fn is(&self, name: &str) -> bool {
-        self.words.first().is_some_and(|word| word == name)
+#[derive(Subcommand)]
+enum Command {
+    /// Serve a registry over HTTP until SIGTERM or SIGINT
+    Serve(Serve),
+    /// Remove unused content; a server may run meanwhile
+    ///
+    /// Runs whole rounds of the garbage collection. Progress goes to standard error, and a report
+    /// of each round in JSON to standard output.
+    Collect(Collect),
+    /// Try what the stores guarantee, and print what follows
+    ///
+    /// Exits with status 1 if a store breaks a guarantee that eyot needs.
+    Check,
+    /// Add, remove and list users
+    #[command(subcommand)]
+    User(User),
+    /// Print the settings, with their values and defaults
+    #[command(after_help = help())]
+    Settings {
+        /// The name of a setting, in lower or upper case; all settings if missing
+        name: Option<String>,
+    },
+}
+
+#[derive(Args)]
+struct Serve {
+    /// The address to listen on
+    #[arg(long, default_value_t = Ipv4Addr::LOCALHOST.into())]
+    address: IpAddr,
+    /// The port to listen on; 0: any free port
+    #[arg(long, default_value_t = 5000)]
+    port: u16,
+}
+
+#[derive(Args)]
+struct Collect {
+    /// Change nothing, and report what would be removed
+    #[arg(long)]
+    dry_run: bool,
+    /// In place of GRACE_SECONDS and UNTAGGED_LIFETIME_SECONDS
+    #[arg(long, value_name = "SECONDS", value_parser = milliseconds)]
+    grace: Option<u64>,
+    /// In place of UNTAGGED_LIFETIME_SECONDS; never: keep untagged manifests
+    #[arg(long, value_name = "SECONDS|never", value_parser = Lifetime::parse)]
+    untagged: Option<Lifetime>,
+}
+
+/// How long untagged manifests stay, in milliseconds; `None`: for good.
+#[derive(Clone, Copy)]
+struct Lifetime(Option<u64>);
+
+impl Lifetime {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "never" => Ok(Self(None)),
+            text => milliseconds(text).map(|lifetime| Self(Some(lifetime))),
+        }
     }
+}
+
+/// Parses a number of seconds; returns milliseconds.
+fn milliseconds(text: &str) -> Result<u64, String> {
+    let seconds = text.parse::<u64>().ok().and_then(|seconds| seconds.checked_mul(1000));
+    seconds.ok_or_else(|| "not a number of seconds".to_owned())
+}
+
+/// What `eyot user` does.
+#[derive(Subcommand)]
+pub(super) enum User {
+    /// Add a user, or change a password; the password is read from standard input
+    ///
+    /// Example: pass show registry | eyot user add ci
+    Add {
+        /// The name of the user
+        name: String,
+    },
+    /// Remove a user
+    Remove {
+        /// The name of the user
+        name: String,
+    },
+    /// List the users that were added
+    List,
 }
 
 /// Runs the command that the command line names. Errors go to standard error.
 pub fn main() -> ExitCode {
-    match run() {
+    escape_panics();
+    let line = match CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(error) => return print_usage(&error),
+    };
+    match run(&line) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("eyot: {}", visible(&format!("{error:#}")));
@@ -82,35 +139,55 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<ExitCode> {
-    let Some(command) = parse(lexopt::Parser::from_env())? else { return Ok(ExitCode::SUCCESS) };
-    let config = Config::read(&native::OFFER, |name| match (name, &command.data) {
-        ("data_dir", Some(folder)) => Some(folder.clone()),
-        ("listen_address", _) => Some(command.address.to_string()),
+/// Prints an error of the command line, or the help or version that the command line asks for.
+fn print_usage(error: &clap::Error) -> ExitCode {
+    for line in error.render().to_string().lines() {
+        // An error quotes arguments, which may have control characters. Ignore errors: the output
+        // may be closed.
+        let line = visible(line);
+        let _ = match error.use_stderr() {
+            true => writeln!(std::io::stderr(), "{line}"),
+            false => writeln!(std::io::stdout(), "{line}"),
+        };
+    }
+    ExitCode::from(error.exit_code() as u8)
+}
+
+fn run(line: &CommandLine) -> Result<ExitCode> {
+    if let Command::Settings { name } = &line.command {
+        let text = name.as_deref().map_or_else(|| Ok(help()), help_of).map_err(anyhow::Error::msg)?;
+        writeln!(std::io::stdout(), "{}", text.trim_end())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = Config::read(Values::new(Host::Native, &|name| match (name, &line.data, &line.command) {
+        ("data_dir", Some(folder), _) => Some(folder.clone()),
+        ("listen_address", _, Command::Serve(serve)) => Some(serve.address.to_string()),
         _ => std::env::var(name.to_uppercase()).ok(),
-    })?;
+    }))?;
     log_to_standard_error(config.log);
     for (name, _) in std::env::vars_os() {
         // Only a warning: an environment serves other programs too.
-        if let Some(setting) = name.to_str().and_then(|name| meant(name, SETTINGS)) {
-            log::warn!("environment variable {} is no setting; {setting} may be meant", name.display());
+        if let Some(setting) = name.to_str().and_then(nearest_setting) {
+            tracing::warn!(
+                "environment variable {}: eyot has no such setting; {setting} has a similar name",
+                name.display()
+            );
         }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let words: Vec<&str> = command.words.iter().map(String::as_str).collect();
-        match words[..] {
-            ["serve"] => serve(&command, &config).await,
-            ["collect"] => collect(&command, &config).await,
-            ["check"] => check(&config).await,
-            ["user", ref request @ ..] => users::manage(&config, request).await.map(|()| ExitCode::SUCCESS),
-            _ => bail!("there is no command {}; see eyot --help", words.join(" ")),
+        match &line.command {
+            Command::Serve(serve) => self::serve(serve, &config).await,
+            Command::Collect(options) => collect(options, &config).await,
+            Command::Check => check(&config).await,
+            Command::User(request) => users::manage(&config, request).await.map(|()| ExitCode::SUCCESS),
+            Command::Settings { .. } => Ok(ExitCode::SUCCESS),
         }
     })
 }
 
-async fn serve(command: &Command, config: &Config) -> Result<ExitCode> {
-    config.access.tell();
+async fn serve(options: &Serve, config: &Config) -> Result<ExitCode> {
+    config.access.log_warnings();
     let schedule = config.prune_schedule.as_deref().map(prune::parse).transpose()?;
     let stores = config.open(Arc::new(NativePlatform::default()), None)?;
     if let Some(schedule) = schedule {
@@ -121,11 +198,11 @@ async fn serve(command: &Command, config: &Config) -> Result<ExitCode> {
         tokio::spawn(async move {
             // The server starts even if the bucket cannot be reached: S3 may come up later.
             if let Err(error) = s3.reach().await {
-                log::error!("the bucket cannot be used: {}", Causes(&error));
+                tracing::error!("the bucket cannot be used: {}", Causes(&error));
             }
         });
     }
-    let address = SocketAddr::new(command.address, command.port);
+    let address = SocketAddr::new(options.address, options.port);
     let certificate = config.tls.as_ref().map(|(chain, key)| Certificate::open(chain, key)).transpose()?;
     let scheme = if certificate.is_some() { "https" } else { "http" };
     native::serve(stores.handler(), address, config.connections, certificate, |address| {
@@ -136,27 +213,28 @@ async fn serve(command: &Command, config: &Config) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn collect(command: &Command, config: &Config) -> Result<ExitCode> {
+async fn collect(options: &Collect, config: &Config) -> Result<ExitCode> {
     let registry = config.open(Arc::new(NativePlatform::default()), None)?.registry();
     let defaults = registry.collect_request();
     let request = CollectRequest {
-        grace_ms: command.grace_ms.unwrap_or(defaults.grace_ms),
-        untagged_lifetime_ms: command.untagged_lifetime_ms.unwrap_or(match command.grace_ms {
-            Some(grace_ms) => Some(grace_ms),
-            None => defaults.untagged_lifetime_ms,
-        }),
-        dry_run: command.dry_run,
+        grace_ms: options.grace.unwrap_or(defaults.grace_ms),
+        untagged_lifetime_ms: match (options.untagged, options.grace) {
+            (Some(Lifetime(lifetime_ms)), _) => lifetime_ms,
+            (None, Some(grace_ms)) => Some(grace_ms),
+            (None, None) => defaults.untagged_lifetime_ms,
+        },
+        dry_run: options.dry_run,
     };
     if !request.dry_run {
         audit_own("collect", "eyot collect");
     }
-    for report in prune::collect(&registry, &request, tell).await? {
+    for report in prune::collect(&registry, &request, print_progress).await? {
         println!("{}", serde_json::json!(report));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell(report: &Report) {
+fn print_progress(report: &Report) {
     let removed = report.manifests.removed + report.blobs.removed + report.content.removed;
     eprintln!(
         "round {}: {} looked at, {} repositories, {removed} removed, {} bytes freed; {}",
@@ -183,63 +261,28 @@ async fn check(config: &Config) -> Result<ExitCode> {
     Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Parses the command line. Returns `None` when the command line asked only for a text (help or
-/// version), which was printed.
-fn parse(mut arguments: lexopt::Parser) -> Result<Option<Command>> {
-    let mut command = Command {
-        words: Vec::new(),
-        address: Ipv4Addr::LOCALHOST.into(),
-        port: 5000,
-        data: None,
-        dry_run: false,
-        grace_ms: None,
-        untagged_lifetime_ms: None,
-    };
-    while let Some(argument) = arguments.next()? {
-        match argument {
-            Value(word) => command.words.push(word.string()?),
-            Long("address") if command.is("serve") => {
-                command.address = arguments.value()?.parse().context("--address")?;
-            }
-            Long("port") if command.is("serve") => command.port = arguments.value()?.parse().context("--port")?,
-            Long("data") => command.data = Some(arguments.value()?.string()?),
-            Long("dry-run") if command.is("collect") => command.dry_run = true,
-            Long("grace") if command.is("collect") => {
-                command.grace_ms = Some(seconds("--grace", &arguments.value()?.string()?)?);
-            }
-            Long("untagged") if command.is("collect") => {
-                command.untagged_lifetime_ms = Some(match arguments.value()?.string()?.as_str() {
-                    "never" => None,
-                    text => Some(seconds("--untagged", text)?),
-                });
-            }
-            Short('h') | Long("help") => {
-                print!("{}", help());
-                return Ok(None);
-            }
-            Long("version") => {
-                println!("eyot {}", env!("CARGO_PKG_VERSION"));
-                return Ok(None);
-            }
-            other => bail!("{}; see eyot --help", other.unexpected()),
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn the_collection_takes_seconds_or_never() {
+        let untagged = |text| {
+            let line = CommandLine::try_parse_from(["eyot", "collect", "--untagged", text]).ok()?;
+            let Command::Collect(options) = line.command else { return None };
+            options.untagged.map(|lifetime| lifetime.0)
+        };
+        assert_eq!(untagged("never"), Some(None));
+        assert_eq!(untagged("7"), Some(Some(7000)));
+        for wrong in ["-1", "1m", "18446744073709551615"] {
+            assert_eq!(untagged(wrong), None, "{wrong}");
         }
     }
-    if command.words.is_empty() {
-        bail!("want a command; see eyot --help");
-    }
-    Ok(Some(command))
-}
-
-/// Parses a number of seconds; returns milliseconds.
-fn seconds(option: &str, text: &str) -> Result<u64> {
-    let seconds = text.parse::<u64>().ok().and_then(|seconds| seconds.checked_mul(1000));
-    seconds.with_context(|| format!("{option}: {text:?} is not a number of seconds"))
-}
-
-fn help() -> String {
-    let mut text = USAGE.to_owned();
-    for (name, takes, what) in SETTINGS {
-        text.push_str(&format!("  {:<27}{takes}\n{:29}{what}\n", name.to_uppercase(), ""));
-    }
-    text + TRY
 }

@@ -14,7 +14,7 @@ use wasip3::wit_bindgen::{FutureWriter, StreamResult, StreamWriter, spawn};
 use wasip3::{wit_future, wit_stream};
 
 use super::config::{Stores, names_a_setting};
-use super::standard_error::{tell_error, visible};
+use super::log::{visible, write_error};
 use crate::http::Peer;
 use crate::platform::{Body, BodyError};
 
@@ -52,7 +52,7 @@ pub(super) async fn answer(
     let request = match receive(request) {
         Ok(request) => request,
         Err(error) => {
-            log::info!("a request could not be read: {error}");
+            tracing::info!("a request could not be read: {error}");
             return Err(error);
         }
     };
@@ -108,11 +108,11 @@ fn unusable(error: &anyhow::Error) -> Response<Body> {
     let cause = format!("{error:#}");
     let message = if names_a_setting(error) {
         if !TOLD.swap(true, Relaxed) {
-            tell_error(&cause);
+            write_error(&cause);
         }
         format!("the registry is not set up: {}", visible(&cause))
     } else {
-        tell_error(&cause);
+        write_error(&cause);
         "the registry's stores cannot be opened; its log says why".into()
     };
     let text = serde_json::json!({"errors": [{"code": "UNKNOWN", "message": message}]}).to_string();
@@ -189,7 +189,7 @@ fn respond(response: Response<Body>) -> Result<WasiResponse, ErrorCode> {
         // Wait until the answer is sent: once no task is left, the host may drop this instance with
         // its unsent bytes.
         if let Err(error) = sent.await {
-            log::info!("an answer could not be sent: {error}");
+            tracing::info!("an answer could not be sent: {error}");
         }
     });
     Ok(response)

@@ -9,10 +9,10 @@ pub mod access;
 pub mod config;
 #[cfg(any(feature = "native", feature = "wasi", feature = "spin"))]
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
-pub mod spelling;
+pub mod log;
 #[cfg(any(feature = "native", feature = "wasi", feature = "spin"))]
 #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
-pub mod standard_error;
+pub mod settings;
 
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod command;

@@ -15,16 +15,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinError;
 use tokio_rustls::TlsAcceptor;
 
-use super::config::{Connections, Offer};
 use super::places::{Place, Places};
+use super::settings::Connections;
 use super::stall::{PatientStream, ending, patient};
 use super::tls::Certificate;
 use crate::http::{Handler, Peer, Progress};
 use crate::platform::Body;
-
-/// The stores and the data folder that this host offers.
-pub const OFFER: Offer =
-    Offer { keys: &["files", "s3", "memory"], blobs: &["files", "s3", "memory", "packed"], data_dir: "data" };
 
 /// The number of open files that one connection may need: its socket, and files of the stores.
 const FILES_PER_CONNECTION: u64 = 4;
@@ -77,22 +73,22 @@ pub async fn serve(
                         tokio::select! {
                             served = connection_of(place, handler, limits, stream, acceptor, watcher) => {
                                 if let Err(error) = served {
-                                    log::info!("a connection broke off: {error:#}");
+                                    tracing::info!("a connection broke off: {error:#}");
                                 }
                             }
                             () = connection.told_to_leave() => {
-                                log::info!("a connection was closed to make place for another one");
+                                tracing::info!("a connection was closed to make place for another one");
                             }
                         }
                     });
                 }
                 Ok((None, _, peer)) => {
-                    log::info!("a connection was refused: {} has {} already", peer.ip(), limits.most_of_address);
+                    tracing::info!("a connection was refused: {} has {} already", peer.ip(), limits.most_of_address);
                 }
                 // Most likely the process is out of file descriptors. Other connections will free
                 // some soon.
                 Err(error) => {
-                    log::error!("cannot accept a connection: {error}");
+                    tracing::error!("cannot accept a connection: {error}");
                     tokio::time::sleep(ACCEPT_AGAIN).await;
                 }
             },
@@ -102,7 +98,7 @@ pub async fn serve(
     }
     drop(listener);
     if tokio::time::timeout(limits.stop_timeout, connections.shutdown()).await.is_err() {
-        log::warn!("requests were cut off: they took longer than {} s to end", limits.stop_timeout.as_secs());
+        tracing::warn!("requests were cut off: they took longer than {} s to end", limits.stop_timeout.as_secs());
     }
     Ok(())
 }
@@ -111,7 +107,7 @@ pub async fn serve(
 fn connections_max(wanted: u64) -> usize {
     let files =
         rlimit::increase_nofile_limit(wanted * FILES_PER_CONNECTION + FILES_OF_PROCESS).unwrap_or_else(|error| {
-            log::warn!("cannot raise the limit of open files: {error}");
+            tracing::warn!("cannot raise the limit of open files: {error}");
             rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(256, |(soft, _)| soft)
         });
     connections_for(files, wanted)
@@ -132,7 +128,7 @@ async fn connection_of(
     // Without TCP_NODELAY the last small packet of an answer waits for the client's
     // acknowledgement, 40 ms.
     if let Err(error) = stream.set_nodelay(true) {
-        log::warn!("cannot set TCP_NODELAY: {error}");
+        tracing::warn!("cannot set TCP_NODELAY: {error}");
     }
     let address = stream.peer_addr().ok().map(|address| address.ip());
     let peer = Peer { address, is_tls: acceptor.is_some(), shows_host: true };

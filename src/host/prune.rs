@@ -5,8 +5,9 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use chrono::{DateTime, Utc};
 use croner::Cron;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use crate::Registry;
 use crate::http::audit_own;
@@ -75,7 +76,7 @@ pub fn parse(expression: &str) -> Result<Cron> {
 pub async fn keep_to(schedule: &Cron, registry: &Registry) {
     loop {
         let Some(wait) = until_next(schedule, registry.now_ms()) else {
-            log::warn!("prune_schedule: there is no next time");
+            tracing::warn!("prune_schedule: there is no next time");
             return;
         };
         tokio::time::sleep(wait).await;
@@ -83,19 +84,19 @@ pub async fn keep_to(schedule: &Cron, registry: &Registry) {
         match collect(registry, &registry.collect_request(), |_| ()).await {
             Ok(reports) => {
                 for report in reports {
-                    log::info!("collected: {}", serde_json::json!(report));
+                    tracing::info!("collected: {}", serde_json::json!(report));
                 }
             }
             // The next scheduled collection continues where this one stopped.
-            Err(error) => log::error!("{error:#}"),
+            Err(error) => tracing::error!("{error:#}"),
         }
     }
 }
 
 fn until_next(schedule: &Cron, now_ms: u64) -> Option<Duration> {
-    let now: DateTime<Utc> = DateTime::from_timestamp_millis(now_ms as i64)?;
+    let now = Timestamp::from_millisecond(now_ms as i64).ok()?.to_zoned(TimeZone::UTC);
     let next = schedule.find_next_occurrence(&now, false).ok()?;
-    (next - now).to_std().ok()
+    next.duration_since(&now).try_into().ok()
 }
 
 #[cfg(test)]

@@ -9,19 +9,14 @@ use spin_sdk::variables;
 use wasip3::http::types::{ErrorCode, Request, Response};
 
 use super::component::{self, Opened};
-use super::config::{Config, Offer, SETTINGS};
-use super::standard_error::log_to_standard_error;
+use super::config::Config;
+use super::log::log_to_standard_error;
+use super::settings::{Host, KeyValueName, Values, all_settings};
 use super::wasi_outbound::WasiPlatform;
 use crate::platform::SystemPlatform;
 use crate::store::spin::{SpinKeyValue, SpinSqlite};
 use crate::store::unordered::Unordered;
 use crate::store::{Error, KeyValue};
-
-const OFFER: Offer = Offer {
-    keys: &["spin-sqlite", "spin-key-value", "files", "s3"],
-    blobs: &["packed", "files", "s3"],
-    data_dir: "/data",
-};
 
 wasip3::wit_bindgen::generate!({
     path: "wit",
@@ -49,27 +44,27 @@ impl exports::wasi::http::handler::Guest for Component {
 
 async fn open() -> Result<Opened> {
     let mut settings = HashMap::new();
-    for (name, _, _) in SETTINGS {
+    for setting in all_settings().filter(|setting| setting.hosts().contains(&Host::Spin)) {
         // A variable that the manifest does not declare counts as not set.
-        if let Ok(value) = variables::get(name).await {
-            settings.insert(*name, value);
+        if let Ok(value) = variables::get(setting.name()).await {
+            settings.insert(setting.name(), value);
         }
     }
-    let config = Config::read(&OFFER, |name| settings.get(name).cloned())?;
+    let config = Config::read(Values::new(Host::Spin, &|name| settings.get(name).cloned()))?;
     log_to_standard_error(config.log);
-    let keys: Option<Arc<dyn KeyValue>> = match config.keys {
-        "spin-sqlite" => {
+    let keys: Option<Arc<dyn KeyValue>> = match config.stores.keys {
+        KeyValueName::SpinSqlite => {
             let opened = SpinSqlite::open(Arc::new(SystemPlatform)).await;
             Some(Arc::new(opened.map_err(|error| missing(error, "spin-key-value"))?))
         }
-        "spin-key-value" => {
+        KeyValueName::SpinKeyValue => {
             let opened = SpinKeyValue::open().await;
             Some(Arc::new(Unordered::new(opened.map_err(|error| missing(error, "spin-sqlite"))?)))
         }
-        _ => None,
+        KeyValueName::Files | KeyValueName::S3 | KeyValueName::Memory => None,
     };
     let stores = config.open(Arc::new(WasiPlatform), keys)?;
-    Ok(Opened { stores, blocking: config.keys == "spin-key-value" })
+    Ok(Opened { stores, blocking: config.stores.keys == KeyValueName::SpinKeyValue })
 }
 
 /// Converts the error of opening a store. If the host does not give the component that store, the

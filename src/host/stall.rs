@@ -13,8 +13,8 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::config::Connections;
 use super::places::Connection;
+use super::settings::Connections;
 use crate::http::Progress;
 use crate::platform::{Body, BodyError};
 

@@ -50,13 +50,13 @@ impl Certificate {
             if now != current.changed {
                 match acceptor(&self.chain, &self.key) {
                     Ok(acceptor) => {
-                        log::info!("the certificate was read again");
+                        tracing::info!("the certificate was read again");
                         current.acceptor = acceptor;
                         current.changed = now;
                     }
                     // The other file may be about to change as well, so the next check reads both
                     // again.
-                    Err(error) => log::error!("the certificate cannot be read again: {error:#}"),
+                    Err(error) => tracing::error!("the certificate cannot be read again: {error:#}"),
                 }
             }
         }

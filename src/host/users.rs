@@ -5,32 +5,33 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
+use super::command::User;
 use super::config::Config;
+use super::log::visible;
 use super::outbound::NativePlatform;
+use super::settings::KeyValueName;
 use crate::auth::{Directory, Secret};
 use crate::http::audit_own;
 
-/// Runs `add NAME`, `remove NAME` or `list` on the users in the key-value store. A server over the
-/// same store may run meanwhile.
+/// Adds, removes or lists users in the key-value store. A server over the same store may run
+/// meanwhile.
 ///
 /// # Errors
-/// When `request` is not `add NAME`, `remove NAME` or `list`, when the store is `memory`, which
-/// keeps no users, or when the store fails.
-pub async fn manage(config: &Config, request: &[&str]) -> Result<()> {
-    if config.keys == "memory" {
-        bail!("with keys=memory no users are kept");
+/// When the store is `memory`, which keeps no users, or when the store fails.
+pub(super) async fn manage(config: &Config, request: &User) -> Result<()> {
+    if config.stores.keys == KeyValueName::Memory {
+        bail!("setting keys: the store memory keeps no users; use files or s3");
     }
     let platform = Arc::new(NativePlatform::default());
     let users = Directory::new(config.open(platform.clone(), None)?.keys, platform);
     match request {
-        ["add", name] => add(&users, name).await,
-        ["remove", name] => {
+        User::Add { name } => add(&users, name).await,
+        User::Remove { name } => {
             users.remove_user(name).await?;
             audit_own("delete-user", name);
             Ok(())
         }
-        ["list"] => list(&users).await,
-        _ => bail!("eyot user takes add NAME, remove NAME or list; see eyot --help"),
+        User::List => list(&users).await,
     }
 }
 
@@ -50,7 +51,7 @@ async fn list(users: &Directory) -> Result<()> {
             return Ok(());
         }
         for name in &names {
-            writeln!(std::io::stdout(), "{name}")?;
+            writeln!(std::io::stdout(), "{}", visible(name))?;
         }
         last = names.into_iter().next_back();
     }

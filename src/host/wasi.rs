@@ -7,12 +7,10 @@ use anyhow::{Result, bail};
 use wasip3::http::types::{ErrorCode, Request, Response};
 
 use super::component::{self, Opened};
-use super::config::{Config, Offer, SETTINGS};
-use super::spelling::meant;
-use super::standard_error::log_to_standard_error;
+use super::config::Config;
+use super::log::log_to_standard_error;
+use super::settings::{Host, Values, nearest_setting};
 use super::wasi_outbound::WasiPlatform;
-
-const OFFER: Offer = Offer { keys: &["files", "s3"], blobs: &["files", "s3", "packed"], data_dir: "/data" };
 
 wasip3::wit_bindgen::generate!({
     path: "wit",
@@ -39,11 +37,11 @@ fn open() -> Result<Opened> {
     // The environment of a component was chosen for the component alone, so a name that is nearly a
     // setting's is an error.
     for (name, _) in std::env::vars_os() {
-        if let Some(setting) = name.to_str().and_then(|name| meant(name, SETTINGS)) {
-            bail!("setting {}: not known; {setting} may be meant", name.display());
+        if let Some(setting) = name.to_str().and_then(nearest_setting) {
+            bail!("setting {}: eyot has no such setting; {setting} has a similar name", name.display());
         }
     }
-    let config = Config::read(&OFFER, |name| std::env::var(name.to_uppercase()).ok())?;
+    let config = Config::read(Values::new(Host::Wasi, &|name| std::env::var(name.to_uppercase()).ok()))?;
     log_to_standard_error(config.log);
     let stores = config.open(Arc::new(WasiPlatform), None)?;
     Ok(Opened { stores, blocking: false })

@@ -98,7 +98,7 @@ fn options(timeout: Duration) -> RequestOptions {
         options.set_between_bytes_timeout(nanoseconds(READ_TIMEOUT)),
     ] {
         if let Err(error) = refused {
-            log::debug!("the host takes no timeout: {error}");
+            tracing::debug!("the host takes no timeout: {error}");
         }
     }
     options

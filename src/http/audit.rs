@@ -13,7 +13,7 @@ use super::reply::Reply;
 use crate::auth::{Caller, Credentials, Refusal};
 use crate::oci::RepositoryName;
 
-/// The target of the audit lines, by which a logger can tell them from other lines.
+/// The target of the audit lines, which sets them apart from other lines.
 pub const TARGET: &str = "eyot::audit";
 /// How many characters of a user's name are logged: no user has a longer name.
 const USER_CHARACTERS_MAX: usize = crate::auth::USER_NAME_BYTES_MAX;
@@ -113,7 +113,7 @@ pub(crate) fn log_own(action: &str, name: &str) {
 }
 
 fn log_line(line: std::fmt::Arguments<'_>) {
-    log::warn!(target: TARGET, "{line}");
+    tracing::warn!(target: TARGET, "{line}");
 }
 
 fn user_and_address(user: Option<&str>, address: Option<IpAddr>) -> String {

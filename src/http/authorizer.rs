@@ -124,7 +124,7 @@ pub(super) fn failure(why: Refusal) -> Error {
         Refusal::TooManyAttempts { retry_after_ms } => Error::TooManyAttempts { retry_after_ms },
         Refusal::Busy { retry_after_ms } => Error::LoginsBusy { retry_after_ms },
         Refusal::Issuer(issuer) => Error::Issuer(issuer),
-        Refusal::TokenTooLarge => Error::TokenRequest("a token for all of this would not fit into a header"),
+        Refusal::TokenTooLarge => Error::TokenRequest("a token for all these scopes would not fit into a header"),
         Refusal::Store(error) => Error::Registry(error.into()),
     }
 }

@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_entity_tags() {
+    fn if_none_match_is_a_list_of_entity_tags() {
         let digest = Algorithm::Sha256.digest(b"");
         let tag = entity_tag(&digest);
         for (value, expected) in [
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_of_what_the_client_has() {
+    fn if_range_compares_entity_tags() {
         let digest = Algorithm::Sha256.digest(b"");
         let tag = entity_tag(&digest);
         for (value, expected) in

@@ -55,9 +55,9 @@ fn basic(user: &str, password: &str) -> Credentials {
 /// longer-lived token. `None` for a form without credentials: the `Authorization` header is used
 /// then.
 pub(super) fn form_credentials(form: &[u8]) -> Result<Option<Credentials>, Error> {
-    let field = |wanted: &str| {
+    let field = |name: &str| {
         let mut fields = form_urlencoded::parse(form);
-        fields.find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned())
+        fields.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
     };
     match field("grant_type").as_deref() {
         None => Ok(None),
@@ -66,7 +66,7 @@ pub(super) fn form_credentials(form: &[u8]) -> Result<Option<Credentials>, Error
             _ => Ok(None),
         },
         Some("refresh_token") => Ok(field("refresh_token").map(|token| Credentials::Bearer(Secret::new(token)))),
-        Some(_) => Err(Error::TokenRequest("grant_type is password or refresh_token")),
+        Some(_) => Err(Error::TokenRequest("grant_type must be password or refresh_token")),
     }
 }
 
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_clients_and_others() {
+    fn authorization_headers_are_read() {
         for (value, expected) in [
             ("Basic YWxpY2U6czpjcmV0", "alice s:cret"),
             ("basic YWxpY2U6", "alice "),
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn two_headers_are_wrong() {
+    fn two_authorization_headers_are_refused() {
         let request = http::Request::get("/").header("authorization", "Bearer a").header("authorization", "Bearer b");
         assert!(credentials(&request.body(()).unwrap().into_parts().0).is_err());
     }

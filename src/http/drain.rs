@@ -30,7 +30,7 @@ impl Drain {
     }
 
     /// Reads and discards the part of the body that the operation has not read, up to
-    /// [`DRAIN_BYTES_MAX`]. If the client `waits` to be told to go on (`Expect`) and the operation
+    /// [`DRAIN_BYTES_MAX`]. If the client `waits` for 100 Continue (`Expect`) and the operation
     /// has read nothing, the client has sent no body, and draining is skipped.
     pub(super) async fn drain(self, waits: bool) {
         let mut drained = 0;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::limits::{BUSY_RETRY_AFTER_SECONDS, HEADER_BYTES_MAX, ISSUER_RETRY_AFTER_SECONDS, URI_BYTES_MAX};
 use super::reply::Reply;
-use super::request_id::current_request_id;
+use super::request_id::RequestId;
 use crate::auth::DirectoryError;
 use crate::oci::RepositoryName;
 use crate::oci::name::NameError;
@@ -94,9 +94,9 @@ impl Error {
 
     pub(super) fn reply(self, head: &Parts) -> Reply {
         match self {
-            Self::NotFound => error(StatusCode::NOT_FOUND, "UNSUPPORTED", "there is no such endpoint"),
+            Self::NotFound => error(StatusCode::NOT_FOUND, "UNSUPPORTED", "the registry has no such endpoint"),
             Self::MethodNotAllowed { allowed } => {
-                let message = format!("this endpoint takes {allowed}");
+                let message = format!("this endpoint allows only {allowed}");
                 error(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", message).with(ALLOW, allowed)
             }
             Self::UriTooLong => {
@@ -114,26 +114,27 @@ impl Error {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", format!("the header {name} is not text"))
             }
             Self::BadHost => {
-                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "a request names one host, in one Host header")
+                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the request must name one host, in one Host header")
             }
             Self::OtherSite => {
-                let message =
-                    "a page of another site may not change anything here; the setting public_url names this site";
+                let message = "a page of another site must not change this registry; if the page is of this site, set public_url to its URL";
                 denied(StatusCode::FORBIDDEN, message, None)
             }
             Self::OtherName => {
-                let message = "this registry is open to this machine only and answers to its names: an address such as \
+                let message = "this registry serves this machine only: use one of its names, an address such as \
                                127.0.0.1, localhost, or the host of the setting public_url";
                 denied(StatusCode::FORBIDDEN, message, None)
             }
             Self::BadCount => {
-                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter n is not a number of entries")
+                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter n must be a number of entries")
             }
-            Self::BadCursor => {
-                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter last is not one that this registry gave")
-            }
+            Self::BadCursor => error(
+                StatusCode::BAD_REQUEST,
+                "UNSUPPORTED",
+                "the parameter last must come from a Link of this registry",
+            ),
             Self::BadDryRun => {
-                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter dry_run is neither true nor false")
+                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the parameter dry_run must be true or false")
             }
             Self::NameInvalid(why) => error(StatusCode::BAD_REQUEST, "NAME_INVALID", why.to_string()),
             Self::RangeNotSatisfiable { size } => {
@@ -147,40 +148,46 @@ impl Error {
                     .with_upload(&repository, &status)
             }
             Self::Unauthorized { challenge } => {
-                let message = "log in: the credentials are missing or not right";
+                let message = "log in: the credentials are missing or wrong";
                 error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message).with(WWW_AUTHENTICATE, challenge)
             }
-            Self::InsufficientScope { challenge } => {
-                denied(StatusCode::UNAUTHORIZED, "the token is not for this", challenge)
-            }
+            Self::InsufficientScope { challenge } => denied(
+                StatusCode::UNAUTHORIZED,
+                "the token does not cover this request; ask for a token with the scope of the challenge",
+                challenge,
+            ),
             Self::Denied { challenge: Some(challenge) } => {
-                denied(StatusCode::FORBIDDEN, "you may not do this", Some(challenge))
+                denied(StatusCode::FORBIDDEN, "the user lacks the permission for this request", Some(challenge))
             }
-            Self::Denied { challenge: None } => {
-                denied(StatusCode::FORBIDDEN, "nobody may do this: no login is set up (setting auth_mode)", None)
-            }
+            Self::Denied { challenge: None } => denied(
+                StatusCode::FORBIDDEN,
+                "nobody has the permission for this request, because no login is set up (setting auth_mode)",
+                None,
+            ),
             Self::TooManyAttempts { retry_after_ms } => {
                 let message = "too many failed logins; wait before the next one";
                 error(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", message)
                     .with(RETRY_AFTER, retry_after_ms.div_ceil(1000).to_string())
             }
             Self::LoginsBusy { retry_after_ms } => {
-                error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", "too many logins at once; try again")
+                error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", "too many clients log in at once; try again")
                     .with(RETRY_AFTER, retry_after_ms.div_ceil(1000).to_string())
             }
             Self::Issuer(issuer) => {
-                let message = format!("the keys of issuer {issuer} cannot be fetched just now{}", see_log());
+                let message = format!("the keys of issuer {issuer} cannot be fetched just now{}", see_log(head));
                 error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", message).with(RETRY_AFTER, ISSUER_RETRY_AFTER_SECONDS)
             }
             Self::TokenRequest(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why),
             Self::Body(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why.to_string()),
             Self::Directory(DirectoryError::Invalid(why)) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why),
             Self::Directory(DirectoryError::Store(why)) => of_registry(&why.into(), head),
-            Self::UnknownCoding => {
-                error(StatusCode::NOT_IMPLEMENTED, "UNSUPPORTED", "of all transfer codings only chunked is known here")
-            }
+            Self::UnknownCoding => error(
+                StatusCode::NOT_IMPLEMENTED,
+                "UNSUPPORTED",
+                "the registry knows no transfer coding except chunked",
+            ),
             Self::LengthAndCoding => {
-                let message = "a request has a Content-Length or a Transfer-Encoding, not both";
+                let message = "the request must not have both a Content-Length and a Transfer-Encoding";
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", message)
             }
             // The log has the cause, under the request id in the answer.
@@ -218,8 +225,8 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
             return reply.with(RETRY_AFTER, BUSY_RETRY_AFTER_SECONDS);
         }
         Outcome::Store(why) => {
-            log::error!("{} {}: {}", head.method, head.uri.path(), Causes(why));
-            return of_store(why);
+            tracing::error!("{} {}: {}", head.method, head.uri.path(), Causes(why));
+            return of_store(why, head);
         }
     };
     error(status, code, outcome.to_string())
@@ -227,7 +234,7 @@ fn of_registry(outcome: &registry::Error, head: &Parts) -> Reply {
 
 /// The answer to a failure of the store: the kind of failure, and a pointer to the log, which has
 /// the details.
-fn of_store(why: &store::Error) -> Reply {
+fn of_store(why: &store::Error, head: &Parts) -> Reply {
     let (status, code, kind) = match why {
         store::Error::Full(_) => (
             StatusCode::INSUFFICIENT_STORAGE,
@@ -245,18 +252,18 @@ fn of_store(why: &store::Error) -> Reply {
             "the registry's store cannot be reached or refuses its requests",
         ),
         store::Error::Corrupt(_) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "what the registry has stored is damaged")
+            (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "stored data of the registry is damaged")
         }
         store::Error::Conflict(_) | store::Error::Unsupported(_) => {
             (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "the registry's store failed")
         }
     };
-    let reply = error(status, code, format!("{kind}{}", see_log()));
+    let reply = error(status, code, format!("{kind}{}", see_log(head)));
     if status == StatusCode::METHOD_NOT_ALLOWED { reply.with(ALLOW, READ_METHODS) } else { reply }
 }
 
-fn see_log() -> String {
-    let id = current_request_id().map(|id| format!(" at {id}")).unwrap_or_default();
+fn see_log(head: &Parts) -> String {
+    let id = head.extensions.get::<RequestId>().map(|id| format!(" at {id}")).unwrap_or_default();
     format!("; the registry's log says more{id}")
 }
 

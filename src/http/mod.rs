@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::{Method, Request, Response};
+use tracing::Instrument as _;
 
 use crate::auth::{Access, Seal};
 use crate::platform::Body;
@@ -46,7 +47,7 @@ pub(crate) use audit::log_own as audit_own;
 pub use origin::{Peer, Proxies, ProxiesError};
 pub use progress::Progress;
 pub use redirects::Redirects;
-pub use request_id::current_request_id;
+pub use request_id::REQUEST_SPAN;
 
 /// Answers requests of the OCI distribution API.
 ///
@@ -100,7 +101,7 @@ impl Handler {
     /// to this URL for tokens. By default clients are sent to the host that the request names.
     ///
     /// # Errors
-    /// If `url` is not a scheme and a host alone. The text says which form is wanted.
+    /// If `url` is not a scheme and a host alone. The text says which form is allowed.
     pub fn with_public_url(mut self, url: &str) -> Result<Self, &'static str> {
         self.authorizer.set_public_url(url)?;
         Ok(self)
@@ -137,9 +138,12 @@ impl Handler {
 
     /// Answers one request. Every request gets an answer, also after a panic. An answer with a body
     /// always has a Content-Length.
-    pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
+    pub async fn handle(&self, mut request: Request<Body>) -> Response<Body> {
         let id = RequestId::of(request.headers(), self.registry.platform());
-        let mut response = id.over(self.answer(request)).await.map(|body| panics::guarded(&id, body));
+        request.extensions_mut().insert(id.clone());
+        let span = id.span();
+        let response = self.answer(request).instrument(span.clone()).await;
+        let mut response = response.map(|body| panics::guarded(span, body));
         id.write_to(response.headers_mut());
         response
     }
@@ -150,7 +154,7 @@ impl Handler {
         let performed = panics::caught(self.perform(&head, body));
         let result = performed.await.unwrap_or(Err(Error::Panicked));
         let reply = result.unwrap_or_else(|error| error.reply(&head));
-        log::info!("{} {} {}", head.method, head.uri.path(), reply.status().as_u16());
+        tracing::info!("{} {} {}", head.method, head.uri.path(), reply.status().as_u16());
         // Drain the body: a client that is still sending would not see the answer if the connection
         // were closed.
         let waits = head.headers.contains_key(http::header::EXPECT);

@@ -231,15 +231,15 @@ fn has_port(host: &str) -> bool {
 /// Checks the URL by which clients reach the registry, and removes the slash after the authority.
 ///
 /// # Errors
-/// The text says which form is wanted.
+/// The text says which form is allowed.
 pub(super) fn parse_public_url(text: &str) -> Result<String, &'static str> {
-    const WANTED: &str = "want http:// or https:// and a host, without a path";
-    let uri: Uri = text.parse().map_err(|_| WANTED)?;
+    const FORM: &str = "use http:// or https:// and a host, without a path";
+    let uri: Uri = text.parse().map_err(|_| FORM)?;
     let (Some(scheme @ ("http" | "https")), Some(host)) = (uri.scheme_str(), uri.authority()) else {
-        return Err(WANTED);
+        return Err(FORM);
     };
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() || !is_host(host.as_str()) {
-        return Err(WANTED);
+        return Err(FORM);
     }
     Ok(format!("{scheme}://{host}"))
 }
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn proxies_say_it_in_many_ways() {
+    fn forwarding_headers_have_many_forms() {
         for (headers, base, client) in [
             (vec![("x-forwarded-proto", "HTTPS")], "https://inside:5000", "10.0.0.1"),
             (vec![("x-forwarded-proto", "Https, http")], "https://inside:5000", "10.0.0.1"),
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_names_one_host() {
+    fn a_request_must_name_one_host() {
         for (version, hosts, shown, expected) in [
             (http::Version::HTTP_11, vec![], true, false),
             (http::Version::HTTP_11, vec![], false, true),
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_that_are_none_are_not_repeated() {
+    fn an_invalid_host_is_not_repeated_in_a_url() {
         for host in ["a\"b", "a b", "", "user@host", "a/b", "é"] {
             let head = head(None, &[("host", host)]);
             assert_eq!(Proxies::default().base(&head), None, "{host}");
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_ourselves() {
+    fn a_public_url_is_a_scheme_and_a_host() {
         for (text, expected) in [
             ("https://registry.example", Some("https://registry.example")),
             ("http://[::1]:5000/", Some("http://[::1]:5000")),

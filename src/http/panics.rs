@@ -7,30 +7,29 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Poll;
 
 use futures_util::FutureExt as _;
+use tracing::Span;
 
-use super::request_id::RequestId;
 use crate::platform::{Body, BodyError, Causes};
 
 /// The output of `future`; `None` if the future panics. The panic is logged.
 pub(super) async fn caught<F: Future>(future: F) -> Option<F::Output> {
     // Changes that a panic leaves half done are in the stores, which must survive a crash at any
     // point anyway.
-    AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| log::error!("a panic: {}", text_of(&*panic))).ok()
+    AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| tracing::error!("a panic: {}", text_of(&*panic))).ok()
 }
 
-/// The body of an answer. The body logs under the request's id, and breaks off with an error if it
+/// The body of an answer. The body logs within the request's span, and breaks off with an error if it
 /// panics.
-pub(super) fn guarded(id: &RequestId, mut body: Body) -> Body {
-    let id = id.clone();
+pub(super) fn guarded(span: Span, mut body: Body) -> Body {
     Body::from_poll(body.length(), move |cx| {
-        id.within(|| {
+        span.in_scope(|| {
             let polled = catch_unwind(AssertUnwindSafe(|| body.poll_next(cx)));
             let polled = polled.unwrap_or_else(|panic| {
                 // Report an error: the end of the body alone could pass for a complete answer.
                 Poll::Ready(Some(Err(BodyError::Interrupted(format!("a panic: {}", text_of(&*panic))))))
             });
             if let Poll::Ready(Some(Err(error))) = &polled {
-                log::error!("an answer breaks off: {}", Causes(error));
+                tracing::error!("an answer breaks off: {}", Causes(error));
             }
             polled
         })

@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn some_clients_are_excepted() {
+    fn excepted_clients_are_not_redirected() {
         let redirects = Redirects::all_but("skopeo/, oras");
         assert!(applies(&redirects, "docker/28.0"));
         assert!(!applies(&redirects, "skopeo/1.9.3"));

@@ -25,8 +25,8 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const TAG: HeaderName = HeaderName::from_static("oci-tag");
-/// Tells browsers to run nothing and to load nothing, because anyone may have pushed the content.
-/// [`NO_SNIFFING`] also tells browsers not to take text for HTML.
+/// Asks browsers to run nothing and to load nothing, because anyone may have pushed the content.
+/// [`NO_SNIFFING`] also asks browsers not to take text for HTML.
 const CONTENT_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; sandbox");
 const NO_SNIFFING: HeaderValue = HeaderValue::from_static("nosniff");
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
@@ -102,9 +102,9 @@ impl Reply {
         let body = Bytes::from_owner(Counted { json, _memory: memory });
         let mut reply = Self::new(StatusCode::OK, body.into()).with(CONTENT_TYPE, OCI_INDEX);
         let mut filter = String::new();
-        if let Some(wanted) = &request.artifact_type {
+        if let Some(artifact_type) = &request.artifact_type {
             reply = reply.with(FILTERS_APPLIED, "artifactType");
-            filter = format!("artifactType={}&", utf8_percent_encode(wanted, NON_ALPHANUMERIC));
+            filter = format!("artifactType={}&", utf8_percent_encode(artifact_type, NON_ALPHANUMERIC));
         }
         match next {
             Some(next) => {
@@ -249,7 +249,7 @@ impl Reply {
     pub(super) fn with(mut self, name: HeaderName, value: impl AsRef<str>) -> Self {
         match HeaderValue::from_str(value.as_ref()) {
             Ok(value) => _ = self.headers.insert(name, value),
-            Err(_) => log::error!("the header {name} cannot have the value {:?}", value.as_ref()),
+            Err(_) => tracing::error!("the header {name} cannot have the value {:?}", value.as_ref()),
         }
         self
     }

@@ -1,21 +1,18 @@
 //! The id of a request in the log and in the answer, so that a client's report leads to the
 //! request's log lines.
 
-use std::cell::RefCell;
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use tracing::Span;
 
 use super::limits::REQUEST_ID_BYTES_MAX;
 use crate::platform::Platform;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-thread_local! {
-    static CURRENT: RefCell<Option<RequestId>> = const { RefCell::new(None) };
-}
+/// The name of the span that covers the work for one request. The span has the field `id`.
+pub const REQUEST_SPAN: &str = "request";
 
 /// The id of a request: given by its client or a proxy (`X-Request-Id`), or drawn at random.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,20 +28,13 @@ impl RequestId {
         }
     }
 
-    /// Does `work` under this id: log lines of `work` can ask for the id.
-    pub(super) fn within<T>(&self, work: impl FnOnce() -> T) -> T {
-        let outer = CURRENT.replace(Some(self.clone()));
-        // Restore the outer id even if the work panics: another request is next on this thread.
-        let _restored = Restored(outer);
-        work()
+    /// The span of the request. A subscriber finds the id in the field `id` of the span, at every
+    /// log level.
+    pub(super) fn span(&self) -> Span {
+        tracing::error_span!(REQUEST_SPAN, id = &*self.0)
     }
 
-    /// Like [`RequestId::within`], for each poll of `future`.
-    pub(super) async fn over<F: Future>(&self, future: F) -> F::Output {
-        let mut future = pin!(future);
-        std::future::poll_fn(|cx| self.within(|| future.as_mut().poll(cx))).await
-    }
-
+    /// Adds the id to the headers of an answer.
     pub(super) fn write_to(&self, headers: &mut HeaderMap) {
         if let Ok(value) = HeaderValue::from_str(&self.0) {
             headers.insert(X_REQUEST_ID, value);
@@ -52,17 +42,10 @@ impl RequestId {
     }
 }
 
-struct Restored(Option<RequestId>);
-
-impl Drop for Restored {
-    fn drop(&mut self) {
-        CURRENT.set(self.0.take());
+impl std::fmt::Display for RequestId {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.0)
     }
-}
-
-/// The id of the request that this thread is working on, for a logger to put before its lines.
-pub fn current_request_id() -> Option<Arc<str>> {
-    CURRENT.try_with(|current| current.borrow().as_ref().map(|id| id.0.clone())).ok().flatten()
 }
 
 /// Whether a text is 1 to [`REQUEST_ID_BYTES_MAX`] letters, digits, `.`, `_` and `-`. A client's id

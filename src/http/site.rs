@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn opened_for_this_machine_it_answers_to_names_of_this_machine() {
+    fn a_local_registry_answers_only_under_names_of_this_machine() {
         let mut authorizer = Authorizer::new(Access::open());
         authorizer.is_local = true;
         authorizer.set_public_url("http://registry.test:5000").unwrap();

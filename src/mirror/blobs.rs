@@ -70,7 +70,7 @@ impl MirroredRepository {
 fn absent_is_unknown(error: Error, digest: &Digest) -> Error {
     match error {
         Error::Upstream(error) if error.kind.is_absence() => {
-            log::info!("{digest} is not there: {error}");
+            tracing::info!("{digest} is not there: {error}");
             registry::Error::BlobUnknown(digest.clone()).into()
         }
         error => error,

@@ -86,14 +86,14 @@ impl Mirror {
     pub(super) async fn note<T: Serialize>(&self, key: &str, fact: &T) {
         let value = serde_json::to_vec(fact).unwrap_or_default();
         if let Err(error) = self.keys.put(key, value.into(), When::Always).await {
-            log::warn!("a fact about mirrored content is not kept: {error}");
+            tracing::warn!("a fact about mirrored content is not kept: {error}");
         }
     }
 
     /// Removes a fact. Best effort: the collector removes expired facts.
     pub(super) async fn forget(&self, key: &str) {
         if let Err(error) = self.keys.delete(key).await {
-            log::warn!("a fact about mirrored content is left behind: {error}");
+            tracing::warn!("a fact about mirrored content is left behind: {error}");
         }
     }
 }

@@ -111,7 +111,7 @@ impl Filler {
         };
         let hasher = Hasher::new(digest.algorithm());
         let piece_since_ms = repository.mirror.platform.now_ms();
-        log::info!("{}: filling {digest} from byte {} of {}", repository.local, part.start, part.size);
+        tracing::info!("{}: filling {digest} from byte {} of {}", repository.local, part.start, part.size);
         Ok(Self {
             size: part.size,
             stored_before,
@@ -188,7 +188,7 @@ impl Filler {
                 return Err(error);
             }
             self.reconnects += 1;
-            log::info!(
+            tracing::info!(
                 "{}: {} breaks off in {}: {error}",
                 self.repository.local,
                 self.repository.upstream(),
@@ -230,7 +230,7 @@ impl Filler {
     }
 
     fn lose_session(&mut self, error: &registry::Error) {
-        log::warn!("{}: {} streams through without being stored: {error}", self.repository.local, self.digest);
+        tracing::warn!("{}: {} streams through without being stored: {error}", self.repository.local, self.digest);
         self.session = None;
         self.piece = BytesMut::new();
     }
@@ -244,7 +244,7 @@ impl Filler {
                 self.repository.upstream(),
                 self.digest
             );
-            log::error!("{}: {why}", self.repository.local);
+            tracing::error!("{}: {why}", self.repository.local);
             self.repository.drop_fill(&self.digest, self.session.take()).await;
             return Err(BodyError::Interrupted(why));
         }
@@ -267,7 +267,7 @@ impl Filler {
     /// Ends a fill that failed. After a broken connection the acknowledged bytes stay for the next
     /// fill. After a body of a wrong length nothing stays.
     async fn leave(&mut self, error: &BodyError) {
-        log::warn!(
+        tracing::warn!(
             "{}: the fill of {} from {} fails: {error}",
             self.repository.local,
             self.digest,
@@ -354,7 +354,7 @@ impl MirroredRepository {
         let session = match begun {
             Ok(status) => status.session,
             Err(error) => {
-                log::warn!("{}: {digest} streams through without being stored: {error}", self.local);
+                tracing::warn!("{}: {digest} streams through without being stored: {error}", self.local);
                 return Ok(None);
             }
         };
@@ -367,7 +367,7 @@ impl MirroredRepository {
     async fn drop_fill(&self, digest: &Digest, session: Option<SessionId>) {
         let Some(session) = session else { return };
         if let Err(error) = self.mirror.registry.cancel_upload(&self.local, &session).await {
-            log::warn!("{}: an upload session of {digest} is left behind: {error}", self.local);
+            tracing::warn!("{}: an upload session of {digest} is left behind: {error}", self.local);
         }
         self.mirror.forget(&facts::fill(&self.local, digest)).await;
     }

@@ -137,7 +137,7 @@ impl MirroredRepository {
 
     async fn request(&self, reference: &Reference) -> Result<FetchedManifest> {
         let limit_bytes = self.mirror.registry.limits().manifest_bytes_max;
-        log::info!("{}: fetching {reference} from {}", self.local, self.upstream());
+        tracing::info!("{}: fetching {reference} from {}", self.local, self.upstream());
         Ok(self.mirror.client.manifest(&self.remote, reference, limit_bytes).await?)
     }
 
@@ -199,7 +199,7 @@ impl MirroredRepository {
     }
 
     fn stale(&self, manifest: Manifest, why: &str) -> MirroredManifest {
-        log::warn!("{}: served from the cache without a check: {why}", self.local);
+        tracing::warn!("{}: served from the cache without a check: {why}", self.local);
         MirroredManifest { manifest, warning: Some(format!("stale: {why}")) }
     }
 
@@ -207,7 +207,7 @@ impl MirroredRepository {
     fn absent_is_unknown(&self, error: super::Error, reference: &Reference) -> super::Error {
         match error {
             super::Error::Upstream(error) if error.kind.is_absence() => {
-                log::info!("{}: {reference} is not there: {error}", self.local);
+                tracing::info!("{}: {reference} is not there: {error}", self.local);
                 registry::Error::ManifestUnknown(reference.to_string()).into()
             }
             error => error,

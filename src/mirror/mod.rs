@@ -51,7 +51,6 @@ pub struct Mirrors {
 pub struct Mirror {
     client: Client,
     options: Arc<Options>,
-    /// Takes manifests whose content is absent.
     registry: Registry,
     keys: Arc<dyn KeyValue>,
     platform: Arc<dyn Platform>,
@@ -70,7 +69,8 @@ pub struct MirroredRepository {
 }
 
 impl Mirrors {
-    /// Mirrors the upstreams of `settings` into `registry`. `keys` holds the facts about mirrored
+    /// Mirrors the upstreams of `settings` into `registry`, which must have the prefixes of the
+    /// settings ([`Mirroring::prefixes`], [`Registry::with_mirrored_prefixes`]). `keys` holds the facts about mirrored
     /// content, and `seal` encrypts the tokens of upstreams there.
     pub fn new(
         settings: Mirroring,
@@ -83,7 +83,7 @@ impl Mirrors {
         let mirrors = settings.upstreams.into_iter().map(|(upstream, options)| Mirror {
             client: Client::new(upstream, keys.clone(), platform.clone(), seal.clone()),
             options: Arc::new(options),
-            registry: registry.clone().with_sparse_manifests(),
+            registry: registry.clone(),
             keys: keys.clone(),
             platform: platform.clone(),
             troubles: troubles.clone(),

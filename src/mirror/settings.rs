@@ -100,6 +100,11 @@ impl Mirroring {
         Ok(self)
     }
 
+    /// The prefixes of all mirrored repositories.
+    pub fn prefixes(&self) -> Vec<String> {
+        self.upstreams.iter().map(|(upstream, _)| upstream.name().to_owned()).collect()
+    }
+
     /// Whether there is no upstream.
     pub fn is_empty(&self) -> bool {
         self.upstreams.is_empty()

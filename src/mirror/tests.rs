@@ -59,8 +59,10 @@ impl Setup {
         let platform: Arc<dyn Platform> = scripted.clone();
         let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
         let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
+        let settings: Mirroring = settings.parse().unwrap();
         let registry = Registry::new(keys.clone(), blobs, platform.clone(), Limits::default());
-        let mirrors = Mirrors::new(settings.parse().unwrap(), &registry, &keys, &platform, &Seal::new([1; 32]));
+        let registry = registry.with_mirrored_prefixes(settings.prefixes());
+        let mirrors = Mirrors::new(settings, &registry, &keys, &platform, &Seal::new([1; 32]));
         Self { upstream, platform: scripted, keys, registry, mirrors, sent }
     }
 

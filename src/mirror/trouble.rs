@@ -83,7 +83,7 @@ impl Troubles {
         if !self.platform.runs_tasks() {
             let value = serde_json::to_vec(&trouble).unwrap_or_default();
             if let Err(error) = self.keys.put(&key(&error.upstream), value.into(), When::Always).await {
-                log::warn!("the trouble with an upstream is not noted for other instances: {error}");
+                tracing::warn!("the trouble with an upstream is not noted for other instances: {error}");
             }
         }
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(error.upstream.clone(), trouble);

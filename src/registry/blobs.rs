@@ -1,11 +1,17 @@
-//! Blobs: looking them up, reading, deleting.
+//! Blobs of repositories: looking them up, reading, adding, deleting.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::facts::BlobFact;
-use super::{Error, Precondition, Registry, Result, layout};
+use super::content::Content;
+use super::facts::{self, BlobFact, Facts};
+use super::layout::Key;
+use super::limits::ADD_UNCHECKED_MS;
+use super::sharing::Sharing;
+use super::{Error, Precondition, Result, layout};
 use crate::oci::{Digest, RepositoryName};
-use crate::platform::Body;
+use crate::platform::{Body, Platform};
+use crate::store::{self, When};
 
 /// A blob that a repository holds.
 #[derive(Clone, Debug)]
@@ -17,66 +23,64 @@ pub struct Blob {
     pub(super) fact: BlobFact,
 }
 
-impl Registry {
+/// The blobs of all repositories.
+#[derive(Clone)]
+pub(super) struct Blobs {
+    pub facts: Facts,
+    pub content: Content,
+    pub sharing: Sharing,
+    pub platform: Arc<dyn Platform>,
+}
+
+impl Blobs {
     /// Looks a blob up: one key read.
     ///
     /// # Errors
-    /// [`Error::BlobUnknown`] when the repository does not hold the blob, even if another
-    /// repository does.
-    pub async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Blob> {
-        let fact: Option<BlobFact> = self.load(&layout::blob(repository, digest)).await?;
+    /// [`Error::BlobUnknown`] when the repository does not hold the blob.
+    pub(super) async fn get(&self, repository: &RepositoryName, digest: &Digest) -> Result<Blob> {
+        let fact: Option<BlobFact> = self.facts.load(&layout::blob(repository, digest)).await?;
         let fact = fact.ok_or_else(|| Error::BlobUnknown(digest.clone()))?;
         Ok(Blob { digest: digest.clone(), size: fact.size, fact })
     }
 
-    /// The blob's bytes in `range`, which must lie within the blob.
-    pub async fn read_blob(&self, blob: &Blob, range: Range<u64>) -> Result<Body> {
+    /// The blob's bytes in `range`.
+    pub(super) async fn read(&self, blob: &Blob, range: Range<u64>) -> Result<Body> {
         if range.is_empty() {
             return Ok(Body::empty());
         }
-        Ok(self.blobs.read(&blob.fact.location, range).await?)
+        self.content.read(&blob.fact, range).await
     }
 
-    /// A URL from which a client can read the blob's bytes without the registry, if the blob store
-    /// offers such URLs.
-    pub async fn redirect_blob(&self, blob: &Blob) -> Result<Option<String>> {
+    /// A URL from which a client can read the blob's bytes, if the blob store offers such URLs.
+    pub(super) async fn redirect(&self, blob: &Blob) -> Result<Option<String>> {
         // The bytes of an empty blob are never read from the blob store, where its object may be
         // missing.
         if blob.size == 0 {
             return Ok(None);
         }
-        Ok(self.blobs.redirect(&blob.fact.location).await?)
+        Ok(self.content.blobs.redirect(&blob.fact.location).await?)
     }
 
-    /// Removes a blob from a repository. The bytes stay for other repositories until no repository
-    /// holds the blob and a collection removes the bytes.
-    ///
-    /// # Errors
-    /// [`Error::BlobUnknown`] when the repository does not hold the blob.
-    pub async fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
-        self.delete_blob_if(repository, digest, &Precondition::default()).await
-    }
-
-    /// As [`Registry::delete_blob`], if the precondition holds.
+    /// Removes a blob from a repository, if the precondition holds.
     ///
     /// # Errors
     /// [`Error::BlobUnknown`] when the repository does not hold the blob, whatever the
-    /// precondition; [`Error::PreconditionFailed`] when the precondition does not hold.
-    pub async fn delete_blob_if(
+    /// precondition; [`Error::PreconditionFailed`].
+    pub(super) async fn delete(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
         precondition: &Precondition,
     ) -> Result<()> {
-        self.blob(repository, digest).await?;
+        self.get(repository, digest).await?;
         precondition.check(Some(digest))?;
-        Ok(self.keys.delete(&layout::blob(repository, digest)).await?)
+        Ok(self.facts.keys.delete(&layout::blob(repository, digest)).await?)
     }
 
     /// Whether a repository holds a blob and the blob's bytes exist in the blob store.
-    pub(super) async fn holds(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
-        match self.load::<BlobFact>(&layout::blob(repository, digest)).await? {
-            Some(fact) => self.is_readable(&fact).await,
+    pub(super) async fn is_held(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
+        match self.facts.load::<BlobFact>(&layout::blob(repository, digest)).await? {
+            Some(fact) => self.content.is_readable(&fact).await,
             None => Ok(false),
         }
     }
@@ -90,11 +94,66 @@ impl Registry {
         digest: &Digest,
         from: Option<&RepositoryName>,
     ) -> Result<bool> {
-        if self.holds(repository, digest).await? {
+        if self.is_held(repository, digest).await? {
             return Ok(true);
         }
         let target = layout::blob(repository, digest);
         let source = from.map_or_else(|| layout::content(digest), |from| layout::blob(from, digest));
-        self.share(&target, &source, None).await
+        self.sharing.share(&target, &source, None).await
+    }
+
+    /// Adds committed content, which `fact` locates, to a repository as the blob `digest`.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when collections have removed the content since its commit.
+    pub(super) async fn add(&self, repository: &RepositoryName, digest: &Digest, fact: &BlobFact) -> Result<()> {
+        let (key, content) = (layout::blob(repository, digest), layout::content(digest));
+        let committed_ms = self.platform.now_ms();
+        // Most content is new, so write the entry without looking it up first.
+        match self.facts.keys.put(&content, facts::to_line(&content, fact, &[])?, When::Absent).await {
+            Ok(_) => {
+                self.facts.store(&key, fact, When::Always).await?;
+                // The common case needs no further call: two rounds of the collection do not fit
+                // into `ADD_UNCHECKED_MS`.
+                if self.platform.now_ms().abs_diff(committed_ms) <= ADD_UNCHECKED_MS {
+                    return Ok(());
+                }
+                return self.confirm(&key, fact).await;
+            }
+            Err(store::Error::Conflict(_) | store::Error::Unsupported(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // The content may be known already: keep one copy for all repositories.
+        if self.sharing.share(&key, &content, Some(fact.size)).await? {
+            return self.remove_duplicate(&key, fact).await;
+        }
+        self.facts.store(&content, fact, When::Always).await?;
+        self.facts.store(&key, fact, When::Always).await?;
+        self.confirm(&key, fact).await
+    }
+
+    /// Confirms that the content under `key` still exists. Since the commit, another request may
+    /// have cancelled the upload, and collections may have removed the content.
+    async fn confirm(&self, key: &Key, fact: &BlobFact) -> Result<()> {
+        if self.sharing.share(key, key, Some(fact.size)).await? {
+            return Ok(());
+        }
+        // Another push may already use this entry. Delete the entry only if its content is gone.
+        if !self.content.is_readable(fact).await? && self.facts.load::<BlobFact>(key).await?.as_ref() == Some(fact) {
+            self.facts.keys.delete(key).await?;
+        }
+        Err(Error::Busy)
+    }
+
+    /// Removes the content of `duplicate`, if the fact under `key` locates another copy of the
+    /// content.
+    async fn remove_duplicate(&self, key: &Key, duplicate: &BlobFact) -> Result<()> {
+        let kept: Option<BlobFact> = self.facts.load(key).await?;
+        // Keep the content if both facts name one location: another request may have ended the same
+        // upload.
+        if kept.is_none_or(|kept| kept.location == duplicate.location) {
+            return Ok(());
+        }
+        self.content.remove(duplicate).await
     }
 }

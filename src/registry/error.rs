@@ -1,8 +1,8 @@
 //! The failures of a registry's operations, one variant per outcome.
 
+use super::session_id::{SessionId, SessionIdError};
 use crate::oci::digest::DigestError;
 use crate::oci::{Digest, RepositoryName};
-use crate::registry::SessionId;
 use crate::store;
 
 /// Why an operation failed. The texts are for clients, except that the text of [`Error::Store`] is
@@ -85,5 +85,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl From<DigestError> for Error {
     fn from(error: DigestError) -> Self {
         Self::DigestInvalid(error.to_string())
+    }
+}
+
+/// No upload session has such a name.
+impl From<SessionIdError> for Error {
+    fn from(_: SessionIdError) -> Self {
+        Self::UploadUnknown
     }
 }

@@ -1,17 +1,19 @@
 //! The format of facts in the key-value store: one line of JSON and, for a manifest, the manifest's
 //! bytes after that line.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::Result;
 use super::layout::Key;
 use super::limits::CALLS_AT_ONCE_MAX;
-use super::{Registry, Result};
 use crate::oci::Digest;
 use crate::oci::digest::HasherState;
-use crate::store::{self, Location, Stage, Version, When};
+use crate::store::{self, KeyValue, Location, Stage, Version, When};
 
 /// Where a tag points.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -83,7 +85,13 @@ pub(super) struct RepositoryFact {
     pub pushed_ms: u64,
 }
 
-impl Registry {
+/// The facts of a registry in the key-value store.
+#[derive(Clone)]
+pub(super) struct Facts {
+    pub keys: Arc<dyn KeyValue>,
+}
+
+impl Facts {
     pub(super) async fn load<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         Ok(self.load_version(key).await?.map(|(fact, _, _)| fact))
     }

@@ -43,26 +43,31 @@ pub struct Limits {
     pub sparse_manifests: bool,
 }
 
+impl Limits {
+    /// The defaults.
+    pub const DEFAULT: Self = Self {
+        manifest_bytes_max: 4 * 1024 * 1024,
+        manifest_inline_bytes_max: 256 * 1024,
+        blob_bytes_max: 1 << 40,
+        manifest_references_max: 20_000,
+        page_entries_max: 1000,
+        upload_lifetime_ms: 24 * 60 * 60 * 1000,
+        referrers_per_page_max: 500,
+        tags_per_push_max: 100,
+        warnings: false,
+        grace_ms: 24 * 60 * 60 * 1000,
+        untagged_lifetime_ms: Some(24 * 60 * 60 * 1000),
+        collect_step_keys_max: 10_000,
+        collect_page_entries_max: 250,
+        collect_step_ms_max: 10_000,
+        marks_max: 1 << 14,
+        sparse_manifests: false,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            manifest_bytes_max: 4 * 1024 * 1024,
-            manifest_inline_bytes_max: 256 * 1024,
-            blob_bytes_max: 1 << 40,
-            manifest_references_max: 20_000,
-            page_entries_max: 1000,
-            upload_lifetime_ms: 24 * 60 * 60 * 1000,
-            referrers_per_page_max: 500,
-            tags_per_push_max: 100,
-            warnings: false,
-            grace_ms: 24 * 60 * 60 * 1000,
-            untagged_lifetime_ms: Some(24 * 60 * 60 * 1000),
-            collect_step_keys_max: 10_000,
-            collect_page_entries_max: 250,
-            collect_step_ms_max: 10_000,
-            marks_max: 1 << 14,
-            sparse_manifests: false,
-        }
+        Self::DEFAULT
     }
 }
 
@@ -124,9 +129,9 @@ pub(super) const PROTECTION_MS: u64 = 60_000;
 /// collection, in milliseconds. During this time the client may push again.
 pub(super) const RIGHT_OF_WAY_MS: u64 = 10_000;
 
-/// How long the two writes that admit a blob may take, in milliseconds. After a longer time the
-/// registry checks that the blob's content still exists.
-pub(super) const ADMITTED_UNSEEN_MS: u64 = 1000;
+/// How long the two writes that add a blob to a repository may take, in milliseconds. After a longer
+/// time the registry checks that the blob's content still exists.
+pub(super) const ADD_UNCHECKED_MS: u64 = 1000;
 
 /// How long a push may take after writing the reverse index (digest to tag) for its tags, in
 /// milliseconds. The push points no tag in the second half of this time.
@@ -161,11 +166,11 @@ pub(super) const LISTS_PER_PAGE_MAX: usize = 10;
 
 /// How many recent uploads an instance remembers for their first chunk. One more upload clears the
 /// memory, and the first chunks of forgotten uploads read their uploads from the store.
-pub(super) const BEGUN_UPLOADS_MAX: usize = 256;
+pub(super) const RECENT_SESSIONS_MAX: usize = 256;
 
 /// How long an instance remembers a recent upload, in milliseconds. Clients send the first chunk at
 /// once.
-pub(super) const BEGUN_LIFETIME_MS: u64 = 10_000;
+pub(super) const RECENT_SESSION_LIFETIME_MS: u64 = 10_000;
 
 /// How many times a request tries to write the state of an upload that other requests change at the
 /// same time.

@@ -1,90 +1,193 @@
-//! Lists: a repository's tags, and the repositories (distribution-spec, "Listing tags"), in byte
-//! order.
+//! Tags: pointing, deleting, and the reverse index (digest to tag).
+//!
+//! A push writes the reverse index entry of a tag before the tag, so that the deletion of a
+//! manifest finds all tags that point to the manifest. An entry may be stale, so every reader looks
+//! at the tag itself. Only the collector removes entries: a push may be writing the same entry.
 
-use super::layout::Prefix;
-use super::limits::LISTS_PER_PAGE_MAX;
-use super::{Error, Registry, Result, layout};
-use crate::oci::RepositoryName;
+use std::sync::Arc;
 
-/// The requested part of a list.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PageRequest {
-    /// The largest number of entries. The limit `page_entries_max` applies when the number is
-    /// absent or larger.
-    pub count: Option<usize>,
-    /// The page begins after this entry, which need not exist (any more).
-    pub last: Option<String>,
+use super::facts::{Facts, TagFact};
+use super::guard::{Deadline, TagNote, Window};
+use super::layout::Key;
+use super::limits::{PUSH_MS_MAX, TAG_TRIES_MAX};
+use super::pages::KeyPages;
+use super::{Error, Limits, Precondition, Result, layout};
+use crate::oci::{Digest, RepositoryName, Tag};
+use crate::platform::{Causes, Platform};
+use crate::store::{self, When};
+
+/// The tags of all repositories.
+#[derive(Clone)]
+pub(super) struct Tags {
+    pub facts: Facts,
+    pub limits: Arc<Limits>,
+    pub platform: Arc<dyn Platform>,
 }
 
-/// A part of a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page {
-    /// The entries, in byte order.
-    pub entries: Vec<String>,
-    /// The largest number of entries that the page could have.
-    pub count: usize,
-    /// The value of [`PageRequest::last`] for the next page; `None` on the last page. A page may
-    /// have fewer than `count` entries without being the last one.
-    pub next: Option<String>,
-}
+impl Tags {
+    /// The digest that a tag points to; `None` if the tag does not exist.
+    pub(super) async fn digest(&self, repository: &RepositoryName, tag: &Tag) -> Result<Option<Digest>> {
+        let fact: Option<TagFact> = self.facts.load(&layout::tag(repository, tag)).await?;
+        Ok(fact.map(|fact| fact.digest))
+    }
 
-impl Registry {
-    /// A repository's tags.
+    /// Points a tag.
     ///
     /// # Errors
-    /// [`Error::NameUnknown`] when no manifest was ever pushed to the repository.
-    pub async fn tags(&self, repository: &RepositoryName, request: &PageRequest) -> Result<Page> {
-        let prefix = layout::tags(repository);
-        let entry = |key: &str| key.strip_prefix(prefix.as_str()).map(str::to_owned);
-        let page = self.page(&prefix, request, entry, |_| true).await?;
-        if page.entries.is_empty() && self.keys.get(&layout::repository(repository)).await?.is_none() {
-            return Err(Error::NameUnknown(repository.clone()));
-        }
-        Ok(page)
-    }
-
-    /// The repositories to which manifests were pushed, out of those that are `visible`. The number
-    /// of names that one page looks at is limited, so a caller who may see few of many repositories
-    /// gets short pages.
-    pub async fn repositories(&self, request: &PageRequest, visible: impl Fn(&RepositoryName) -> bool) -> Result<Page> {
-        let entry = |key: &str| layout::repository_name(key).map(str::to_owned);
-        let is_visible = |name: &str| name.parse().is_ok_and(|name| visible(&name));
-        self.page(&layout::repositories(), request, entry, is_visible).await
-    }
-
-    async fn page(
+    /// [`Error::Busy`] after the deadline.
+    pub(super) async fn point(
         &self,
-        prefix: &Prefix,
-        request: &PageRequest,
-        entry: impl Fn(&str) -> Option<String>,
-        visible: impl Fn(&str) -> bool,
-    ) -> Result<Page> {
-        let most = self.limits.page_entries_max;
-        let count = request.count.map_or(most, |count| count.min(most));
-        let mut page = Page { entries: Vec::new(), count, next: None };
-        if count == 0 {
-            return Ok(page);
+        repository: &RepositoryName,
+        tag: &Tag,
+        fact: &TagFact,
+        deadline: Deadline,
+        when: When,
+    ) -> Result<()> {
+        deadline.check(self.platform.now_ms())?;
+        self.facts.store(&layout::tag(repository, tag), fact, when).await
+    }
+
+    /// Points a tag if the precondition holds for the digest that the tag points to. The change is
+    /// a compare-and-swap if the store has conditional writes: of two requests that may each point
+    /// only an absent tag, one succeeds.
+    pub(super) async fn point_if(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        fact: &TagFact,
+        deadline: Deadline,
+        precondition: &Precondition,
+    ) -> Result<()> {
+        if precondition.is_empty() {
+            return self.point(repository, tag, fact, deadline, When::Always).await;
         }
-        let mut after = request.last.as_ref().map(|last| layout::listed_after(prefix, last).into_string());
-        // Ask for one entry more than the page takes, to know whether there is another page.
-        let mut wanted = count + 1;
-        for _ in 0..LISTS_PER_PAGE_MAX {
-            let keys = self.keys.list(prefix, after.as_deref(), wanted).await?;
-            for name in keys.iter().filter_map(|key| entry(key)) {
-                if page.entries.len() == count {
-                    return Ok(page);
-                }
-                if visible(&name) {
-                    page.entries.push(name.clone());
-                }
-                page.next = Some(name);
+        for _ in 0..TAG_TRIES_MAX {
+            let found = self.facts.load_version::<TagFact>(&layout::tag(repository, tag)).await?;
+            precondition.check(found.as_ref().map(|(current, _, _)| &current.digest))?;
+            let when = found.map_or(When::Absent, |(_, _, version)| When::Unchanged(version));
+            match self.point(repository, tag, fact, deadline, when).await {
+                Err(Error::Store(store::Error::Conflict(_))) => {}
+                pointed => return pointed,
             }
-            if keys.len() < wanted {
-                return Ok(Page { next: None, ..page });
-            }
-            after = keys.into_iter().next_back();
-            wanted = most + 1;
         }
-        Ok(page)
+        Err(Error::Busy)
+    }
+
+    /// Points tags, each tag once, until one fails. Returns the tags that were pointed, or the
+    /// error if the first tag fails.
+    pub(super) async fn point_all(
+        &self,
+        repository: &RepositoryName,
+        tags: &[Tag],
+        fact: &TagFact,
+        deadline: Deadline,
+    ) -> Result<Vec<Tag>> {
+        let mut pointed = Vec::new();
+        for tag in tags {
+            if pointed.contains(tag) {
+                continue;
+            }
+            match self.point(repository, tag, fact, deadline, When::Always).await {
+                Ok(()) => pointed.push(tag.clone()),
+                Err(error) if pointed.is_empty() => return Err(error),
+                Err(error) => {
+                    let (digest, causes) = (&fact.digest, Causes(&error));
+                    tracing::error!("a push of {digest} to {repository} did not point all of its tags: {causes}");
+                    break;
+                }
+            }
+        }
+        Ok(pointed)
+    }
+
+    /// Removes a tag.
+    ///
+    /// # Errors
+    /// [`Error::ManifestUnknown`] when the tag does not exist.
+    pub(super) async fn delete(&self, repository: &RepositoryName, tag: &Tag) -> Result<()> {
+        let key = layout::tag(repository, tag);
+        self.facts.keys.get(&key).await?.ok_or_else(|| Error::ManifestUnknown(tag.to_string()))?;
+        Ok(self.facts.keys.delete(&key).await?)
+    }
+
+    /// Removes a tag if the precondition holds for the digest that the tag points to. The deletion
+    /// is a compare-and-swap where the store has conditional deletes.
+    ///
+    /// # Errors
+    /// [`Error::ManifestUnknown`] when the tag does not exist, whatever the precondition;
+    /// [`Error::PreconditionFailed`]; [`Error::Busy`] when pushes move the tag during each of
+    /// `TAG_TRIES_MAX` tries.
+    pub(super) async fn delete_if(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        precondition: &Precondition,
+    ) -> Result<()> {
+        if precondition.is_empty() {
+            return self.delete(repository, tag).await;
+        }
+        let key = layout::tag(repository, tag);
+        for _ in 0..TAG_TRIES_MAX {
+            let found = self.facts.load_version::<TagFact>(&key).await?;
+            let (current, _, version) = found.ok_or_else(|| Error::ManifestUnknown(tag.to_string()))?;
+            precondition.check(Some(&current.digest))?;
+            match self.facts.keys.delete_unchanged(&key, &version).await {
+                Err(store::Error::Conflict(_)) => {}
+                Err(store::Error::Unsupported(_)) => return Ok(self.facts.keys.delete(&key).await?),
+                deleted => return Ok(deleted?),
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    /// Removes the tags that point to a digest.
+    pub(super) async fn delete_all_of(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+        let entries = layout::tags_of(repository, digest);
+        let mut pages = KeyPages::new(&*self.facts.keys, entries.clone(), None, self.limits.page_entries_max);
+        while let Some(keys) = pages.next().await? {
+            for key in &keys {
+                let Ok(tag) = entries.rest(key).parse() else { continue };
+                // The tag may point to another digest by now.
+                if self.digest(repository, &tag).await?.as_ref() == Some(digest) {
+                    self.facts.keys.delete(&layout::tag(repository, &tag)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a tag points to a digest.
+    pub(super) async fn has_any_of(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
+        let entries = layout::tags_of(repository, digest);
+        for key in self.facts.keys.list(&entries, None, self.limits.page_entries_max).await? {
+            let Ok(tag) = entries.rest(&key).parse() else { continue };
+            if self.digest(repository, &tag).await?.as_ref() == Some(digest) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Writes reverse index entries for tags that a push is about to point. The entries tell a
+    /// round that begins before the tags exist that the tags will exist. Returns the deadline for
+    /// pointing the tags.
+    pub(super) async fn announce(&self, reverse_entries: &[Key]) -> Result<Deadline> {
+        let since_ms = self.platform.now_ms();
+        for entry in reverse_entries {
+            self.facts.store(entry, &TagNote::Pending { since_ms }, When::Always).await?;
+        }
+        Ok(Window::new(since_ms, PUSH_MS_MAX).deadline())
+    }
+
+    /// Marks the reverse index entries of tags as done, so that a collection does not wait for the
+    /// tags. Best effort: a collection waits only for a limited time.
+    pub(super) async fn mark_done(&self, repository: &RepositoryName, digest: &Digest, tags: &[&Tag]) {
+        for tag in tags {
+            if let Err(error) =
+                self.facts.store(&layout::tag_of(repository, digest, tag), &TagNote::Done, When::Always).await
+            {
+                tracing::warn!("a collection will wait for the tag {tag} of {repository}: {}", Causes(&error));
+            }
+        }
     }
 }

@@ -128,7 +128,7 @@ impl PackedBlobStore {
     async fn remove_chunks(&self, pack: &Pack, token: &str, written: u64) {
         for number in 0..written.div_ceil(u64::from(pack.chunk_bytes)) {
             if let Err(error) = self.chunks.keys.delete(&pack.chunk_key_within(token, number, written)).await {
-                log::warn!("cannot remove chunks of content {}: {}", pack.family, Causes(&error));
+                tracing::warn!("cannot remove chunks of content {}: {}", pack.family, Causes(&error));
                 return;
             }
         }

@@ -138,7 +138,7 @@ impl SpinSqlite {
         // database. SQLite does not wait for its turn here, so the statement fails when another
         // instance runs it at the same time.
         if let Err(error) = self.run("PRAGMA journal_mode = WAL", vec![]) {
-            log::info!("write-ahead logging is left to another instance to switch on: {error}");
+            tracing::info!("write-ahead logging is left to another instance to switch on: {error}");
         }
         let create =
             "CREATE TABLE IF NOT EXISTS eyot (key TEXT PRIMARY KEY, version TEXT NOT NULL, value BLOB NOT NULL)";

@@ -267,7 +267,7 @@ impl Client {
         }
         let Followed { response, is_own } = followed;
         if let Some(remaining) = answer::text(response.headers(), &HeaderName::from_static("ratelimit-remaining")) {
-            log::debug!("upstream {name}: rate limit remaining {remaining}");
+            tracing::debug!("upstream {name}: rate limit remaining {remaining}");
         }
         match answer::trouble(response.status(), response.headers(), is_own) {
             None => Ok(response),
@@ -409,7 +409,7 @@ impl Client {
     /// The error for a login that the upstream refuses. The operator has to act, so the log says so.
     fn refused_login(&self, why: String) -> Error {
         let error = self.error(Kind::Login(why));
-        log::error!("{error}; see the setting upstream_logins");
+        tracing::error!("{error}; see the setting upstream_logins");
         error
     }
 }

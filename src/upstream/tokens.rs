@@ -94,7 +94,7 @@ impl Tokens {
         let stored = Stored { until_ms, sealed: self.seal.encrypt(&format!("{key}\n{}", token.expose())) };
         let value = serde_json::to_vec(&stored).unwrap_or_default();
         if let Err(error) = self.keys.put(&key, value.into(), When::Always).await {
-            log::warn!("a token of upstream {upstream} is not shared with other instances: {error}");
+            tracing::warn!("a token of upstream {upstream} is not shared with other instances: {error}");
         }
         self.remember(key, Known { token, until_ms });
         Some(header)
@@ -105,7 +105,9 @@ impl Tokens {
         let key = key(upstream, repository);
         self.known().remove(&key);
         if let Err(error) = self.keys.delete(&key).await {
-            log::warn!("a token of upstream {upstream} stays stored although the upstream refuses the token: {error}");
+            tracing::warn!(
+                "a token of upstream {upstream} stays stored although the upstream refuses the token: {error}"
+            );
         }
     }
 
@@ -115,7 +117,7 @@ impl Tokens {
         let entry = match self.keys.get(key).await {
             Ok(entry) => entry?,
             Err(error @ store::Error::Unavailable(_)) => {
-                log::warn!("the stored tokens of upstreams cannot be read: {error}");
+                tracing::warn!("the stored tokens of upstreams cannot be read: {error}");
                 return None;
             }
             Err(_) => return None,

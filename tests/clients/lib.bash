@@ -111,36 +111,39 @@ stop_s3() {
 }
 on_exit+=(stop_s3)
 
-# Starts a host and waits for it; sets registry (ADDRESS:PORT) and server (a process id).
-# HOST-s3 keeps nothing in DATA: everything lies in the bucket, under the folder's name.
+# Starts a host and waits for it; sets registry (ADDRESS:PORT) and server (a process id). Settings go
+# by the environment, because other users of the machine can read command lines.
+# HOST-s3 keeps nothing in DATA: all data is in the bucket, under the folder's name.
 start() { # HOST|HOST-s3 DATA [PORT]
-  local host=${1%-s3} data=$2 port=${3:-$(free_port)} setting settings=() sets=() variables=() build=()
+  local host=${1%-s3} data=$2 port=${3:-$(free_port)} setting name prefix='' settings=() sets=() environment=()
   if [[ $1 = *-s3 ]]; then
     start_s3
     # The log shows which layers went through the host.
     settings=(keys=s3 blobs=s3 "s3_endpoint=$s3" "s3_bucket=$s3_bucket" "s3_prefix=$(basename "$data")/"
       "s3_access_key_id=$s3_key" "s3_secret_access_key=$s3_secret" log=info)
   fi
+  case $host in
+    spin-host) prefix=SPIN_VARIABLE_ settings+=(blobs=files) ;; # as `scripts/up --host spin`
+    spin-host-packed) prefix=SPIN_VARIABLE_ settings+=(blobs=packed) ;; # as a plain `spin up`
+    # scripts/test has built the program in this way, which is quicker than a release.
+    native) environment=(CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+      CARGO_PROFILE_RELEASE_OPT_LEVEL=1) ;;
+  esac
   for setting in ${settings[@]+"${settings[@]}"} "${server_settings[@]}"; do
-    sets+=(--set "$setting") variables+=(--variable "$setting")
+    name=${setting%%=*}
+    sets+=(--set "$name") environment+=("$prefix${name^^}=${setting#*=}")
   done
   registry=127.0.0.1:$port
   server_log=$work/server-$1.log
   mkdir -p "$data"
-  if [[ $host = spin-host* ]]; then
-    # The stand-in for Spin that the tests build: layers as with `scripts/up --host spin`, or as
-    # with a plain `spin up`.
-    local blobs=files
-    [ "$host" != spin-host-packed ] || blobs=packed
-    "${EYOT_SPIN_HOST:-tests/spin_host/target/debug/spin-host}" \
-      --component target/eyot-spin.wasm --state "$data/spin" --listen "$registry" \
-      --mount "$data::/data" --variable "blobs=$blobs" "${variables[@]}" >>"$server_log" 2>&1 &
-  else
-    # Not linked the way it is released: scripts/test has built it in this quicker one.
-    [ "$host" != native ] || build=(CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16)
-    env ${build[@]+"${build[@]}"} \
-      scripts/up --host "$host" --port "$port" --data "$data" "${sets[@]}" >>"$server_log" 2>&1 &
-  fi
+  (
+    export "${environment[@]}"
+    if [[ $host = spin-host* ]]; then
+      exec "${EYOT_SPIN_HOST:-tests/spin_host/target/debug/spin-host}" --component target/eyot-spin.wasm \
+        --state "$data/spin" --listen "$registry" --mount "$data::/data"
+    fi
+    exec scripts/up --host "$host" --port "$port" --data "$data" "${sets[@]}"
+  ) >>"$server_log" 2>&1 &
   server=$!
   started=$1
   local deadline=$((SECONDS + 900)) # it may build first

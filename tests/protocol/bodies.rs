@@ -42,7 +42,7 @@ fn counted(mebibytes: usize) -> (Body, Arc<AtomicU64>) {
 /// The rest of a refused body is drained: a client that is answered before it has sent everything
 /// would see a connection reset instead of the answer.
 #[test]
-fn what_is_left_of_a_refused_body_is_read() {
+fn the_rest_of_a_refused_body_is_drained() {
     let handler = Handler::in_memory();
     let refusals = [
         ("PUT", "/v2/a/manifests/-bad", StatusCode::BAD_REQUEST),
@@ -61,14 +61,14 @@ fn what_is_left_of_a_refused_body_is_read() {
 }
 
 #[test]
-fn of_an_endless_body_only_so_much_is_read() {
+fn draining_an_endless_body_stops_at_the_limit() {
     let (body, taken) = counted(1000);
     send(&Handler::in_memory(), "PUT", "/v2/a/manifests/-bad", body, StatusCode::BAD_REQUEST);
     assert_eq!(taken.load(Ordering::Relaxed), 33);
 }
 
 #[test]
-fn a_client_that_waits_for_a_word_is_not_made_to_send() {
+fn a_body_that_waits_for_100_continue_is_not_drained() {
     let handler = Handler::in_memory();
     let (body, taken) = counted(20);
     let mut waiting = request("PUT", "/v2/a/manifests/-bad", body);
@@ -94,7 +94,7 @@ fn gated(first: &'static [u8], rest: &'static [u8]) -> (Body, Arc<AtomicBool>) {
 /// No lock is held while a client's body is read: neither for its upload, nor for its repository,
 /// nor for its tag.
 #[test]
-fn a_slow_body_holds_up_nobody() {
+fn a_slow_body_delays_no_other_request() {
     let handler = Handler::in_memory();
     let session = header(&send(&handler, "POST", "/v2/a/blobs/uploads/", "", StatusCode::ACCEPTED), "location");
     let (body, chunk_gate) = gated(b"begin", b" end");

@@ -78,7 +78,7 @@ impl World {
 }
 
 #[test]
-fn each_part_has_its_bytes() {
+fn each_part_of_a_multipart_answer_has_its_bytes() {
     let world = World::new(3_000_000);
     for ranges in [
         vec![0..2, 4..6],

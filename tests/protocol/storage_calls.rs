@@ -36,6 +36,14 @@ impl Counted {
         futures_executor::block_on(self.handler.handle(request.body(body).unwrap()))
     }
 
+    /// Another instance over the same stores, which counts into the same counters.
+    fn another_instance(&self) -> Self {
+        let platform: Arc<dyn Platform> = Arc::new(SystemPlatform);
+        let registry = Registry::new(self.keys.clone(), self.blobs.clone(), platform, Limits::default());
+        let handler = Handler::new(registry, Access::open());
+        Self { handler, keys: self.keys.clone(), blobs: self.blobs.clone() }
+    }
+
     /// Sends a request and returns its cost: key operations, and blob reads and writes.
     fn cost(&self, method: Method, uri: &str, body: impl Into<Body>, expected: StatusCode) -> Cost {
         self.keys.counts.take();
@@ -100,6 +108,20 @@ fn a_docker_style_push_of_a_layer_costs_six_key_operations() {
     assert_eq!(keys, 6);
     // One append and one commit: the bytes are written once and never read.
     assert_eq!(blobs, [0, 2, 0, 0]);
+}
+
+/// An instance that began an upload need not read the session for the first chunk. Any other
+/// instance reads the session: the layer costs seven key operations there.
+#[test]
+fn the_memory_of_recent_sessions_saves_one_key_operation_of_seven() {
+    let (here, bytes) = (Counted::new(), Bytes::from(vec![1; 100_000]));
+    let there = here.another_instance();
+    for (instance, reads) in [(&here, 0), (&there, 1)] {
+        let post = here.cost(Method::POST, "/v2/a/blobs/uploads/", Body::empty(), StatusCode::ACCEPTED);
+        let stream = Body::from_stream(futures_util::stream::iter([Ok::<_, BodyError>(bytes.clone())]));
+        let patch = instance.cost(Method::PATCH, &post.location, stream, StatusCode::ACCEPTED);
+        assert_eq!(patch.keys, [reads, 1, 0, 0]);
+    }
 }
 
 #[test]

@@ -20,13 +20,13 @@ fn warnings(response: &Response<Body>) -> Vec<&str> {
 }
 
 #[test]
-fn where_there_are_no_warnings_none_can_be_set() {
+fn with_warnings_off_no_warning_can_be_set() {
     let reply = send(&Handler::in_memory(), "PUT", "/v2/_eyot/warnings/team/app", b"text");
     assert_eq!(reply.status(), StatusCode::NOT_FOUND);
 }
 
 #[test]
-fn whoever_pulls_is_warned() {
+fn pulls_show_the_warnings_of_the_repository_and_of_the_tag() {
     let platform = Arc::new(SystemPlatform);
     let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
     let limits = Limits { warnings: true, ..Limits::default() };

@@ -72,9 +72,8 @@ impl Operation for PutToken {
 
     async fn perform(self: Box<Self>, handler: &Handler, call: Call<'_>) -> Result<Reply, Error> {
         let directory = directory(handler)?;
-        let wanted =
-            "want {\"rules\": [\"team/** pull,push\"], \"expires_in_seconds\": 86400}, the second if it is to end";
-        let NewToken { rules, expires_in_seconds } = read(call.body, wanted).await?;
+        let form = "send {\"rules\": [\"team/** pull,push\"], \"expires_in_seconds\": 86400}; leave expires_in_seconds out for a token without an end";
+        let NewToken { rules, expires_in_seconds } = read(call.body, form).await?;
         let token = MachineToken { rules, expires_ms: expires_in_seconds.map(|seconds| directory.in_seconds(seconds)) };
         let text = directory.add_token(&self.0, &token).await.map_err(Error::Directory)?;
         let reply = Reply::json(&json!({ "token": text.expose() })).with(CACHE_CONTROL, "no-store");

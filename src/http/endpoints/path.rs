@@ -88,7 +88,7 @@ impl Target<'_> {
     }
 
     pub(super) fn session(&self) -> Result<SessionId, Error> {
-        Ok(self.text("session").parse::<SessionId>()?)
+        Ok(self.text("session").parse::<SessionId>().map_err(registry::Error::from)?)
     }
 
     pub(super) fn reference(&self) -> Result<Reference, Error> {

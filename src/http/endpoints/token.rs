@@ -78,7 +78,7 @@ fn scopes(form: &[u8]) -> Result<Vec<Scope>, Error> {
         for word in value.split_whitespace() {
             words += 1;
             if words > SCOPE_WORDS_MAX {
-                return Err(Error::TokenRequest("too many scopes"));
+                return Err(Error::TokenRequest("the request names too many scopes"));
             }
             if word.len() > SCOPE_BYTES_MAX {
                 return Err(Error::TokenRequest("a scope is too long"));
@@ -87,7 +87,7 @@ fn scopes(form: &[u8]) -> Result<Vec<Scope>, Error> {
                 scope.add_to(&mut scopes);
             }
             if scopes.len() > SCOPES_PER_TOKEN_MAX {
-                return Err(Error::TokenRequest("too many scopes"));
+                return Err(Error::TokenRequest("the request names too many scopes"));
             }
         }
     }

@@ -211,7 +211,7 @@ impl Operation for CancelUpload {
 /// The range of the blob that a chunk holds, from `Content-Range`; `None` without the header.
 fn chunk_range(head: &Parts) -> Result<Option<Range<u64>>, Error> {
     let Some(text) = head::text(head, &CONTENT_RANGE)? else { return Ok(None) };
-    let malformed = "Content-Range: want <first byte>-<last byte>, as in 0-1023";
+    let malformed = "the header Content-Range must be <first byte>-<last byte>, as in 0-1023";
     let range = parse_chunk_range(text).ok_or_else(|| registry::Error::UploadInvalid(malformed.into()))?;
     Ok(Some(range))
 }

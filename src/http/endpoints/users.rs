@@ -71,14 +71,14 @@ impl Operation for PutUser {
 
     async fn perform(self: Box<Self>, handler: &Handler, call: Call<'_>) -> Result<Reply, Error> {
         let directory = directory(handler)?;
-        match read::<NewUser>(call.body, "want {\"password\": \"…\"} or {\"hash\": \"…\"}").await? {
+        match read::<NewUser>(call.body, "send {\"password\": \"…\"} or {\"hash\": \"…\"}").await? {
             NewUser { password: Some(password), hash: None } => {
                 directory.add_user(&self.0, &Secret::new(password)).await.map_err(Error::Directory)?;
             }
             NewUser { password: None, hash: Some(hash) } => {
                 directory.add_user_with_hash(&self.0, &hash).await.map_err(Error::Directory)?;
             }
-            _ => return Err(Error::TokenRequest("want either a password or a hash")),
+            _ => return Err(Error::TokenRequest("send either a password or a hash")),
         }
         Ok(Reply::no_content())
     }
@@ -107,9 +107,9 @@ pub(super) fn directory(handler: &Handler) -> Result<&Directory, Error> {
     handler.authorizer.access.directory().ok_or(Error::NotFound)
 }
 
-/// The JSON body of an administrator's request. `wanted` is the error text for any other body.
-pub(super) async fn read<T: for<'a> Deserialize<'a>>(body: Body, wanted: &'static str) -> Result<T, Error> {
+/// The JSON body of an administrator's request. `form` is the error text for any other body.
+pub(super) async fn read<T: for<'a> Deserialize<'a>>(body: Body, form: &'static str) -> Result<T, Error> {
     let bytes = body.collect_up_to(ADMINISTRATION_REQUEST_BYTES_MAX).await.map_err(Error::Body)?;
     // The parser's message is left out, because the message may quote a secret.
-    serde_json::from_slice(&bytes).map_err(|_| Error::TokenRequest(wanted))
+    serde_json::from_slice(&bytes).map_err(|_| Error::TokenRequest(form))
 }

@@ -2,31 +2,31 @@
 
 use super::*;
 
-/// A logger that keeps the audit lines of each thread.
-struct Lines;
+/// A writer for the log that keeps the audit lines of each thread.
+struct AuditLines;
 
 thread_local! {
     static LINES: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
-impl log::Log for Lines {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if record.target() == AUDIT_TARGET && record.level() == log::Level::Warn {
-            LINES.with_borrow_mut(|lines| lines.push(record.args().to_string()));
+impl std::io::Write for AuditLines {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        if let Some((_, audit)) = text.trim_end().split_once(&format!(" {AUDIT_TARGET}: ")) {
+            LINES.with_borrow_mut(|lines| lines.push(audit.to_owned()));
         }
+        Ok(line.len())
     }
 
-    fn flush(&self) {}
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[test]
 fn the_audit_log_has_each_change_and_each_refused_login() {
-    let _ = log::set_logger(&Lines);
-    log::set_max_level(log::LevelFilter::Warn);
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false).without_time();
+    let _logged = tracing::subscriber::set_default(subscriber.with_writer(|| AuditLines).finish());
     let fixture = Fixture::new(POLICY);
     let digest = "sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
     let index = crate::oci::Algorithm::default().digest(INDEX.as_bytes());

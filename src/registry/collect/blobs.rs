@@ -24,7 +24,9 @@ impl Collector<'_> {
         let outcomes = self.collect_keys(after.as_deref(), &candidates).await?;
         outcomes.into_iter().for_each(|outcome| self.cursor.report.blobs.add(outcome));
         if !more {
-            let is_complete = self.cursor.sets.missing.is_empty();
+            let is_mirrored =
+                self.cursor.repository.as_ref().is_some_and(|name| self.collection.mirrored.contain(name));
+            let is_complete = self.cursor.sets.missing.is_empty() || is_mirrored;
             self.cursor.enter(if is_complete { Phase::ReverseIndex } else { Phase::MissingBlobs });
         }
         Ok(())
@@ -50,7 +52,7 @@ impl Collector<'_> {
                 let mark = unneeded(&name);
                 if listed.binary_search_by(|other| other.as_str().cmp(mark)).is_ok() {
                     found.insert(mark.to_owned());
-                } else if mark != name && sets.missing.len() < store.registry.limits.marks_max {
+                } else if mark != name && sets.missing.len() < store.collection.limits.marks_max {
                     sets.missing.mark(&store, [mark.to_owned()]).await?;
                 }
             }
@@ -72,7 +74,7 @@ impl Collector<'_> {
             }
         }
         // A child with a media type that the registry does not know may be stored as a manifest.
-        let exist = self.registry.are_there(missing).await?;
+        let exist = self.collection.facts.are_there(missing).await?;
         let missing = names.into_iter().zip(exist).filter(|(_, exists)| !exists);
         missing.for_each(|(name, _)| self.cursor.report.missing_blobs.add(name));
         if !more {

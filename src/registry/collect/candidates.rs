@@ -110,18 +110,18 @@ impl Collector<'_> {
     }
 
     async fn condemn(&mut self, item: &Collectable) -> Result<()> {
-        let since_ms = self.registry.platform.now_ms();
+        let since_ms = self.collection.platform.now_ms();
         self.note_due(since_ms);
         if self.is_dry() {
             return Ok(());
         }
         self.check_lease()?;
         let fact = CondemnedFact { round: self.cursor.report.round, since_ms };
-        match self.registry.store(&item.condemned(), &fact, When::Always).await {
+        match self.collection.facts.store(&item.condemned(), &fact, When::Always).await {
             // The store is full: leave the item to a later round. The round must continue, because
             // removing the items that earlier rounds condemned frees space.
             Err(Error::Store(store::Error::Full(why))) => {
-                log::warn!("{item} is unused and cannot be condemned: {}", Causes(&why));
+                tracing::warn!("{item} is unused and cannot be condemned: {}", Causes(&why));
                 Ok(())
             }
             result => result,
@@ -133,21 +133,21 @@ impl Collector<'_> {
             return Ok(());
         }
         self.check_lease()?;
-        Ok(self.registry.keys.delete(&item.condemned()).await?)
+        Ok(self.collection.facts.keys.delete(&item.condemned()).await?)
     }
 
     async fn decide_on_condemned(&mut self, item: &Collectable) -> Result<Decision> {
-        let fact: Option<CondemnedFact> = match self.registry.load(&item.condemned()).await {
+        let fact: Option<CondemnedFact> = match self.collection.facts.load(&item.condemned()).await {
             // Replace the damaged condemnation. The grace period begins again.
             Err(Error::Store(store::Error::Corrupt(why))) => {
-                log::warn!("the grace period of {item} begins again: {}", Causes(&why));
+                tracing::warn!("the grace period of {item} begins again: {}", Causes(&why));
                 self.condemn(item).await?;
                 None
             }
             fact => fact?,
         };
         let Some(fact) = fact else { return Ok(Decision::Condemn) };
-        let now_ms = self.registry.platform.now_ms();
+        let now_ms = self.collection.platform.now_ms();
         if fact.since_ms > now_ms {
             // The clock was set back since the condemnation. The grace period begins again.
             self.condemn(item).await?;

@@ -15,7 +15,7 @@ impl Collector<'_> {
         let (keys, more) = self.page(&Kind::Upload.everywhere()).await?;
         for (key, fact) in self.read_all::<UploadFact>(keys).await? {
             let names = match fact {
-                Some((fact, _)) => self.registry.blobs.names_of_stage(&fact.stage).await,
+                Some((fact, _)) => self.collection.content.blobs.names_of_stage(&fact.stage).await,
                 None => Err(store::Error::corrupt(format!("cannot read key {key}"))),
             };
             self.mark_objects(&key, names).await?;
@@ -34,7 +34,7 @@ impl Collector<'_> {
             let store = self.mark_store();
             self.cursor.sets.content.mark(&store, [mark_of(key.digest())]).await?;
             let names = match fact {
-                Some((fact, _)) => self.registry.blobs.names_of(&fact.location).await,
+                Some((fact, _)) => self.collection.content.blobs.names_of(&fact.location).await,
                 None => Err(store::Error::corrupt(format!("cannot read key {key}"))),
             };
             self.mark_objects(&key, names).await?;
@@ -75,8 +75,8 @@ impl Collector<'_> {
 
     pub(super) async fn objects(&mut self) -> Result<()> {
         let after = self.cursor.after.clone();
-        let most = self.registry.limits.collect_page_entries_max;
-        let stored = self.registry.blobs.list(after.as_deref(), most).await?;
+        let most = self.collection.limits.collect_page_entries_max;
+        let stored = self.collection.content.blobs.list(after.as_deref(), most).await?;
         self.cursor.report.looked_at += stored.len() as u64;
         let more = stored.len() == most;
         self.cursor.after = stored.last().map(|last| last.name.clone());

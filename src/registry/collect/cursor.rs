@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::Collector;
 use super::marks::{MarkStore, Marks};
 use super::report::Report;
+use super::{Collection, Collector};
 use crate::registry::layout::{self, Key};
-use crate::registry::{Registry, Result, facts};
+use crate::registry::{Result, facts};
 use crate::store::{self, When};
 
 /// How many bytes of the names in memory are saved in one value.
@@ -176,14 +176,14 @@ impl Cursor {
     }
 }
 
-impl Registry {
+impl Collection {
     pub(super) async fn load_cursor(&self, dry_run: bool) -> Result<Option<Cursor>> {
         let key = layout::cursor(dry_run);
-        let Some(mut cursor) = self.load::<Cursor>(key).await? else { return Ok(None) };
+        let Some(mut cursor) = self.facts.load::<Cursor>(key).await? else { return Ok(None) };
         let corrupt = || store::Error::corrupt(format!("cannot read the marks in key {key}"));
         let mut bytes = Vec::new();
         for number in 0..cursor.saved_parts {
-            bytes.extend_from_slice(&self.keys.get(&cursor.part_key(number)).await?.ok_or_else(corrupt)?.value);
+            bytes.extend_from_slice(&self.facts.keys.get(&cursor.part_key(number)).await?.ok_or_else(corrupt)?.value);
         }
         cursor.sets.restore(&String::from_utf8(bytes).map_err(|_| corrupt())?);
         Ok(Some(cursor))
@@ -193,7 +193,7 @@ impl Registry {
 impl<'a> Collector<'a> {
     /// Where the marks of the round are stored.
     pub(super) fn mark_store(&self) -> MarkStore<'a> {
-        MarkStore { registry: self.registry, dry_run: self.is_dry(), deadline: self.deadline }
+        MarkStore { collection: self.collection, dry_run: self.is_dry(), deadline: self.deadline }
     }
 
     /// Saves the marks and then the cursor, so that a saved cursor never refers to missing marks.
@@ -206,11 +206,11 @@ impl<'a> Collector<'a> {
         for (number, value) in names.as_bytes().chunks(PART_BYTES).enumerate() {
             self.check_lease()?;
             let value = Bytes::copy_from_slice(value);
-            self.registry.keys.put(&cursor.part_key(number), value, When::Always).await?;
+            self.collection.facts.keys.put(&cursor.part_key(number), value, When::Always).await?;
         }
         let key = layout::cursor(cursor.report.dry_run);
         self.check_lease()?;
-        self.registry.keys.put(key, facts::to_line(key, cursor, &[])?, When::Always).await?;
+        self.collection.facts.keys.put(key, facts::to_line(key, cursor, &[])?, When::Always).await?;
         let mut mine: HashSet<Key> = (0..cursor.saved_parts).map(|number| cursor.part_key(number)).collect();
         let store = self.mark_store();
         mine.extend(cursor.sets.all().into_iter().flat_map(|set| set.keys(&store)));
@@ -219,7 +219,7 @@ impl<'a> Collector<'a> {
 
     pub(super) async fn forget_cursor(&self) -> Result<()> {
         self.check_lease()?;
-        self.registry.keys.delete(layout::cursor(self.cursor.report.dry_run)).await?;
+        self.collection.facts.keys.delete(layout::cursor(self.cursor.report.dry_run)).await?;
         self.forget_marks(&HashSet::new()).await
     }
 
@@ -229,7 +229,7 @@ impl<'a> Collector<'a> {
         while let Some(keys) = pages.next().await? {
             for key in keys.iter().filter(|key| !but.contains(*key)) {
                 self.check_lease()?;
-                self.registry.keys.delete(key).await?;
+                self.collection.facts.keys.delete(key).await?;
             }
         }
         Ok(())

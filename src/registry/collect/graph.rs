@@ -27,7 +27,7 @@ impl Collector<'_> {
 
     pub(super) async fn graph(&mut self) -> Result<()> {
         let (keys, more) = self.page(&self.keys_of(Kind::Manifest)).await?;
-        let now_ms = self.registry.platform.now_ms();
+        let now_ms = self.collection.platform.now_ms();
         let lifetime_ms = self.cursor.untagged_lifetime_ms.unwrap_or(u64::MAX);
         let store = self.mark_store();
         for read in self.read_manifests(keys).await?.into_iter().filter_map(|(_, read)| read) {
@@ -107,7 +107,7 @@ impl Collector<'_> {
         if self.cursor.follows > GRAPH_DEPTH_MAX {
             // Manifests in use may be unmarked, so the repository keeps everything.
             let repository = self.cursor.repository.as_deref().unwrap_or_default();
-            log::warn!(
+            tracing::warn!(
                 "the collection keeps everything in {repository}: its manifests name each other in a chain of more than {GRAPH_DEPTH_MAX}"
             );
             self.cursor.unsure = true;

@@ -23,7 +23,7 @@ impl Collector<'_> {
         let (keys, more) = self.page(&self.keys_of(kind)).await?;
         let manifests = self.keys_of(Kind::Manifest);
         let manifests = keys.iter().map(|key| manifests.key(key.digest())).collect();
-        let exist = self.registry.are_there(manifests).await?;
+        let exist = self.collection.facts.are_there(manifests).await?;
         let candidates = keys.into_iter().zip(exist).map(|(key, exists)| Candidate::key(key, exists)).collect();
         self.collect_leftovers(after, candidates, more, then).await
     }

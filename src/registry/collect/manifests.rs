@@ -113,7 +113,7 @@ impl Collector<'_> {
     }
 
     async fn read_large(&self, digest: &str, size: u64) -> Result<Bytes> {
-        let body = self.registry.read_large(&self.keys_of(Kind::Large).key(digest)).await?;
+        let body = self.collection.manifests.read_large(&self.keys_of(Kind::Large).key(digest)).await?;
         Ok(body.collect_up_to(size).await.map_err(store::Error::from)?)
     }
 }

@@ -11,9 +11,10 @@ use std::ops::Bound;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::Collection;
 use crate::registry::guard::Deadline;
 use crate::registry::layout::{self, Key};
-use crate::registry::{Error, Registry, Result};
+use crate::registry::{Error, Result};
 use crate::store::When;
 
 /// How many runs of the first level a set may have before they are merged into one run of the
@@ -31,7 +32,7 @@ const NEEDED: char = '!';
 /// Where the runs are stored, and until when a step may write them.
 #[derive(Clone, Copy)]
 pub(super) struct MarkStore<'a> {
-    pub registry: &'a Registry,
+    pub collection: &'a Collection,
     pub dry_run: bool,
     /// The time after which the step may not write.
     pub deadline: Deadline,
@@ -64,9 +65,9 @@ impl MarkStore<'_> {
     }
 
     async fn put(&self, run: &str, number: usize, names: &[String]) -> Result<()> {
-        self.registry.check_deadline(self.deadline)?;
+        self.collection.check_deadline(self.deadline)?;
         let value = Bytes::from(names.join("\n"));
-        self.registry.keys.put(&self.key(run, number), value, When::Always).await?;
+        self.collection.facts.keys.put(&self.key(run, number), value, When::Always).await?;
         Ok(())
     }
 
@@ -75,19 +76,19 @@ impl MarkStore<'_> {
     /// value. In either case the next step begins a new round.
     async fn get(&self, run: &str, number: usize) -> Result<Vec<String>> {
         let key = self.key(run, number);
-        let value = self.registry.keys.get(&key).await?.map(|entry| entry.value);
+        let value = self.collection.facts.keys.get(&key).await?.map(|entry| entry.value);
         let text = value.as_deref().and_then(|value| std::str::from_utf8(value).ok());
         if let Some(text) = text {
             return Ok(text.split('\n').map(str::to_owned).collect());
         }
-        self.registry.check_deadline(self.deadline)?;
-        log::warn!("a round of the collection begins anew: the value of {key} is gone");
-        self.registry.keys.delete(layout::cursor(self.dry_run)).await?;
+        self.collection.check_deadline(self.deadline)?;
+        tracing::warn!("a round of the collection begins anew: the value of {key} is gone");
+        self.collection.facts.keys.delete(layout::cursor(self.dry_run)).await?;
         Err(Error::Busy)
     }
 
     fn value_names(&self) -> usize {
-        (self.registry.limits.marks_max / 8).max(VALUE_NAMES_MIN)
+        (self.collection.limits.marks_max / 8).max(VALUE_NAMES_MIN)
     }
 }
 
@@ -136,7 +137,7 @@ impl Marks {
     /// Adds names. Writes the set's names to the store when too many are in memory.
     pub(super) async fn mark(&mut self, store: &MarkStore<'_>, names: impl IntoIterator<Item = String>) -> Result<()> {
         self.in_memory.extend(names);
-        if self.in_memory.len() <= store.registry.limits.marks_max {
+        if self.in_memory.len() <= store.collection.limits.marks_max {
             return Ok(());
         }
         let mut writer = Writer::new(store);
@@ -272,7 +273,7 @@ struct Writer<'a> {
 impl<'a> Writer<'a> {
     fn new(store: &'a MarkStore<'a>) -> Self {
         // A random id, so that two concurrent steps never write the same run.
-        Self { store, id: store.registry.platform.uuid(), values: 0, names: Vec::new() }
+        Self { store, id: store.collection.platform.uuid(), values: 0, names: Vec::new() }
     }
 
     async fn write(&mut self, name: String) -> Result<()> {
@@ -323,14 +324,14 @@ mod tests {
 
     use super::*;
     use crate::platform::SystemPlatform;
-    use crate::registry::Limits;
+    use crate::registry::{Limits, Registry};
     use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 
-    fn registry(marks_max: usize) -> Registry {
+    fn collection(marks_max: usize) -> Collection {
         let platform = Arc::new(SystemPlatform);
         let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
         let limits = Limits { marks_max, ..Limits::default() };
-        Registry::new(Arc::new(MemoryKeyValue::default()), blobs, platform, limits)
+        Registry::new(Arc::new(MemoryKeyValue::default()), blobs, platform, limits).collection
     }
 
     /// The set as another process would load it.
@@ -345,8 +346,8 @@ mod tests {
         // The names are unsorted; the loop below repeats the first 500.
         let names: Vec<String> = (0..20_000_u64).map(|n| format!("{:05}", n * 7919 % 30_011)).collect();
         for marks_max in [1000, 100, 30_000] {
-            let registry = registry(marks_max);
-            let store = MarkStore { registry: &registry, dry_run: false, deadline: Deadline::NONE };
+            let collection = collection(marks_max);
+            let store = MarkStore { collection: &collection, dry_run: false, deadline: Deadline::NONE };
             let mut marks = Marks::default();
             for name in names.iter().chain(&names[..500]) {
                 block_on(marks.mark(&store, [name.clone()])).unwrap();
@@ -385,8 +386,8 @@ mod tests {
 
     #[test]
     fn a_set_can_be_asked_in_any_order() {
-        let registry = registry(10);
-        let store = MarkStore { registry: &registry, dry_run: false, deadline: Deadline::NONE };
+        let collection = collection(10);
+        let store = MarkStore { collection: &collection, dry_run: false, deadline: Deadline::NONE };
         let mut marks = Marks::default();
         for n in (0..1000).step_by(2) {
             block_on(marks.mark(&store, [format!("{n:03}")])).unwrap();
@@ -398,11 +399,11 @@ mod tests {
 
     #[test]
     fn a_run_that_is_gone_is_no_absence() {
-        let registry = registry(1);
-        let store = MarkStore { registry: &registry, dry_run: false, deadline: Deadline::NONE };
+        let collection = collection(1);
+        let store = MarkStore { collection: &collection, dry_run: false, deadline: Deadline::NONE };
         let mut marks = Marks::default();
         block_on(marks.mark(&store, ["a".to_owned(), "b".to_owned()])).unwrap();
-        block_on(registry.keys.delete(&marks.keys(&store)[0])).unwrap();
+        block_on(collection.facts.keys.delete(&marks.keys(&store)[0])).unwrap();
         assert_eq!(block_on(marks.has(&store, "a")), Err(Error::Busy));
     }
 }

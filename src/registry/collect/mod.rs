@@ -25,15 +25,21 @@ mod upkeep;
 
 pub use report::{Named, Report, Tally};
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use super::guard::{Activity, CollectionState, Deadline, Window};
+use super::content::Content;
+use super::facts::Facts;
+use super::guard::{Activity, CollectionGuard, CollectionState, Deadline, Window};
 use super::layout::{Key, Kind, Prefix};
 use super::limits::{LEASE_MS, LEASES_LISTED_MAX, RIGHT_OF_WAY_MS};
+use super::manifests::ManifestReader;
+use super::mirrored::MirroredPrefixes;
 use super::pages::KeyPages;
-use super::{Error, Registry, Result, layout};
-use crate::platform::Causes;
-use crate::store::{self, When};
+use super::{Error, Limits, Result, layout};
+use crate::platform::{Causes, Platform};
+use crate::store::{self, Expiring, When};
 use cursor::{Cursor, Phase};
 
 /// The settings of a round.
@@ -52,7 +58,7 @@ pub struct CollectRequest {
 
 /// The state of a round during one step.
 struct Collector<'a> {
-    registry: &'a Registry,
+    collection: &'a Collection,
     cursor: Cursor,
     /// The time after which the step may not write: half of the lease is over.
     deadline: Deadline,
@@ -74,9 +80,24 @@ struct Lease {
     deadline: Deadline,
 }
 
-impl Registry {
+/// The garbage collection of a registry.
+#[derive(Clone)]
+pub(super) struct Collection {
+    pub facts: Facts,
+    pub content: Content,
+    pub guard: CollectionGuard,
+    pub manifests: ManifestReader,
+    pub platform: Arc<dyn Platform>,
+    pub limits: Arc<Limits>,
+    /// The keys of other layers that expire.
+    pub expiring: &'static [Expiring],
+    /// The repositories whose missing blobs are not reported.
+    pub mirrored: MirroredPrefixes,
+}
+
+impl Collection {
     /// The settings of a round by default, from the registry's limits.
-    pub fn collect_request(&self) -> CollectRequest {
+    pub(super) fn collect_request(&self) -> CollectRequest {
         let limits = &self.limits;
         CollectRequest { grace_ms: limits.grace_ms, untagged_lifetime_ms: limits.untagged_lifetime_ms, dry_run: false }
     }
@@ -89,10 +110,10 @@ impl Registry {
     /// # Errors
     /// [`Error::Busy`] when another step is under way. After any error the next step continues
     /// where the last successful step ended.
-    pub async fn collect_step(&self, request: &CollectRequest) -> Result<Report> {
-        match self.keys.for_upkeep() {
+    pub(super) async fn collect_step(&self, request: &CollectRequest) -> Result<Report> {
+        match self.facts.keys.for_upkeep() {
             // The collection may use the space that a full disk reserves for it.
-            Some(keys) => Self { keys, ..self.clone() }.try_collect_step(request).await,
+            Some(keys) => Self { facts: Facts { keys }, ..self.clone() }.try_collect_step(request).await,
             None => self.try_collect_step(request).await,
         }
     }
@@ -104,7 +125,7 @@ impl Registry {
         let lease = self.take_lease().await?;
         let result = self.step(request, lease.deadline).await;
         // If the release fails, the lease expires by itself.
-        self.store(&lease.key, &LeaseFact::Released, When::Always).await?;
+        self.facts.store(&lease.key, &LeaseFact::Released, When::Always).await?;
         result
     }
 
@@ -114,13 +135,13 @@ impl Registry {
             // Two concurrent steps can corrupt the cursor on a store without exact conditional
             // writes.
             Err(Error::Store(store::Error::Corrupt(why))) => {
-                log::warn!("a round of the collection begins anew: {}", Causes(&why));
+                tracing::warn!("a round of the collection begins anew: {}", Causes(&why));
                 self.begin_round(request, deadline).await?
             }
             Err(error) => return Err(error),
             Ok(_) => self.begin_round(request, deadline).await?,
         };
-        let mut collector = Collector { registry: self, cursor, deadline };
+        let mut collector = Collector { collection: self, cursor, deadline };
         let (began_ms, began_at) = (self.platform.now_ms(), collector.cursor.report.looked_at);
         while !collector.cursor.report.done {
             let before = collector.cursor.phase;
@@ -151,7 +172,7 @@ impl Registry {
     /// Whether the collection state that pushes read names the cursor's round. Also clears the
     /// announcement of a sweep, if a step that was cut off left one.
     async fn is_current(&self, cursor: &Cursor, deadline: Deadline) -> Result<bool> {
-        let state = self.collection_state().await?;
+        let state = self.guard.collection_state().await?;
         if let Activity::Sweeping { .. } = state.activity {
             let marking = CollectionState { activity: Activity::Marking, ..state };
             self.write_state(&marking, deadline).await?;
@@ -161,11 +182,11 @@ impl Registry {
     }
 
     async fn begin_round(&self, request: &CollectRequest, deadline: Deadline) -> Result<Cursor> {
-        let round = self.collection_state().await?.round + 1;
+        let round = self.guard.collection_state().await?.round + 1;
         let report = Report { round, dry_run: request.dry_run, ..Report::default() };
         let mut grace_ms = request.grace_ms;
         if !request.dry_run {
-            if self.was_push_refused().await? {
+            if self.guard.was_push_refused().await? {
                 grace_ms = grace_ms.max(RIGHT_OF_WAY_MS);
             }
             // Announce the round before marking begins: from here on each push protects the keys
@@ -177,7 +198,7 @@ impl Registry {
 
     async fn write_state(&self, state: &CollectionState, deadline: Deadline) -> Result<()> {
         self.check_deadline(deadline)?;
-        self.store(layout::COLLECTION_STATE, state, When::Always).await
+        self.facts.store(layout::COLLECTION_STATE, state, When::Always).await
     }
 
     /// Fails with [`Error::Busy`] after the deadline: once the lease has expired another step may
@@ -192,7 +213,7 @@ impl Registry {
     /// # Errors
     /// [`Error::Busy`] when another step holds the lease.
     async fn take_lease(&self) -> Result<Lease> {
-        let leases = self.keys.list(&layout::leases(), None, LEASES_LISTED_MAX).await?;
+        let leases = self.facts.keys.list(&layout::leases(), None, LEASES_LISTED_MAX).await?;
         let since_ms = self.platform.now_ms();
         let mut number = 0;
         if let Some(last) = leases.last() {
@@ -202,18 +223,18 @@ impl Registry {
             number = layout::lease_number(last) + 1;
         }
         let key = layout::lease(number);
-        match self.store(&key, &LeaseFact::Held { since_ms }, When::Absent).await {
+        match self.facts.store(&key, &LeaseFact::Held { since_ms }, When::Absent).await {
             Err(Error::Store(store::Error::Conflict(_))) => return Err(Error::Busy),
             result => result?,
         }
         for old in leases {
-            self.keys.delete(&old).await?;
+            self.facts.keys.delete(&old).await?;
         }
         Ok(Lease { key, deadline: Window::new(since_ms, LEASE_MS).deadline() })
     }
 
     async fn is_held(&self, lease: &str, now_ms: u64) -> Result<bool> {
-        match self.load(lease).await {
+        match self.facts.load(lease).await {
             Ok(Some(LeaseFact::Held { since_ms })) => Ok(Window::new(since_ms, LEASE_MS).is_respected(now_ms)),
             Ok(Some(LeaseFact::Released) | None) | Err(Error::Store(store::Error::Corrupt(_))) => Ok(false),
             Err(error) => Err(error),
@@ -266,12 +287,12 @@ impl<'a> Collector<'a> {
     }
 
     fn pages(&self, prefix: Prefix, after: Option<String>) -> KeyPages<'a> {
-        KeyPages::new(&*self.registry.keys, prefix, after, self.registry.limits.collect_page_entries_max)
+        KeyPages::new(&*self.collection.facts.keys, prefix, after, self.collection.limits.collect_page_entries_max)
     }
 
     /// Must be called before every write.
     fn check_lease(&self) -> Result<()> {
-        self.registry.check_deadline(self.deadline)
+        self.collection.check_deadline(self.deadline)
     }
 
     fn is_dry(&self) -> bool {

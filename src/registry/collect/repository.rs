@@ -31,7 +31,7 @@ impl Collector<'_> {
         let mut found: Vec<String> = Vec::new();
         for kind in KINDS_IN_EVERY_REPOSITORY {
             let after = self.cursor.repository.as_ref().map(|repository| kind.within(repository).end());
-            let first = self.registry.keys.list(&kind.everywhere(), after.as_deref(), 1).await?;
+            let first = self.collection.facts.keys.list(&kind.everywhere(), after.as_deref(), 1).await?;
             found.extend(first.first().and_then(|key| kind.repository_in(key)).map(str::to_owned));
         }
         // Compare names as their keys sort, which end each name.
@@ -57,8 +57,8 @@ impl Collector<'_> {
 
     pub(super) async fn uploads(&mut self) -> Result<()> {
         let (keys, more) = self.page(&self.keys_of(Kind::Upload)).await?;
-        let now_ms = self.registry.platform.now_ms();
-        let lifetime_ms = self.registry.limits.upload_lifetime_ms;
+        let now_ms = self.collection.platform.now_ms();
+        let lifetime_ms = self.collection.limits.upload_lifetime_ms;
         for (key, fact) in self.read_all::<UploadFact>(keys).await? {
             let Some((fact, _)) = fact else { continue };
             if now_ms.saturating_sub(fact.changed_ms) <= lifetime_ms {
@@ -70,11 +70,11 @@ impl Collector<'_> {
                 self.check_lease()?;
                 // Delete the session first. If the step is cut off before `discard`, the phase
                 // `Objects` finds the stage.
-                self.registry.keys.delete(&key).await?;
+                self.collection.facts.keys.delete(&key).await?;
                 // A fact with `added_to` records bytes that a broken request left in an upload's
                 // stage. The upload may still be live, so keep the stage.
                 if fact.added_to.is_none() {
-                    self.registry.blobs.discard(&fact.stage).await?;
+                    self.collection.content.blobs.discard(&fact.stage).await?;
                 }
             }
         }
@@ -87,10 +87,10 @@ impl Collector<'_> {
     pub(super) async fn repository(&mut self) -> Result<()> {
         let mut in_use = false;
         for kind in KINDS_THAT_KEEP_A_REPOSITORY {
-            in_use = in_use || !self.registry.keys.list(&self.keys_of(kind), None, 1).await?.is_empty();
+            in_use = in_use || !self.collection.facts.keys.list(&self.keys_of(kind), None, 1).await?.is_empty();
         }
         let key = layout::repository(self.cursor.repository.as_deref().unwrap_or_default());
-        if self.registry.keys.get(&key).await?.is_some() {
+        if self.collection.facts.keys.get(&key).await?.is_some() {
             let outcomes = self.collect_keys(None, &[Candidate::key(key, in_use)]).await?;
             let tally = &mut self.cursor.report.leftovers;
             outcomes.into_iter().filter(|outcome| *outcome != Outcome::Kept).for_each(|outcome| tally.add(outcome));
@@ -105,9 +105,9 @@ impl Collector<'_> {
         &mut self,
         keys: Vec<Key>,
     ) -> Result<Vec<(Key, Option<FactAndBytes<T>>)>> {
-        let registry = self.registry;
+        let facts = &self.collection.facts;
         let reads = keys.into_iter().map(|key| async move {
-            let read = registry.load_version::<T>(&key).await;
+            let read = facts.load_version::<T>(&key).await;
             (key, read)
         });
         let reads: Vec<_> = stream::iter(reads.collect::<Vec<_>>()).buffered(CALLS_AT_ONCE_MAX).collect().await;

@@ -47,7 +47,7 @@ impl Collector<'_> {
         let decisions = self.decide(after.as_ref(), candidates, Earliest::LaterRound).await?;
         let mut outcomes = Vec::new();
         for (candidate, decision) in candidates.iter().zip(decisions) {
-            let may_remove = self.is_dry() || !self.deadline.is_over(self.registry.platform.now_ms());
+            let may_remove = self.is_dry() || !self.deadline.is_over(self.collection.platform.now_ms());
             outcomes.push(match decision {
                 Decision::Remove if !may_remove => Outcome::Condemned,
                 Decision::Remove if !self.is_dry() => self.remove_object(&candidate.item).await?,
@@ -59,16 +59,16 @@ impl Collector<'_> {
 
     async fn remove_object(&mut self, item: &Collectable) -> Result<Outcome> {
         let name = item.to_string();
-        match self.registry.blobs.remove(&name).await {
+        match self.collection.content.blobs.remove(&name).await {
             // Continue with the other objects if one object cannot be removed.
             Err(store::Error::Corrupt(why)) => {
-                log::error!("the object {name} cannot be removed: {}", Causes(&why));
+                tracing::error!("the object {name} cannot be removed: {}", Causes(&why));
                 self.cursor.report.unknown.add(format!("{name}: {}", Causes(&why)));
                 Ok(Outcome::Condemned)
             }
             removed => {
                 removed?;
-                self.registry.keys.delete(&item.condemned()).await?;
+                self.collection.facts.keys.delete(&item.condemned()).await?;
                 Ok(Outcome::Removed)
             }
         }
@@ -79,7 +79,7 @@ impl Collector<'_> {
         if self.is_dry() || due.is_empty() {
             return Ok(vec![Outcome::Removed; due.len()]);
         }
-        let since_ms = self.registry.platform.now_ms();
+        let since_ms = self.collection.platform.now_ms();
         let deadline = Window::new(since_ms, SWEEPING_MS_MAX).deadline();
         // The collector first announces the keys and then reads the protections. A push first
         // writes its protections and then reads the announcement. So at least one of the two sees
@@ -94,19 +94,19 @@ impl Collector<'_> {
 
     async fn announce(&self, activity: Activity) -> Result<()> {
         let state = CollectionState { round: self.cursor.report.round, activity };
-        self.registry.write_state(&state, self.deadline).await
+        self.collection.write_state(&state, self.deadline).await
     }
 
     /// Removes one key, unless a push has protected the key. Pushes respect the announcement of the
     /// sweep for a limited time, and `deadline` is in the middle of that time.
     async fn sweep_one(&self, candidate: &Candidate, deadline: Deadline) -> Result<Outcome> {
         let Some(key) = candidate.item.as_key() else { return Ok(Outcome::Condemned) };
-        let keys = &self.registry.keys;
+        let keys = &self.collection.facts.keys;
         if !keys.list(&layout::protections_of(key), None, 1).await?.is_empty() {
             self.forget_condemnation(&candidate.item).await?;
             return Ok(Outcome::Kept);
         }
-        let now_ms = self.registry.platform.now_ms();
+        let now_ms = self.collection.platform.now_ms();
         if self.deadline.is_over(now_ms) || deadline.is_over(now_ms) {
             return Err(Error::Busy);
         }

@@ -50,7 +50,7 @@ impl Collector<'_> {
                 unmarked.push(key);
             }
         }
-        let now_ms = self.registry.platform.now_ms();
+        let now_ms = self.collection.platform.now_ms();
         let mut done = Vec::new();
         for (key, note) in self.read_all::<TagNote>(unmarked).await? {
             let (digest, tag) = layout::digest_and_tag(entries.rest(&key));

@@ -19,7 +19,7 @@ impl Collector<'_> {
         let condemned = Collectable::condemned_keys();
         let (condemnations, more) = self.page(&condemned).await?;
         let keys: Vec<Key> = condemnations.iter().map(|key| Key::listed(condemned.rest(key).to_owned())).collect();
-        let exist = self.registry.are_there(keys.clone()).await?;
+        let exist = self.collection.facts.are_there(keys.clone()).await?;
         for (key, _) in keys.into_iter().zip(exist).filter(|(_, exists)| !exists) {
             self.forget_condemnation(&Collectable::Key(key)).await?;
         }
@@ -31,22 +31,23 @@ impl Collector<'_> {
 
     /// Removes expired keys of other layers: a page of one family of keys at a time.
     pub(super) async fn expired(&mut self) -> Result<()> {
-        let registry = self.registry;
-        let Some(family) = registry.expiring.get(self.cursor.expiring) else {
+        let collection = self.collection;
+        let Some(family) = collection.expiring.get(self.cursor.expiring) else {
             self.cursor.enter(Phase::TidyKeys);
             return Ok(());
         };
         let (keys, more) = self.page(&layout::other_layer(family.prefix)).await?;
-        let reads = keys.into_iter().map(|key| async move { registry.keys.get(&key).await.map(|entry| (key, entry)) });
+        let reads =
+            keys.into_iter().map(|key| async move { collection.facts.keys.get(&key).await.map(|entry| (key, entry)) });
         let reads: Vec<_> = reads.collect();
         let entries: Vec<_> = stream::iter(reads).buffered(CALLS_AT_ONCE_MAX).try_collect().await?;
-        let now_ms = registry.platform.now_ms();
+        let now_ms = collection.platform.now_ms();
         for (key, entry) in entries {
             if entry.is_some_and(|entry| (family.is_expired)(&entry.value, now_ms)) {
                 self.cursor.report.leftovers.add(Outcome::Removed);
                 if !self.is_dry() {
                     self.check_lease()?;
-                    registry.keys.delete(&key).await?;
+                    collection.facts.keys.delete(&key).await?;
                 }
             }
         }
@@ -58,13 +59,13 @@ impl Collector<'_> {
     }
 
     pub(super) async fn tidy_keys(&mut self) -> Result<()> {
-        let tidied = self.registry.keys.tidy(&self.tidy_request()?).await?;
+        let tidied = self.collection.facts.keys.tidy(&self.tidy_request()?).await?;
         self.note_tidied(tidied, Phase::TidyContent);
         Ok(())
     }
 
     pub(super) async fn tidy_content(&mut self) -> Result<()> {
-        let tidied = self.registry.blobs.tidy(&self.tidy_request()?).await?;
+        let tidied = self.collection.content.blobs.tidy(&self.tidy_request()?).await?;
         self.note_tidied(tidied, Phase::Protections);
         Ok(())
     }
@@ -74,11 +75,11 @@ impl Collector<'_> {
             self.check_lease()?;
         }
         Ok(TidyRequest {
-            now_ms: self.registry.platform.now_ms(),
+            now_ms: self.collection.platform.now_ms(),
             grace_ms: self.cursor.grace_ms,
             dry_run: self.is_dry(),
             after: self.cursor.after.clone(),
-            limit: self.registry.limits.collect_page_entries_max,
+            limit: self.collection.limits.collect_page_entries_max,
         })
     }
 
@@ -87,7 +88,7 @@ impl Collector<'_> {
         report.looked_at += tidied.looked_at as u64;
         report.leftovers.removed += tidied.removed;
         for path in tidied.foreign {
-            log::warn!("{path} does not belong to the store, and the collection leaves the file alone");
+            tracing::warn!("{path} does not belong to the store, and the collection leaves the file alone");
             report.unknown.add(path);
         }
         self.cursor.after = tidied.after;
@@ -104,14 +105,14 @@ impl Collector<'_> {
             self.cursor.report.done = true;
             return Ok(());
         }
-        let (round, now_ms) = (self.cursor.report.round, self.registry.platform.now_ms());
+        let (round, now_ms) = (self.cursor.report.round, self.collection.platform.now_ms());
         let idle = CollectionState { round, activity: Activity::Idle { since_ms: now_ms } };
-        self.registry.write_state(&idle, self.deadline).await?;
+        self.collection.write_state(&idle, self.deadline).await?;
         let (keys, more) = self.page(&layout::protections()).await?;
         for (key, fact) in self.read_all::<ProtectionFact>(keys).await? {
             if fact.is_none_or(|(fact, _)| fact.is_over(round, now_ms)) {
                 self.check_lease()?;
-                self.registry.keys.delete(&key).await?;
+                self.collection.facts.keys.delete(&key).await?;
             }
         }
         self.cursor.report.done = !more;

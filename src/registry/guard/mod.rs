@@ -13,18 +13,21 @@
 //!
 //! docs/design/collection.md has the protocol as numbered steps, with its interleavings.
 
-mod share;
 mod state;
 mod window;
+
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 pub(super) use state::{Activity, CollectionState, ProtectionFact, TagNote};
 pub(super) use window::{Deadline, Window};
 
+use super::facts::Facts;
 use super::layout::Key;
 use super::limits::{CALLS_AT_ONCE_MAX, PROTECTION_MS, RIGHT_OF_WAY_MS};
-use super::{Error, Registry, Result, layout};
+use super::{Error, Result, layout};
+use crate::platform::Platform;
 use crate::store::When;
 
 /// How many tries a push has when rounds begin or end during the push. The first try may be
@@ -57,15 +60,22 @@ impl Protection {
     }
 }
 
-impl Registry {
+/// Protects the keys of pushes from the collector.
+#[derive(Clone)]
+pub(super) struct CollectionGuard {
+    pub facts: Facts,
+    pub platform: Arc<dyn Platform>,
+}
+
+impl CollectionGuard {
     /// The state of the collection.
     pub(super) async fn collection_state(&self) -> Result<CollectionState> {
-        Ok(self.load(layout::COLLECTION_STATE).await?.unwrap_or_default())
+        Ok(self.facts.load(layout::COLLECTION_STATE).await?.unwrap_or_default())
     }
 
     /// Makes `keys`, which need not exist, safe from the collector for the push named `push`. The
     /// caller checks whether the keys exist after this call, and then writes and calls
-    /// [`Registry::confirm`].
+    /// [`CollectionGuard::confirm`].
     ///
     /// # Errors
     /// [`Error::Busy`] when the collector is removing one of `keys` at present.
@@ -85,7 +95,7 @@ impl Registry {
         let since_ms = self.platform.now_ms();
         let writes = keys.iter().map(|key| async move {
             let fact = ProtectionFact { round, since_ms };
-            self.store(&layout::protection(key, push), &fact, When::Always).await
+            self.facts.store(&layout::protection(key, push), &fact, When::Always).await
         });
         let writes: Vec<_> = writes.collect();
         stream::iter(writes).buffer_unordered(CALLS_AT_ONCE_MAX).try_collect::<()>().await?;
@@ -120,12 +130,12 @@ impl Registry {
         if !self.collection_state().await?.is_recent(now_ms) {
             return Ok(());
         }
-        self.store(layout::COLLECTION_REFUSED, &now_ms, When::Always).await
+        self.facts.store(layout::COLLECTION_REFUSED, &now_ms, When::Always).await
     }
 
     /// Whether a push was refused because of a collection during the last `RIGHT_OF_WAY_MS`.
     pub(super) async fn was_push_refused(&self) -> Result<bool> {
-        let refused_ms: Option<u64> = self.load(layout::COLLECTION_REFUSED).await?;
+        let refused_ms: Option<u64> = self.facts.load(layout::COLLECTION_REFUSED).await?;
         let is_recent = |at_ms| Window::new(at_ms, RIGHT_OF_WAY_MS).is_respected(self.platform.now_ms());
         Ok(refused_ms.is_some_and(is_recent))
     }

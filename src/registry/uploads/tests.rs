@@ -10,7 +10,7 @@ use futures_executor::block_on;
 use futures_util::future::{join, join_all};
 use futures_util::stream;
 
-use super::super::tests::{LastWriterWins, TestPlatform, digest, name, read};
+use super::super::tests::{LastWriterWins, TestPlatform, another_instance, digest, name, read, with_limits};
 use super::super::{Chunk, Error, Limits, Registry, SessionId};
 use crate::oci::{Algorithm, Digest, RepositoryName};
 use crate::platform::{Body, BodyError};
@@ -162,7 +162,7 @@ fn a_chunk_that_is_wrong_does_not_count() {
             assert_eq!(offset(registry, &session).await, 0, "{store}");
         }
         let limits = Limits { blob_bytes_max: 999, ..Limits::default() };
-        let registry = Registry { limits, ..registry.clone() };
+        let registry = with_limits(registry, limits);
         let error = registry.append_upload(repository, &session, Chunk { range: None, body: bytes() }).await;
         assert!(matches!(error, Err(Error::TooLarge { .. })), "{store}: {error:?}");
         assert_eq!(offset(&registry, &session).await, 0, "{store}");
@@ -306,7 +306,7 @@ fn many_requests_to_one_upload_keep_few_copies() {
 #[test]
 fn a_closing_request_that_turns_out_empty_ends_what_is_there() {
     on_each(async |store, registry, repository| {
-        let elsewhere = Registry { begun: Arc::default(), ..registry.clone() };
+        let elsewhere = another_instance(registry);
         let session = begin(registry).await;
         let layer = noise(5000);
         let all = Chunk { range: None, body: layer.clone().into() };

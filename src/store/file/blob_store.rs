@@ -393,7 +393,7 @@ impl Folder {
         if let Err(error) = result
             && !matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound)
         {
-            log::warn!("cannot undo an append of upload {}: {error}", stage.family);
+            tracing::warn!("cannot undo an append of upload {}: {error}", stage.family);
         }
     }
 
@@ -407,7 +407,7 @@ impl Folder {
     /// Removes the stages of an upload. Best effort: leftovers are harmless garbage.
     fn leave_family(&self, family: &str) {
         if let Err(error) = self.remove_family(family) {
-            log::warn!("cannot remove the stages of upload {family}: {}", Causes(&error));
+            tracing::warn!("cannot remove the stages of upload {family}: {}", Causes(&error));
         }
     }
 }

@@ -41,7 +41,7 @@ pub(super) fn check(folder: &Path) -> io::Result<()> {
             has_todays_keys(folder)?;
             // A folder that cannot be written can still be read.
             mark(&file).or_else(|error| {
-                log::debug!("the data folder stays without its format: {error}");
+                tracing::debug!("the data folder stays without its format: {error}");
                 Ok(())
             })
         }

@@ -80,7 +80,7 @@ impl FileKeyValue {
         {
             let trial = this.tmp.join(platform.uuid());
             if let Err(error) = disk::write(&trial, &[]).and_then(|_| disk::remove_file(&trial)) {
-                log::warn!("{} can only be read, so pushes will be refused: {error}", folder.display());
+                tracing::warn!("{} can only be read, so pushes will be refused: {error}", folder.display());
             }
         }
         Ok(Self { folder: this, platform })

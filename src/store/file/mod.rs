@@ -56,7 +56,7 @@ fn open_folder(folder: &Path, needed: &Path, beside: &[&Path]) -> io::Result<()>
     }
     for path in beside {
         if let Err(error) = disk::create_folder(path) {
-            log::debug!("nothing can be written: {error}");
+            tracing::debug!("nothing can be written: {error}");
         }
     }
     #[cfg(unix)]
@@ -72,7 +72,7 @@ fn tell_of_readers(folder: &Path, part: &Path) {
     let Ok(Some(found)) = disk::metadata(part) else { return };
     let mode = found.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        log::warn!(
+        tracing::warn!(
             "other users of this machine may read {} (mode {mode:03o}), where keys and password hashes may lie; close it: chmod -R go= {}",
             part.display(),
             folder.display()

@@ -81,7 +81,7 @@ impl Reserve {
 
     /// Removes the reserve, last file first: a partial reserve must not look whole.
     fn give_up(&self) -> io::Result<()> {
-        log::warn!("the disk is full: the collection uses the space in reserve, and uploads are refused meanwhile");
+        tracing::warn!("the disk is full: the collection uses the space in reserve, and uploads are refused meanwhile");
         for number in (0..FILES).rev() {
             disk::remove_file(&self.file(number))?;
         }

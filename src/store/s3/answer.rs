@@ -1,16 +1,40 @@
-//! Reads the XML of S3 servers, where rusty-s3 has no parser for it.
+//! Reads the XML answers of S3 servers.
+//!
+//! Servers use different XML namespaces, or none, so elements are found by their local names. The
+//! parser refuses XML that breaks off: half a list must not be taken for the whole list.
 
-use std::ops::Range;
+use percent_encoding::percent_decode_str;
+use roxmltree::{Document, Node, ParsingOptions};
 
-use instant_xml::FromXml;
-
-use crate::store::{Error, Result};
-
-pub const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
-/// The characters that may follow the name of a tag, beside `>`.
-const NAME_END: [char; 5] = [' ', '\n', '\r', '\t', '/'];
+/// The most nodes of one answer: a list of 1,000 objects has about 20 nodes for each object.
+const NODES_MAX: u32 = 100_000;
 /// The most characters that are shown of a refusal that is not XML.
 const SHOWN_CHARS_MAX: usize = 200;
+
+/// Why an answer could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// The answer is not UTF-8.
+    #[error("the answer is not UTF-8")]
+    Encoding(#[from] std::str::Utf8Error),
+    /// The answer is not XML, or breaks off.
+    #[error("the answer is not complete XML")]
+    Xml(#[from] roxmltree::Error),
+    /// The answer is XML of another kind.
+    #[error("the answer is the element {found:?} instead of {expected:?}")]
+    Root {
+        /// The name of the root element that was asked for.
+        expected: &'static str,
+        /// The name of the root element that the server sent.
+        found: String,
+    },
+    /// An element is missing, or has another kind of text.
+    #[error("the answer has no usable element {0:?}")]
+    Element(&'static str),
+}
+
+/// The result of reading an answer.
+pub type Result<T> = std::result::Result<T, AnswerError>;
 
 /// The reason why S3 refused a request.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -21,93 +45,164 @@ pub struct Refusal {
     pub message: String,
 }
 
-#[derive(FromXml)]
-#[xml(rename = "Error")]
-struct ErrorXml {
-    #[xml(rename = "Code")]
-    code: Option<String>,
-    #[xml(rename = "Message")]
-    message: Option<String>,
+impl Refusal {
+    /// Reads the body of a refusal. A body that is no refusal of S3 becomes the message.
+    pub fn parse(body: &[u8]) -> Self {
+        let parsed = read(body, "Error", |root| {
+            let text = |name| child_text(root, name).unwrap_or_default();
+            Ok(Self { code: text("Code"), message: text("Message") })
+        });
+        parsed.unwrap_or_else(|_| {
+            let text = String::from_utf8_lossy(body);
+            Self { code: String::new(), message: text.chars().take(SHOWN_CHARS_MAX).collect() }
+        })
+    }
 }
 
-impl Refusal {
-    pub fn parse(body: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(body);
-        match instant_xml::from_str::<ErrorXml>(&in_namespace(&text, "")) {
-            Ok(error) => Self { code: error.code.unwrap_or_default(), message: error.message.unwrap_or_default() },
-            Err(_) => Self { code: String::new(), message: text.chars().take(SHOWN_CHARS_MAX).collect() },
-        }
+/// A page of the list of a bucket's objects.
+#[derive(Debug)]
+pub struct Objects {
+    /// The full names of the objects, with their sizes in bytes.
+    pub objects: Vec<(String, Option<u64>)>,
+    /// The token with which the list continues; `None` at the end of the list.
+    pub next: Option<String>,
+}
+
+impl Objects {
+    /// Reads the answer to `ListObjectsV2`.
+    ///
+    /// # Errors
+    /// When the answer is not such a list, or does not say how a truncated list continues.
+    pub fn parse(body: &[u8]) -> Result<Self> {
+        read(body, "ListBucketResult", |root| {
+            let is_encoded = child_text(root, "EncodingType").as_deref() == Some("url");
+            let object = |content: Node<'_, '_>| {
+                let name = required(content, "Key")?;
+                let name = if is_encoded { url_decoded(name) } else { name };
+                Ok((name, parsed(content, "Size", |size| size.trim().parse().ok())?))
+            };
+            let objects = children(root, "Contents").map(object).collect::<Result<_>>()?;
+            let token = child_text(root, "NextContinuationToken").filter(|token| !token.is_empty());
+            // Without a token, a truncated list would end too early. A token of a complete list
+            // would start the list again.
+            let next = match (is_truncated(root)?, token) {
+                (Some(false), _) | (None, None) => None,
+                (Some(true), None) => return Err(AnswerError::Element("NextContinuationToken")),
+                (_, token) => token,
+            };
+            Ok(Self { objects, next })
+        })
     }
 }
 
 /// A page of the list of multipart uploads that are under way.
-#[derive(Debug, FromXml)]
-#[xml(rename = "ListMultipartUploadsResult", ns(NAMESPACE))]
+#[derive(Debug)]
 pub struct Uploads {
-    #[xml(rename = "IsTruncated")]
-    pub is_truncated: Option<bool>,
-    #[xml(rename = "NextKeyMarker")]
+    /// Whether the list continues behind this page.
+    pub is_truncated: bool,
+    /// The full name of the object from which the list continues.
     pub next_key: Option<String>,
-    #[xml(rename = "NextUploadIdMarker")]
+    /// The upload from which the list continues, among the uploads of `next_key`.
     pub next_upload_id: Option<String>,
+    /// The uploads.
     pub uploads: Vec<Upload>,
 }
 
 /// A multipart upload that is under way.
-#[derive(Debug, FromXml)]
-#[xml(rename = "Upload", ns(NAMESPACE))]
+#[derive(Debug)]
 pub struct Upload {
-    #[xml(rename = "Key")]
+    /// The full name of the object that the upload makes.
     pub key: String,
-    #[xml(rename = "UploadId")]
+    /// The id that the server gave to the upload.
     pub upload_id: String,
 }
 
 impl Uploads {
-    pub fn parse(text: &str) -> Result<Self> {
-        instant_xml::from_str(text)
-            .map_err(|error| Error::unavailable("cannot read the list of uploads from S3").because(error))
+    /// Reads the answer to `ListMultipartUploads`.
+    ///
+    /// # Errors
+    /// When the answer is not such a list.
+    pub fn parse(body: &[u8]) -> Result<Self> {
+        read(body, "ListMultipartUploadsResult", |root| {
+            let upload = |upload: Node<'_, '_>| {
+                Ok(Upload { key: required(upload, "Key")?, upload_id: required(upload, "UploadId")? })
+            };
+            Ok(Self {
+                is_truncated: is_truncated(root)?.unwrap_or(false),
+                next_key: child_text(root, "NextKeyMarker"),
+                next_upload_id: child_text(root, "NextUploadIdMarker"),
+                uploads: children(root, "Upload").map(upload).collect::<Result<_>>()?,
+            })
+        })
     }
 }
 
-/// The byte range of the first tag of an element, without its `>`.
-fn root(text: &str) -> Range<usize> {
-    let is_name = |&(at, _): &(usize, &str)| text[at + 1..].starts_with(|c: char| c.is_alphabetic());
-    let start = text.match_indices('<').find(is_name).map_or(text.len(), |(at, _)| at);
-    start..text[start..].find('>').map_or(text.len(), |length| start + length)
+/// Reads the id of a new upload from the answer to `CreateMultipartUpload`.
+///
+/// # Errors
+/// When the answer has no id.
+pub fn created_upload_id(body: &[u8]) -> Result<String> {
+    read(body, "InitiateMultipartUploadResult", |root| required(root, "UploadId"))
 }
 
-/// Whether an XML text is complete. The parser does not check the end, and half a list must not be
-/// taken for the whole list.
-pub fn is_whole(text: &str) -> bool {
-    let Range { start, end } = root(text);
-    let tag = &text[start..end];
-    let name = tag.trim_start_matches('<').split(NAME_END).next().unwrap_or_default();
-    tag.ends_with('/') && text[end..].starts_with('>') || text.trim_end().ends_with(&format!("</{name}>"))
+/// Reads the ETag of the new object from the answer to `CompleteMultipartUpload`.
+///
+/// # Errors
+/// When the answer is a refusal, which S3 may send with status 200, or has no ETag.
+pub fn completed_etag(body: &[u8]) -> Result<String> {
+    read(body, "CompleteMultipartUploadResult", |root| required(root, "ETag"))
 }
 
-/// Returns the text with `namespace` as its default namespace. Servers use different namespaces,
-/// and the parsers accept only one.
-pub fn in_namespace(text: &str, namespace: &str) -> String {
+/// Parses an answer whose root element must be `root`, and reads the root element.
+fn read<T>(body: &[u8], root: &'static str, read: impl FnOnce(Node<'_, '_>) -> Result<T>) -> Result<T> {
     // A busy server may send white space first, but XML allows none before the declaration.
-    let text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
-    let Range { start: root, end } = root(text);
-    let tag = &text[root..end];
-    let declared = tag.find(" xmlns=").and_then(|at| {
-        let quote = tag[at + 7..].chars().next().filter(|quote| ['"', '\''].contains(quote))?;
-        Some((at, at + 8 + tag[at + 8..].find(quote)? + 1))
-    });
-    let name = root + tag.find(NAME_END).unwrap_or(tag.len());
-    let (before, behind) = declared.map_or((name, name), |(from, to)| (root + from, root + to));
-    match root < end {
-        true => format!("{} xmlns=\"{namespace}\"{}", &text[..before], &text[behind..]),
-        false => text.to_owned(),
+    let text = std::str::from_utf8(body)?.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+    let options = ParsingOptions { nodes_limit: NODES_MAX, ..ParsingOptions::default() };
+    let document = Document::parse_with_options(text, options)?;
+    let element = document.root_element();
+    match element.tag_name().name() {
+        name if name == root => read(element),
+        name => Err(AnswerError::Root { expected: root, found: name.to_owned() }),
     }
+}
+
+fn children<'a, 'input>(parent: Node<'a, 'input>, name: &'static str) -> impl Iterator<Item = Node<'a, 'input>> {
+    parent.children().filter(move |node| node.is_element() && node.tag_name().name() == name)
+}
+
+/// The text of the first child element of this name; `None` if there is no such element.
+fn child_text(parent: Node<'_, '_>, name: &'static str) -> Option<String> {
+    // A comment splits a text into several nodes.
+    let texts = |child: Node<'_, '_>| child.children().filter(Node::is_text).filter_map(|text| text.text()).collect();
+    children(parent, name).next().map(texts)
+}
+
+fn required(parent: Node<'_, '_>, name: &'static str) -> Result<String> {
+    child_text(parent, name).ok_or(AnswerError::Element(name))
+}
+
+/// The value of an optional child element, which `parse` must understand.
+fn parsed<T>(parent: Node<'_, '_>, name: &'static str, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>> {
+    let Some(text) = child_text(parent, name) else { return Ok(None) };
+    parse(&text).map(Some).ok_or(AnswerError::Element(name))
+}
+
+fn is_truncated(root: Node<'_, '_>) -> Result<Option<bool>> {
+    parsed(root, "IsTruncated", |text| text.trim().parse().ok())
+}
+
+/// Decodes a name as servers encode it for `encoding-type=url`: as in an HTML form, so `+` is a
+/// space. A name that does not decode to UTF-8 stays encoded.
+fn url_decoded(name: String) -> String {
+    let with_spaces = name.replace('+', " ");
+    percent_decode_str(&with_spaces).decode_utf8().map_or(name, |decoded| decoded.into_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 
     #[test]
     fn a_refusal_is_read() {
@@ -115,7 +210,7 @@ mod tests {
             <Error><Code>NoSuchKey</Code><Message>It is gone.</Message><Resource>/x</Resource><RequestId>1</RequestId></Error>"#;
         assert_eq!(Refusal::parse(xml), Refusal { code: "NoSuchKey".into(), message: "It is gone.".into() });
         let xml = format!(
-            "\u{feff} \n<?xml version='1.0'?><Error xmlns='{NAMESPACE}'><Code><![CDATA[SlowDown]]></Code></Error>"
+            "\u{feff} \n<?xml version='1.0'?><Error xmlns='{NAMESPACE}'><Code><![CDATA[Slow]]>D<!-- -->own</Code></Error>"
         );
         assert_eq!(Refusal::parse(xml.as_bytes()).code, "SlowDown");
         assert_eq!(Refusal::parse(b"<html>").message, "<html>");
@@ -123,45 +218,75 @@ mod tests {
     }
 
     #[test]
-    fn half_an_answer_is_none() {
-        for (text, expected) in [
-            ("<?xml version=\"1.0\"?>\n<List a='b'><Key>x</Key></List>\n", true),
-            ("<s3:List/>", true),
-            ("<List>", false),
-            ("<List xmlns=\"http://s3.amazonaws.com/", false),
-            ("<List><Key>x</Key>", false),
-            ("<List><Key>x</Ke", false),
-            ("", false),
-        ] {
-            assert_eq!(is_whole(text), expected, "{text}");
+    fn half_an_answer_is_refused() {
+        let xml = format!(
+            "<?xml version=\"1.0\"?>\n<ListBucketResult xmlns=\"{NAMESPACE}\"><IsTruncated>false</IsTruncated>\
+             <Contents><Key>x</Key><Size>1</Size></Contents><Contents><Key>y</Key></Contents></ListBucketResult>\n"
+        );
+        let whole = Objects::parse(xml.as_bytes()).unwrap();
+        assert_eq!(whole.objects, [("x".to_owned(), Some(1)), ("y".to_owned(), None)]);
+        for end in 0..xml.trim_end().len() {
+            assert!(Objects::parse(&xml.as_bytes()[..end]).is_err(), "{}", &xml[..end]);
         }
-        assert!(in_namespace("<List\txsi='http://x'><Key/></List>", "n").starts_with("<List xmlns=\"n\"\txsi="));
-        // No input makes the functions panic.
-        for text in ["<é xmlns=é>", "<a xmlns=", "<a xmlns='>", "<", "<a", "é<é", "<a xmlns='é'é"] {
-            for end in 0..text.len() {
-                let text = String::from_utf8_lossy(&text.as_bytes()[..end]);
-                in_namespace(&text, NAMESPACE);
-                is_whole(&text);
-            }
+        let of_another_kind = Uploads::parse(xml.as_bytes()).unwrap_err().to_string();
+        assert_eq!(
+            of_another_kind,
+            "the answer is the element \"ListBucketResult\" instead of \"ListMultipartUploadsResult\""
+        );
+    }
+
+    #[test]
+    fn a_list_says_how_it_continues() {
+        let next = |more: &str| {
+            let xml = format!("<ListBucketResult>{more}<Contents><Key>x</Key></Contents></ListBucketResult>");
+            Objects::parse(xml.as_bytes()).map(|page| page.next).ok()
+        };
+        let token = "<NextContinuationToken>t</NextContinuationToken>";
+        assert_eq!(next(""), Some(None));
+        assert_eq!(next(token), Some(Some("t".into())));
+        assert_eq!(next(&format!("<IsTruncated>true</IsTruncated>{token}")), Some(Some("t".into())));
+        assert_eq!(next(&format!("<IsTruncated>false</IsTruncated>{token}")), Some(None));
+        assert_eq!(next("<IsTruncated>true</IsTruncated>"), None);
+        assert_eq!(next("<IsTruncated>perhaps</IsTruncated>"), None);
+    }
+
+    #[test]
+    fn encoded_names_are_decoded() {
+        let name = |encoding: &str| {
+            let contents = "<Contents><Key>a+b%2Bc&amp;%C3%A9</Key></Contents>";
+            let xml = format!("<ListBucketResult>{encoding}{contents}</ListBucketResult>");
+            Objects::parse(xml.as_bytes()).unwrap().objects.remove(0).0
+        };
+        assert_eq!(name("<EncodingType>url</EncodingType>"), "a b+c&é");
+        assert_eq!(name(""), "a+b%2Bc&%C3%A9");
+    }
+
+    #[test]
+    fn uploads_are_read_in_every_namespace() {
+        for (namespace, prefix) in [
+            (format!(" xmlns=\"{NAMESPACE}\""), ""),
+            (String::new(), ""),
+            (" xmlns='http://doc.s3.amazonaws.com/2006-03-01'".into(), ""),
+            (format!(" xmlns:s3='{NAMESPACE}'"), "s3:"),
+        ] {
+            let xml = format!(
+                "<_ListMultipartUploadsResult{namespace}><_Bucket>b</_Bucket><_IsTruncated>false</_IsTruncated>\
+                 <_Upload><_Key>blobs/x</_Key><_UploadId>1</_UploadId><_Initiated>2026</_Initiated></_Upload>\
+                 <_Upload><_Key>blobs/y</_Key><_UploadId>2</_UploadId></_Upload></_ListMultipartUploadsResult>"
+            );
+            let xml = xml.replace("</_", &format!("</{prefix}")).replace("<_", &format!("<{prefix}"));
+            let uploads = Uploads::parse(xml.as_bytes()).unwrap();
+            let found: Vec<_> = uploads.uploads.iter().map(|upload| (&*upload.key, &*upload.upload_id)).collect();
+            assert_eq!(found, [("blobs/x", "1"), ("blobs/y", "2")], "{xml}");
+            assert!(!uploads.is_truncated);
         }
     }
 
     #[test]
-    fn uploads_are_read() {
-        let xml = format!(
-            "<ListMultipartUploadsResult xmlns=\"{NAMESPACE}\"><Bucket>b</Bucket><IsTruncated>false</IsTruncated>\
-             <Upload><Key>blobs/x</Key><UploadId>1</UploadId><Initiated>2026-01-01T00:00:00Z</Initiated></Upload>\
-             <Upload><Key>blobs/y</Key><UploadId>2</UploadId></Upload></ListMultipartUploadsResult>"
-        );
-        for other in ["", " xmlns='http://doc.s3.amazonaws.com/2006-03-01'"] {
-            let other = xml.replace(&format!(" xmlns=\"{NAMESPACE}\""), other);
-            assert_eq!(Uploads::parse(&in_namespace(&other, NAMESPACE)).unwrap().uploads.len(), 2, "{other}");
-        }
-        let uploads = Uploads::parse(&in_namespace(&xml, NAMESPACE)).unwrap();
-        assert_eq!(
-            uploads.uploads.iter().map(|upload| upload.key.as_str()).collect::<Vec<_>>(),
-            ["blobs/x", "blobs/y"]
-        );
-        assert_eq!(uploads.uploads[1].upload_id, "2");
+    fn too_many_nodes_and_entities_are_refused() {
+        let many = format!("<Error>{}</Error>", "<a/>".repeat(NODES_MAX as usize));
+        assert_eq!(Refusal::parse(many.as_bytes()).code, "");
+        let entities = "<!DOCTYPE Error [<!ENTITY a \"x\">]><Error><Code>&a;</Code></Error>";
+        assert_eq!(Refusal::parse(entities.as_bytes()).code, "");
     }
 }

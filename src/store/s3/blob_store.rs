@@ -11,12 +11,12 @@ use futures_util::stream::{self, StreamExt as _};
 use http::StatusCode;
 use rusty_s3::Method;
 
-use super::S3Settings;
 use super::answer::Upload;
 use super::client::{Call, Client, Payload};
 use super::gather::Gather;
-use super::key_value::{LIST_KEYS_MAX, ListPage, list_page};
 use super::multipart::{Completed, gone};
+use super::objects::{LIST_OBJECTS_MAX, ObjectPage};
+use super::settings::S3Settings;
 use super::staging::{Cut, PIECES_MAX, Piece, Staging, TAIL_BYTES_MAX};
 use crate::oci::{Digest, Hasher};
 use crate::platform::{Body, Causes};
@@ -163,7 +163,7 @@ impl S3BlobStore {
     /// Reads an object and compares its digest, where ETags do not show which upload made the
     /// object.
     async fn is_of_content(&self, object: &str, digest: &Digest) -> Result<bool> {
-        log::info!("the ETag of {object} does not name its parts, so eyot reads the object to check its digest");
+        tracing::info!("the ETag of {object} does not name its parts, so eyot reads the object to check its digest");
         let mut hasher = Hasher::new(digest.algorithm());
         if let Some(length) = self.client.length(object).await?.filter(|length| *length > 0)
             && let Some(mut body) = self.client.read(object, 0..length).await?
@@ -194,7 +194,7 @@ impl S3BlobStore {
         if let Some(upload_id) = &staging.upload {
             let result = self.client.abort_upload(&object(&staging.name), upload_id).await;
             if let Err(error) = result {
-                log::warn!("cannot abort the multipart upload of {}: {}", staging.name, Causes(&error));
+                tracing::warn!("cannot abort the multipart upload of {}: {}", staging.name, Causes(&error));
             }
         }
     }
@@ -311,7 +311,7 @@ impl BlobStore for S3BlobStore {
         let mut next = after.map(object_of);
         while stored.len() < limit {
             let everything = object("");
-            let objects = list_page(&self.client, &everything, next.clone(), LIST_KEYS_MAX);
+            let objects = self.client.list_objects(&everything, next.clone(), LIST_OBJECTS_MAX);
             let (objects, uploads) = join(objects, self.client.list_uploads(&everything)).await;
             let mut uploads = uploads?;
             uploads.retain(|upload| next.as_ref().is_none_or(|next| upload.key > *next));
@@ -333,7 +333,7 @@ impl BlobStore for S3BlobStore {
                 self.client.abort_upload(&upload.key, &upload.upload_id).await?;
             }
         }
-        delete_object(&self.client, &object).await
+        self.client.delete_object(&object).await
     }
 }
 
@@ -348,17 +348,8 @@ async fn load_piece(client: Arc<Client>, piece: Piece) -> Result<Bytes> {
 }
 
 async fn remove_parked(client: Arc<Client>, name: String) {
-    if let Err(error) = delete_object(&client, &object(&name)).await {
-        log::warn!("cannot remove parked bytes: {}", Causes(&error));
-    }
-}
-
-/// Removes an object. A missing object is no error.
-pub(super) async fn delete_object(client: &Client, object: &str) -> Result<()> {
-    let answer = client.expect(Call::new(Method::Delete, object), &[StatusCode::NOT_FOUND]).await?;
-    match answer.status.is_success() || answer.code() == "NoSuchKey" {
-        true => Ok(()),
-        false => Err(client.refusal(&format!("DELETE {object}"), &answer)),
+    if let Err(error) = client.delete_object(&object(&name)).await {
+        tracing::warn!("cannot remove parked bytes: {}", Causes(&error));
     }
 }
 
@@ -370,7 +361,7 @@ struct Page {
 
 /// Merges a page of objects with all uploads into one list ordered by name, up to the end of the
 /// page.
-fn merge(objects: ListPage, uploads: Vec<Upload>) -> Page {
+fn merge(objects: ObjectPage, uploads: Vec<Upload>) -> Page {
     let mut found: BTreeMap<String, Option<u64>> = BTreeMap::new();
     for (object, size) in &objects.objects {
         found.insert(name_of(object), *size);
@@ -411,7 +402,7 @@ mod tests {
     fn page(objects: &[&str], more: bool, uploads: &[&str]) -> (Vec<String>, bool) {
         let objects = objects.iter().map(|name| (object(name), Some(1))).collect();
         let uploads = uploads.iter().map(|name| Upload { key: object(name), upload_id: "1".into() }).collect();
-        let page = merge(ListPage { objects, more }, uploads);
+        let page = merge(ObjectPage { objects, more }, uploads);
         (page.found.into_iter().map(|stored| stored.name).collect(), page.more)
     }
 

@@ -13,9 +13,9 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use rusty_s3::{Bucket, Credentials, Map, Method, UrlStyle};
 
-use super::S3Settings;
 use super::answer;
 use super::gather::Part;
+use super::settings::S3Settings;
 use crate::platform::{Body, Causes, Platform, SendError};
 use crate::store::{Error, Failure, Result};
 
@@ -135,18 +135,10 @@ impl Answer {
         answer::Refusal::parse(&self.body).code
     }
 
-    /// The body as XML in the namespace that the parsers of rusty-s3 expect.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the body is not UTF-8 or the XML is cut off.
-    pub(super) fn xml(&self) -> Result<String> {
-        let text = std::str::from_utf8(&self.body);
-        let text =
-            text.map_err(|error| Error::unavailable("cannot read the answer of S3: it is not UTF-8").because(error))?;
-        if !answer::is_whole(text) {
-            return Err(Error::unavailable("cannot read the answer of S3: its XML breaks off"));
-        }
-        Ok(answer::in_namespace(text, answer::NAMESPACE))
+    /// Reads the body with `parse`. The error names the request `name`.
+    pub(super) fn parse<T>(&self, name: &str, parse: impl FnOnce(&[u8]) -> answer::Result<T>) -> Result<T> {
+        parse(&self.body)
+            .map_err(|error| Error::unavailable(format!("cannot read S3's answer to {name}")).because(error))
     }
 
     pub(super) fn header(&self, name: &str) -> Option<&str> {
@@ -219,10 +211,6 @@ impl Client {
 
     pub(super) fn platform(&self) -> &dyn Platform {
         &*self.platform
-    }
-
-    pub(super) fn bucket(&self) -> &Bucket {
-        &self.bucket
     }
 
     /// Adds the prefix: the object's full name in the bucket.
@@ -315,7 +303,7 @@ impl Client {
         let took_ms = self.platform.now_ms().saturating_sub(begin_ms);
         let outcome =
             result.as_ref().map_or_else(ToString::to_string, |response| response.status().as_u16().to_string());
-        log::debug!("S3: {}: {outcome} after {took_ms} ms, {length} bytes, request {number}", call_name(call));
+        tracing::debug!("S3: {}: {outcome} after {took_ms} ms, {length} bytes, request {number}", call_name(call));
         result.map_err(|error| match error {
             SendError::Unsupported => error.into(),
             SendError::TimedOut(_) | SendError::Failed(_) => self.no_answer(&call_name(call), error),
@@ -391,7 +379,7 @@ impl Client {
         if attempts.made >= ATTEMPTS_MAX || is_late || matches!(why, Error::Unsupported(_)) {
             return Err(why);
         }
-        log::warn!("attempt {} failed, another follows: {}", attempts.made, Causes(&why));
+        tracing::warn!("attempt {} failed, another follows: {}", attempts.made, Causes(&why));
         let most_ms = (PAUSE_FIRST.as_millis() as u64) << (attempts.made - 1).min(10);
         let [low, high, ..] = self.platform.random();
         let part = u64::from(u16::from_le_bytes([low, high]));

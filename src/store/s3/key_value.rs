@@ -7,15 +7,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::StatusCode;
 use rusty_s3::Method;
-use rusty_s3::actions::ListObjectsV2;
 
 use super::client::{Answer, Call, Client, Payload};
+use super::objects::LIST_OBJECTS_MAX;
 use crate::store::{Entry, Error, KeyValue, Result, Version, When};
 
-/// The most keys that one request lists: S3's own limit.
-pub(super) const LIST_KEYS_MAX: usize = 1000;
-/// The most empty pages in a row that are accepted.
-const PAGES_EMPTY_MAX: usize = 1000;
 /// The length of the revision before a value, in bytes, including its line end.
 const REVISION_BYTES: usize = 37;
 /// The length, in bytes, from which the name of a folder or file is continued in a folder.
@@ -120,7 +116,7 @@ impl KeyValue for S3KeyValue {
     }
 
     async fn delete(&self, key: &str) -> Result<()> {
-        super::blob_store::delete_object(&self.client, &object(key)).await
+        self.client.delete_object(&object(key)).await
     }
 
     // AWS honours `If-Match` on DELETE since 2025. Most other servers ignore the header and delete the
@@ -138,8 +134,8 @@ impl KeyValue for S3KeyValue {
         }
         let mut keys = Vec::new();
         while keys.len() < limit {
-            let wanted = (limit - keys.len()).min(LIST_KEYS_MAX);
-            let page = list_page(&self.client, &object(prefix), last.as_deref().map(object), wanted).await?;
+            let wanted = (limit - keys.len()).min(LIST_OBJECTS_MAX);
+            let page = self.client.list_objects(&object(prefix), last.as_deref().map(object), wanted).await?;
             keys.extend(page.objects.iter().filter_map(|(object, _)| key(object)));
             last = keys.last().cloned();
             if !page.more {
@@ -176,49 +172,6 @@ fn object(key: &str) -> String {
 
 fn key(object: &str) -> Option<String> {
     Some(object.strip_prefix("keys/")?.replace(SEGMENT_END, "").replace(".1", "/").replace(".0", "."))
-}
-
-/// A page of the objects of a bucket: their names and sizes in bytes.
-pub(super) struct ListPage {
-    pub(super) objects: Vec<(String, Option<u64>)>,
-    pub(super) more: bool,
-}
-
-/// Lists objects whose names begin with `prefix` and sort after `after`, in byte order. The page
-/// has at least one object if any object is left.
-pub(super) async fn list_page(client: &Client, prefix: &str, after: Option<String>, limit: usize) -> Result<ListPage> {
-    let unreadable = |why: &dyn std::fmt::Display| Error::unavailable(format!("S3: a list of {prefix}: {why}"));
-    let mut token: Option<String> = None;
-    for _ in 0..PAGES_EMPTY_MAX {
-        let call = Call::new(Method::Get, "").query("list-type", "2").query("encoding-type", "url");
-        let call =
-            call.query("prefix", client.full_name(prefix)).query("max-keys", limit.min(LIST_KEYS_MAX).to_string());
-        let call = match (&token, &after) {
-            (Some(token), _) => call.query("continuation-token", token.as_str()),
-            (None, Some(after)) => call.query("start-after", client.full_name(after)),
-            (None, None) => call,
-        };
-        let answer = client.expect(call, &[]).await?;
-        let page = ListObjectsV2::parse_response(&answer.xml()?).map_err(|why| unreadable(&why))?;
-        let mut objects = Vec::with_capacity(page.contents.len());
-        for content in &page.contents {
-            let name = client.own_name(&content.key).filter(|name| name.starts_with(prefix));
-            // A wrong list would make the caller skip or repeat keys.
-            let name = name.ok_or_else(|| unreadable(&format!("{} does not belong there", content.key)))?;
-            objects.push((name.to_owned(), content.size));
-        }
-        let begins_behind = objects.first().is_none_or(|(first, _)| after.as_ref().is_none_or(|after| first > after));
-        if !objects.is_sorted_by(|(one, _), (next, _)| one < next) || !begins_behind {
-            return Err(unreadable(&"it is not in byte order, which this S3 server would have to keep"));
-        }
-        // S3 may send empty pages where many objects were deleted.
-        match page.next_continuation_token {
-            Some(next) if objects.is_empty() && token.as_ref() != Some(&next) => token = Some(next),
-            Some(_) if objects.is_empty() => break,
-            next => return Ok(ListPage { objects, more: next.is_some() }),
-        }
-    }
-    Err(unreadable(&"it does not go on"))
 }
 
 #[cfg(test)]

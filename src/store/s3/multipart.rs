@@ -6,10 +6,9 @@ use http::StatusCode;
 use http::header::CONTENT_LENGTH;
 use md5::{Digest as _, Md5};
 use rusty_s3::Method;
-use rusty_s3::actions::{CompleteMultipartUpload, CompleteMultipartUploadResponse, CreateMultipartUpload};
 
-use super::answer::{Refusal, Upload, Uploads};
-use super::client::{Answer, Call, Client, Payload};
+use super::answer::{self, Refusal, Upload, Uploads};
+use super::client::{Answer, Call, Client, Payload, call_name};
 use crate::platform::Causes;
 use crate::store::{Error, Result};
 
@@ -29,13 +28,12 @@ impl Client {
     /// yet, because other uploads to `object` may be aborted.
     pub(super) async fn create_upload(&self, object: &str) -> Result<String> {
         let answer = self.expect(Call::new(Method::Post, object).query("uploads", ""), &[]).await?;
-        let created = CreateMultipartUpload::parse_response(&answer.xml()?);
-        let upload_id = created.map_err(|e| unreadable(object, &e))?.upload_id().to_owned();
+        let upload_id = answer.parse(&format!("POST {object} (multipart)"), answer::created_upload_id)?;
         // An earlier attempt whose answer was lost may have begun another upload.
         if answer.attempts > 1
             && let Err(error) = self.abort_others(object, &upload_id).await
         {
-            log::warn!("cannot abort other multipart uploads of {object}: {}", Causes(&error));
+            tracing::warn!("cannot abort other multipart uploads of {object}: {}", Causes(&error));
         }
         Ok(upload_id)
     }
@@ -75,19 +73,15 @@ impl Client {
     /// [`Error::Conflict`] when the upload has other parts by now, or was completed or aborted by
     /// another request.
     pub(super) async fn complete_upload(&self, object: &str, upload_id: &str, parts: &[String]) -> Result<Completed> {
-        let etags = parts.iter().map(String::as_str);
-        // rusty-s3 makes only the body; `Client` signs the request.
-        let xml = CompleteMultipartUpload::new(self.bucket(), None, object, upload_id, etags).body();
         let call = Call::new(Method::Post, object).query("uploadId", upload_id).timeout(COMPLETE_TIMEOUT);
-        let answer = self.send(call.payload(Payload::Bytes(vec![xml.into()]))).await?;
+        let answer = self.send(call.payload(Payload::Bytes(vec![list_of_parts(parts).into()]))).await?;
         if answer.status.is_success()
-            && let Ok(xml) = answer.xml()
-            && let Ok(completed) = CompleteMultipartUploadResponse::parse(&xml)
+            && let Ok(etag) = answer::completed_etag(&answer.body)
         {
             // If another fork of the stage was completed before, some servers answer with that
             // fork's object, whose ETag is of other parts. ETags of another kind do not show the
             // difference.
-            let is_same = is_of_parts(completed.etag(), parts);
+            let is_same = is_of_parts(&etag, parts);
             let may_be_others = is_same == Some(false) && !has_own_etags(&answer);
             return Ok(if may_be_others { Completed::Perhaps } else { Completed::Surely });
         }
@@ -95,7 +89,7 @@ impl Client {
         match code.as_str() {
             // Another append has sent the part again, so the part's ETag has changed.
             "InvalidPart" => {
-                log::warn!("S3: completing {object}: {code}: {message} (see also the setting s3_equal_parts)");
+                tracing::warn!("S3: completing {object}: {code}: {message} (see also the setting s3_equal_parts)");
                 Err(Error::conflict(format!("another append replaced a part of {object} ({code})")))
             }
             // The upload may have been completed by an earlier attempt whose answer was lost.
@@ -152,14 +146,15 @@ impl Client {
                 Some((key, upload_id)) => call.query("key-marker", key).query("upload-id-marker", upload_id),
                 None => call,
             };
-            let page = Uploads::parse(&self.expect(call, &[]).await?.xml()?)?;
+            let name = call_name(&call);
+            let page = self.expect(call, &[]).await?.parse(&name, Uploads::parse)?;
             for Upload { key, upload_id } in page.uploads {
                 // Some servers ignore `prefix`, so the uploads are filtered here.
                 if let Some(key) = self.own_name(&key).filter(|key| key.starts_with(prefix)) {
                     uploads.push(Upload { key: key.to_owned(), upload_id });
                 }
             }
-            if page.is_truncated != Some(true) {
+            if !page.is_truncated {
                 return Ok(uploads);
             }
             let next = page.next_key.map(|key| (key, page.next_upload_id.unwrap_or_default()));
@@ -201,6 +196,16 @@ fn is_of_parts(etag: &str, parts: &[String]) -> Option<bool> {
     Some(is_same && count == parts.len().to_string())
 }
 
+/// The body of a request that completes an upload.
+fn list_of_parts(etags: &[String]) -> String {
+    let mut xml = String::from("<CompleteMultipartUpload>");
+    for (number, etag) in (1..).zip(etags) {
+        let etag = etag.replace('&', "&amp;").replace('<', "&lt;");
+        xml += &format!("<Part><ETag>{etag}</ETag><PartNumber>{number}</PartNumber></Part>");
+    }
+    xml + "</CompleteMultipartUpload>"
+}
+
 /// Whether the object is encrypted with an AWS KMS key. AWS makes ETags of another kind then, and
 /// refuses late forks by itself.
 fn has_own_etags(answer: &Answer) -> bool {
@@ -214,6 +219,16 @@ fn unreadable(object: &str, why: &dyn std::fmt::Display) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_are_listed_in_order() {
+        let parts = ["a".to_owned(), "<&".to_owned()];
+        assert_eq!(
+            list_of_parts(&parts),
+            "<CompleteMultipartUpload><Part><ETag>a</ETag><PartNumber>1</PartNumber></Part>\
+             <Part><ETag>&lt;&amp;</ETag><PartNumber>2</PartNumber></Part></CompleteMultipartUpload>"
+        );
+    }
 
     #[test]
     fn an_etag_tells_of_which_parts_an_object_is() {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{PART_BYTES_MAX, PART_BYTES_MIN, S3Settings};
+use super::settings::{PART_BYTES_MAX, PART_BYTES_MIN, S3Settings};
 use crate::store::{Error, Result, Stage};
 
 /// The most parts of one upload: S3's own limit.

@@ -6,8 +6,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
-use super::limits::SEGMENTS_MAX;
 use crate::platform::{Body, BodyError};
+use crate::registry::limits::SEGMENTS_MAX;
 
 /// A body of known length that is read segment by segment.
 pub(super) struct Segments {

@@ -6,18 +6,18 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
-use super::{Error, Result};
 use crate::oci::Hasher;
 use crate::platform::{Body, BodyError};
+use crate::registry::{Error, Result};
 use crate::store;
 
 /// Observes a body while a store reads the body, and keeps the hasher and the counts.
-pub(super) struct Intake {
+pub(super) struct Verification {
     state: Arc<Mutex<State>>,
 }
 
 /// The result of a body that a store has read.
-pub(super) struct Received<T> {
+pub(super) struct Verified<T> {
     /// The stage that the store returned for the body.
     pub(super) stage: T,
     /// The hasher after the body's bytes.
@@ -36,7 +36,7 @@ struct State {
     cut: bool,
 }
 
-struct Watched {
+struct VerifiedBody {
     body: Body,
     range_bytes: Option<u64>,
     limit_bytes: u64,
@@ -44,11 +44,11 @@ struct Watched {
     state: Arc<Mutex<State>>,
 }
 
-impl Intake {
+impl Verification {
     /// Wraps `body`, which must have `range_bytes`, if the client names a range, and at most
     /// `limit_bytes`. With `keeps_cut`, the store sees a regular end when the client breaks the
     /// body off, so that the store keeps the bytes that arrived.
-    pub(super) fn new(
+    pub(super) fn of(
         body: Body,
         hasher: Hasher,
         range_bytes: Option<u64>,
@@ -59,21 +59,21 @@ impl Intake {
         let state = Arc::new(Mutex::new(state));
         // The length that the body declares itself: the range that the client declared may be wrong.
         let length = body.length();
-        let mut watched = Watched { body, range_bytes, limit_bytes, keeps_cut, state: state.clone() };
-        (Self { state }, Body::from_poll(length, move |cx| watched.poll(cx)))
+        let mut verified = VerifiedBody { body, range_bytes, limit_bytes, keeps_cut, state: state.clone() };
+        (Self { state }, Body::from_poll(length, move |cx| verified.poll(cx)))
     }
 
     /// The bytes that arrived. When the client broke the body off and the store kept the bytes, the
     /// result has `cut`. Any other failure of the body or the store is an error.
-    pub(super) fn finish<T>(self, appended: store::Result<T>) -> Result<Received<T>> {
+    pub(super) fn finish<T>(self, appended: store::Result<T>) -> Result<Verified<T>> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // A store reports a failing body as a failure of its own. Only this wrapper can tell a
         // client error from a store error.
         let failure = state.failure.as_ref().map(|failure| error_of(failure, state.received));
         match (failure, appended) {
-            (Some(failure), Ok(stage)) if state.cut => Ok(state.received_as(stage, Some(failure))),
+            (Some(failure), Ok(stage)) if state.cut => Ok(state.verified_as(stage, Some(failure))),
             (Some(failure), _) => Err(failure),
-            (None, Ok(stage)) => Ok(state.received_as(stage, None)),
+            (None, Ok(stage)) => Ok(state.verified_as(stage, None)),
             (None, Err(store::Error::Conflict(_))) => Err(Error::UploadUnknown),
             (None, Err(error)) => Err(error.into()),
         }
@@ -81,8 +81,8 @@ impl Intake {
 }
 
 impl State {
-    fn received_as<T>(&self, stage: T, cut: Option<Error>) -> Received<T> {
-        Received { stage, hasher: self.hasher.clone(), bytes: self.received, cut }
+    fn verified_as<T>(&self, stage: T, cut: Option<Error>) -> Verified<T> {
+        Verified { stage, hasher: self.hasher.clone(), bytes: self.received, cut }
     }
 }
 
@@ -99,7 +99,7 @@ fn error_of(failure: &BodyError, received: u64) -> Error {
     }
 }
 
-impl Watched {
+impl VerifiedBody {
     /// How many bytes the body must have: the length of the range, or else the length that the body
     /// declares.
     fn declared(&self) -> Option<u64> {
@@ -108,10 +108,10 @@ impl Watched {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         let polled = ready!(self.body.poll_next(cx));
-        Poll::Ready(self.watch(polled))
+        Poll::Ready(self.verify(polled))
     }
 
-    fn watch(&self, polled: Option<Result<Bytes, BodyError>>) -> Option<Result<Bytes, BodyError>> {
+    fn verify(&self, polled: Option<Result<Bytes, BodyError>>) -> Option<Result<Bytes, BodyError>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let declared = self.declared();
         // A body is wrong if the body is longer than allowed, or if it ends regularly and is
