@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderValue, Response};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::filler::Filler;
 use super::{Error, MirroredRepository, Result};
@@ -17,6 +18,29 @@ pub struct MirroredBlob {
     pub size: u64,
     /// The blob. The body breaks off before its end if the blob is not right.
     pub body: Body,
+}
+
+/// The answer to a range of a blob that the registry does not hold.
+#[derive(Debug)]
+pub struct BlobRange {
+    /// The media type of a body with several ranges; `None` for the blob's own bytes.
+    pub media_type: Option<String>,
+    /// The part of the blob that the upstream serves.
+    pub served: ServedRange,
+    /// The bytes. The body's length is exact. The digest is not checked, as only the whole blob has
+    /// the digest.
+    pub body: Body,
+}
+
+/// The part of a blob that an upstream serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServedRange {
+    /// The whole blob: the upstream does not serve the range.
+    Whole,
+    /// One range, as in the header `Content-Range`.
+    Part(String),
+    /// Several ranges.
+    Parts,
 }
 
 impl MirroredRepository {
@@ -59,10 +83,21 @@ impl MirroredRepository {
     ///
     /// # Errors
     /// As [`MirroredRepository::blob`]; also [`Kind::Range`](crate::upstream::Kind::Range).
-    pub async fn blob_range(&self, digest: &Digest, range: &HeaderValue) -> Result<Response<Body>> {
+    pub async fn blob_range(&self, digest: &Digest, range: &HeaderValue) -> Result<BlobRange> {
         self.check()?;
         let answer = self.mirror.client.blob_range(&self.remote, digest, range).await;
-        answer.map_err(|error| absent_is_unknown(error.into(), digest))
+        let (head, body) = answer.map_err(|error| absent_is_unknown(error.into(), digest))?.into_parts();
+        let text = |name: HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
+        let length = body.length().or_else(|| text(CONTENT_LENGTH)?.parse().ok());
+        let length = length.ok_or_else(|| self.invalid("an answer to a range without a length"))?;
+        let media_type = text(CONTENT_TYPE).filter(|text| text.starts_with("multipart/byteranges"));
+        let served = match (head.status, text(CONTENT_RANGE)) {
+            (StatusCode::PARTIAL_CONTENT, Some(range)) => ServedRange::Part(range.to_owned()),
+            (StatusCode::PARTIAL_CONTENT, None) if media_type.is_some() => ServedRange::Parts,
+            (StatusCode::PARTIAL_CONTENT, None) => return Err(self.invalid("a partial answer without a range").into()),
+            _ => ServedRange::Whole,
+        };
+        Ok(BlobRange { media_type: media_type.map(str::to_owned), served, body: body.with_length(length) })
     }
 }
 

@@ -286,7 +286,7 @@ impl MirroredRepository {
         Ok(self.mirror.client.blob(&self.remote, digest, start).await?)
     }
 
-    fn invalid(&self, why: &str) -> crate::upstream::Error {
+    pub(super) fn invalid(&self, why: &str) -> crate::upstream::Error {
         self.mirror.client.error(Kind::Invalid(why.into()))
     }
 

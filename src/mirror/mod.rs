@@ -14,6 +14,7 @@ mod blobs;
 mod error;
 mod facts;
 mod filler;
+mod lists;
 mod manifests;
 mod settings;
 mod shared;
@@ -23,8 +24,9 @@ mod trouble;
 
 use std::sync::Arc;
 
-pub use blobs::MirroredBlob;
+pub use blobs::{BlobRange, MirroredBlob, ServedRange};
 pub use error::{Error, Result};
+pub use lists::Listed;
 pub use manifests::MirroredManifest;
 pub use settings::{Mirroring, Options, SettingsError};
 
