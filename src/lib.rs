@@ -16,9 +16,6 @@
 //! host      spin, wasi, native                                        uses all above
 //! ```
 
-#![warn(missing_docs)]
-#![forbid(unsafe_op_in_unsafe_fn)]
-
 pub mod auth;
 pub mod http;
 pub mod mirror;

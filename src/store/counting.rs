@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{BlobStore, Entry, KeyValue, Location, Result, Stage, Stored, Tidied, TidyRequest, Version, When};
+use super::{BlobStore, Entry, Family, KeyValue, Location, Result, Stage, Stored, Tidied, TidyRequest, Version, When};
 use crate::oci::Digest;
 use crate::platform::Body;
 
@@ -144,8 +144,8 @@ impl<S: BlobStore + ?Sized> BlobStore for Counting<S> {
         self.inner.redirect(location).await
     }
 
-    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
-        self.inner.names_of_stage(stage).await
+    async fn family(&self, stage: &Stage) -> Result<Family> {
+        self.inner.family(stage).await
     }
 
     async fn names_of(&self, location: &Location) -> Result<Vec<String>> {

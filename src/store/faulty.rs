@@ -10,7 +10,9 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use super::contract::yield_now;
-use super::{BlobStore, Entry, Error, KeyValue, Location, Result, Stage, Stored, Tidied, TidyRequest, Version, When};
+use super::{
+    BlobStore, Entry, Error, Family, KeyValue, Location, Result, Stage, Stored, Tidied, TidyRequest, Version, When,
+};
 use crate::oci::Digest;
 use crate::platform::{Body, BodyError};
 
@@ -254,8 +256,8 @@ impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
         faulty!(self, self.inner.redirect(location))
     }
 
-    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
-        faulty!(self, self.inner.names_of_stage(stage))
+    async fn family(&self, stage: &Stage) -> Result<Family> {
+        faulty!(self, self.inner.family(stage))
     }
 
     async fn names_of(&self, location: &Location) -> Result<Vec<String>> {

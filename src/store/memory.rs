@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
 
-use super::{BlobStore, Entry, Error, KeyValue, Location, Result, Stage, Stored, Version, When};
+use super::{BlobStore, Entry, Error, Family, KeyValue, Location, Result, Stage, Stored, Version, When};
 use crate::oci::Digest;
 use crate::platform::{Body, Platform};
 
@@ -231,8 +231,8 @@ impl BlobStore for MemoryBlobStore {
         body.map(Some).ok_or_else(|| Error::corrupt("the stage is too short"))
     }
 
-    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
-        Ok(vec![format!("{}!", parts(stage)[0])])
+    async fn family(&self, stage: &Stage) -> Result<Family> {
+        Ok(Family::named(parts(stage)[0]))
     }
 
     async fn names_of(&self, location: &Location) -> Result<Vec<String>> {

@@ -15,7 +15,7 @@ use futures_util::{StreamExt as _, stream};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{BlobStore, Error, KeyValue, Location, Result, Stage, Stored, When};
+use super::{BlobStore, Error, Family, KeyValue, Location, Result, Stage, Stored, When};
 use crate::oci::Digest;
 use crate::platform::{Body, Causes, Platform};
 
@@ -251,10 +251,9 @@ impl BlobStore for PackedBlobStore {
         Ok(Some(Body::from_stream(pieces).with_length(range.end - range.start)))
     }
 
-    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
-        // The trailing `!` makes the name cover chunks that an append is writing right now.
+    async fn family(&self, stage: &Stage) -> Result<Family> {
         let pack: Pack = open(&stage.0)?;
-        Ok(vec![format!("{}!", pack.family)])
+        Ok(Family::named(pack.family))
     }
 
     async fn names_of(&self, location: &Location) -> Result<Vec<String>> {

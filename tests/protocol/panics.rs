@@ -13,7 +13,7 @@ use eyot::oci::{Algorithm, Digest};
 use eyot::platform::{BodyError, SystemPlatform};
 use eyot::registry::Limits;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use eyot::store::{BlobStore, Entry, Error, KeyValue, Location, Stage, Stored, Version, When};
+use eyot::store::{BlobStore, Entry, Error, Family, KeyValue, Location, Stage, Stored, Version, When};
 use eyot::{Body, Handler, Registry};
 use futures_executor::block_on;
 use futures_util::stream;
@@ -122,8 +122,8 @@ impl BlobStore for Mined<MemoryBlobStore> {
         Ok(Body::from_stream(pieces).with_length(length))
     }
 
-    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>, Error> {
-        self.inner.names_of_stage(stage).await
+    async fn family(&self, stage: &Stage) -> Result<Family, Error> {
+        self.inner.family(stage).await
     }
 
     async fn names_of(&self, location: &Location) -> Result<Vec<String>, Error> {

@@ -33,7 +33,7 @@ use concurrency::{RunningAppend, RunningAppends};
 use receiving::{CutBody, Receiver};
 use recent::RecentSessions;
 use session::Session;
-use sessions::Sessions;
+use sessions::{Closed, Sessions};
 
 /// The uploads of all repositories.
 #[derive(Clone)]
@@ -188,7 +188,8 @@ impl Uploads {
         let stage = blobs.append(&session.fact.stage, body).await.map_err(busy)?;
         let fact = BlobFact { size, location: blobs.commit(&stage, digest).await.map_err(busy)? };
         self.facts.store(key, &fact, When::Always).await?;
-        self.sessions.close(&session).await
+        self.sessions.close(&session).await?;
+        Ok(())
     }
 
     /// Counts this request among those that append to the upload, until the result is dropped.
@@ -226,7 +227,12 @@ impl Uploads {
                 Err(error)
             }
             Err(error) => Err(error),
-            Ok(()) => self.sessions.close(&session).await,
+            Ok(fact) => match self.sessions.close(&session).await? {
+                Closed::Unchanged | Closed::Unconditionally => Ok(()),
+                // Another request has cancelled or changed the upload, so collections may have
+                // removed the content between the commit and the writes of its facts.
+                Closed::Changed => self.blobs.confirm(&layout::blob(repository, digest), &fact).await,
+            },
         }
     }
 
@@ -259,10 +265,11 @@ impl Uploads {
     }
 
     /// Makes staged content a blob of `repository`, if the content has the digest `digest`.
-    async fn add_blob(&self, repository: &RepositoryName, digest: &Digest, progress: &Progress) -> Result<()> {
+    async fn add_blob(&self, repository: &RepositoryName, digest: &Digest, progress: &Progress) -> Result<BlobFact> {
         progress.check_digest(digest)?;
         let computed = progress.hasher()?.finish();
         let fact = self.content.commit(&progress.stage, digest, &computed, progress.offset).await?;
-        self.blobs.add(repository, digest, &fact).await
+        self.blobs.add(repository, digest, &fact).await?;
+        Ok(fact)
     }
 }

@@ -19,7 +19,7 @@ use crate::store::file::FileBlobStore;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use crate::store::packed::PackedBlobStore;
 use crate::store::unordered::Unordered;
-use crate::store::{self, BlobStore, KeyValue, Location, Result, Stage, Stored};
+use crate::store::{self, BlobStore, Family, KeyValue, Location, Result, Stage, Stored};
 
 /// A registry over each kind of store. The file store lies in `folder`.
 fn registries(folder: &Path) -> Vec<(&'static str, Registry)> {
@@ -356,8 +356,8 @@ impl BlobStore for Streaming {
         self.0.read(location, range).await
     }
 
-    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
-        self.0.names_of_stage(stage).await
+    async fn family(&self, stage: &Stage) -> Result<Family> {
+        self.0.family(stage).await
     }
 
     async fn names_of(&self, location: &Location) -> Result<Vec<String>> {

@@ -23,7 +23,7 @@ use super::tidy::{self, Part};
 use super::{disk, open_folder, reading, unblock};
 use crate::oci::Digest;
 use crate::platform::{Body, Causes, Platform};
-use crate::store::{BlobStore, Error, Location, Result, Stage, Stored, Tidied, TidyRequest};
+use crate::store::{BlobStore, Error, Family, Location, Result, Stage, Stored, Tidied, TidyRequest};
 
 /// How many bytes are gathered and written at a time.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -191,9 +191,8 @@ impl BlobStore for FileBlobStore {
         Ok(Some(reading::body(file, range.end - range.start, self.platform.clone())))
     }
 
-    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
-        // The trailing `!` makes the name cover the content committed from the stage too.
-        Ok(vec![format!("{}!", FileStage::open(stage)?.family)])
+    async fn family(&self, stage: &Stage) -> Result<Family> {
+        Ok(Family::named(FileStage::open(stage)?.family))
     }
 
     async fn names_of(&self, location: &Location) -> Result<Vec<String>> {
