@@ -19,6 +19,7 @@ use super::content::Content;
 use super::error::{InvalidDigest, InvalidManifest};
 use super::facts::{Facts, ManifestFact, TagFact};
 use super::guard::CollectionGuard;
+use super::mirrored::MirroredPrefixes;
 use super::sharing::Sharing;
 use super::tags::Tags;
 use super::uploads::Uploads;
@@ -77,10 +78,11 @@ impl Manifests {
         uploads: Uploads,
         platform: Arc<dyn Platform>,
         limits: Arc<Limits>,
+        mirrored: MirroredPrefixes,
     ) -> Self {
         let reader = ManifestReader { facts: facts.clone(), content: content.clone(), tags: tags.clone() };
         let referrers = ReferrerIndex::new(reader.clone(), limits.clone());
-        let references = References { facts: facts.clone(), limits: limits.clone(), reader: reader.clone() };
+        let references = References { facts: facts.clone(), limits: limits.clone(), mirrored, reader: reader.clone() };
         let receiver = ManifestReceiver::new(limits.clone());
         let storage = ManifestStorage {
             facts: facts.clone(),

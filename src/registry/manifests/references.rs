@@ -17,6 +17,7 @@ use crate::registry::error::InvalidManifest;
 use crate::registry::facts::Facts;
 use crate::registry::layout::Key;
 use crate::registry::limits::{NESTED_INDEXES_MAX, NESTED_READS_AT_ONCE_MAX};
+use crate::registry::mirrored::MirroredPrefixes;
 use crate::registry::{Error, Limits, Result, layout};
 
 /// The digests that are reached through the manifests that a manifest names.
@@ -33,6 +34,7 @@ pub(super) struct Nested {
 pub(super) struct References {
     pub facts: Facts,
     pub limits: Arc<Limits>,
+    pub mirrored: MirroredPrefixes,
     pub reader: ManifestReader,
 }
 
@@ -48,15 +50,16 @@ impl References {
     }
 
     /// Checks that the repository has all content that the manifest needs, so that every manifest
-    /// that can be pulled is complete. The setting `sparse_manifests` turns the check off. A child
-    /// may be a manifest or, as in BuildKit's cache, a blob.
+    /// that can be pulled is complete. The setting `sparse_manifests` turns the check off, and there
+    /// is no check in a mirrored repository. A child may be a manifest or, as in BuildKit's cache, a
+    /// blob.
     pub(super) async fn check(
         &self,
         repository: &RepositoryName,
         manifest: &oci::Manifest,
         nested: &BTreeSet<Digest>,
     ) -> Result<()> {
-        if self.limits.sparse_manifests {
+        if self.limits.sparse_manifests || self.mirrored.contain(repository.as_str()) {
             return Ok(());
         }
         let blobs: BTreeSet<&Digest> = manifest.blobs().map(|blob| &blob.digest).collect();

@@ -78,6 +78,27 @@ impl Uploads {
         self.sessions.acknowledge(repository, &session).await
     }
 
+    /// How long before `now_ms` a request last changed an upload. `Registry::upload_idle_ms`
+    /// documents the errors.
+    pub(super) async fn idle_ms(&self, repository: &RepositoryName, id: &SessionId, now_ms: u64) -> Result<u64> {
+        let session = self.sessions.get(repository, id).await?;
+        Ok(now_ms.abs_diff(session.fact.changed_ms))
+    }
+
+    /// The acknowledged bytes of an upload from `start` on. `Registry::read_upload` documents the
+    /// errors.
+    pub(super) async fn read(&self, repository: &RepositoryName, id: &SessionId, start: u64) -> Result<Option<Body>> {
+        let session = self.sessions.get(repository, id).await?;
+        let end = session.fact.offset;
+        if start > end {
+            return Err(Error::SizeInvalid(format!("the upload has only {end} bytes")));
+        }
+        match self.content.blobs.read_stage(&session.fact.stage, start..end).await {
+            Err(store::Error::Conflict(_)) => Err(Error::UploadUnknown),
+            read => Ok(read?),
+        }
+    }
+
     /// Adds a chunk to an upload. `Registry::append_upload` documents the errors.
     pub(super) async fn append(&self, repository: &RepositoryName, id: &SessionId, chunk: Chunk) -> Result<Status> {
         let _running = self.begin_append(repository, id)?;

@@ -174,6 +174,23 @@ impl BlobStore for FileBlobStore {
         Ok(reading::body(file, range.end - range.start, self.platform.clone()))
     }
 
+    async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>> {
+        let (folder, stage, wanted) = (self.folder.clone(), FileStage::open(stage)?, range.clone());
+        if range.is_empty() {
+            return Ok(Some(Body::empty()));
+        }
+        let file = unblock(move || {
+            let mut file = folder.find(&stage)?;
+            if stage.length < wanted.end || file.metadata()?.len() < wanted.end {
+                return Err(Error::corrupt("the stage is too short"));
+            }
+            file.seek(SeekFrom::Start(wanted.start))?;
+            Ok(file)
+        })
+        .await?;
+        Ok(Some(reading::body(file, range.end - range.start, self.platform.clone())))
+    }
+
     async fn family(&self, stage: &Stage) -> Result<Family> {
         Ok(Family::named(FileStage::open(stage)?.family))
     }
@@ -317,6 +334,20 @@ impl Folder {
                 // The copy is synced here, because a commit only renames the file.
                 disk::sync(&copy, path)?;
                 return Ok(copy);
+            }
+        }
+        Err(gone())
+    }
+
+    /// The stage's file, to read it: under its own name, or under the name given by an append.
+    fn find(&self, stage: &FileStage) -> Result<File> {
+        let family = self.stages.join(&stage.family);
+        for _ in 0..TAKE_TRIES_MAX {
+            if let Some(file) = disk::open(&family.join(&stage.file))? {
+                return Ok(file);
+            }
+            if let Some(file) = self.taken_over(&family, stage)? {
+                return Ok(file);
             }
         }
         Err(gone())
