@@ -89,7 +89,7 @@ fn check_policy(text: &str, policy: &Policy) {
     let names =
         rules.iter().flat_map(|rule| ["x", "x/y"].map(|part| rule.pattern.replace("**", part).replace('*', "z")));
     let users: Vec<Option<&str>> =
-        std::iter::once(None).chain(rules.iter().flat_map(|rule| rule.who.first().copied().map(Some))).collect();
+        std::iter::once(None).chain(rules.iter().filter_map(|rule| rule.who.first().copied().map(Some))).collect();
     for name in names.take(NAMES_MAX).filter_map(|name| name.parse::<RepositoryName>().ok()) {
         for user in users.iter().take(NAMES_MAX) {
             // Reserved names and invalid names belong to no user.

@@ -73,8 +73,8 @@ impl Accounts {
     /// Checks one login at a time over all instances that share the store, if the store supports
     /// the condition `Absent`. Meant for instances on one machine that cannot share a queue, such
     /// as components. By default each instance hashes one password at a time.
-    pub fn in_turn(mut self) -> Self {
-        self.logins_mut().log_in_in_turn();
+    pub fn one_login_at_a_time(mut self) -> Self {
+        self.logins_mut().lease_checks();
         self
     }
 

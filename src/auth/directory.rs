@@ -6,7 +6,7 @@
 //! | a machine token | `auth/token/<name>` |
 //! | the key that signs tokens (`token.rs`) | `auth/key` |
 //! | failed logins, and the secret that names their keys (`throttle.rs`) | `auth/failures/…`, `auth/failures-secret` |
-//! | turns at looking at a login (`turn.rs`) | `auth/turns/…`, `auth/turns-ended` |
+//! | the lease on checking a login (`lease.rs`) | `auth/login-leases/…`, `auth/login-leases-ended` |
 
 use std::sync::Arc;
 

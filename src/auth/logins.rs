@@ -14,9 +14,9 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use super::flight::Flights;
+use super::lease::{Lease, Leases};
 use super::remembered::Remembered;
 use super::throttle::Throttle;
-use super::turn::{Turn, Turns};
 use super::{Directory, PasswordHash, Refusal, Secret};
 use crate::platform::Platform;
 use crate::store::KeyValue;
@@ -24,18 +24,20 @@ use crate::store::KeyValue;
 /// A hash of an unknown password, of the kind that [`PasswordHash::new`] makes. A login of an
 /// unknown user computes this hash, or a hash from the settings, so that the time does not reveal
 /// that the user is unknown.
-const DECOY: &str = "$argon2id$v=19$m=19456,t=2,p=1$ZXlvdCBkZWNveSBzYWx0IQ$jSBoi3uWlzbdtgDmSqAVNQQT7hVxyt7wvQUgrWsqBHM";
+const DECOY: &str = "$argon2id$v=19$m=7168,t=5,p=1$ZXlvdCBkZWNveSBzYWx0IQ$yGhqZRdxhUzMc5uhi0hZoQuhlEyemqlB4vgFTeZe3JE";
 /// The most logins that one instance checks at once. More logins are refused, because each login
 /// waits for the hashes of the logins before it.
 pub(super) const LOGINS_AT_ONCE_MAX: usize = 64;
 /// When a login without a place is to be tried again, in milliseconds from now.
 const BUSY_RETRY_MS: u64 = 1000;
 
-/// How often a login tries to get the turn, how long the login waits between two tries, and how
-/// many milliseconds a turn lasts at most. An older turn is that of an instance that was killed.
-const TURN_TRIES_MAX: usize = 60;
-const TURN_WAIT: Duration = Duration::from_millis(100);
-const TURN_MS_MAX: u64 = 3000;
+/// How often a login asks for the lease. With the wait below, a login gives up after six seconds.
+const LEASE_TRIES_MAX: usize = 60;
+/// How long a login waits between two tries.
+const LEASE_WAIT: Duration = Duration::from_millis(100);
+/// How many milliseconds a lease lasts at most. An older lease is that of an instance that was
+/// killed.
+const LEASE_MS_MAX: u64 = 3000;
 
 /// The users and their passwords.
 pub(super) struct Logins {
@@ -47,8 +49,9 @@ pub(super) struct Logins {
     remembered: Remembered,
     under_way: Flights<[u8; 32], Result<(), Refusal>>,
     places: Arc<AtomicUsize>,
-    /// The turns at checking logins over all instances; `None` without `Accounts::in_turn`.
-    turns: Option<Turns>,
+    /// The leases on checking a login, over all instances; `None` without
+    /// `Accounts::one_login_at_a_time`.
+    leases: Option<Leases>,
     keys: Arc<dyn KeyValue>,
     platform: Arc<dyn Platform>,
     checks: AtomicU64,
@@ -65,7 +68,7 @@ impl Logins {
             remembered: Remembered::new(platform.as_ref()),
             under_way: Flights::new(),
             places: Arc::default(),
-            turns: None,
+            leases: None,
             keys,
             platform,
             checks: AtomicU64::new(0),
@@ -83,8 +86,8 @@ impl Logins {
         self.users = users.into_iter().collect();
     }
 
-    pub(super) fn log_in_in_turn(&mut self) {
-        self.turns = Some(Turns::new(self.keys.clone(), self.platform.clone()));
+    pub(super) fn lease_checks(&mut self) {
+        self.leases = Some(Leases::new(self.keys.clone(), self.platform.clone()));
     }
 
     pub(super) fn checks(&self) -> u64 {
@@ -137,13 +140,13 @@ impl Logins {
             return Ok(());
         }
         let _place = Place::take(&self.places)?;
-        match &self.turns {
-            None => self.look_at(user, password, stored.as_ref(), address).await?,
-            Some(turns) => {
-                // An attempt that the throttle refuses takes no turn.
+        match &self.leases {
+            None => self.count_and_check(user, password, stored.as_ref(), address).await?,
+            Some(leases) => {
+                // An attempt that the throttle refuses takes no lease.
                 self.throttle.check(user, address).await?;
-                let look = self.look_at(user, password, stored.as_ref(), address);
-                self.in_turn(turns, look).await??;
+                let check = self.count_and_check(user, password, stored.as_ref(), address);
+                self.under_lease(leases, check).await??;
             }
         }
         self.remembered.keep(digest, self.platform.now_ms());
@@ -151,7 +154,7 @@ impl Logins {
     }
 
     /// Counts an attempt, and takes the count back if the password is right.
-    async fn look_at(
+    async fn count_and_check(
         &self,
         user: &str,
         password: &Secret,
@@ -165,18 +168,18 @@ impl Logins {
         }
     }
 
-    /// Does the work when no other instance is checking a login. After some seconds without a turn,
-    /// the login is refused with [`Refusal::Busy`].
-    async fn in_turn<T>(&self, turns: &Turns, work: impl Future<Output = T>) -> Result<T, Refusal> {
-        for _ in 0..TURN_TRIES_MAX {
-            match turns.take(TURN_MS_MAX).await? {
-                Turn::Ours(number) => {
+    /// Does the work while this instance holds the lease. After some seconds without the lease, the
+    /// login is refused with [`Refusal::Busy`].
+    async fn under_lease<T>(&self, leases: &Leases, work: impl Future<Output = T>) -> Result<T, Refusal> {
+        for _ in 0..LEASE_TRIES_MAX {
+            match leases.acquire(LEASE_MS_MAX).await? {
+                Lease::Acquired(number) => {
                     let done = work.await;
-                    turns.end(number).await?;
+                    leases.end(number).await?;
                     return Ok(done);
                 }
-                Turn::Unknown => return Ok(work.await),
-                Turn::Taken => self.platform.sleep(TURN_WAIT).await,
+                Lease::Unsupported => return Ok(work.await),
+                Lease::HeldElsewhere => self.platform.sleep(LEASE_WAIT).await,
             }
         }
         Err(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS })

@@ -12,6 +12,7 @@ mod caller;
 mod directory;
 mod flight;
 mod jwk;
+mod lease;
 mod logins;
 mod oidc;
 mod outbound;
@@ -24,7 +25,6 @@ mod seal;
 mod secret;
 mod throttle;
 mod token;
-mod turn;
 
 use std::net::IpAddr;
 

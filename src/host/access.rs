@@ -22,7 +22,7 @@ pub struct AccessConfig {
     loopback: bool,
     /// Whether only one instance checks a login at a time, as hashing passwords is expensive: for
     /// components on one machine, whose instances share only the store.
-    in_turn: bool,
+    one_login_at_a_time: bool,
     token_key: Option<Secret>,
     public_url: Option<String>,
     proxies: Proxies,
@@ -64,7 +64,7 @@ impl AccessConfig {
         }
         let proxies = server.trusted_proxies.as_deref().unwrap_or_default();
         Ok(Self {
-            in_turn: cfg!(target_family = "wasm") && stores.keys != KeyValueName::S3,
+            one_login_at_a_time: cfg!(target_family = "wasm") && stores.keys != KeyValueName::S3,
             loopback: match server.listen_address.as_deref() {
                 None => false,
                 Some("localhost") => true,
@@ -111,8 +111,8 @@ impl AccessConfig {
             }
         };
         let mut accounts = Accounts::new(policy, keys.clone(), platform.clone()).with_hashes(hashes);
-        if self.in_turn {
-            accounts = accounts.in_turn();
+        if self.one_login_at_a_time {
+            accounts = accounts.one_login_at_a_time();
         }
         if let Some((user, password)) = plain {
             let added = match self.loopback {

@@ -1,5 +1,6 @@
 //! The component for Spin (`wit/`, world `spin`): the stores are Spin's SQLite, Spin's key-value
 //! store, files in a mount, or S3, and the settings are Spin variables.
+#![allow(unsafe_code, reason = "wit-bindgen generates the bindings of the world")]
 
 use std::collections::HashMap;
 use std::sync::Arc;

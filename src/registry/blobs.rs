@@ -134,7 +134,7 @@ impl Blobs {
 
     /// Confirms that the content under `key` still exists. Since the commit, another request may
     /// have cancelled the upload, and collections may have removed the content.
-    async fn confirm(&self, key: &Key, fact: &BlobFact) -> Result<()> {
+    pub(super) async fn confirm(&self, key: &Key, fact: &BlobFact) -> Result<()> {
         if self.sharing.share(key, key, Some(fact.size)).await? {
             return Ok(());
         }

@@ -33,8 +33,8 @@ pub(crate) struct Share {
     bytes: u64,
 }
 
-/// A place in the queue. The place is given up when the waiting request is dropped.
-struct Place<'a> {
+/// An entry in the queue. The entry is removed when the waiting request is dropped.
+struct QueueEntry<'a> {
     memory: &'a Memory,
     number: Option<u64>,
 }
@@ -59,8 +59,8 @@ impl Memory {
     /// (docs/decisions/0001): there the result is `None` when too few bytes are free.
     pub(super) async fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Share> {
         let bytes = bytes.min(self.total);
-        let mut place = Place { memory: self, number: None };
-        poll_fn(|cx| match place.poll(bytes, cx) {
+        let mut entry = QueueEntry { memory: self, number: None };
+        poll_fn(|cx| match entry.poll(bytes, cx) {
             Poll::Pending if cfg!(target_family = "wasm") => Poll::Ready(None),
             polled => polled.map(|()| Some(Share { memory: self.clone(), bytes })),
         })
@@ -80,7 +80,7 @@ impl State {
     }
 }
 
-impl Place<'_> {
+impl QueueEntry<'_> {
     fn poll(&mut self, bytes: u64, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.memory.state();
         let is_first = state.queue.front().map(|first| first.number) == self.number;
@@ -109,7 +109,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueueEntry<'_> {
     fn drop(&mut self) {
         if let Some(number) = self.number {
             let mut state = self.memory.state();
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_taken_without_waiting_is_counted_all_the_same() {
+    fn bytes_taken_without_waiting_are_counted() {
         let memory = Memory::new(100);
         let first = memory.take(10, 80);
         assert_eq!((first.bytes(), memory.take(10, 80).bytes()), (80, 20));
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_wait_come_in_their_order_and_leave_no_place_behind() {
+    fn waiting_requests_keep_their_order_and_leave_the_queue_when_dropped() {
         let memory = Memory::new(100);
         let first = memory.reserve(1000).now_or_never().flatten().expect("all of it");
         assert_eq!(first.bytes(), 100);

@@ -1,5 +1,6 @@
 //! The port for content: large, written once, read in ranges.
 
+use std::fmt::Display;
 use std::ops::Range;
 
 use async_trait::async_trait;
@@ -19,6 +20,29 @@ pub struct Stage(pub String);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Location(pub String);
+
+/// All objects of one upload: its stages, and the content that is committed from them. The names of
+/// these objects begin with the name of the family and a `!`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Family(String);
+
+impl Family {
+    /// The family with this name, which has no `!`.
+    pub fn named(name: impl Display) -> Self {
+        Self(format!("{name}!"))
+    }
+
+    /// The family of the object with this name. An object whose name has no `!` is in a family of
+    /// its own.
+    pub fn of(object: &str) -> Self {
+        Self(object.split_inclusive('!').next().unwrap_or_default().to_owned())
+    }
+
+    /// The common beginning of the names of all objects in the family.
+    pub fn prefix(&self) -> &str {
+        &self.0
+    }
+}
 
 /// An object in a store: content, content on its way in, or a remainder of either.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +105,17 @@ pub trait BlobStore: Send + Sync {
     /// needs.
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body>;
 
+    /// The bytes of `range` of a stage, which must lie within the bytes of the stage. The body's
+    /// length is exact. `None` where the store can only read committed content.
+    ///
+    /// # Errors
+    /// [`Conflict`](super::Error::Conflict) when the stage can no longer be found, for example
+    /// because the stage was committed. The body may fail in the same case.
+    async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>> {
+        let _ = (stage, range);
+        Ok(None)
+    }
+
     /// A URL from which a client can read committed content directly, with any `Range`. `None`
     /// where the store offers no URL.
     async fn redirect(&self, location: &Location) -> Result<Option<String>> {
@@ -88,9 +123,9 @@ pub trait BlobStore: Send + Sync {
         Ok(None)
     }
 
-    /// The names under which [`list`](Self::list) shows the objects of a stage, now and after more
-    /// appends and a commit. A name that ends in `!` stands for all names that begin with it.
-    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>>;
+    /// The family of a stage. [`list`](Self::list) shows the objects of the stage under names of
+    /// this family, now and after more appends and a commit.
+    async fn family(&self, stage: &Stage) -> Result<Family>;
 
     /// The names under which [`list`](Self::list) shows committed content. No other stage or
     /// content has these names.
@@ -114,11 +149,4 @@ pub trait BlobStore: Send + Sync {
         let _ = request;
         Ok(Tidied::default())
     }
-}
-
-/// The family of an object, from the name under which [`list`](BlobStore::list) shows the object:
-/// the name up to its first `!`. All objects of one upload share a family, and
-/// [`names_of_stage`](BlobStore::names_of_stage) returns the family in this form.
-pub fn family_of(name: &str) -> &str {
-    name.split_inclusive('!').next().unwrap_or_default()
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use super::{BlobStore, Error, KeyValue, Result, Stage, When};
+use super::{BlobStore, Error, Family, KeyValue, Result, Stage, When};
 use crate::oci::Algorithm;
 use crate::platform::Platform;
 
@@ -207,11 +207,10 @@ impl Probe<'_> {
 
     /// Removes the content committed from a stage, and the remainders of the stage's appends.
     async fn remove_all(&self, stage: &Stage) -> Result<()> {
-        for family in self.blobs.names_of_stage(stage).await? {
-            for stored in self.blobs.list(Some(&family), LEFT_MAX).await? {
-                if stored.name.starts_with(&family) {
-                    self.blobs.remove(&stored.name).await?;
-                }
+        let family = self.blobs.family(stage).await?;
+        for stored in self.blobs.list(Some(family.prefix()), LEFT_MAX).await? {
+            if Family::of(&stored.name) == family {
+                self.blobs.remove(&stored.name).await?;
             }
         }
         Ok(())

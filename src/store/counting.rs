@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{BlobStore, Entry, KeyValue, Location, Result, Stage, Stored, Tidied, TidyRequest, Version, When};
+use super::{BlobStore, Entry, Family, KeyValue, Location, Result, Stage, Stored, Tidied, TidyRequest, Version, When};
 use crate::oci::Digest;
 use crate::platform::Body;
 
@@ -134,12 +134,18 @@ impl<S: BlobStore + ?Sized> BlobStore for Counting<S> {
         self.inner.read(location, range).await
     }
 
+    async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>> {
+        Counts::add(&self.counts.reads);
+        self.counts.read_bytes.fetch_add(range.end.saturating_sub(range.start), Ordering::Relaxed);
+        self.inner.read_stage(stage, range).await
+    }
+
     async fn redirect(&self, location: &Location) -> Result<Option<String>> {
         self.inner.redirect(location).await
     }
 
-    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
-        self.inner.names_of_stage(stage).await
+    async fn family(&self, stage: &Stage) -> Result<Family> {
+        self.inner.family(stage).await
     }
 
     async fn names_of(&self, location: &Location) -> Result<Vec<String>> {

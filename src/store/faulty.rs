@@ -10,7 +10,9 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use super::contract::yield_now;
-use super::{BlobStore, Entry, Error, KeyValue, Location, Result, Stage, Stored, Tidied, TidyRequest, Version, When};
+use super::{
+    BlobStore, Entry, Error, Family, KeyValue, Location, Result, Stage, Stored, Tidied, TidyRequest, Version, When,
+};
 use crate::oci::Digest;
 use crate::platform::{Body, BodyError};
 
@@ -217,6 +219,23 @@ impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
         faulty!(self, self.inner.abandon(stage, before))
     }
 
+    async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>> {
+        match self.faults.next() {
+            Fault::None | Fault::Twice => self.inner.read_stage(stage, range).await,
+            Fault::Before | Fault::After => Err(outage()),
+            Fault::Delay => {
+                self.faults.delay().await;
+                self.inner.read_stage(stage, range).await
+            }
+            Fault::BreakOff => {
+                let length = range.end.saturating_sub(range.start);
+                let Some(body) = self.inner.read_stage(stage, range).await? else { return Ok(None) };
+                let pieces = pieces_of(body).await;
+                Ok(Some(of_pieces(self.broken_off(pieces)).with_length(length)))
+            }
+        }
+    }
+
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
         let length = range.end.saturating_sub(range.start);
         match self.faults.next() {
@@ -237,8 +256,8 @@ impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
         faulty!(self, self.inner.redirect(location))
     }
 
-    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
-        faulty!(self, self.inner.names_of_stage(stage))
+    async fn family(&self, stage: &Stage) -> Result<Family> {
+        faulty!(self, self.inner.family(stage))
     }
 
     async fn names_of(&self, location: &Location) -> Result<Vec<String>> {

@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{BlobStore, Error, KeyValue, Location, Result, Stage, Stored, When};
+use super::{BlobStore, Error, Family, KeyValue, Location, Result, Stage, Stored, When};
 use crate::oci::Digest;
 use crate::platform::{Body, Causes, Platform};
 
@@ -144,6 +144,25 @@ impl PackedBlobStore {
         Ok(())
     }
 
+    /// The bytes of `range`, out of extents with their starts in the content.
+    fn read_extents(&self, pack: Pack, extents: Vec<(u64, Extent)>, range: Range<u64>) -> Result<Body> {
+        let chunks = self.chunks.clone();
+        let length = range.end.saturating_sub(range.start);
+        // The wanted part of each extent, as a range within the extent.
+        let parts: Vec<(Extent, Range<u64>)> = overlaps(extents, &range);
+        if parts.iter().map(|(_, part)| part.end - part.start).sum::<u64>() != length {
+            return Err(Error::corrupt(format!("content {} is shorter than {} bytes", pack.family, range.end)));
+        }
+        let state = (chunks, pack, parts.into_iter(), None);
+        let pieces = stream::try_unfold(state, |(chunks, pack, mut parts, current)| async move {
+            let Some((extent, part)) = current.or_else(|| parts.next()) else { return Ok::<_, Error>(None) };
+            let (bytes, rest) = chunks.read_part(&pack, &extent, part).await?;
+            let current = (!rest.is_empty()).then_some((extent, rest));
+            Ok(Some((bytes, (chunks, pack, parts, current))))
+        });
+        Ok(Body::from_stream(pieces).with_length(length))
+    }
+
     /// Stores the pages as a list in order. In the pack, the pages form a chain with the last page
     /// first.
     async fn list_pages(&self, pack: &Pack, token: &str) -> Result<()> {
@@ -210,28 +229,31 @@ impl BlobStore for PackedBlobStore {
 
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
         let pack: Pack = open(&location.0)?;
-        let chunks = self.chunks.clone();
-        let extents = chunks.extents_within(&pack, &range).await?;
-        let length = range.end.saturating_sub(range.start);
-        // The wanted part of each extent, as a range within the extent.
-        let parts: Vec<(Extent, Range<u64>)> = overlaps(extents, &range);
-        if parts.iter().map(|(_, part)| part.end - part.start).sum::<u64>() != length {
-            return Err(Error::corrupt(format!("content {} is shorter than {} bytes", pack.family, range.end)));
-        }
-        let state = (chunks, pack, parts.into_iter(), None);
-        let pieces = stream::try_unfold(state, |(chunks, pack, mut parts, current)| async move {
-            let Some((extent, part)) = current.or_else(|| parts.next()) else { return Ok::<_, Error>(None) };
-            let (bytes, rest) = chunks.read_part(&pack, &extent, part).await?;
-            let current = (!rest.is_empty()).then_some((extent, rest));
-            Ok(Some((bytes, (chunks, pack, parts, current))))
-        });
-        Ok(Body::from_stream(pieces).with_length(length))
+        let extents = self.chunks.extents_within(&pack, &range).await?;
+        self.read_extents(pack, extents, range)
     }
 
-    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
-        // The trailing `!` makes the name cover chunks that an append is writing right now.
+    async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>> {
         let pack: Pack = open(&stage.0)?;
-        Ok(vec![format!("{}!", pack.family)])
+        let tail = Bytes::from(pack.tail.clone());
+        let extents = self.chunks.staged_extents(&pack).await?;
+        let chunked = extents.last().map_or(0, |(start, last)| start + last.length);
+        let end = chunked + tail.len() as u64;
+        if range.end > end || range.start > range.end {
+            return Err(Error::corrupt(format!("content {} is shorter than {} bytes", pack.family, range.end)));
+        }
+        let (from, to) = (range.start.max(chunked) - chunked, range.end.max(chunked) - chunked);
+        let tail = tail.slice(from as usize..to as usize);
+        let of_chunks = range.start.min(chunked)..range.end.min(chunked);
+        let body = self.read_extents(pack, extents, of_chunks)?;
+        let pieces = stream::unfold(body, |mut body| async move { Some((body.next().await?, body)) });
+        let pieces = pieces.chain(stream::iter([Ok(tail)]));
+        Ok(Some(Body::from_stream(pieces).with_length(range.end - range.start)))
+    }
+
+    async fn family(&self, stage: &Stage) -> Result<Family> {
+        let pack: Pack = open(&stage.0)?;
+        Ok(Family::named(pack.family))
     }
 
     async fn names_of(&self, location: &Location) -> Result<Vec<String>> {
@@ -343,6 +365,20 @@ impl Chunks {
             }
         }
         with_starts(&mut extents, start, pack.extents.clone());
+        Ok(extents)
+    }
+
+    /// All extents of a stage, each with its start in the content. The pages of a stage form a chain
+    /// with the last page first.
+    async fn staged_extents(&self, pack: &Pack) -> Result<Vec<(u64, Extent)>> {
+        let (mut pages, mut next) = (vec![pack.extents.clone()], pack.before.clone());
+        while let Some(token) = next {
+            let page: Page = self.load(&pack.page_key(&token)).await?;
+            pages.push(page.extents);
+            next = page.before;
+        }
+        let mut extents = Vec::new();
+        with_starts(&mut extents, 0, pages.into_iter().rev().flatten().collect());
         Ok(extents)
     }
 

@@ -110,6 +110,47 @@ fn guesses(kind: Kind) {
     });
 }
 
+/// Logins of many users at once hash in few instances, so that few instances keep the memory of
+/// hashes.
+fn crowd_of_logins(kind: Kind) {
+    let settings = [
+        ("AUTH_MODE", "write_only"),
+        ("AUTH_USER", "gate"),
+        ("AUTH_PASSWORD", "secret"),
+        ("LISTEN_ADDRESS", "127.0.0.1"),
+    ];
+    on(kind, &settings, async |host| {
+        let address = host.client.address;
+        let log_in = move |number: usize| {
+            let credentials = Base64::encode_string(format!("user{number}:guess").as_bytes());
+            let head = "GET /v2/ HTTP/1.1\r\nHost: eyot\r\nConnection: close\r\n";
+            heard(raw(address, format!("{head}Authorization: Basic {credentials}\r\n\r\n").as_bytes()))
+        };
+        // The first request compiles the component, which needs more memory than serving.
+        assert_eq!(log_in(0).0, Some(401));
+        let memory = host.memory();
+        memory.reset_peak();
+        let logins: Vec<_> = (0..300).map(|number| std::thread::spawn(move || log_in(number))).collect();
+        let answers: Vec<_> = logins.into_iter().map(|login| login.join().expect("an answer")).collect();
+        for (status, text) in &answers {
+            assert!(matches!(status, Some(401 | 429 | 503)), "{text}");
+        }
+        assert!(answers.iter().any(|(status, _)| *status == Some(401)), "some passwords are checked");
+        let peak = memory.peak_bytes();
+        assert!(peak < 300 * MIB as u64, "{peak} bytes");
+    });
+}
+
+#[test]
+fn crowd_of_logins_natively() {
+    crowd_of_logins(Kind::Native);
+}
+
+#[test]
+fn crowd_of_logins_under_wasmtime() {
+    crowd_of_logins(Kind::Wasi);
+}
+
 #[test]
 fn guesses_natively() {
     guesses(Kind::Native);

@@ -13,8 +13,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("registry", &["registry", "store", "platform", "oci"]),
     ("auth", &["auth", "store", "platform", "oci"]),
     ("upstream", &["upstream", "auth", "store", "platform", "oci"]),
-    ("http", &["http", "auth", "registry", "store", "platform", "oci"]),
-    ("host", &["host", "http", "auth", "registry", "store", "platform", "oci"]),
+    ("mirror", &["mirror", "upstream", "registry", "auth", "store", "platform", "oci"]),
+    ("http", &["http", "mirror", "upstream", "auth", "registry", "store", "platform", "oci"]),
+    ("host", &["host", "http", "mirror", "upstream", "auth", "registry", "store", "platform", "oci"]),
 ];
 
 /// Crates that only a host may use; the store that wraps Spin's stores is the one exception.
@@ -97,6 +98,60 @@ const PARTS: &[&str] = &[
     "manifests",
     "collect",
 ];
+
+/// The first parts of the registry's keys.
+const KEYS: &[&str] = &[
+    "repository",
+    "tag",
+    "tagged",
+    "manifest",
+    "blob",
+    "content",
+    "referrer",
+    "warning",
+    "large",
+    "upload",
+    "collection",
+    "condemned",
+    "protected",
+];
+
+/// The text literals of a source text that look like a key of the registry, or like the end of a
+/// name in a key.
+fn key_literals(text: &str) -> Vec<String> {
+    let literals = code(text).split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let is_key = |literal: &String| {
+        let begins = KEYS.iter().any(|kind| literal.strip_prefix(kind).is_some_and(|rest| rest.starts_with('/')));
+        begins || literal.starts_with('!') || literal.contains("}!") || literal.contains("!{")
+    };
+    literals.into_iter().filter(is_key).collect()
+}
+
+#[test]
+fn only_the_layout_spells_keys() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut wrong = Vec::new();
+    for layer in ["registry", "auth", "http", "host"] {
+        let mut files = Vec::new();
+        sources(&root.join("src").join(layer), &mut files);
+        for file in files {
+            let name = file.strip_prefix(root).unwrap().to_str().unwrap();
+            if name.contains("/tests/") || name.ends_with("/tests.rs") {
+                continue;
+            }
+            let found = key_literals(&fs::read_to_string(&file).unwrap());
+            if name == "src/registry/layout.rs" {
+                assert!(found.len() > 5, "the scan finds keys at all: {found:?}");
+            } else if layer == "registry" {
+                wrong.extend(found.into_iter().map(|literal| format!("{name}: {literal}")));
+            } else {
+                let of_registry = found.into_iter().filter(|literal| KEYS.iter().any(|kind| literal.starts_with(kind)));
+                wrong.extend(of_registry.map(|literal| format!("{name}: {literal}")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
 
 /// The modules of a layer, each with the modules of the layer that its code names. The name of a
 /// module is its path below the layer; the layer itself is the module with the empty name.

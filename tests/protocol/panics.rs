@@ -13,7 +13,7 @@ use eyot::oci::{Algorithm, Digest};
 use eyot::platform::{BodyError, SystemPlatform};
 use eyot::registry::Limits;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use eyot::store::{BlobStore, Entry, Error, KeyValue, Location, Stage, Stored, Version, When};
+use eyot::store::{BlobStore, Entry, Error, Family, KeyValue, Location, Stage, Stored, Version, When};
 use eyot::{Body, Handler, Registry};
 use futures_executor::block_on;
 use futures_util::stream;
@@ -97,6 +97,11 @@ impl BlobStore for Mined<MemoryBlobStore> {
         self.inner.abandon(stage, before).await
     }
 
+    async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>, Error> {
+        self.trap.step();
+        self.inner.read_stage(stage, range).await
+    }
+
     /// With a trap set, the stream of bytes may panic in the middle.
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body, Error> {
         let half = range.start + (range.end - range.start) / 2;
@@ -117,8 +122,8 @@ impl BlobStore for Mined<MemoryBlobStore> {
         Ok(Body::from_stream(pieces).with_length(length))
     }
 
-    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>, Error> {
-        self.inner.names_of_stage(stage).await
+    async fn family(&self, stage: &Stage) -> Result<Family, Error> {
+        self.inner.family(stage).await
     }
 
     async fn names_of(&self, location: &Location) -> Result<Vec<String>, Error> {

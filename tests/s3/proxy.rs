@@ -19,7 +19,6 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 const NO_CHUNKS: &str = "<Error><Code>NotImplemented</Code><Message>Transfer-Encoding</Message></Error>";
 
 /// The proxy's action for one request.
-#[allow(dead_code, reason = "not every test needs all of it")]
 pub enum Act {
     Pass,
     /// Reads the body, then answers without asking the server.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use eyot::Body;
 use eyot::oci::Digest;
 use eyot::store::{
-    BlobStore, Entry, Error, KeyValue, Location, Result, Stage, Stored, Tidied, TidyRequest, Version, When,
+    BlobStore, Entry, Error, Family, KeyValue, Location, Result, Stage, Stored, Tidied, TidyRequest, Version, When,
 };
 
 use crate::executor::Scheduler;
@@ -98,12 +98,17 @@ impl BlobStore for Gated<dyn BlobStore> {
         self.inner.read(location, range).await
     }
 
+    async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>> {
+        self.scheduler.gate("read", &stage.0).await;
+        self.inner.read_stage(stage, range).await
+    }
+
     async fn redirect(&self, location: &Location) -> Result<Option<String>> {
         self.inner.redirect(location).await
     }
 
-    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
-        self.inner.names_of_stage(stage).await
+    async fn family(&self, stage: &Stage) -> Result<Family> {
+        self.inner.family(stage).await
     }
 
     async fn names_of(&self, location: &Location) -> Result<Vec<String>> {

@@ -13,7 +13,9 @@ use eyot::oci::{Algorithm, Digest};
 use eyot::platform::{Platform, SystemPlatform};
 use eyot::registry::Limits;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
-use eyot::store::{BlobStore, Entry, Error, KeyValue, Location, Stage, Stored, Tidied, TidyRequest, Version, When};
+use eyot::store::{
+    BlobStore, Entry, Error, Family, KeyValue, Location, Stage, Stored, Tidied, TidyRequest, Version, When,
+};
 use eyot::{Body, Handler, Registry};
 use http::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
@@ -136,12 +138,16 @@ impl BlobStore for Fused<dyn BlobStore> {
         fused!(self, self.inner.read(location, range))
     }
 
+    async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>, Error> {
+        fused!(self, self.inner.read_stage(stage, range))
+    }
+
     async fn redirect(&self, location: &Location) -> Result<Option<String>, Error> {
         fused!(self, self.inner.redirect(location))
     }
 
-    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>, Error> {
-        self.inner.names_of_stage(stage).await
+    async fn family(&self, stage: &Stage) -> Result<Family, Error> {
+        self.inner.family(stage).await
     }
 
     async fn names_of(&self, location: &Location) -> Result<Vec<String>, Error> {

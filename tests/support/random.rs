@@ -7,7 +7,6 @@ pub struct Random {
     state: u64,
 }
 
-#[allow(dead_code, reason = "shared by tests that need one or the other")]
 impl Random {
     pub fn new(seed: u64) -> Self {
         Self { seed, state: seed }

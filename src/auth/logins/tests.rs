@@ -9,6 +9,7 @@ use futures_executor::block_on;
 use futures_util::future::{BoxFuture, join_all};
 
 use super::*;
+use crate::auth::lease;
 use crate::store::memory::MemoryKeyValue;
 use crate::store::{self, Entry, Version, When};
 
@@ -136,10 +137,10 @@ impl Site {
         Self::over(self.keys.clone(), self.world.clone())
     }
 
-    /// Another instance on the same store, with logins in turn, as in components.
-    fn in_turn(&self) -> Self {
+    /// Another instance on the same store, that checks one login at a time, as components do.
+    fn with_lease(&self) -> Self {
         let mut site = self.again();
-        Arc::get_mut(&mut site.logins).unwrap().log_in_in_turn();
+        Arc::get_mut(&mut site.logins).unwrap().lease_checks();
         site
     }
 
@@ -180,7 +181,7 @@ fn guesses_at_the_same_moment_are_counted_one_by_one() {
         (false, false, Some("192.0.2.1"), 800),
     ] {
         let site = Site::over_store(runs_tasks, knows_unchanged);
-        let site = if knows_unchanged { site } else { site.in_turn() };
+        let site = if knows_unchanged { site } else { site.with_lease() };
         for (round, guesses) in [crowd, 60].into_iter().enumerate() {
             let guesses: Vec<_> = (0..guesses).map(|n| format!("guess {n}")).collect();
             let outcomes = block_on(join_all(guesses.iter().map(|guess| site.log_in("alice", guess, address))));
@@ -296,9 +297,9 @@ fn a_crowd_of_logins_finds_no_place() {
 }
 
 #[test]
-fn instances_that_share_nothing_log_in_in_turn() {
+fn instances_that_share_nothing_check_one_login_at_a_time() {
     let first = Site::over_store(false, false);
-    let instances: Vec<_> = (0..50).map(|_| first.in_turn()).collect();
+    let instances: Vec<_> = (0..50).map(|_| first.with_lease()).collect();
     let logins = instances.iter().map(|instance| instance.log_in("alice", "right", Some("192.0.2.1")));
     let outcomes = block_on(join_all(logins));
     // In a crowd, logins are served one by one, and the remaining logins get `Busy`. No login is
@@ -307,16 +308,38 @@ fn instances_that_share_nothing_log_in_in_turn() {
     let checks: u64 = instances.iter().map(|instance| instance.logins.checks()).sum();
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count() as u64, checks);
     assert!(checks > 0);
-    // A login that waits without getting its turn does not count as failed.
-    let turns = Turns::new(first.keys.clone(), first.world.clone());
-    let Turn::Ours(left) = block_on(turns.take(TURN_MS_MAX)).unwrap() else { panic!("nobody has the turn") };
+    first.world.pass(lease::HOLDER_MS);
+    // A login that waits in vain for the lease does not count as failed.
+    let leases = Leases::new(first.keys.clone(), first.world.clone());
+    let Lease::Acquired(left) = block_on(leases.acquire(LEASE_MS_MAX)).unwrap() else { panic!("the lease is free") };
     for _ in 0..30 {
-        let outcome = first.in_turn().try_once("right", Some("198.51.100.1"));
+        let outcome = first.with_lease().try_once("right", Some("198.51.100.1"));
         assert!(matches!(outcome, Err(Refusal::Busy { .. })), "{outcome:?}");
     }
     assert!(first.counts().iter().all(|count| *count == 0), "{:?}", first.counts());
-    // The turn of a killed instance expires.
-    first.world.pass(TURN_MS_MAX + 1);
-    assert_eq!(first.in_turn().try_once("right", Some("198.51.100.1")), Ok(()));
-    assert_eq!(block_on(turns.take(TURN_MS_MAX)), Ok(Turn::Ours(left + 2)));
+    // The lease of a killed instance expires.
+    first.world.pass(LEASE_MS_MAX + 1);
+    assert_eq!(first.with_lease().try_once("right", Some("198.51.100.1")), Ok(()));
+    assert_eq!(block_on(leases.acquire(LEASE_MS_MAX)), Ok(Lease::Acquired(left + 2)));
+}
+
+/// Each instance of a component keeps the memory of its hashes until the instance ends.
+#[test]
+fn a_crowd_of_logins_hashes_in_few_instances() {
+    let first = Site::over_store(false, false);
+    let instances: Vec<_> = (0..50).map(|_| first.with_lease()).collect();
+    for round in 1..4 {
+        let logins = instances.iter().enumerate().map(async |(number, instance)| {
+            let name = format!("user{round}{number}");
+            (instance.log_in(&name, "wrong", None).await, instance.log_in(&name, "again", None).await)
+        });
+        block_on(join_all(logins));
+        let hashed = instances.iter().filter(|instance| instance.logins.checks() > 0).count();
+        // An instance that has hashed may hash again.
+        assert_eq!(hashed, lease::HOLDERS_MAX, "round {round}");
+    }
+    // Other instances hash once the first ones have been idle for so long that the host has dropped
+    // them.
+    first.world.pass(lease::HOLDER_MS);
+    assert_eq!(first.with_lease().try_once("right", None), Ok(()));
 }

@@ -8,14 +8,20 @@ use super::report::Outcome;
 use crate::registry::Result;
 use crate::registry::facts::{BlobFact, UploadFact};
 use crate::registry::layout::{Collectable, Key, Kind};
-use crate::store::{self, Stored};
+use crate::store::{self, Family, Stored};
 
 impl Collector<'_> {
     pub(super) async fn content_of_uploads(&mut self) -> Result<()> {
         let (keys, more) = self.page(&Kind::Upload.everywhere()).await?;
         for (key, fact) in self.read_all::<UploadFact>(keys).await? {
             let names = match fact {
-                Some((fact, _)) => self.collection.content.blobs.names_of_stage(&fact.stage).await,
+                Some((fact, _)) => self
+                    .collection
+                    .content
+                    .blobs
+                    .family(&fact.stage)
+                    .await
+                    .map(|family| vec![family.prefix().to_owned()]),
                 None => Err(store::Error::corrupt(format!("cannot read key {key}"))),
             };
             self.mark_objects(&key, names).await?;
@@ -83,15 +89,17 @@ impl Collector<'_> {
         self.forget_condemnations_of_gone(after.clone(), &stored, more).await?;
         let (store, unsure) = (self.mark_store(), self.cursor.unsure);
         let (mut candidates, mut sizes) = (Vec::new(), Vec::new());
-        let mut family = (String::new(), false);
+        let mut last: Option<(Family, bool)> = None;
         for Stored { name, bytes } in stored {
             let marks = &mut self.cursor.sets.objects;
-            // The mark of an upload is a family, which stands for all objects of the upload.
-            let family_of = store::family_of(&name);
-            if family.0 != family_of {
-                family = (family_of.to_owned(), marks.has(&store, family_of).await?);
-            }
-            let in_use = unsure || family.1 || marks.has(&store, &name).await?;
+            // The mark of an upload is its family, which stands for all objects of the upload.
+            let family = Family::of(&name);
+            let is_family_marked = match &last {
+                Some((same, is_marked)) if *same == family => *is_marked,
+                _ => marks.has(&store, family.prefix()).await?,
+            };
+            last = Some((family, is_family_marked));
+            let in_use = unsure || is_family_marked || marks.has(&store, &name).await?;
             candidates.push(Candidate::object(name, in_use));
             sizes.push(bytes.unwrap_or(0));
         }

@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_has_what_was_marked_however_little_fits_into_memory() {
+    fn a_set_has_all_marked_names_however_few_fit_into_memory() {
         // The names are unsorted; the loop below repeats the first 500.
         let names: Vec<String> = (0..20_000_u64).map(|n| format!("{:05}", n * 7919 % 30_011)).collect();
         for marks_max in [1000, 100, 30_000] {
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_is_gone_is_no_absence() {
+    fn a_missing_run_is_an_error() {
         let collection = collection(1);
         let store = MarkStore { collection: &collection, dry_run: false, deadline: Deadline::NONE };
         let mut marks = Marks::default();

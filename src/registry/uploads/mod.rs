@@ -33,7 +33,7 @@ use concurrency::{RunningAppend, RunningAppends};
 use receiving::{CutBody, Receiver};
 use recent::RecentSessions;
 use session::Session;
-use sessions::Sessions;
+use sessions::{Closed, Sessions};
 
 /// The uploads of all repositories.
 #[derive(Clone)]
@@ -78,6 +78,27 @@ impl Uploads {
         self.sessions.acknowledge(repository, &session).await
     }
 
+    /// How long before `now_ms` a request last changed an upload. `Registry::upload_idle_ms`
+    /// documents the errors.
+    pub(super) async fn idle_ms(&self, repository: &RepositoryName, id: &SessionId, now_ms: u64) -> Result<u64> {
+        let session = self.sessions.get(repository, id).await?;
+        Ok(now_ms.abs_diff(session.fact.changed_ms))
+    }
+
+    /// The acknowledged bytes of an upload from `start` on. `Registry::read_upload` documents the
+    /// errors.
+    pub(super) async fn read(&self, repository: &RepositoryName, id: &SessionId, start: u64) -> Result<Option<Body>> {
+        let session = self.sessions.get(repository, id).await?;
+        let end = session.fact.offset;
+        if start > end {
+            return Err(Error::SizeInvalid(format!("the upload has only {end} bytes")));
+        }
+        match self.content.blobs.read_stage(&session.fact.stage, start..end).await {
+            Err(store::Error::Conflict(_)) => Err(Error::UploadUnknown),
+            read => Ok(read?),
+        }
+    }
+
     /// Adds a chunk to an upload. `Registry::append_upload` documents the errors.
     pub(super) async fn append(&self, repository: &RepositoryName, id: &SessionId, chunk: Chunk) -> Result<Status> {
         let _running = self.begin_append(repository, id)?;
@@ -118,7 +139,8 @@ impl Uploads {
 
     /// Uploads a whole blob in one request. `Registry::complete_upload` documents the errors.
     pub(super) async fn push(&self, repository: &RepositoryName, digest: &Digest, body: Body) -> Result<()> {
-        // The session tells a collector that the content is about to be referenced.
+        // A collector marks the content of sessions, so the content counts as in use until the blob
+        // refers to it.
         let session = self.sessions.begin(repository, digest.algorithm()).await?;
         let id = session.id.clone();
         let chunk = Chunk { range: None, body }.peeked().await;
@@ -146,8 +168,8 @@ impl Uploads {
         }
     }
 
-    /// Puts content into the blob store and a fact about the content under `key`. An upload session
-    /// tells a collector that the content is about to be referenced.
+    /// Puts content into the blob store and a fact about the content under `key`. The content
+    /// comes in under an upload session, so a collector counts the content as in use.
     pub(super) async fn store_content(
         &self,
         repository: &RepositoryName,
@@ -167,7 +189,8 @@ impl Uploads {
         let stage = blobs.append(&session.fact.stage, body).await.map_err(busy)?;
         let fact = BlobFact { size, location: blobs.commit(&stage, digest).await.map_err(busy)? };
         self.facts.store(key, &fact, When::Always).await?;
-        self.sessions.close(&session).await
+        self.sessions.close(&session).await?;
+        Ok(())
     }
 
     /// Counts this request among those that append to the upload, until the result is dropped.
@@ -205,7 +228,12 @@ impl Uploads {
                 Err(error)
             }
             Err(error) => Err(error),
-            Ok(()) => self.sessions.close(&session).await,
+            Ok(fact) => match self.sessions.close(&session).await? {
+                Closed::Unchanged | Closed::Unconditionally => Ok(()),
+                // Another request has cancelled or changed the upload, so collections may have
+                // removed the content between the commit and the writes of its facts.
+                Closed::Changed => self.blobs.confirm(&layout::blob(repository, digest), &fact).await,
+            },
         }
     }
 
@@ -238,10 +266,11 @@ impl Uploads {
     }
 
     /// Makes staged content a blob of `repository`, if the content has the digest `digest`.
-    async fn add_blob(&self, repository: &RepositoryName, digest: &Digest, progress: &Progress) -> Result<()> {
+    async fn add_blob(&self, repository: &RepositoryName, digest: &Digest, progress: &Progress) -> Result<BlobFact> {
         progress.check_digest(digest)?;
         let computed = progress.hasher()?.finish();
         let fact = self.content.commit(&progress.stage, digest, &computed, progress.offset).await?;
-        self.blobs.add(repository, digest, &fact).await
+        self.blobs.add(repository, digest, &fact).await?;
+        Ok(fact)
     }
 }

@@ -21,6 +21,17 @@ use crate::registry::session_id::SessionId;
 use crate::registry::{Error, Limits, Result, layout};
 use crate::store::{self, When};
 
+/// How a session was removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// No other request had changed the session.
+    Unchanged,
+    /// Another request had changed or removed the session.
+    Changed,
+    /// The store cannot say whether another request had changed the session.
+    Unconditionally,
+}
+
 /// The sessions of all uploads.
 #[derive(Clone)]
 pub(super) struct Sessions {
@@ -106,9 +117,21 @@ impl Sessions {
         Ok(self.content.blobs.discard(&session.fact.stage).await?)
     }
 
-    /// Removes a session whose content is a blob now.
-    pub(super) async fn close(&self, session: &Session) -> Result<()> {
-        Ok(self.facts.keys.delete(&session.key).await?)
+    /// Removes a session whose content is a blob now. The deletion is conditional where the store
+    /// has conditional deletes: the session that is unchanged has kept the content from every
+    /// collection up to now.
+    pub(super) async fn close(&self, session: &Session) -> Result<Closed> {
+        let closed = match &session.version {
+            Some(version) => match self.facts.keys.delete_unchanged(&session.key, version).await {
+                Ok(()) => return Ok(Closed::Unchanged),
+                Err(store::Error::Conflict(_)) => Closed::Changed,
+                Err(store::Error::Unsupported(_)) => Closed::Unconditionally,
+                Err(error) => return Err(error.into()),
+            },
+            None => Closed::Unconditionally,
+        };
+        self.facts.keys.delete(&session.key).await?;
+        Ok(closed)
     }
 
     /// The fact that a broken request wrote, whether or not the fact still counts.
@@ -180,9 +203,13 @@ impl Sessions {
             session.advance(state, self.platform.now_ms());
             session.fact.ending = is_ending.then(|| progress.clone());
             let when = session.version.clone().map_or(When::Always, When::Unchanged);
-            match self.facts.store(&session.key, &session.fact, when).await {
-                Err(Error::Store(store::Error::Conflict(_))) => {}
-                stored => return stored.map(|()| session),
+            let line = facts::to_line(&session.key, &session.fact, &[])?;
+            match self.facts.keys.put_where_supported(&session.key, line, when).await {
+                Err(store::Error::Conflict(_)) => {}
+                stored => {
+                    session.version = stored?;
+                    return Ok(session);
+                }
             }
             session = self.get(repository, &session.id).await?;
             // The store may have done this write twice, so that the second one met a conflict with

@@ -23,7 +23,7 @@ use super::tidy::{self, Area};
 use super::{disk, open_folder, reading, unblock};
 use crate::oci::Digest;
 use crate::platform::{Body, Causes, Platform};
-use crate::store::{BlobStore, Error, Location, Result, Stage, Stored, Tidied, TidyRequest};
+use crate::store::{BlobStore, Error, Family, Location, Result, Stage, Stored, Tidied, TidyRequest};
 
 /// How many bytes are gathered and written at a time.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -174,9 +174,25 @@ impl BlobStore for FileBlobStore {
         Ok(reading::body(file, range.end - range.start, self.platform.clone()))
     }
 
-    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
-        // The trailing `!` makes the name cover the content committed from the stage too.
-        Ok(vec![format!("{}!", FileStage::open(stage)?.family)])
+    async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>> {
+        let (folder, stage, wanted) = (self.folder.clone(), FileStage::open(stage)?, range.clone());
+        if range.is_empty() {
+            return Ok(Some(Body::empty()));
+        }
+        let file = unblock(move || {
+            let mut file = folder.find(&stage)?;
+            if stage.length < wanted.end || file.metadata()?.len() < wanted.end {
+                return Err(Error::corrupt("the stage is too short"));
+            }
+            file.seek(SeekFrom::Start(wanted.start))?;
+            Ok(file)
+        })
+        .await?;
+        Ok(Some(reading::body(file, range.end - range.start, self.platform.clone())))
+    }
+
+    async fn family(&self, stage: &Stage) -> Result<Family> {
+        Ok(Family::named(FileStage::open(stage)?.family))
     }
 
     async fn names_of(&self, location: &Location) -> Result<Vec<String>> {
@@ -318,6 +334,20 @@ impl Folder {
                 // The copy is synced here, because a commit only renames the file.
                 disk::sync(&copy, path)?;
                 return Ok(copy);
+            }
+        }
+        Err(gone())
+    }
+
+    /// The stage's file, to read it: under its own name, or under the name given by an append.
+    fn find(&self, stage: &FileStage) -> Result<File> {
+        let family = self.stages.join(&stage.family);
+        for _ in 0..TAKE_TRIES_MAX {
+            if let Some(file) = disk::open(&family.join(&stage.file))? {
+                return Ok(file);
+            }
+            if let Some(file) = self.taken_over(&family, stage)? {
+                return Ok(file);
             }
         }
         Err(gone())

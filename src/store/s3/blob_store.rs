@@ -20,7 +20,7 @@ use super::settings::S3Settings;
 use super::staging::{Cut, PARKED_MAX, Parked, Staging, TAIL_BYTES_MAX};
 use crate::oci::{Digest, Hasher};
 use crate::platform::{Body, Causes};
-use crate::store::{BlobStore, Error, Location, Result, Stage, Stored};
+use crate::store::{BlobStore, Error, Family, Location, Result, Stage, Stored};
 
 /// The separator between the family and the token in the name of an object. Listed names have `!`
 /// in its place; objects do not, because S3 servers treat `!` differently.
@@ -298,8 +298,8 @@ impl BlobStore for S3BlobStore {
         self.client.presign(&object(&location.0), self.settings.redirect_lifetime).map(Some)
     }
 
-    async fn names_of_stage(&self, stage: &Stage) -> Result<Vec<String>> {
-        Ok(vec![format!("{}!", Staging::open(stage)?.family)])
+    async fn family(&self, stage: &Stage) -> Result<Family> {
+        Ok(Family::named(Staging::open(stage)?.family))
     }
 
     async fn names_of(&self, location: &Location) -> Result<Vec<String>> {
