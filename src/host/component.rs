@@ -16,10 +16,16 @@ use wasip3::{wit_future, wit_stream};
 use super::config::{Stores, names_a_setting};
 use super::log::{visible, write_error};
 use crate::http::Peer;
-use crate::platform::{Body, BodyError};
+use crate::platform::{Body, BodyError, ClientPace, Platform as _, SystemPlatform};
 
 /// The most bytes of a request body that one read takes from the host.
 const READ_BYTES: usize = 128 * 1024;
+
+/// The most bytes that one write gives to the host, for a client that may be slow. For each client
+/// the HTTP server of wasmtime holds up to 16 writes that the client has not taken yet.
+const WRITE_BYTES: usize = 8 * 1024;
+/// The most bytes of one write for a client that keeps up.
+const LARGE_WRITE_BYTES: usize = 256 * 1024;
 
 /// The stores of this instance, shared by all requests that the host gives the instance at once.
 /// Several first requests may each open the stores, because a request cannot wait for another one;
@@ -198,12 +204,16 @@ fn respond(response: Response<Body>) -> Result<WasiResponse, ErrorCode> {
 type End = FutureWriter<Result<Option<Trailers>, ErrorCode>>;
 
 async fn send(mut body: Body, mut writer: StreamWriter<u8>, end: End) {
+    let mut pace = ClientPace::new(WRITE_BYTES, LARGE_WRITE_BYTES);
     while let Some(data) = body.next().await {
         match data {
-            Ok(data) => {
-                if !writer.write_all(data.into()).await.is_empty() {
-                    // The client has disconnected.
-                    return;
+            Ok(mut data) => {
+                while !data.is_empty() {
+                    let piece = data.split_to(data.len().min(pace.next_bytes(SystemPlatform.now_ms())));
+                    if !writer.write_all(piece.into()).await.is_empty() {
+                        // The client has disconnected.
+                        return;
+                    }
                 }
             }
             Err(error) => {

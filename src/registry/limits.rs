@@ -121,16 +121,16 @@ pub(super) const LEASES_LISTED_MAX: usize = 250;
 /// milliseconds.
 pub(super) const SWEEPING_MS_MAX: u64 = 60_000;
 
-/// How long a push's protection of a key lasts at least, in milliseconds, however many rounds of the
-/// collection begin and end meanwhile.
+/// How long a push's protection of a key lasts at least, in milliseconds, however many rounds of
+/// the collection begin and end meanwhile.
 pub(super) const PROTECTION_MS: u64 = 60_000;
 
 /// How long rounds of the collection remove nothing at once after a push was refused because of a
 /// collection, in milliseconds. During this time the client may push again.
 pub(super) const RIGHT_OF_WAY_MS: u64 = 10_000;
 
-/// How long the two writes that add a blob to a repository may take, in milliseconds. After a longer
-/// time the registry checks that the blob's content still exists.
+/// How long the two writes that add a blob to a repository may take, in milliseconds. After a
+/// longer time the registry checks that the blob's content still exists.
 pub(super) const ADD_UNCHECKED_MS: u64 = 1000;
 
 /// How long a push may take after writing the reverse index (digest to tag) for its tags, in

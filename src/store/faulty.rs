@@ -219,6 +219,23 @@ impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
         faulty!(self, self.inner.abandon(stage, before))
     }
 
+    async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>> {
+        match self.faults.next() {
+            Fault::None | Fault::Twice => self.inner.read_stage(stage, range).await,
+            Fault::Before | Fault::After => Err(outage()),
+            Fault::Delay => {
+                self.faults.delay().await;
+                self.inner.read_stage(stage, range).await
+            }
+            Fault::BreakOff => {
+                let length = range.end.saturating_sub(range.start);
+                let Some(body) = self.inner.read_stage(stage, range).await? else { return Ok(None) };
+                let pieces = pieces_of(body).await;
+                Ok(Some(of_pieces(self.broken_off(pieces)).with_length(length)))
+            }
+        }
+    }
+
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
         let length = range.end.saturating_sub(range.start);
         match self.faults.next() {

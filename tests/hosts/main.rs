@@ -5,6 +5,7 @@
 mod components;
 #[cfg(target_os = "linux")]
 mod data_folder;
+mod local_names;
 mod plug;
 mod settings;
 mod spin_manners;

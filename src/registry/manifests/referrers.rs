@@ -12,6 +12,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::reading::{Manifest, ManifestReader};
 use crate::oci::{self, Descriptor, Digest, Reference, RepositoryName, Tag};
+use crate::registry::error::InvalidManifest;
 use crate::registry::facts::{Facts, ManifestFact};
 use crate::registry::limits::{
     ANNOTATION_BYTES, CALLS_AT_ONCE_MAX, FALLBACK_LISTED_MAX, PAGES_MEMORY_BYTES, REFERRER_BYTES_MAX,
@@ -139,10 +140,7 @@ impl ReferrerIndex {
         if bytes <= REFERRER_BYTES_MAX {
             return Ok(());
         }
-        Err(Error::ManifestInvalid(format!(
-            "the descriptor of this manifest, with its annotations and artifactType, has {bytes} bytes; a manifest with a \
-             subject may have {REFERRER_BYTES_MAX}"
-        )))
+        Err(InvalidManifest::ReferrerTooLarge { bytes, most: REFERRER_BYTES_MAX }.into())
     }
 
     /// Writes the referrer entry of a manifest under its subject.
