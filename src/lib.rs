@@ -11,12 +11,14 @@
 //! registry  every rule of a registry, no HTTP                         uses all above
 //! auth      users, logins, tokens, permissions                        uses oci, platform, store
 //! upstream  a client of other registries                              uses oci, platform, store, auth
+//! mirror    the pull-through cache                                    uses all above
 //! http      parse, authorize, dispatch, render, choose the status     uses all above
 //! host      spin, wasi, native                                        uses all above
 //! ```
 
 pub mod auth;
 pub mod http;
+pub mod mirror;
 pub mod oci;
 pub mod platform;
 pub mod registry;

@@ -6,6 +6,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 
+use super::Secret;
 use crate::oci::name::NAME_BYTES_MAX;
 
 /// The bytes of the code at the beginning of a sealed name. The code authenticates the name, and
@@ -25,6 +26,12 @@ impl Seal {
     /// Takes a secret key.
     pub fn new(key: [u8; 32]) -> Self {
         Self { key }
+    }
+
+    /// A key for one purpose, derived from a secret text.
+    pub fn derived(purpose: &str, secret: &Secret) -> Self {
+        let mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes()).expect("HMAC takes keys of any length");
+        Self { key: mac.chain_update(purpose).finalize().into_bytes().into() }
     }
 
     /// Seals a name of at most 255 bytes.

@@ -16,10 +16,16 @@ use wasip3::{wit_future, wit_stream};
 use super::config::{Stores, names_a_setting};
 use super::log::{visible, write_error};
 use crate::http::Peer;
-use crate::platform::{Body, BodyError};
+use crate::platform::{Body, BodyError, ClientPace, Platform as _, SystemPlatform};
 
 /// The most bytes of a request body that one read takes from the host.
 const READ_BYTES: usize = 128 * 1024;
+
+/// The most bytes that one write gives to the host, for a client that may be slow. For each client
+/// the HTTP server of wasmtime holds up to 16 writes that the client has not taken yet.
+const WRITE_BYTES: usize = 8 * 1024;
+/// The most bytes of one write for a client that keeps up.
+const LARGE_WRITE_BYTES: usize = 256 * 1024;
 
 /// The stores of this instance, shared by all requests that the host gives the instance at once.
 /// Several first requests may each open the stores, because a request cannot wait for another one;
@@ -27,7 +33,7 @@ const READ_BYTES: usize = 128 * 1024;
 static OPENED: OnceLock<Opened> = OnceLock::new();
 
 /// Whether this instance has already logged a wrong setting.
-static TOLD: AtomicBool = AtomicBool::new(false);
+static LOGGED: AtomicBool = AtomicBool::new(false);
 
 /// The stores of an instance, and whether calls to the stores block the host.
 pub(super) struct Opened {
@@ -52,7 +58,7 @@ pub(super) async fn answer(
     let request = match receive(request) {
         Ok(request) => request,
         Err(error) => {
-            tracing::info!("a request could not be read: {error}");
+            tracing::info!("cannot read a request: {error}");
             return Err(error);
         }
     };
@@ -107,13 +113,13 @@ async fn handle(stores: &Stores, _request: Request<Body>) -> Response<Body> {
 fn unusable(error: &anyhow::Error) -> Response<Body> {
     let cause = format!("{error:#}");
     let message = if names_a_setting(error) {
-        if !TOLD.swap(true, Relaxed) {
+        if !LOGGED.swap(true, Relaxed) {
             write_error(&cause);
         }
         format!("the registry is not set up: {}", visible(&cause))
     } else {
         write_error(&cause);
-        "the registry's stores cannot be opened; its log says why".into()
+        "cannot open the registry's stores; the log of the registry has the cause".into()
     };
     let text = serde_json::json!({"errors": [{"code": "UNKNOWN", "message": message}]}).to_string();
     let length = text.len();
@@ -146,8 +152,8 @@ fn receive(request: WasiRequest) -> Result<Request<Body>, ErrorCode> {
 /// The client's address, which only Spin passes on. Spin appends its header after any header of
 /// that name from the client, so the last value is Spin's.
 fn peer_address(head: &http::request::Parts) -> Option<IpAddr> {
-    let told = head.headers.get_all("spin-client-addr").iter().next_back().filter(|_| cfg!(feature = "spin"))?;
-    told.to_str().ok()?.parse().ok().map(|address: SocketAddr| address.ip())
+    let value = head.headers.get_all("spin-client-addr").iter().next_back().filter(|_| cfg!(feature = "spin"))?;
+    value.to_str().ok()?.parse().ok().map(|address: SocketAddr| address.ip())
 }
 
 fn read_body(request: WasiRequest) -> Body {
@@ -189,7 +195,7 @@ fn respond(response: Response<Body>) -> Result<WasiResponse, ErrorCode> {
         // Wait until the answer is sent: once no task is left, the host may drop this instance with
         // its unsent bytes.
         if let Err(error) = sent.await {
-            tracing::info!("an answer could not be sent: {error}");
+            tracing::info!("cannot send an answer: {error}");
         }
     });
     Ok(response)
@@ -198,12 +204,16 @@ fn respond(response: Response<Body>) -> Result<WasiResponse, ErrorCode> {
 type End = FutureWriter<Result<Option<Trailers>, ErrorCode>>;
 
 async fn send(mut body: Body, mut writer: StreamWriter<u8>, end: End) {
+    let mut pace = ClientPace::new(WRITE_BYTES, LARGE_WRITE_BYTES);
     while let Some(data) = body.next().await {
         match data {
-            Ok(data) => {
-                if !writer.write_all(data.into()).await.is_empty() {
-                    // The client has disconnected.
-                    return;
+            Ok(mut data) => {
+                while !data.is_empty() {
+                    let piece = data.split_to(data.len().min(pace.next_bytes(SystemPlatform.now_ms())));
+                    if !writer.write_all(piece.into()).await.is_empty() {
+                        // The client has disconnected.
+                        return;
+                    }
                 }
             }
             Err(error) => {

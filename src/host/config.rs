@@ -8,17 +8,23 @@ use tracing::level_filters::LevelFilter;
 
 use super::access::AccessConfig;
 use super::settings::{
-    AccessSettings, BlobStoreName, Connections, KeyValueName, ServerSettings, StoreSettings, Values, read_limits,
-    read_redirects, read_s3, read_tag_max_age_seconds,
+    AccessSettings, BlobStoreName, Connections, KeyValueName, MirrorSettings, ServerSettings, StoreSettings, Values,
+    read_limits, read_redirects, read_s3, read_tag_max_age_seconds,
 };
 use crate::http::{Handler, Redirects};
+use crate::mirror::{self, Mirrors};
 use crate::platform::Platform;
 use crate::registry::{Limits, Registry};
 use crate::store::file::{FileBlobStore, FileKeyValue};
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use crate::store::packed::PackedBlobStore;
 use crate::store::s3::{S3, S3Settings};
-use crate::store::{BlobStore, KeyValue};
+use crate::store::{BlobStore, Expiring, KeyValue};
+use crate::{auth, upstream};
+
+/// The expiring keys of all layers.
+static EXPIRING: [Expiring; 5] =
+    [auth::EXPIRING[0], upstream::EXPIRING[0], mirror::EXPIRING[0], mirror::EXPIRING[1], mirror::EXPIRING[2]];
 
 /// The settings, read and checked.
 #[derive(Clone, Debug)]
@@ -39,6 +45,8 @@ pub struct Config {
     pub redirects: Redirects,
     /// The users and their permissions.
     pub access: AccessConfig,
+    /// The upstreams whose repositories this registry mirrors.
+    pub mirrors: MirrorSettings,
     /// The files of the certificate and its key, for hosts that speak TLS themselves.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// The level from which lines are logged.
@@ -53,13 +61,15 @@ impl Config {
     /// together. The text names the setting and the valid values.
     pub fn read(values: Values<'_>) -> Result<Self> {
         let (stores, server) = (StoreSettings::read(values)?, ServerSettings::read(values)?);
+        let access = AccessSettings::read(values)?;
         Ok(Self {
             limits: read_limits(values)?,
             tag_max_age_seconds: read_tag_max_age_seconds(values)?,
             connections: Connections::read(values)?,
             s3: stores.need_s3().then(|| read_s3(values)).transpose()?,
             redirects: read_redirects(values)?,
-            access: AccessConfig::new(AccessSettings::read(values)?, &stores, &server)?,
+            mirrors: MirrorSettings::read(values, access.token_key.as_ref())?,
+            access: AccessConfig::new(access, &stores, &server)?,
             stores,
             prune_schedule: server.prune_schedule,
             tls: server.tls,
@@ -80,7 +90,7 @@ impl Config {
         };
         let bucket = || s3.as_ref().context("setting s3_bucket is missing: S3 needs it");
         let folder = &self.stores.data_dir;
-        let context = || format!("setting data_dir: {} cannot be used", folder.display());
+        let context = || format!("setting data_dir: cannot use {}", folder.display());
         let keys: Arc<dyn KeyValue> = match self.stores.keys {
             KeyValueName::Files => Arc::new(FileKeyValue::open(folder, platform.clone()).with_context(context)?),
             KeyValueName::S3 => Arc::new(bucket()?.key_value()),
@@ -98,10 +108,15 @@ impl Config {
             }
         };
         let registry = Registry::new(keys.clone(), blobs.clone(), platform.clone(), self.limits.clone());
-        let registry = registry.with_expiring(&crate::auth::EXPIRING);
+        let mirroring = self.mirrors.mirroring.clone();
+        let registry = registry.with_expiring(&EXPIRING).with_mirrored_prefixes(mirroring.prefixes());
         let handler = Handler::new(registry.clone(), self.access.access(&keys, &platform)?);
         let handler = self.access.apply(handler)?.with_tag_max_age_seconds(self.tag_max_age_seconds);
-        Ok(Stores { keys, blobs, s3, registry, handler: handler.with_redirects(self.redirects.clone()) })
+        let mut handler = handler.with_redirects(self.redirects.clone());
+        if !mirroring.is_empty() {
+            handler = handler.with_mirrors(Mirrors::new(mirroring, &registry, &keys, &platform, &self.mirrors.seal()));
+        }
+        Ok(Stores { keys, blobs, s3, registry, handler })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The component for any WASI HTTP host (`wit/`, world `wasi`): the stores are files in a preopened
 //! folder or S3, and the settings are environment variables.
+#![allow(unsafe_code, reason = "wit-bindgen generates the bindings of the world")]
 
 use std::sync::Arc;
 

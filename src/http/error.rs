@@ -9,11 +9,13 @@ use super::limits::{BUSY_RETRY_AFTER_SECONDS, HEADER_BYTES_MAX, ISSUER_RETRY_AFT
 use super::reply::Reply;
 use super::request_id::RequestId;
 use crate::auth::DirectoryError;
+use crate::mirror;
 use crate::oci::RepositoryName;
 use crate::oci::name::NameError;
 use crate::platform::{BodyError, Causes};
 use crate::registry::{self, Status};
 use crate::store;
+use crate::upstream;
 
 /// The methods that a read-only store allows.
 const READ_METHODS: &str = "GET, HEAD";
@@ -73,6 +75,16 @@ pub(super) enum Error {
     /// The keys of this issuer cannot be fetched.
     Issuer(String),
     TokenRequest(&'static str),
+    /// A push into a repository that mirrors an upstream.
+    Mirrored {
+        upstream: String,
+    },
+    /// The parameter `ns` names no upstream.
+    NoUpstream {
+        namespace: String,
+    },
+    /// The upstream of a mirrored repository is in trouble.
+    Upstream(upstream::Error),
     Directory(DirectoryError),
     Registry(registry::Error),
 }
@@ -80,6 +92,15 @@ pub(super) enum Error {
 impl From<registry::Error> for Error {
     fn from(error: registry::Error) -> Self {
         Self::Registry(error)
+    }
+}
+
+impl From<mirror::Error> for Error {
+    fn from(error: mirror::Error) -> Self {
+        match error {
+            mirror::Error::Upstream(error) => Self::Upstream(error),
+            mirror::Error::Registry(error) => Self::Registry(error),
+        }
     }
 }
 
@@ -192,8 +213,36 @@ impl Error {
             }
             // The log has the cause, under the request id in the answer.
             Self::Panicked => error(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "the registry failed"),
+            Self::Mirrored { upstream } => {
+                let message = format!("this repository mirrors the upstream {upstream}: nothing can be pushed here");
+                error(StatusCode::FORBIDDEN, "DENIED", message)
+            }
+            Self::NoUpstream { namespace } => {
+                let message = format!("no upstream here has the namespace {namespace:?}; see the setting upstreams");
+                error(StatusCode::NOT_FOUND, "NAME_UNKNOWN", message)
+            }
+            Self::Upstream(error) => of_upstream(&error),
             Self::Registry(error) => of_registry(&error, head),
         }
+    }
+}
+
+/// The answer to trouble with an upstream. The class of the trouble is kept, and the message names
+/// the upstream.
+fn of_upstream(why: &upstream::Error) -> Reply {
+    use upstream::Kind;
+    tracing::warn!("{why}");
+    let (status, code) = match &why.kind {
+        Kind::Unknown | Kind::Denied => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
+        Kind::Limited { .. } => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
+        Kind::Range => (StatusCode::RANGE_NOT_SATISFIABLE, "SIZE_INVALID"),
+        Kind::Slow(_) => (StatusCode::GATEWAY_TIMEOUT, "UNKNOWN"),
+        Kind::Login(_) | Kind::Down(_) | Kind::Invalid(_) => (StatusCode::BAD_GATEWAY, "UNKNOWN"),
+    };
+    let reply = error(status, code, why.to_string());
+    match &why.kind {
+        Kind::Limited { retry_after: Some(retry_after) } => reply.with(RETRY_AFTER, retry_after),
+        _ => reply,
     }
 }
 

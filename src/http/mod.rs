@@ -15,6 +15,7 @@ mod origin;
 mod panics;
 mod permission;
 mod progress;
+mod pulled;
 mod query;
 mod redirects;
 mod reply;
@@ -30,6 +31,7 @@ use http::{Method, Request, Response};
 use tracing::Instrument as _;
 
 use crate::auth::{Access, Seal};
+use crate::mirror::Mirrors;
 use crate::platform::Body;
 use crate::registry::Registry;
 
@@ -65,6 +67,7 @@ pub struct Handler {
     authorizer: Authorizer,
     tag_max_age_seconds: u32,
     redirects: Redirects,
+    mirrors: Option<Mirrors>,
     /// Seals names in cursors if the registry has no tokens.
     own_seal: Seal,
 }
@@ -80,6 +83,7 @@ impl Handler {
             authorizer: Authorizer::new(access),
             tag_max_age_seconds: 0,
             redirects: Redirects::all_but(""),
+            mirrors: None,
             own_seal: Seal::new(key),
         }
     }
@@ -95,6 +99,11 @@ impl Handler {
     /// default all clients are redirected.
     pub fn with_redirects(self, redirects: Redirects) -> Self {
         Self { redirects, ..self }
+    }
+
+    /// The upstreams whose repositories are pulled through this registry; none by default.
+    pub fn with_mirrors(self, mirrors: Mirrors) -> Self {
+        Self { mirrors: Some(mirrors), ..self }
     }
 
     /// The URL by which clients reach the registry (`https://registry.example`). Clients are sent
@@ -166,10 +175,18 @@ impl Handler {
         origin::check_host(head)?;
         head::check_size(head)?;
         head::check_framing(head)?;
-        let operation = endpoints::parse(head)?;
+        let mut operation = endpoints::parse(head)?;
+        let namespace = match (&self.mirrors, operation.pulled()) {
+            (Some(mirrors), Some(pulled)) => pulled.route(mirrors, head)?,
+            _ => None,
+        };
         self.authorizer.check_site(head)?;
         let permission = operation.permission();
         let caller = self.authorizer.authorize(head, &permission).await?;
+        let mirrored = permission.pushed().and_then(|pushed| self.mirrors.as_ref()?.find(pushed));
+        if let Some(mirrored) = mirrored {
+            return Err(Error::Mirrored { upstream: mirrored.upstream().to_owned() });
+        }
         // An operation without a permission serves anyone, so its body does not come from an
         // authorized client.
         let _carried_out = (permission != Permission::None).then(|| Progress::begin(&head.extensions));
@@ -178,6 +195,6 @@ impl Handler {
         if let Some(change) = change {
             change.finish(&outcome);
         }
-        outcome
+        outcome.map(|reply| namespace.iter().fold(reply, |reply, namespace| reply.with_namespace(namespace)))
     }
 }

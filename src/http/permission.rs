@@ -15,6 +15,8 @@ pub(super) enum Permission<'a> {
     Catalog,
     /// An action on one repository.
     Repository(Action, &'a RepositoryName),
+    /// A pull that the first repository answers if it exists, and else the second one.
+    PullEither { own: &'a RepositoryName, mirrored: &'a RepositoryName },
     /// A push that asks to mount content from another repository. If the user may not pull there,
     /// an upload begins instead. If the caller's token was not requested for that repository, the
     /// request is refused, so that the client requests another token.
@@ -24,12 +26,21 @@ pub(super) enum Permission<'a> {
 }
 
 impl Permission<'_> {
+    /// The repository that the request pushes to.
+    pub(super) fn pushed(&self) -> Option<&RepositoryName> {
+        match self {
+            Self::Repository(Action::Push, repository) | Self::Mount { repository, .. } => Some(repository),
+            _ => None,
+        }
+    }
+
     /// Whether the caller has this permission.
     pub(super) fn is_given(&self, caller: &Caller) -> bool {
         match self {
             Self::None | Self::Login => true,
             Self::Catalog => caller.may_somewhere(Action::List),
             Self::Repository(action, repository) => caller.may(*action, repository),
+            Self::PullEither { own, mirrored } => caller.may(Action::Pull, own) || caller.may(Action::Pull, mirrored),
             Self::Mount { repository, from } => {
                 caller.may(Action::Push, repository) && !from.is_some_and(|from| caller.might_pull(from))
             }
@@ -47,6 +58,10 @@ impl Permission<'_> {
             Self::Catalog => vec![Scope::Catalog],
             Self::Repository(Action::Push, repository) => vec![push(repository)],
             Self::Repository(action, repository) => vec![Scope::Repository((*repository).clone(), vec![*action])],
+            Self::PullEither { own, mirrored } => {
+                let scope = |name: &RepositoryName| Scope::Repository(name.clone(), vec![Action::Pull]);
+                vec![scope(own), scope(mirrored)]
+            }
             Self::Mount { repository, from } => {
                 let from = from.map(|from| Scope::Repository(from.clone(), vec![Action::Pull]));
                 std::iter::once(push(repository)).chain(from).collect()

@@ -4,7 +4,7 @@ use percent_encoding::percent_decode_str;
 
 use super::error::Error;
 use crate::oci::{Algorithm, Tag};
-use crate::registry::{self, PageRequest};
+use crate::registry::{self, InvalidManifest, PageRequest};
 
 /// The text of a query.
 pub(super) struct Query<'a>(pub(super) &'a str);
@@ -44,7 +44,8 @@ impl Query<'_> {
     pub(super) fn tags(&self) -> Result<Vec<Tag>, Error> {
         let named = form_urlencoded::parse(self.0.as_bytes()).filter(|(key, _)| key == "tag");
         let tags = named.map(|(_, text)| text.parse::<Tag>());
-        tags.collect::<Result<_, _>>().map_err(|error| registry::Error::ManifestInvalid(error.to_string()).into())
+        let tags: Result<_, _> = tags.collect();
+        tags.map_err(|error| registry::Error::from(InvalidManifest::Tag(error)).into())
     }
 
     /// The page of a list (`n` and `last`).

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::byteranges::ByteRanges;
 use super::conditional::entity_tag;
+use crate::mirror::ServedRange;
 use crate::oci::manifest::OCI_INDEX;
 use crate::oci::{Descriptor, Digest, RepositoryName, Tag};
 use crate::platform::Body;
@@ -23,6 +24,7 @@ use crate::registry::{Page, Pushed, Referrers, ReferrersRequest, Registry, Share
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const TAG: HeaderName = HeaderName::from_static("oci-tag");
 /// Asks browsers to run nothing and to load nothing, because anyone may have pushed the content.
@@ -202,8 +204,23 @@ impl Reply {
         self
     }
 
+    /// Says which upstream the parameter `ns` chose (distribution-spec, "Registry Proxying").
+    pub(super) fn with_namespace(self, namespace: &str) -> Self {
+        self.with(NAMESPACE, namespace)
+    }
+
     pub(super) fn with_accept_ranges(self) -> Self {
         self.with(ACCEPT_RANGES, "bytes")
+    }
+
+    /// Makes the answer 206 if a range was served. The text is the value of `Content-Range`, which is
+    /// absent where the body has several ranges.
+    pub(super) fn with_range(self, served: ServedRange) -> Self {
+        match served {
+            ServedRange::Whole => self,
+            ServedRange::Part(range) => self.with_status(StatusCode::PARTIAL_CONTENT).with(CONTENT_RANGE, range),
+            ServedRange::Parts => self.with_status(StatusCode::PARTIAL_CONTENT),
+        }
     }
 
     pub(super) fn with_partial(self, part: &Range<u64>, size: u64) -> Self {

@@ -4,6 +4,7 @@
 
 mod body;
 mod causes;
+mod client_pace;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use http::{Request, Response};
 
 pub use body::{Body, BodyError, SourceError};
 pub use causes::Causes;
+pub use client_pace::ClientPace;
 
 /// Why [`Platform::send`] returned no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::error::InvalidDigest;
 use super::facts::BlobFact;
 use super::{Error, Result};
 use crate::oci::{Digest, Hasher};
@@ -77,7 +78,7 @@ impl Content {
         if computed == *digest {
             return Ok(());
         }
-        Err(Error::DigestInvalid(format!("the content has the digest {computed}, not {digest}")))
+        Err(InvalidDigest::Mismatch { computed, named: digest.clone() }.into())
     }
 
     /// Discards the bytes that an append brought, which made `stage` from the stage `before`. Best

@@ -21,8 +21,8 @@
 //!
 //! A key begins with its kind. The character `!`, which no name contains, ends a name. So no name
 //! of a repository or a tag can make one fact look like another, and `a` and `a/b` never mix. Keys
-//! that begin with `pack/` belong to the packed blob store, keys that begin with `auth/` to the
-//! layer `auth`.
+//! that begin with `pack/` belong to the packed blob store, and keys that begin with `auth/`,
+//! `upstream/` and `mirror/` to the layers of these names.
 
 use std::borrow::Borrow;
 use std::fmt::{self, Display};

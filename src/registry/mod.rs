@@ -13,6 +13,7 @@ mod error;
 mod layout;
 mod limits;
 mod memory;
+mod mirrored;
 mod pages;
 mod precondition;
 mod session_id;
@@ -38,7 +39,7 @@ use std::sync::Arc;
 
 pub use blobs::Blob;
 pub use collect::{CollectRequest, Named, Report, Tally};
-pub use error::{Error, Result};
+pub use error::{Error, InvalidDigest, InvalidManifest, InvalidSize, InvalidUpload, InvalidWarning, Result};
 pub use limits::Limits;
 pub use lists::{Page, PageRequest};
 pub use manifests::{Manifest, Pushed, Referrers, ReferrersRequest};
@@ -59,6 +60,7 @@ use facts::Facts;
 use guard::CollectionGuard;
 use lists::Lists;
 use manifests::{Manifests, PushRequest};
+use mirrored::MirroredPrefixes;
 use sharing::Sharing;
 use tags::Tags;
 use uploads::Uploads;
@@ -96,8 +98,16 @@ impl Registry {
         platform: Arc<dyn Platform>,
         limits: Limits,
     ) -> Self {
-        let limits = Arc::new(limits);
-        let (facts, content) = (Facts { keys }, Content { blobs });
+        Self::of_parts(Facts { keys }, Content { blobs }, platform, Arc::new(limits), MirroredPrefixes::default())
+    }
+
+    fn of_parts(
+        facts: Facts,
+        content: Content,
+        platform: Arc<dyn Platform>,
+        limits: Arc<Limits>,
+        mirrored: MirroredPrefixes,
+    ) -> Self {
         let guard = CollectionGuard { facts: facts.clone(), platform: platform.clone() };
         let sharing = Sharing { facts: facts.clone(), content: content.clone(), guard: guard.clone() };
         let blobs = Blobs {
@@ -119,6 +129,7 @@ impl Registry {
             uploads.clone(),
             platform.clone(),
             limits.clone(),
+            mirrored.clone(),
         );
         let collection = Collection {
             facts: facts.clone(),
@@ -128,6 +139,7 @@ impl Registry {
             platform: platform.clone(),
             limits: limits.clone(),
             expiring: &[],
+            mirrored,
         };
         Self { facts, content, blobs, lists, warnings, uploads, manifests, collection, platform, limits }
     }
@@ -137,6 +149,16 @@ impl Registry {
     pub fn with_expiring(mut self, expiring: &'static [Expiring]) -> Self {
         self.collection.expiring = expiring;
         self
+    }
+
+    /// A registry in which the repositories below these prefixes mirror other registries. A manifest
+    /// there may name content that is not here, and the collection does not report the content as
+    /// missing. To be called before the registry is used.
+    #[must_use]
+    pub fn with_mirrored_prefixes(self, prefixes: Vec<String>) -> Self {
+        let Self { facts, content, platform, limits, collection, .. } = self;
+        let registry = Self::of_parts(facts, content, platform, limits, MirroredPrefixes::new(prefixes));
+        registry.with_expiring(collection.expiring)
     }
 
     /// A registry that forgets everything when it is dropped.
@@ -244,6 +266,24 @@ impl Registry {
         self.uploads.status(repository, session).await
     }
 
+    /// How long ago a request last changed an upload, in milliseconds.
+    ///
+    /// # Errors
+    /// [`Error::UploadUnknown`] when the upload has ended, was cancelled or has expired.
+    pub async fn upload_idle_ms(&self, repository: &RepositoryName, id: &SessionId) -> Result<u64> {
+        self.uploads.idle_ms(repository, id, self.platform.now_ms()).await
+    }
+
+    /// The bytes of an upload from `start` to the end of its acknowledged state. `None` where the
+    /// store can only read committed content.
+    ///
+    /// # Errors
+    /// [`Error::UploadUnknown`] when the upload has ended or was cancelled, also while the bytes are
+    /// looked for; [`Error::SizeInvalid`] when the upload has fewer than `start` bytes.
+    pub async fn read_upload(&self, repository: &RepositoryName, id: &SessionId, start: u64) -> Result<Option<Body>> {
+        self.uploads.read(repository, id, start).await
+    }
+
     /// Adds a chunk to an upload.
     ///
     /// # Errors
@@ -291,6 +331,11 @@ impl Registry {
 
 /// Manifests, tags and referrers.
 impl Registry {
+    /// Whether a manifest was ever pushed to a repository.
+    pub async fn has_repository(&self, repository: &RepositoryName) -> Result<bool> {
+        Ok(self.facts.keys.get(&layout::repository(repository)).await?.is_some())
+    }
+
     /// Looks a manifest up: two key reads by tag, one by digest.
     ///
     /// # Errors

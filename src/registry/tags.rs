@@ -168,8 +168,8 @@ impl Tags {
         Ok(false)
     }
 
-    /// Writes reverse index entries for tags that a push is about to point. The entries tell a
-    /// round that begins before the tags exist that the tags will exist. Returns the deadline for
+    /// Writes reverse index entries for tags that a push is about to point. A round that begins
+    /// before the tags exist sees by the entries that the tags will exist. Returns the deadline for
     /// pointing the tags.
     pub(super) async fn announce(&self, reverse_entries: &[Key]) -> Result<Deadline> {
         let since_ms = self.platform.now_ms();

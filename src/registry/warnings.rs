@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use super::error::InvalidWarning;
 use super::facts::Facts;
 use super::limits::WARNING_BYTES_MAX;
-use super::{Error, Limits, Result, layout};
+use super::{Limits, Result, layout};
 use crate::oci::{RepositoryName, Tag};
 use crate::store::{self, When};
 
@@ -39,13 +40,13 @@ impl Warnings {
     /// Attaches a warning to a repository or to one of its tags, and replaces an earlier warning.
     ///
     /// # Errors
-    /// [`Error::WarningInvalid`].
+    /// [`Error::WarningInvalid`](super::Error::WarningInvalid).
     pub(super) async fn set(&self, repository: &RepositoryName, tag: Option<&Tag>, text: &str) -> Result<()> {
         if text.is_empty() || text.len() > WARNING_BYTES_MAX {
-            return Err(Error::WarningInvalid(format!("a warning has 1 to {WARNING_BYTES_MAX} bytes")));
+            return Err(InvalidWarning::Length { most: WARNING_BYTES_MAX }.into());
         }
         if !text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
-            return Err(Error::WarningInvalid("a warning is one line of printable ASCII".into()));
+            return Err(InvalidWarning::Characters.into());
         }
         let key = layout::warning(repository, tag);
         Ok(self.facts.keys.put(&key, text.as_bytes().to_vec().into(), When::Always).await.map(drop)?)

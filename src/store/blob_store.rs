@@ -105,6 +105,17 @@ pub trait BlobStore: Send + Sync {
     /// needs.
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body>;
 
+    /// The bytes of `range` of a stage, which must lie within the bytes of the stage. The body's
+    /// length is exact. `None` where the store can only read committed content.
+    ///
+    /// # Errors
+    /// [`Conflict`](super::Error::Conflict) when the stage can no longer be found, for example
+    /// because the stage was committed. The body may fail in the same case.
+    async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>> {
+        let _ = (stage, range);
+        Ok(None)
+    }
+
     /// A URL from which a client can read committed content directly, with any `Range`. `None`
     /// where the store offers no URL.
     async fn redirect(&self, location: &Location) -> Result<Option<String>> {

@@ -110,7 +110,7 @@ impl Probe<'_> {
         self.keys.delete(&key).await?;
         holds &= self.value(&key).await?.is_none();
         let bad = "a push may not be seen after it was acknowledged: this store cannot be used";
-        Ok(finding("a read sees the write before it", holds, "what was pushed is there", bad))
+        Ok(finding("a read sees the write before it", holds, "pushed content can be pulled", bad))
     }
 
     async fn list(&self) -> Result<Finding> {
@@ -131,7 +131,7 @@ impl Probe<'_> {
     async fn creators(&self) -> Result<Finding> {
         let key = self.key("created");
         let rivals = (0..RIVALS).map(|rival| self.keys.put(&key, rival.to_string().into(), When::Absent));
-        self.rivals("of several creators of a key one wins", join_all(rivals).await, &key).await
+        self.rivals("exactly one of several creators of a key wins", join_all(rivals).await, &key).await
     }
 
     async fn swappers(&self) -> Result<Finding> {
@@ -141,7 +141,8 @@ impl Probe<'_> {
             return Err(Error::corrupt(format!("key {key} was written and is missing")));
         };
         let swap = |rival: usize| self.keys.put(&key, rival.to_string().into(), When::Unchanged(entry.version.clone()));
-        self.rivals("of several who change a value one wins", join_all((0..RIVALS).map(swap)).await, &key).await
+        self.rivals("exactly one of several writers of a new value wins", join_all((0..RIVALS).map(swap)).await, &key)
+            .await
     }
 
     async fn rivals<T>(&self, guarantee: &'static str, results: Vec<Result<T>>, key: &str) -> Result<Finding> {
@@ -160,7 +161,7 @@ impl Probe<'_> {
              acknowledged, of which one stands; run one collection at a time",
             winners.len()
         );
-        Ok(finding(guarantee, holds, "racing requests have one winner, and the others are told", &bad))
+        Ok(finding(guarantee, holds, "racing requests have one winner, and the others get an error", &bad))
     }
 
     async fn value_sizes(&self) -> Result<Finding> {
@@ -195,7 +196,7 @@ impl Probe<'_> {
             Ok(body) => body.collect_up_to(CONTENT_BYTES as u64).await.is_err(),
             Err(_) => true,
         };
-        let bad = "layers are not what was pushed: this store cannot be used";
+        let bad = "layers differ from the pushed layers: this store cannot be used";
         Ok(finding(
             "content is read as it was written, in ranges too, and is gone when removed",
             holds,

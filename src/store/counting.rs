@@ -134,6 +134,12 @@ impl<S: BlobStore + ?Sized> BlobStore for Counting<S> {
         self.inner.read(location, range).await
     }
 
+    async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>> {
+        Counts::add(&self.counts.reads);
+        self.counts.read_bytes.fetch_add(range.end.saturating_sub(range.start), Ordering::Relaxed);
+        self.inner.read_stage(stage, range).await
+    }
+
     async fn redirect(&self, location: &Location) -> Result<Option<String>> {
         self.inner.redirect(location).await
     }

@@ -105,6 +105,40 @@ impl Drop for Piece {
     }
 }
 
+impl Piece {
+    /// The bytes of this piece and all pieces before it.
+    fn content(&self) -> Vec<Bytes> {
+        let mut pieces = Vec::new();
+        let mut piece = Some(self);
+        while let Some(this) = piece {
+            pieces.extend(this.bytes.iter().rev().cloned());
+            piece = this.before.as_deref();
+        }
+        pieces.reverse();
+        pieces
+    }
+}
+
+/// The bytes of `range` in pieces of content; `None` if the content is too short.
+fn slice(pieces: &[Bytes], range: Range<u64>) -> Option<Body> {
+    let size: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+    if range.end > size || range.start > range.end {
+        return None;
+    }
+    let length = range.end - range.start;
+    let mut offset = 0;
+    let slices: Vec<Result<Bytes, Error>> = pieces
+        .iter()
+        .filter_map(|piece| {
+            let (from, to) = (offset, offset + piece.len() as u64);
+            offset = to;
+            let (start, end) = (range.start.clamp(from, to), range.end.clamp(from, to));
+            (start < end).then(|| Ok(piece.slice((start - from) as usize..(end - from) as usize)))
+        })
+        .collect();
+    Some(Body::from_stream(stream::iter(slices)).with_length(length))
+}
+
 /// A stage's family, fork and length.
 fn parts(stage: &Stage) -> [&str; 3] {
     let mut parts = stage.0.split('/');
@@ -167,14 +201,7 @@ impl BlobStore for MemoryBlobStore {
                 return if known { Ok(location) } else { Err(gone) };
             }
         };
-        let mut pieces = Vec::new();
-        let mut piece = Some(&last);
-        while let Some(this) = piece {
-            pieces.extend(this.bytes.iter().rev().cloned());
-            piece = this.before.as_ref();
-        }
-        pieces.reverse();
-        lock(&self.blobs).insert(name, pieces.into());
+        lock(&self.blobs).insert(name, last.content().into());
         lock(&self.stages).remove(family);
         Ok(location)
     }
@@ -195,22 +222,13 @@ impl BlobStore for MemoryBlobStore {
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
         let blob = lock(&self.blobs).get(&location.0).cloned();
         let pieces = blob.ok_or_else(|| Error::corrupt(format!("content {} is missing", location.0)))?;
-        let size: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
-        if range.end > size || range.start > range.end {
-            return Err(Error::corrupt(format!("content {} has only {size} bytes", location.0)));
-        }
-        let length = range.end - range.start;
-        let mut offset = 0;
-        let slices: Vec<Result<Bytes, Error>> = pieces
-            .iter()
-            .filter_map(|piece| {
-                let (from, to) = (offset, offset + piece.len() as u64);
-                offset = to;
-                let (start, end) = (range.start.clamp(from, to), range.end.clamp(from, to));
-                (start < end).then(|| Ok(piece.slice((start - from) as usize..(end - from) as usize)))
-            })
-            .collect();
-        Ok(Body::from_stream(stream::iter(slices)).with_length(length))
+        slice(&pieces, range).ok_or_else(|| Error::corrupt(format!("content {} is too short", location.0)))
+    }
+
+    async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>> {
+        let (_, last) = self.find(stage)?;
+        let body = slice(&last.content(), range);
+        body.map(Some).ok_or_else(|| Error::corrupt("the stage is too short"))
     }
 
     async fn family(&self, stage: &Stage) -> Result<Family> {

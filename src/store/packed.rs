@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -68,7 +68,7 @@ struct Pack {
 
 /// Extents moved out of a stage.
 #[derive(Serialize, Deserialize)]
-struct Page {
+struct ExtentPage {
     before: Option<String>,
     extents: Vec<Extent>,
 }
@@ -76,7 +76,7 @@ struct Page {
 /// All pages of committed content in order. Each page is listed as one extent with the sum of the
 /// page's lengths.
 #[derive(Serialize, Deserialize)]
-struct PageList {
+struct ExtentPageList {
     pages: Vec<Extent>,
 }
 
@@ -137,11 +137,30 @@ impl PackedBlobStore {
     /// Moves the extents to a page when the pack has too many.
     async fn put_aside(&self, pack: &mut Pack, token: &str) -> Result<()> {
         if pack.extents.len() > EXTENTS_MAX {
-            let page = Page { before: pack.before.take(), extents: std::mem::take(&mut pack.extents) };
+            let page = ExtentPage { before: pack.before.take(), extents: std::mem::take(&mut pack.extents) };
             self.chunks.store(&pack.page_key(token), &page).await?;
             pack.before = Some(token.to_owned());
         }
         Ok(())
+    }
+
+    /// The bytes of `range`, out of extents with their starts in the content.
+    fn read_extents(&self, pack: Pack, extents: Vec<(u64, Extent)>, range: Range<u64>) -> Result<Body> {
+        let chunks = self.chunks.clone();
+        let length = range.end.saturating_sub(range.start);
+        // The wanted part of each extent, as a range within the extent.
+        let parts: Vec<(Extent, Range<u64>)> = overlaps(extents, &range);
+        if parts.iter().map(|(_, part)| part.end - part.start).sum::<u64>() != length {
+            return Err(Error::corrupt(format!("content {} is shorter than {} bytes", pack.family, range.end)));
+        }
+        let state = (chunks, pack, parts.into_iter(), None);
+        let pieces = stream::try_unfold(state, |(chunks, pack, mut parts, current)| async move {
+            let Some((extent, part)) = current.or_else(|| parts.next()) else { return Ok::<_, Error>(None) };
+            let (bytes, rest) = chunks.read_part(&pack, &extent, part).await?;
+            let current = (!rest.is_empty()).then_some((extent, rest));
+            Ok(Some((bytes, (chunks, pack, parts, current))))
+        });
+        Ok(Body::from_stream(pieces).with_length(length))
     }
 
     /// Stores the pages as a list in order. In the pack, the pages form a chain with the last page
@@ -150,13 +169,13 @@ impl PackedBlobStore {
         let mut pages = Vec::new();
         let mut next = pack.before.clone();
         while let Some(token) = next {
-            let page: Page = self.chunks.load(&pack.page_key(&token)).await?;
+            let page: ExtentPage = self.chunks.load(&pack.page_key(&token)).await?;
             let length = page.extents.iter().map(|extent| extent.length).sum();
             pages.push(Extent { token, length });
             next = page.before;
         }
         pages.reverse();
-        self.chunks.store(&pack.page_key(token), &PageList { pages }).await
+        self.chunks.store(&pack.page_key(token), &ExtentPageList { pages }).await
     }
 }
 
@@ -210,22 +229,26 @@ impl BlobStore for PackedBlobStore {
 
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
         let pack: Pack = open(&location.0)?;
-        let chunks = self.chunks.clone();
-        let extents = chunks.extents_within(&pack, &range).await?;
-        let length = range.end.saturating_sub(range.start);
-        // The wanted part of each extent, as a range within the extent.
-        let parts: Vec<(Extent, Range<u64>)> = overlaps(extents, &range);
-        if parts.iter().map(|(_, part)| part.end - part.start).sum::<u64>() != length {
+        let extents = self.chunks.extents_within(&pack, &range).await?;
+        self.read_extents(pack, extents, range)
+    }
+
+    async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>> {
+        let pack: Pack = open(&stage.0)?;
+        let tail = Bytes::from(pack.tail.clone());
+        let extents = self.chunks.staged_extents(&pack).await?;
+        let chunked = extents.last().map_or(0, |(start, last)| start + last.length);
+        let end = chunked + tail.len() as u64;
+        if range.end > end || range.start > range.end {
             return Err(Error::corrupt(format!("content {} is shorter than {} bytes", pack.family, range.end)));
         }
-        let state = (chunks, pack, parts.into_iter(), None);
-        let pieces = stream::try_unfold(state, |(chunks, pack, mut parts, current)| async move {
-            let Some((extent, part)) = current.or_else(|| parts.next()) else { return Ok::<_, Error>(None) };
-            let (bytes, rest) = chunks.read_part(&pack, &extent, part).await?;
-            let current = (!rest.is_empty()).then_some((extent, rest));
-            Ok(Some((bytes, (chunks, pack, parts, current))))
-        });
-        Ok(Body::from_stream(pieces).with_length(length))
+        let (from, to) = (range.start.max(chunked) - chunked, range.end.max(chunked) - chunked);
+        let tail = tail.slice(from as usize..to as usize);
+        let of_chunks = range.start.min(chunked)..range.end.min(chunked);
+        let body = self.read_extents(pack, extents, of_chunks)?;
+        let pieces = stream::unfold(body, |mut body| async move { Some((body.next().await?, body)) });
+        let pieces = pieces.chain(stream::iter([Ok(tail)]));
+        Ok(Some(Body::from_stream(pieces).with_length(range.end - range.start)))
     }
 
     async fn family(&self, stage: &Stage) -> Result<Family> {
@@ -237,10 +260,10 @@ impl BlobStore for PackedBlobStore {
         let pack: Pack = open(&location.0)?;
         let mut tokens: Vec<String> = pack.extents.iter().map(|extent| extent.token.clone()).collect();
         if let Some(before) = &pack.before {
-            let list: PageList = self.chunks.load(&pack.page_key(before)).await?;
+            let list: ExtentPageList = self.chunks.load(&pack.page_key(before)).await?;
             tokens.push(before.clone());
             for listed in list.pages {
-                let page: Page = self.chunks.load(&pack.page_key(&listed.token)).await?;
+                let page: ExtentPage = self.chunks.load(&pack.page_key(&listed.token)).await?;
                 tokens.extend(page.extents.into_iter().map(|extent| extent.token));
                 tokens.push(listed.token);
             }
@@ -331,17 +354,31 @@ impl Chunks {
         let mut extents = Vec::new();
         let mut start = 0;
         if let Some(before) = &pack.before {
-            let list: PageList = self.load(&pack.page_key(before)).await?;
+            let list: ExtentPageList = self.load(&pack.page_key(before)).await?;
             for listed in list.pages {
                 let end = start + listed.length;
                 if start < range.end && end > range.start {
-                    let page: Page = self.load(&pack.page_key(&listed.token)).await?;
+                    let page: ExtentPage = self.load(&pack.page_key(&listed.token)).await?;
                     with_starts(&mut extents, start, page.extents);
                 }
                 start = end;
             }
         }
         with_starts(&mut extents, start, pack.extents.clone());
+        Ok(extents)
+    }
+
+    /// All extents of a stage, each with its start in the content. The pages of a stage form a chain
+    /// with the last page first.
+    async fn staged_extents(&self, pack: &Pack) -> Result<Vec<(u64, Extent)>> {
+        let (mut pages, mut next) = (vec![pack.extents.clone()], pack.before.clone());
+        while let Some(token) = next {
+            let page: ExtentPage = self.load(&pack.page_key(&token)).await?;
+            pages.push(page.extents);
+            next = page.before;
+        }
+        let mut extents = Vec::new();
+        with_starts(&mut extents, 0, pages.into_iter().rev().flatten().collect());
         Ok(extents)
     }
 
@@ -406,7 +443,7 @@ mod tests {
 
     /// Earlier versions wrote keys without lengths.
     #[test]
-    fn what_earlier_versions_packed_is_read_and_listed() {
+    fn content_packed_by_earlier_versions_is_read_and_listed() {
         let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
         let store = PackedBlobStore::new(keys.clone(), Arc::new(SystemPlatform), CHUNK_BYTES_MIN);
         for (number, chunk) in [vec![b'a'; CHUNK_BYTES_MIN as usize], vec![b'b'; 10]].into_iter().enumerate() {

@@ -1,10 +1,12 @@
 //! A platform whose clock and whose other servers a test controls.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_executor::block_on;
+use futures_util::future::BoxFuture;
 use http::header::AUTHORIZATION;
 use http::{Request, Response};
 
@@ -17,6 +19,8 @@ type Script = Box<dyn Fn(&Request<Body>) -> Result<Response<Body>, SendError> + 
 pub(crate) struct Scripted {
     pub(crate) now_ms: AtomicU64,
     random: AtomicU64,
+    /// Whether tasks run, each on a thread of its own.
+    pub(crate) runs_tasks: AtomicBool,
     script: Mutex<Script>,
     requests: Mutex<Vec<String>>,
 }
@@ -28,6 +32,7 @@ impl Scripted {
         Self {
             now_ms: AtomicU64::new(1_700_000_000_000),
             random: AtomicU64::new(0),
+            runs_tasks: AtomicBool::new(false),
             script: Mutex::new(Box::new(script)),
             requests: Mutex::default(),
         }
@@ -52,6 +57,14 @@ impl Platform for Scripted {
     fn random(&self) -> [u8; 16] {
         let [a, b, c, d, e, f, g, h] = self.random.fetch_add(1, Relaxed).to_le_bytes();
         [a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0]
+    }
+
+    fn runs_tasks(&self) -> bool {
+        self.runs_tasks.load(Relaxed)
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        std::thread::spawn(|| block_on(task));
     }
 
     async fn send(&self, request: Request<Body>, _: Duration) -> Result<Response<Body>, SendError> {

@@ -3,14 +3,14 @@
 //! (`unshare`), which needs root or user namespaces.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::client::whole;
+use crate::support::client::{raw, raw_status, whole};
 use crate::support::host::{Host, Kind};
 use crate::support::repository::Repository;
 use crate::support::value::{noise, sha256};
@@ -308,6 +308,33 @@ fn a_folder_that_is_gone_is_named() {
     }
 }
 
+/// A request on an open connection needs files that the process cannot open any more.
+#[test]
+fn too_many_open_files_are_named() {
+    for kind in HOSTS {
+        run(async move {
+            let host = Host::start(kind);
+            let repository = repository(&host);
+            push(&repository, "v1", 1000).await.expect("pushed");
+            let head = format!("HTTP/1.1\r\nHost: {}\r\n", host.client.address);
+            let mut connection = raw(host.client.address, format!("HEAD /v2/ {head}\r\n").as_bytes());
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                connection.read_exact(&mut byte).expect("an answer");
+                answer.extend(byte);
+            }
+            host.limit_open_files(3);
+            let get = format!("GET /v2/team/app/manifests/v1 {head}Connection: close\r\n\r\n");
+            connection.write_all(get.as_bytes()).expect("sent");
+            assert_eq!(raw_status(&mut connection), Some(500));
+            host.must_log("EMFILE: ");
+            host.limit_open_files(256);
+            is_whole(&repository, "v1").await;
+        });
+    }
+}
+
 #[test]
 fn a_foreign_folder_is_refused_by_name() {
     let parent = tempfile::tempdir().expect("a folder");
@@ -427,7 +454,7 @@ fn a_copy_made_under_load_is_consistent() {
 /// `keys`, `blobs` and `stages` were synced, and so were the folders of all names. The trace of the
 /// system calls proves the order.
 #[test]
-fn nothing_is_answered_before_it_is_synced() {
+fn every_answer_follows_its_sync() {
     for kind in HOSTS {
         run(async move {
             let mut host = Host::start_in::<&str>(kind, &[], Some(trace::PLACE));

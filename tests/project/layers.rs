@@ -13,8 +13,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("registry", &["registry", "store", "platform", "oci"]),
     ("auth", &["auth", "store", "platform", "oci"]),
     ("upstream", &["upstream", "auth", "store", "platform", "oci"]),
-    ("http", &["http", "auth", "registry", "store", "platform", "oci"]),
-    ("host", &["host", "http", "auth", "registry", "store", "platform", "oci"]),
+    ("mirror", &["mirror", "upstream", "registry", "auth", "store", "platform", "oci"]),
+    ("http", &["http", "mirror", "upstream", "auth", "registry", "store", "platform", "oci"]),
+    ("host", &["host", "http", "mirror", "upstream", "auth", "registry", "store", "platform", "oci"]),
 ];
 
 /// Crates that only a host may use; the store that wraps Spin's stores is the one exception.
@@ -83,6 +84,7 @@ const PARTS: &[&str] = &[
     "limits",
     "layout",
     "memory",
+    "mirrored",
     "pages",
     "precondition",
     "facts",

@@ -97,6 +97,11 @@ impl BlobStore for Panicking<MemoryBlobStore> {
         self.inner.abandon(stage, before).await
     }
 
+    async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>, Error> {
+        self.trap.step();
+        self.inner.read_stage(stage, range).await
+    }
+
     /// With a trap set, the stream of bytes may panic in the middle.
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body, Error> {
         let half = range.start + (range.end - range.start) / 2;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 
 use eyot::oci::{Digest, Reference};
-use eyot::registry::{CollectRequest, Error, PageRequest, ReferrersRequest};
+use eyot::registry::{CollectRequest, Error, InvalidManifest, PageRequest, ReferrersRequest};
 use eyot::store::Location;
 use futures_util::FutureExt as _;
 use serde_json::Value as Json;
@@ -146,7 +146,7 @@ fn promised(world: &World, model: &Model, manifest: ManifestId) -> Outcome {
             let blob = now(world.bare.blob(&name, digest)).map_err(wrong)?;
             let bytes = now(world.bare.read_blob(&blob, 0..blob.size)).map_err(wrong)?;
             let bytes =
-                now(bytes.collect_up_to(1 << 20)).map_err(|error| wrong(Error::ManifestInvalid(error.to_string())))?;
+                now(bytes.collect_up_to(1 << 20)).map_err(|error| wrong(InvalidManifest::Body(error).into()))?;
             if !digest.matches(&bytes) {
                 return Err(format!("{digest}, which occurs in manifest {this} in {name}, has wrong bytes"));
             }

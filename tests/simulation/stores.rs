@@ -98,6 +98,11 @@ impl BlobStore for Gated<dyn BlobStore> {
         self.inner.read(location, range).await
     }
 
+    async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>> {
+        self.scheduler.gate("read", &stage.0).await;
+        self.inner.read_stage(stage, range).await
+    }
+
     async fn redirect(&self, location: &Location) -> Result<Option<String>> {
         self.inner.redirect(location).await
     }

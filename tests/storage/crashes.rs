@@ -138,6 +138,10 @@ impl BlobStore for Fused<dyn BlobStore> {
         fused!(self, self.inner.read(location, range))
     }
 
+    async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>, Error> {
+        fused!(self, self.inner.read_stage(stage, range))
+    }
+
     async fn redirect(&self, location: &Location) -> Result<Option<String>, Error> {
         fused!(self, self.inner.redirect(location))
     }

@@ -234,6 +234,13 @@ impl Host {
         self.signal_to("TERM", &format!("-{}", self.child.id()));
     }
 
+    /// From now on the process can open no file number from `end` on. Open files stay open.
+    pub fn limit_open_files(&self, end: u32) {
+        let limit = format!("--nofile={end}:");
+        let limited = Command::new("prlimit").args([&limit, "--pid", &self.child.id().to_string()]).status();
+        assert!(limited.expect("a program of util-linux").success());
+    }
+
     fn signal_to(&self, name: &str, processes: &str) {
         let told = Command::new("kill").args(["-s", name, "--", processes]).status();
         assert!(told.expect("a program of every system").success());

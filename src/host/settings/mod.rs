@@ -10,6 +10,7 @@ mod connections;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 mod help;
 mod limits;
+mod mirrors;
 mod misspelt;
 #[cfg(test)]
 mod pages;
@@ -22,6 +23,7 @@ mod values;
 pub use connections::Connections;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub use help::{help, help_of};
+pub use mirrors::MirrorSettings;
 pub use misspelt::nearest_setting;
 pub use setting::Host;
 pub use stores::{BlobStoreName, KeyValueName, StoreSettings};
@@ -50,6 +52,7 @@ pub static GROUPS: &[Group] = &[
     Group { title: "Limits", settings: limits::SETTINGS },
     Group { title: "Garbage collection", settings: limits::COLLECTION_SETTINGS },
     Group { title: "Pulls and pushes", settings: limits::PULL_SETTINGS },
+    Group { title: "Upstreams", settings: mirrors::SETTINGS },
     Group { title: "Server", settings: server::SETTINGS },
     Group { title: "Connections of the native program", settings: connections::SETTINGS },
 ];

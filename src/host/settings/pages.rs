@@ -13,11 +13,24 @@ use super::{GROUPS, all_settings};
 const MANIFEST_DEFAULTS: &[(&str, &str)] = &[("s3_endpoint", "http://127.0.0.1:9000")];
 
 /// Variables of Spin's manifest that are no settings: name, default and purpose.
-const MANIFEST_ONLY: &[(&str, &str, &str)] = &[(
-    "oidc_host",
-    "https://token.actions.githubusercontent.com",
-    "the host of an OIDC issuer, to which the component may send requests",
-)];
+const MANIFEST_ONLY: &[(&str, &str, &str)] = &[
+    (
+        "oidc_host",
+        "https://token.actions.githubusercontent.com",
+        "the host of an OIDC issuer, to which the component may send requests",
+    ),
+    (
+        "upstream_host",
+        "https://registry-1.docker.io",
+        "the host of an upstream, to which the component may send requests",
+    ),
+    ("upstream_token_host", "https://auth.docker.io", "the host that gives the tokens of the upstream"),
+    (
+        "upstream_content_host",
+        "https://production.cloudflare.docker.com",
+        "the host to which the upstream redirects pulls of layers",
+    ),
+];
 
 /// Compares the part of a file between the lines `begin` and `end` with `expected`, or replaces the
 /// part if the environment asks for an update.

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use http::Method;
 use http::header::RANGE;
+use http::request::Parts;
 
 use super::{Call, Endpoint, Operation, operation};
 use crate::auth::Action;
@@ -12,18 +13,23 @@ use crate::http::byteranges::ByteRanges;
 use crate::http::conditional;
 use crate::http::error::Error;
 use crate::http::permission::Permission;
+use crate::http::pulled::{FoundBlob, Pulled};
 use crate::http::reply::{Freshness, Reply};
+use crate::mirror::{BlobRange, MirroredRepository};
 use crate::oci::range::RangeRequest;
 use crate::oci::{Digest, RepositoryName};
 use crate::platform::Body;
+use crate::registry;
 
+/// The media type of blobs. The registry does not know the types that manifests give to blobs.
+const MEDIA_TYPE: &str = "application/octet-stream";
 const PATH: &str = "/v2/<name>/blobs/<digest>";
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         method: "GET",
         path: PATH,
-        parse: |target| operation(GetBlob { repository: target.repository()?, digest: target.digest()? }),
+        parse: |target| operation(GetBlob { repository: target.repository()?.into(), digest: target.digest()? }),
     },
     Endpoint {
         method: "DELETE",
@@ -33,23 +39,35 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
 ];
 
 struct GetBlob {
-    repository: RepositoryName,
+    repository: Pulled,
     digest: Digest,
 }
 
 #[async_trait]
 impl Operation for GetBlob {
     fn permission(&self) -> Permission<'_> {
-        Permission::Repository(Action::Pull, &self.repository)
+        self.repository.permission()
+    }
+
+    fn pulled(&mut self) -> Option<&mut Pulled> {
+        Some(&mut self.repository)
     }
 
     fn change(&self) -> Option<Change> {
         None
     }
 
-    async fn perform(self: Box<Self>, handler: &Handler, Call { head, .. }: Call<'_>) -> Result<Reply, Error> {
-        let (registry, digest) = (&handler.registry, &self.digest);
-        let blob = registry.blob(&self.repository, digest).await?;
+    async fn perform(self: Box<Self>, handler: &Handler, call: Call<'_>) -> Result<Reply, Error> {
+        let (registry, digest, head) = (&handler.registry, &self.digest, call.head);
+        let blob = match self.repository.blob(registry, call.caller, digest).await? {
+            FoundBlob::Here(blob) => blob,
+            // A client that is about to push asks by HEAD which layers are here. A layer of the
+            // default upstream is none of an own repository.
+            FoundBlob::Upstream(_) if self.repository.is_default() && head.method == Method::HEAD => {
+                return Err(registry::Error::BlobUnknown(digest.clone()).into());
+            }
+            FoundBlob::Upstream(mirrored) => return from_upstream(head, &mirrored, digest).await,
+        };
         conditional::read_precondition(head).check(Some(digest))?;
         if conditional::is_known(head, digest) {
             return Ok(Reply::not_modified(digest, Freshness::Immutable));
@@ -79,12 +97,35 @@ impl Operation for GetBlob {
             Method::HEAD => Body::empty().with_length(blob.size),
             _ => registry.read_blob(&blob, part.clone().unwrap_or(0..blob.size)).await?,
         };
-        let reply = Reply::content("application/octet-stream", digest, Freshness::Immutable, body).with_accept_ranges();
+        let reply = Reply::content(MEDIA_TYPE, digest, Freshness::Immutable, body).with_accept_ranges();
         Ok(match part {
             Some(part) => reply.with_partial(&part, blob.size),
             None => reply,
         })
     }
+}
+
+/// A blob that this registry does not hold, from an upstream. A question about the blob and a range
+/// of the blob go through; the whole blob is also stored.
+async fn from_upstream(head: &Parts, mirrored: &MirroredRepository, digest: &Digest) -> Result<Reply, Error> {
+    conditional::read_precondition(head).check(Some(digest))?;
+    if conditional::is_known(head, digest) {
+        return Ok(Reply::not_modified(digest, Freshness::Immutable));
+    }
+    let reply = |body| Reply::content(MEDIA_TYPE, digest, Freshness::Immutable, body).with_accept_ranges();
+    if head.method == Method::HEAD {
+        let size = mirrored.blob_size(digest).await?;
+        return Ok(reply(Body::empty().with_length(size)));
+    }
+    if let Some(range) = head.headers.get(RANGE).filter(|_| conditional::is_range_valid(head, digest)) {
+        let BlobRange { media_type, served, body } = mirrored.blob_range(digest, range).await?;
+        let media_type = media_type.as_deref().unwrap_or(MEDIA_TYPE);
+        return Ok(Reply::content(media_type, digest, Freshness::Immutable, body)
+            .with_accept_ranges()
+            .with_range(served));
+    }
+    let blob = mirrored.blob(digest).await?;
+    Ok(reply(blob.body))
 }
 
 struct DeleteBlob {

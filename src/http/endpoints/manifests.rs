@@ -12,7 +12,9 @@ use crate::http::conditional;
 use crate::http::error::Error;
 use crate::http::head;
 use crate::http::permission::Permission;
+use crate::http::pulled::Pulled;
 use crate::http::reply::{Freshness, Reply};
+use crate::mirror::MirroredManifest;
 use crate::oci::{Reference, RepositoryName, Tag};
 use crate::platform::Body;
 
@@ -22,7 +24,9 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         method: "GET",
         path: PATH,
-        parse: |target| operation(GetManifest { repository: target.repository()?, reference: target.reference()? }),
+        parse: |target| {
+            operation(GetManifest { repository: target.repository()?.into(), reference: target.reference()? })
+        },
     },
     Endpoint {
         method: "PUT",
@@ -40,30 +44,35 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
 ];
 
 struct GetManifest {
-    repository: RepositoryName,
+    repository: Pulled,
     reference: Reference,
 }
 
 #[async_trait]
 impl Operation for GetManifest {
     fn permission(&self) -> Permission<'_> {
-        Permission::Repository(Action::Pull, &self.repository)
+        self.repository.permission()
+    }
+
+    fn pulled(&mut self) -> Option<&mut Pulled> {
+        Some(&mut self.repository)
     }
 
     fn change(&self) -> Option<Change> {
         None
     }
 
-    async fn perform(self: Box<Self>, handler: &Handler, Call { head, .. }: Call<'_>) -> Result<Reply, Error> {
+    async fn perform(self: Box<Self>, handler: &Handler, call: Call<'_>) -> Result<Reply, Error> {
         let Self { repository, reference } = *self;
-        let registry = &handler.registry;
-        let manifest = registry.manifest(&repository, &reference).await?;
+        let (registry, head) = (&handler.registry, call.head);
+        let MirroredManifest { manifest, warning } = repository.manifest(registry, call.caller, &reference).await?;
         let (tag, freshness) = match &reference {
             Reference::Tag(tag) => (Some(tag), Freshness::Tag { max_age_seconds: handler.tag_max_age_seconds }),
             Reference::Digest(_) => (None, Freshness::Immutable),
         };
         conditional::read_precondition(head).check(Some(&manifest.digest))?;
-        let warnings = registry.warnings(&repository, tag).await?;
+        let mut warnings = registry.warnings(repository.name(), tag).await?;
+        warnings.extend(warning);
         if conditional::is_known(head, &manifest.digest) {
             return Ok(Reply::not_modified(&manifest.digest, freshness).with_warnings(&warnings));
         }

@@ -26,6 +26,7 @@ use super::Handler;
 use super::audit::Change;
 use super::error::Error;
 use super::permission::Permission;
+use super::pulled::Pulled;
 use super::query::Query;
 use super::reply::Reply;
 use crate::auth::Caller;
@@ -69,6 +70,12 @@ pub(super) struct Endpoint {
 pub(super) trait Operation: Send + Sync {
     /// The permission that the operation requires of its caller.
     fn permission(&self) -> Permission<'_>;
+
+    /// The repository that a pull reads, so that the request can be routed to an upstream; `None` for
+    /// an operation that is no pull.
+    fn pulled(&mut self) -> Option<&mut Pulled> {
+        None
+    }
 
     /// The change to write into the audit log; `None` for an operation without a change.
     fn change(&self) -> Option<Change>;

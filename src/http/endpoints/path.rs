@@ -9,7 +9,7 @@ use super::super::error::Error;
 use super::super::query::Query;
 use crate::oci::name::ReferenceError;
 use crate::oci::{Digest, Reference, RepositoryName};
-use crate::registry::{self, SessionId};
+use crate::registry::{self, InvalidManifest, SessionId};
 
 /// The path of an endpoint. The first value in a path takes one segment or more, because
 /// repository names have slashes. Every further value takes one segment.
@@ -98,7 +98,7 @@ impl Target<'_> {
             // An invalid tag is an error of a push. Any other request asks for an unknown manifest,
             // because no manifest can have an invalid tag.
             ReferenceError::Tag(error) if *self.method == Method::PUT => {
-                registry::Error::ManifestInvalid(error.to_string()).into()
+                registry::Error::from(InvalidManifest::Tag(error)).into()
             }
             ReferenceError::Tag(_) => registry::Error::ManifestUnknown(text.chars().take(128).collect()).into(),
         })

@@ -1,15 +1,18 @@
 //! The manifests that name a subject (distribution-spec, "Listing Referrers").
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 
 use super::{Call, Endpoint, Operation, operation};
-use crate::auth::Action;
 use crate::http::Handler;
 use crate::http::audit::Change;
 use crate::http::error::Error;
 use crate::http::permission::Permission;
+use crate::http::pulled::{Chosen, Pulled};
 use crate::http::reply::Reply;
-use crate::oci::{Digest, RepositoryName};
+use crate::mirror::Listed;
+use crate::oci::{Descriptor, Digest};
 use crate::registry::ReferrersRequest;
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
@@ -18,12 +21,12 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     parse: |target| {
         let query = &target.query;
         let request = ReferrersRequest { artifact_type: query.media_type("artifactType"), last: query.text("last") };
-        operation(ListReferrers { repository: target.repository()?, subject: target.digest()?, request })
+        operation(ListReferrers { repository: target.repository()?.into(), subject: target.digest()?, request })
     },
 }];
 
 struct ListReferrers {
-    repository: RepositoryName,
+    repository: Pulled,
     subject: Digest,
     request: ReferrersRequest,
 }
@@ -31,16 +34,41 @@ struct ListReferrers {
 #[async_trait]
 impl Operation for ListReferrers {
     fn permission(&self) -> Permission<'_> {
-        Permission::Repository(Action::Pull, &self.repository)
+        self.repository.permission()
+    }
+
+    fn pulled(&mut self) -> Option<&mut Pulled> {
+        Some(&mut self.repository)
     }
 
     fn change(&self) -> Option<Change> {
         None
     }
 
-    async fn perform(self: Box<Self>, handler: &Handler, _: Call<'_>) -> Result<Reply, Error> {
+    async fn perform(self: Box<Self>, handler: &Handler, call: Call<'_>) -> Result<Reply, Error> {
         let Self { repository, subject, request } = *self;
-        let page = handler.registry.referrers(&repository, &subject, &request).await?;
-        Ok(Reply::referrers(&repository, &subject, &request, page))
+        let registry = &handler.registry;
+        let mirrored = match repository.choose(registry, call.caller).await? {
+            Chosen::Own => {
+                let page = registry.referrers(repository.name(), &subject, &request).await?;
+                return Ok(Reply::referrers(repository.name(), &subject, &request, page));
+            }
+            Chosen::Mirror(mirrored) => mirrored,
+        };
+        let mut page = registry.referrers(mirrored.name(), &subject, &request).await?;
+        // The upstream's referrers are on the first page.
+        let mut warnings = Vec::new();
+        if request.last.is_none() {
+            let Listed { list, warning } = mirrored.referrers(&subject).await?;
+            warnings.extend(warning);
+            let is_wanted = |found: &Descriptor| match &request.artifact_type {
+                Some(wanted) => found.artifact_type.as_ref() == Some(wanted),
+                None => true,
+            };
+            let known: BTreeSet<Digest> = page.descriptors.iter().map(|found| found.digest.clone()).collect();
+            let more = list.into_iter().filter(|found| is_wanted(found) && !known.contains(&found.digest));
+            page.descriptors.extend(more);
+        }
+        Ok(Reply::referrers(mirrored.name(), &subject, &request, page).with_warnings(&warnings))
     }
 }

@@ -18,7 +18,7 @@ use crate::http::permission::Permission;
 use crate::http::reply::Reply;
 use crate::oci::range::parse_chunk_range;
 use crate::oci::{Algorithm, Digest, RepositoryName};
-use crate::registry::{self, Chunk, SessionId, Status};
+use crate::registry::{self, Chunk, InvalidDigest, InvalidUpload, SessionId, Status};
 
 const UPLOAD: &str = "/v2/<name>/blobs/uploads/<session>";
 
@@ -47,7 +47,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
 
 /// The digest in the query.
 fn digest(target: &Target<'_>) -> Result<Digest, Error> {
-    let missing = || registry::Error::DigestInvalid("the parameter digest is missing".into());
+    let missing = || registry::Error::from(InvalidDigest::Missing);
     parse_digest(&target.query.get("digest").ok_or_else(missing)?)
 }
 
@@ -211,7 +211,7 @@ impl Operation for CancelUpload {
 /// The range of the blob that a chunk holds, from `Content-Range`; `None` without the header.
 fn chunk_range(head: &Parts) -> Result<Option<Range<u64>>, Error> {
     let Some(text) = head::text(head, &CONTENT_RANGE)? else { return Ok(None) };
-    let malformed = "the header Content-Range must be <first byte>-<last byte>, as in 0-1023";
-    let range = parse_chunk_range(text).ok_or_else(|| registry::Error::UploadInvalid(malformed.into()))?;
+    let malformed = || registry::Error::from(InvalidUpload::ContentRange);
+    let range = parse_chunk_range(text).ok_or_else(malformed)?;
     Ok(Some(range))
 }

@@ -12,7 +12,7 @@ use crate::http::limits::WARNING_REQUEST_BYTES_MAX;
 use crate::http::permission::Permission;
 use crate::http::reply::Reply;
 use crate::oci::{RepositoryName, Tag};
-use crate::registry::{self, Registry};
+use crate::registry::{self, InvalidWarning, Registry};
 
 const PATH: &str = "/v2/_eyot/warnings/<target>";
 
@@ -34,7 +34,7 @@ impl Subject {
         let (name, tag) = match text.split_once(':') {
             None => (text, None),
             Some((name, tag)) => {
-                let invalid = |error| registry::Error::WarningInvalid(format!("{error}"));
+                let invalid = |error| registry::Error::from(InvalidWarning::Tag(error));
                 (name, Some(tag.parse::<Tag>().map_err(invalid)?))
             }
         };

@@ -1,9 +1,10 @@
-//! Tests of the handler, by noun. All of them use the registry in [`Fixture`].
+//! Tests of the handler, by noun. All but `mirrors` use the registry in [`Fixture`].
 
 mod audit;
 mod catalog;
 mod logins;
 mod machine_tokens;
+mod mirrors;
 mod mounts;
 mod permissions;
 mod site;

@@ -24,7 +24,9 @@ impl Collector<'_> {
         let outcomes = self.collect_keys(after.as_deref(), &candidates).await?;
         outcomes.into_iter().for_each(|outcome| self.cursor.report.blobs.add(outcome));
         if !more {
-            let is_complete = self.cursor.sets.missing.is_empty();
+            let is_mirrored =
+                self.cursor.repository.as_ref().is_some_and(|name| self.collection.mirrored.contain(name));
+            let is_complete = self.cursor.sets.missing.is_empty() || is_mirrored;
             self.cursor.enter(if is_complete { Phase::ReverseIndex } else { Phase::MissingBlobs });
         }
         Ok(())

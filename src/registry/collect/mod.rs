@@ -35,6 +35,7 @@ use super::guard::{Activity, CollectionGuard, CollectionState, Deadline, Window}
 use super::layout::{Key, Kind, Prefix};
 use super::limits::{LEASE_MS, LEASES_LISTED_MAX, RIGHT_OF_WAY_MS};
 use super::manifests::ManifestReader;
+use super::mirrored::MirroredPrefixes;
 use super::pages::KeyPages;
 use super::{Error, Limits, Result, layout};
 use crate::platform::{Causes, Platform};
@@ -90,6 +91,8 @@ pub(super) struct Collection {
     pub limits: Arc<Limits>,
     /// The keys of other layers that expire.
     pub expiring: &'static [Expiring],
+    /// The repositories whose missing blobs are not reported.
+    pub mirrored: MirroredPrefixes,
 }
 
 impl Collection {

@@ -38,9 +38,9 @@ impl Collector<'_> {
 
     /// Keeps the manifests of pushes that are about to set a tag. A push writes the reverse-index
     /// entry before the tag. In a round that begins between the two writes, the manifest must not
-    /// count as untagged, nor the entry as an orphan. If the entry says that the push is done, or is
-    /// older than `PUSH_MS_MAX`, the tag is read again: the phase `Tags` may have read the tag too
-    /// early.
+    /// count as untagged, nor the entry as an orphan. If the entry says that the push is done, or
+    /// is older than `PUSH_MS_MAX`, the tag is read again: the phase `Tags` may have read the tag
+    /// too early.
     pub(super) async fn pushes(&mut self) -> Result<()> {
         let (store, entries) = (self.mark_store(), self.keys_of(Kind::Tagged));
         let (keys, more) = self.page(&entries).await?;

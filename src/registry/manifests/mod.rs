@@ -16,8 +16,10 @@ pub(super) use reading::ManifestReader;
 pub use referrers::{Referrers, ReferrersRequest};
 
 use super::content::Content;
+use super::error::{InvalidDigest, InvalidManifest};
 use super::facts::{Facts, ManifestFact, TagFact};
 use super::guard::CollectionGuard;
+use super::mirrored::MirroredPrefixes;
 use super::sharing::Sharing;
 use super::tags::Tags;
 use super::uploads::Uploads;
@@ -76,10 +78,11 @@ impl Manifests {
         uploads: Uploads,
         platform: Arc<dyn Platform>,
         limits: Arc<Limits>,
+        mirrored: MirroredPrefixes,
     ) -> Self {
         let reader = ManifestReader { facts: facts.clone(), content: content.clone(), tags: tags.clone() };
         let referrers = ReferrerIndex::new(reader.clone(), limits.clone());
-        let references = References { facts: facts.clone(), limits: limits.clone(), reader: reader.clone() };
+        let references = References { facts: facts.clone(), limits: limits.clone(), mirrored, reader: reader.clone() };
         let receiver = ManifestReceiver::new(limits.clone());
         let storage = ManifestStorage {
             facts: facts.clone(),
@@ -104,7 +107,7 @@ impl Manifests {
         let _memory = self.receiver.reserve_push(bytes.len() as u64).await?;
         let digest = digest_of(request.reference, &bytes)?;
         let parsed = oci::Manifest::parse(&bytes, request.content_type);
-        let (manifest, media_type) = parsed.map_err(|e| Error::ManifestInvalid(e.to_string()))?;
+        let (manifest, media_type) = parsed.map_err(InvalidManifest::from)?;
         self.references.check_count(&manifest)?;
         let descriptor = manifest.descriptor(&media_type, &digest, bytes.len() as u64);
         self.referrers.check(&manifest, &descriptor)?;
@@ -222,7 +225,8 @@ fn digest_of(reference: &Reference, bytes: &Bytes) -> Result<Digest> {
         Reference::Digest(digest) => digest.clone(),
     };
     if !digest.matches(bytes) {
-        return Err(Error::DigestInvalid(format!("the manifest has not the digest {digest}")));
+        let computed = digest.algorithm().digest(bytes);
+        return Err(InvalidDigest::Mismatch { computed, named: digest }.into());
     }
     Ok(digest)
 }

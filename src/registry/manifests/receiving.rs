@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::platform::{Body, BodyError};
+use crate::registry::error::{InvalidManifest, InvalidSize};
 use crate::registry::limits::{
     PUSH_MEMORY_FACTOR, PUSH_UNQUEUED_BYTES_MAX, PUSHES_MEMORY_BYTES, RECEIVING_MEMORY_BYTES,
 };
@@ -78,7 +79,7 @@ impl ManifestReceiver {
         }
         let received = bytes.len() as u64;
         if let Some(declared) = declared.filter(|declared| *declared != received) {
-            return Err(Error::SizeInvalid(format!("the body has {received} bytes of {declared} declared")));
+            return Err(InvalidSize::Body { received, declared }.into());
         }
         memory.shrink_to(received);
         Ok((bytes.into(), memory))
@@ -91,6 +92,6 @@ fn error_of(error: BodyError) -> Error {
         BodyError::Idle { limit_seconds } => Error::BodyIdle { limit_seconds },
         BodyError::Slow(limit) => Error::BodySlow(limit),
         error @ BodyError::Source(_) => store::Error::from(error).into(),
-        other => Error::ManifestInvalid(other.to_string()),
+        other => InvalidManifest::Body(other).into(),
     }
 }

@@ -13,9 +13,11 @@ use futures_util::{StreamExt as _, stream};
 use super::reading::ManifestReader;
 use crate::oci::manifest::{DOCKER_LIST, OCI_INDEX};
 use crate::oci::{self, Digest, Reference, RepositoryName};
+use crate::registry::error::InvalidManifest;
 use crate::registry::facts::Facts;
 use crate::registry::layout::Key;
 use crate::registry::limits::{NESTED_INDEXES_MAX, NESTED_READS_AT_ONCE_MAX};
+use crate::registry::mirrored::MirroredPrefixes;
 use crate::registry::{Error, Limits, Result, layout};
 
 /// The digests that are reached through the manifests that a manifest names.
@@ -32,6 +34,7 @@ pub(super) struct Nested {
 pub(super) struct References {
     pub facts: Facts,
     pub limits: Arc<Limits>,
+    pub mirrored: MirroredPrefixes,
     pub reader: ManifestReader,
 }
 
@@ -43,19 +46,20 @@ impl References {
         if manifest.digests().len() <= most {
             return Ok(());
         }
-        Err(Error::ManifestInvalid(format!("the manifest names more than {most} descriptors and digests")))
+        Err(InvalidManifest::TooManyReferences { most }.into())
     }
 
     /// Checks that the repository has all content that the manifest needs, so that every manifest
-    /// that can be pulled is complete. The setting `sparse_manifests` turns the check off. A child
-    /// may be a manifest or, as in BuildKit's cache, a blob.
+    /// that can be pulled is complete. The setting `sparse_manifests` turns the check off, and there
+    /// is no check in a mirrored repository. A child may be a manifest or, as in BuildKit's cache, a
+    /// blob.
     pub(super) async fn check(
         &self,
         repository: &RepositoryName,
         manifest: &oci::Manifest,
         nested: &BTreeSet<Digest>,
     ) -> Result<()> {
-        if self.limits.sparse_manifests {
+        if self.limits.sparse_manifests || self.mirrored.contain(repository.as_str()) {
             return Ok(());
         }
         let blobs: BTreeSet<&Digest> = manifest.blobs().map(|blob| &blob.digest).collect();
@@ -102,7 +106,7 @@ impl References {
                 }
                 let most = self.limits.manifest_references_max;
                 if walk.nested.digests.len() > most {
-                    return Err(Error::ManifestInvalid(format!("the manifest leads to more than {most} manifests")));
+                    return Err(InvalidManifest::TooManyNested { most }.into());
                 }
             }
         }

@@ -12,10 +12,11 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::reading::{Manifest, ManifestReader};
 use crate::oci::{self, Descriptor, Digest, Reference, RepositoryName, Tag};
+use crate::registry::error::InvalidManifest;
 use crate::registry::facts::{Facts, ManifestFact};
 use crate::registry::limits::{
-    ANNOTATION_BYTES, CALLS_AT_ONCE_MAX, FALLBACK_LISTED_MAX, PAGES_MEMORY_BYTES, REFERRER_BYTES_MAX,
-    REFERRERS_PAGE_BYTES_MAX, REFERRERS_PAGE_BYTES_MIN,
+    ANNOTATION_BYTES, CALLS_AT_ONCE_MAX, FALLBACK_LISTED_MAX, REFERRER_BYTES_MAX, REFERRERS_PAGE_BYTES_MAX,
+    REFERRERS_PAGE_BYTES_MIN,
 };
 use crate::registry::memory::{Memory, Share};
 use crate::registry::{Error, Limits, Result, layout};
@@ -64,7 +65,8 @@ pub(in crate::registry) struct ReferrerIndex {
 
 impl ReferrerIndex {
     pub(super) fn new(reader: ManifestReader, limits: Arc<Limits>) -> Self {
-        Self { facts: reader.facts.clone(), limits, reader, pages_memory: Memory::new(PAGES_MEMORY_BYTES) }
+        let pages_memory = Memory::new(limits.pages_memory_bytes);
+        Self { facts: reader.facts.clone(), limits, reader, pages_memory }
     }
 
     /// The manifests of a repository that refer to `subject`, whether or not the subject exists.
@@ -139,10 +141,7 @@ impl ReferrerIndex {
         if bytes <= REFERRER_BYTES_MAX {
             return Ok(());
         }
-        Err(Error::ManifestInvalid(format!(
-            "the descriptor of this manifest, with its annotations and artifactType, has {bytes} bytes; a manifest with a \
-             subject may have {REFERRER_BYTES_MAX}"
-        )))
+        Err(InvalidManifest::ReferrerTooLarge { bytes, most: REFERRER_BYTES_MAX }.into())
     }
 
     /// Writes the referrer entry of a manifest under its subject.

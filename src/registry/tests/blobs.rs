@@ -4,7 +4,7 @@ use super::*;
 
 /// Lost bytes of a blob are restored by the next push of the blob.
 #[test]
-fn a_push_brings_lost_content_back() {
+fn a_push_restores_lost_content() {
     block_on(async {
         let (registry, _) = in_memory();
         let (first, second) = (name("a"), name("b"));

@@ -23,7 +23,7 @@ fn a_manifest_names_no_more_than_the_limit() {
 }
 
 #[test]
-fn a_deleted_manifest_takes_its_tags_and_no_other() {
+fn deleting_a_manifest_deletes_its_tags_and_no_other() {
     block_on(async {
         let (registry, _) = in_memory();
         let registry = with_limits(&registry, Limits { page_entries_max: 2, ..Limits::default() });
@@ -42,7 +42,7 @@ fn a_deleted_manifest_takes_its_tags_and_no_other() {
 }
 
 #[test]
-fn a_large_manifest_lies_with_the_blobs() {
+fn a_large_manifest_is_in_the_blob_store() {
     block_on(async {
         let (registry, _) = in_memory();
         let limits = Limits { manifest_inline_bytes_max: INDEX.len() as u64, ..Limits::default() };
@@ -63,7 +63,7 @@ fn a_large_manifest_lies_with_the_blobs() {
 /// A push and a deletion of the same manifest. Each runs completely between any two storage calls
 /// of the other.
 #[test]
-fn a_push_and_a_deletion_that_meet_leave_no_name_that_leads_nowhere() {
+fn a_push_beside_a_deletion_leaves_no_dangling_name() {
     async fn push(registry: &Registry) -> Result<()> {
         let (tag, more) = (Reference::Tag("v1".parse().unwrap()), ["v2".parse().unwrap()]);
         let bytes = refers_to(INDEX, "met");
@@ -81,18 +81,18 @@ fn a_push_and_a_deletion_that_meet_leave_no_name_that_leads_nowhere() {
                 let plain = Arc::new(plain);
                 push(&plain).await.unwrap();
                 let other = plain.clone();
-                let meddle: BoxFuture<'static, ()> = Box::pin(async move {
+                let other_request: BoxFuture<'static, ()> = Box::pin(async move {
                     if push_is_first { delete(&other).await.unwrap() } else { push(&other).await.unwrap() }
                 });
-                let (calls_left, meddle) = (AtomicI64::new(calls_left), Mutex::new(Some(meddle)));
-                let keys = Arc::new(Meddled { inner: plain.facts.keys.clone(), calls_left, meddle });
+                let (calls_left, other_request) = (AtomicI64::new(calls_left), Mutex::new(Some(other_request)));
+                let keys = Arc::new(Interleaved { inner: plain.facts.keys.clone(), calls_left, other_request });
                 let registry = Registry::new(keys.clone(), plain.content.blobs.clone(), platform, Limits::default());
                 if push_is_first {
                     push(&registry).await.unwrap()
                 } else {
                     delete(&registry).await.unwrap()
                 }
-                if keys.meddle.lock().unwrap().is_some() {
+                if keys.other_request.lock().unwrap().is_some() {
                     break;
                 }
                 meetings += 1;

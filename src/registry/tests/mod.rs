@@ -136,45 +136,45 @@ fn the_longest_keys_fit_every_store() {
 }
 
 /// Lets another request do all of its work before one call, after `calls_left` earlier calls.
-pub(super) struct Meddled {
+pub(super) struct Interleaved {
     pub(super) inner: Arc<dyn KeyValue>,
     pub(super) calls_left: AtomicI64,
-    pub(super) meddle: Mutex<Option<BoxFuture<'static, ()>>>,
+    pub(super) other_request: Mutex<Option<BoxFuture<'static, ()>>>,
 }
 
-impl Meddled {
-    async fn turn(&self) {
+impl Interleaved {
+    async fn run_other_request(&self) {
         if self.calls_left.fetch_sub(1, Ordering::Relaxed) == 0 {
-            let meddle = self.meddle.lock().unwrap().take();
-            meddle.unwrap().await;
+            let other_request = self.other_request.lock().unwrap().take();
+            other_request.unwrap().await;
         }
     }
 }
 
 #[async_trait::async_trait]
-impl KeyValue for Meddled {
+impl KeyValue for Interleaved {
     async fn get(&self, key: &str) -> store::Result<Option<store::Entry>> {
-        self.turn().await;
+        self.run_other_request().await;
         self.inner.get(key).await
     }
 
     async fn put(&self, key: &str, value: Bytes, when: When) -> store::Result<Option<store::Version>> {
-        self.turn().await;
+        self.run_other_request().await;
         self.inner.put(key, value, when).await
     }
 
     async fn delete(&self, key: &str) -> store::Result<()> {
-        self.turn().await;
+        self.run_other_request().await;
         self.inner.delete(key).await
     }
 
     async fn delete_unchanged(&self, key: &str, version: &store::Version) -> store::Result<()> {
-        self.turn().await;
+        self.run_other_request().await;
         self.inner.delete_unchanged(key, version).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> store::Result<Vec<String>> {
-        self.turn().await;
+        self.run_other_request().await;
         self.inner.list(prefix, after, limit).await
     }
 }

@@ -38,7 +38,7 @@ async fn push(registry: &Registry, tag: &Reference, content: &str) {
 /// Runs a conditional deletion of the tag of `index(0)` again and again, with a push of
 /// `pushed` before another one of its storage calls each time. Returns, for each deletion that
 /// a push interrupted, the result and the digest that the tag leads to afterwards.
-fn deletions_that_meet_a_push(condition: &Precondition, pushed: usize) -> Vec<(Result<()>, Option<Digest>)> {
+fn deletions_beside_a_push(condition: &Precondition, pushed: usize) -> Vec<(Result<()>, Option<Digest>)> {
     let (repository, tag) = (name("a"), Reference::Tag("v1".parse().unwrap()));
     let mut met = Vec::new();
     for calls_left in 0.. {
@@ -46,12 +46,13 @@ fn deletions_that_meet_a_push(condition: &Precondition, pushed: usize) -> Vec<(R
         let plain = Arc::new(plain);
         block_on(push(&plain, &tag, &index(0)));
         let (other, other_tag) = (plain.clone(), tag.clone());
-        let meddle: BoxFuture<'static, ()> = Box::pin(async move { push(&other, &other_tag, &index(pushed)).await });
-        let (calls_left, meddle) = (AtomicI64::new(calls_left), Mutex::new(Some(meddle)));
-        let keys = Arc::new(Meddled { inner: plain.facts.keys.clone(), calls_left, meddle });
+        let other_request: BoxFuture<'static, ()> =
+            Box::pin(async move { push(&other, &other_tag, &index(pushed)).await });
+        let (calls_left, other_request) = (AtomicI64::new(calls_left), Mutex::new(Some(other_request)));
+        let keys = Arc::new(Interleaved { inner: plain.facts.keys.clone(), calls_left, other_request });
         let registry = Registry::new(keys.clone(), plain.content.blobs.clone(), platform, Limits::default());
         let result = block_on(registry.delete_manifest_if(&repository, &tag, condition));
-        if keys.meddle.lock().unwrap().is_some() {
+        if keys.other_request.lock().unwrap().is_some() {
             // The deletion ended before the push began, so no push interrupted the deletion.
             assert!(result.is_ok(), "{result:?}");
             break;
@@ -63,13 +64,13 @@ fn deletions_that_meet_a_push(condition: &Precondition, pushed: usize) -> Vec<(R
 }
 
 #[test]
-fn a_push_that_meets_a_deletion_under_a_condition_keeps_its_tag() {
+fn a_push_beside_a_conditional_deletion_keeps_its_tag() {
     let [old, new] = [0, 1].map(|number| digest(index(number).as_bytes()));
     for condition in [
         Precondition { matches: Some(Expected::OneOf(vec![old])), matches_none: None },
         Precondition { matches: None, matches_none: Some(Expected::OneOf(vec![new.clone()])) },
     ] {
-        for (result, current) in deletions_that_meet_a_push(&condition, 1) {
+        for (result, current) in deletions_beside_a_push(&condition, 1) {
             assert!(matches!(result, Err(Error::PreconditionFailed)), "{condition:?}: {result:?}");
             assert_eq!(current, Some(new.clone()), "{condition:?}");
         }
@@ -78,9 +79,9 @@ fn a_push_that_meets_a_deletion_under_a_condition_keeps_its_tag() {
 
 /// The condition names digests, so a push of the same manifest does not make the deletion fail.
 #[test]
-fn a_push_of_the_same_manifest_does_not_hinder_a_deletion_under_a_condition() {
+fn a_push_of_the_same_manifest_does_not_fail_a_conditional_deletion() {
     let same = Expected::OneOf(vec![digest(index(0).as_bytes())]);
-    for (result, current) in deletions_that_meet_a_push(&Precondition { matches: Some(same), matches_none: None }, 0) {
+    for (result, current) in deletions_beside_a_push(&Precondition { matches: Some(same), matches_none: None }, 0) {
         assert!(result.is_ok(), "{result:?}");
         assert_eq!(current, None);
     }
@@ -115,7 +116,7 @@ fn index(number: usize) -> String {
 /// Many requests create a tag, or move the tag from one digest, at the same time: exactly one
 /// request succeeds.
 #[test]
-fn of_racing_pushes_under_a_condition_one_wins() {
+fn exactly_one_of_racing_conditional_pushes_wins() {
     block_on(async {
         let platform = Arc::new(TestPlatform::default());
         let keys = Arc::new(Yielding(MemoryKeyValue::default()));

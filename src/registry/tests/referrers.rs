@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn referrers_listed_under_a_fallback_tag_are_taken_in() {
+fn referrers_listed_under_a_fallback_tag_are_imported() {
     block_on(async {
         let (registry, _) = in_memory();
         let repository = name("a");

@@ -87,7 +87,7 @@ fn an_upload_goes_on_at_any_instance() {
 }
 
 #[test]
-fn of_racing_chunks_one_wins() {
+fn exactly_one_of_racing_chunks_wins() {
     block_on(async {
         let (registry, _) = in_memory();
         let repository = name("a");
@@ -110,7 +110,7 @@ fn of_racing_chunks_one_wins() {
 }
 
 #[test]
-fn a_wrong_digest_leaves_the_upload_where_it_stands() {
+fn a_wrong_digest_does_not_change_the_upload() {
     block_on(async {
         let (registry, _) = in_memory();
         let repository = name("a");
@@ -128,7 +128,7 @@ fn a_wrong_digest_leaves_the_upload_where_it_stands() {
 }
 
 #[test]
-fn a_cancelled_upload_gives_its_stage_up() {
+fn cancelling_an_upload_discards_its_stage() {
     block_on(async {
         let (registry, _) = in_memory();
         let repository = name("a");
@@ -164,7 +164,7 @@ fn a_blob_is_limited_over_all_its_chunks() {
 
 /// The client names sha512 only after its chunks were hashed with sha256.
 #[test]
-fn a_late_algorithm_is_checked_all_the_same() {
+fn a_digest_of_another_algorithm_is_checked_at_the_end() {
     block_on(async {
         let (registry, _) = in_memory();
         let repository = name("a");

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn warnings_cost_nothing_where_there_are_none() {
+fn disabled_warnings_cost_no_reads() {
     block_on(async {
         let (registry, _) = in_memory();
         let (repository, tag) = (name("a"), "v1".parse().unwrap());

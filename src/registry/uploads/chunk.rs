@@ -19,8 +19,8 @@ impl Chunk {
         self.range.is_none() && self.body.length() == Some(0)
     }
 
-    /// The same chunk, whose body tells its length if the body is empty. Some hosts do not tell the
-    /// length before the body is read.
+    /// The same chunk, whose body has a known length if the body is empty. Some hosts know the
+    /// length only when the body is read.
     pub(super) async fn peeked(mut self) -> Self {
         if self.range.is_none() && self.body.length().is_none() {
             self.body = self.body.peeked().await;

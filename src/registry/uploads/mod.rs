@@ -25,7 +25,7 @@ use super::blobs::Blobs;
 use super::content::Content;
 use super::facts::{BlobFact, Facts, Progress};
 use super::session_id::SessionId;
-use super::{Error, Limits, Result, layout};
+use super::{Error, InvalidSize, Limits, Result, layout};
 use crate::oci::{Algorithm, Digest, RepositoryName};
 use crate::platform::{Body, Causes, Platform};
 use crate::store::{self, When};
@@ -78,6 +78,27 @@ impl Uploads {
         self.sessions.acknowledge(repository, &session).await
     }
 
+    /// How long before `now_ms` a request last changed an upload. `Registry::upload_idle_ms`
+    /// documents the errors.
+    pub(super) async fn idle_ms(&self, repository: &RepositoryName, id: &SessionId, now_ms: u64) -> Result<u64> {
+        let session = self.sessions.get(repository, id).await?;
+        Ok(now_ms.abs_diff(session.fact.changed_ms))
+    }
+
+    /// The acknowledged bytes of an upload from `start` on. `Registry::read_upload` documents the
+    /// errors.
+    pub(super) async fn read(&self, repository: &RepositoryName, id: &SessionId, start: u64) -> Result<Option<Body>> {
+        let session = self.sessions.get(repository, id).await?;
+        let end = session.fact.offset;
+        if start > end {
+            return Err(InvalidSize::BeyondUpload { end }.into());
+        }
+        match self.content.blobs.read_stage(&session.fact.stage, start..end).await {
+            Err(store::Error::Conflict(_)) => Err(Error::UploadUnknown),
+            read => Ok(read?),
+        }
+    }
+
     /// Adds a chunk to an upload. `Registry::append_upload` documents the errors.
     pub(super) async fn append(&self, repository: &RepositoryName, id: &SessionId, chunk: Chunk) -> Result<Status> {
         let _running = self.begin_append(repository, id)?;
@@ -118,7 +139,8 @@ impl Uploads {
 
     /// Uploads a whole blob in one request. `Registry::complete_upload` documents the errors.
     pub(super) async fn push(&self, repository: &RepositoryName, digest: &Digest, body: Body) -> Result<()> {
-        // The session tells a collector that the content is about to be referenced.
+        // A collector marks the content of sessions, so the content counts as in use until the blob
+        // refers to it.
         let session = self.sessions.begin(repository, digest.algorithm()).await?;
         let id = session.id.clone();
         let chunk = Chunk { range: None, body }.peeked().await;
@@ -146,8 +168,8 @@ impl Uploads {
         }
     }
 
-    /// Puts content into the blob store and a fact about the content under `key`. An upload session
-    /// tells a collector that the content is about to be referenced.
+    /// Puts content into the blob store and a fact about the content under `key`. The content
+    /// comes in under an upload session, so a collector counts the content as in use.
     pub(super) async fn store_content(
         &self,
         repository: &RepositoryName,

@@ -10,6 +10,7 @@ use super::verified_body::Verification;
 use crate::oci::{Hasher, RepositoryName};
 use crate::platform::{Body, Causes};
 use crate::registry::content::Content;
+use crate::registry::error::InvalidSize;
 use crate::registry::facts::Progress;
 use crate::registry::{Error, Limits, Result};
 
@@ -62,7 +63,7 @@ impl Receiver {
         if let (Some(range), Some(length)) = (range_bytes, body.length())
             && range != length
         {
-            return Err(Error::SizeInvalid(format!("a body of {length} bytes does not fill a range of {range}")));
+            return Err(InvalidSize::Range { length, range }.into());
         }
         let limit_bytes = self.limits.blob_bytes_max.saturating_sub(start.offset);
         if range_bytes.or(body.length()).is_some_and(|declared| declared > limit_bytes) {

@@ -1,6 +1,7 @@
 //! The state of an upload that is kept between requests.
 
 use crate::oci::{Algorithm, Digest, Hasher};
+use crate::registry::error::InvalidDigest;
 use crate::registry::facts::{Progress, UploadFact};
 use crate::registry::layout::Key;
 use crate::registry::session_id::SessionId;
@@ -86,7 +87,7 @@ impl Progress {
     pub(super) fn check_digest(&self, digest: &Digest) -> Result<()> {
         let computed = self.hasher()?.finish();
         if computed.algorithm() == digest.algorithm() && computed != *digest {
-            return Err(Error::DigestInvalid(format!("the content has the digest {computed}, not {digest}")));
+            return Err(InvalidDigest::Mismatch { computed, named: digest.clone() }.into());
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use futures_util::future::{join, join_all};
 use futures_util::stream;
 
 use super::super::tests::{LastWriterWins, TestPlatform, another_instance, digest, name, read, with_limits};
-use super::super::{Chunk, Error, Limits, Registry, SessionId};
+use super::super::{Chunk, Error, InvalidUpload, Limits, Registry, SessionId};
 use crate::oci::{Algorithm, Digest, RepositoryName};
 use crate::platform::{Body, BodyError};
 use crate::store::contract::yield_now;
@@ -74,7 +74,7 @@ fn noise(length: usize) -> Bytes {
 }
 
 #[test]
-fn what_came_of_a_chunk_that_broke_off_counts() {
+fn the_bytes_that_arrived_of_a_broken_chunk_count() {
     on_each(async |store, registry, repository| {
         let layer = noise(200_000);
         for error in [Some(interrupted()), Some(BodyError::Idle { limit_seconds: 1 }), None] {
@@ -105,7 +105,7 @@ fn what_came_of_a_chunk_that_broke_off_counts() {
 /// The stored bytes of a broken request do not block the repeated request, even if the client does
 /// not know of the stored bytes.
 #[test]
-fn a_request_that_broke_off_can_be_sent_again_as_it_was() {
+fn a_broken_request_can_be_repeated_unchanged() {
     on_each(async |store, registry, repository| {
         let layer = noise(100_000);
         let begun = layer.slice(..40_000);
@@ -114,7 +114,10 @@ fn a_request_that_broke_off_can_be_sent_again_as_it_was() {
         for length in [30_000, 50_000] {
             let whole = Chunk { range: None, body: cut(&layer.slice(..length), Some(interrupted())) };
             let error = registry.complete_upload(repository, &session, &digest(&layer), whole).await.unwrap_err();
-            assert!(matches!(error, Error::UploadInvalid(_)), "{store}: {error:?}");
+            assert!(
+                matches!(error, Error::UploadInvalid(InvalidUpload::BrokenOff(BodyError::Interrupted(_)))),
+                "{store}: {error:?}"
+            );
             assert!(registry.blob(repository, &digest(&layer)).await.is_err());
         }
         let whole = Chunk { range: None, body: layer.clone().into() };
@@ -144,7 +147,7 @@ fn a_request_that_broke_off_can_be_sent_again_as_it_was() {
 
 /// The bytes of a complete body with a wrong length are dropped.
 #[test]
-fn a_chunk_that_is_wrong_does_not_count() {
+fn a_wrong_chunk_does_not_count() {
     on_each(async |store, registry, repository| {
         let bytes = || Body::from_stream(stream::iter([Ok::<_, BodyError>(noise(1000))]));
         let session = begin(registry).await;
@@ -190,7 +193,7 @@ fn hanging(bytes: Bytes, released: Arc<AtomicBool>) -> Body {
 /// The server may notice a cut connection long after the client has resumed the upload on another
 /// connection.
 #[test]
-fn a_cut_that_is_noticed_late_takes_nothing_back() {
+fn a_cut_that_is_noticed_late_takes_no_bytes_back() {
     on_each(async |store, registry, repository| {
         let layer = noise(90_000);
         for start in [0, 10_000] {
@@ -221,7 +224,7 @@ fn a_cut_that_is_noticed_late_takes_nothing_back() {
 
 /// The cut is recorded while the resumed request is still in progress.
 #[test]
-fn a_cut_that_is_noticed_early_is_not_in_the_way() {
+fn a_cut_that_is_noticed_early_does_not_disturb_the_resumed_request() {
     on_each(async |store, registry, repository| {
         let layer = noise(60_000);
         let session = begin(registry).await;
@@ -304,7 +307,7 @@ fn many_requests_to_one_upload_keep_few_copies() {
 /// Some hosts do not report that a closing request is empty. Its instance may remember the upload
 /// in its initial state.
 #[test]
-fn a_closing_request_that_turns_out_empty_ends_what_is_there() {
+fn a_closing_request_with_an_empty_stream_commits_the_stored_bytes() {
     on_each(async |store, registry, repository| {
         let elsewhere = another_instance(registry);
         let session = begin(registry).await;
@@ -374,7 +377,7 @@ impl BlobStore for Streaming {
 }
 
 #[test]
-fn of_a_store_that_streams_whole_segments_count() {
+fn whole_segments_count_in_a_store_that_streams() {
     block_on(async {
         let platform = Arc::new(TestPlatform::default());
         let blobs = Arc::new(Streaming(MemoryBlobStore::new(platform.clone())));

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::oci::Hasher;
 use crate::platform::{Body, BodyError};
+use crate::registry::error::{InvalidSize, InvalidUpload};
 use crate::registry::{Error, Result};
 use crate::store;
 
@@ -88,13 +89,11 @@ impl State {
 
 fn error_of(failure: &BodyError, received: u64) -> Error {
     match failure {
-        BodyError::Length { declared } => {
-            Error::SizeInvalid(format!("the body has {received} bytes of {declared} declared"))
-        }
+        BodyError::Length { declared } => InvalidSize::Body { received, declared: *declared }.into(),
         BodyError::TooLarge { limit_bytes } => Error::TooLarge { limit_bytes: *limit_bytes },
         BodyError::Idle { limit_seconds } => Error::BodyIdle { limit_seconds: *limit_seconds },
         BodyError::Slow(limit) => Error::BodySlow(limit.clone()),
-        BodyError::Interrupted(why) => Error::UploadInvalid(format!("the body broke off: {why}")),
+        BodyError::Interrupted(_) => InvalidUpload::BrokenOff(failure.clone()).into(),
         BodyError::Source(_) => store::Error::from(failure.clone()).into(),
     }
 }

@@ -19,6 +19,7 @@ clauses! {
     ranges_are_exact
     empty_content_is_content
     any_number_of_appends_is_one_content
+    staged_bytes_are_read_before_the_commit
     a_large_append_is_one_content
     forks_are_kept_apart
     forks_at_the_same_time_are_kept_apart
@@ -104,6 +105,28 @@ pub(crate) async fn ranges_are_exact(store: Arc<dyn BlobStore>) {
         Ok(body) => assert!(body.collect_up_to(u64::MAX).await.is_err()),
         Err(error) => assert!(matches!(error, Error::Corrupt(_)), "{error}"),
     }
+}
+
+/// A store that cannot read staged bytes says so for every range alike.
+pub(crate) async fn staged_bytes_are_read_before_the_commit(store: Arc<dyn BlobStore>) {
+    let bytes = content(3, 1_300_000);
+    let mut stage = store.stage().await.unwrap();
+    for part in bytes.chunks(70_000) {
+        stage = store.append(&stage, Bytes::copy_from_slice(part).into()).await.unwrap();
+    }
+    let mut can_read = Vec::new();
+    for range in [0..0, 0..1, 69_999..70_001, 1_000_000..1_300_000, 0..1_300_000] {
+        let body = store.read_stage(&stage, range.start as u64..range.end as u64).await.unwrap();
+        can_read.push(body.is_some());
+        let Some(body) = body else { continue };
+        assert_eq!(body.length(), Some(range.len() as u64));
+        assert!(body.collect_up_to(u64::MAX).await.unwrap() == bytes[range.clone()], "{range:?}");
+    }
+    assert!(can_read.iter().all(|can| *can == can_read[0]), "{can_read:?}");
+    if can_read[0] {
+        assert!(store.read_stage(&stage, 0..1_300_001).await.is_err(), "beyond the stage");
+    }
+    commit_and_read(&store, &stage, &bytes).await.unwrap();
 }
 
 pub(crate) async fn empty_content_is_content(store: Arc<dyn BlobStore>) {

@@ -17,9 +17,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::disk::{Item, absent_is_none, place_in_folder};
+use super::disk::{Item, absent_is_none, create_name};
 use super::reserve::Reserve;
-use super::tidy::{self, Part};
+use super::tidy::{self, Area};
 use super::{disk, open_folder, reading, unblock};
 use crate::oci::Digest;
 use crate::platform::{Body, Causes, Platform};
@@ -127,9 +127,9 @@ impl BlobStore for FileBlobStore {
         };
         let folder = self.folder.clone();
         unblock(move || {
-            let placed = place_in_folder(&target, |target| disk::rename(&taken.path, target));
-            absent_is_none(placed)?.ok_or_else(gone)?;
-            folder.leave_family(&stage.family);
+            let renamed = create_name(&folder.root, &target, |target| disk::rename(&taken.path, target));
+            absent_is_none(renamed)?.ok_or_else(gone)?;
+            folder.remove_stages(&stage.family);
             Ok(location)
         })
         .await
@@ -137,7 +137,7 @@ impl BlobStore for FileBlobStore {
 
     async fn discard(&self, stage: &Stage) -> Result<()> {
         let (folder, stage) = (self.folder.clone(), FileStage::open(stage)?);
-        unblock(move || folder.leave_family(&stage.family)).await;
+        unblock(move || folder.remove_stages(&stage.family)).await;
         Ok(())
     }
 
@@ -160,9 +160,9 @@ impl BlobStore for FileBlobStore {
 
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
         let path = self.folder.path_of(&location.0)?;
-        let (place, wanted) = (location.0.clone(), range.clone());
+        let (name, wanted) = (location.0.clone(), range.clone());
         let file = unblock(move || {
-            let short = || Error::corrupt(format!("content {place} is missing or too short"));
+            let short = || Error::corrupt(format!("content {name} is missing or too short"));
             let mut file = disk::open(&path)?.ok_or_else(short)?;
             if file.metadata()?.len() < wanted.end || wanted.start > wanted.end {
                 return Err(short());
@@ -172,6 +172,23 @@ impl BlobStore for FileBlobStore {
         })
         .await?;
         Ok(reading::body(file, range.end - range.start, self.platform.clone()))
+    }
+
+    async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>> {
+        let (folder, stage, wanted) = (self.folder.clone(), FileStage::open(stage)?, range.clone());
+        if range.is_empty() {
+            return Ok(Some(Body::empty()));
+        }
+        let file = unblock(move || {
+            let mut file = folder.find(&stage)?;
+            if stage.length < wanted.end || file.metadata()?.len() < wanted.end {
+                return Err(Error::corrupt("the stage is too short"));
+            }
+            file.seek(SeekFrom::Start(wanted.start))?;
+            Ok(file)
+        })
+        .await?;
+        Ok(Some(reading::body(file, range.end - range.start, self.platform.clone())))
     }
 
     async fn family(&self, stage: &Stage) -> Result<Family> {
@@ -207,7 +224,7 @@ impl BlobStore for FileBlobStore {
 
     async fn tidy(&self, request: &TidyRequest) -> Result<Tidied> {
         let (folder, request) = (self.folder.root.clone(), request.clone());
-        unblock(move || Ok(tidy::tidy(&folder, &[Part::Blobs, Part::Stages], &request)?)).await
+        unblock(move || Ok(tidy::tidy(&folder, &[Area::Blobs, Area::Stages], &request)?)).await
     }
 }
 
@@ -278,7 +295,7 @@ impl Folder {
         let path = family.join(&name);
         let file = if stage.file.is_empty() {
             let mut created = None;
-            place_in_folder(&path, |path| {
+            create_name(&self.root, &path, |path| {
                 created = Some(disk::create_new(path)?);
                 Ok(())
             })?;
@@ -317,6 +334,20 @@ impl Folder {
                 // The copy is synced here, because a commit only renames the file.
                 disk::sync(&copy, path)?;
                 return Ok(copy);
+            }
+        }
+        Err(gone())
+    }
+
+    /// The stage's file, to read it: under its own name, or under the name given by an append.
+    fn find(&self, stage: &FileStage) -> Result<File> {
+        let family = self.stages.join(&stage.family);
+        for _ in 0..TAKE_TRIES_MAX {
+            if let Some(file) = disk::open(&family.join(&stage.file))? {
+                return Ok(file);
+            }
+            if let Some(file) = self.taken_over(&family, stage)? {
+                return Ok(file);
             }
         }
         Err(gone())
@@ -373,7 +404,7 @@ impl Folder {
     }
 
     /// Removes the stages of an upload. Best effort: leftovers are harmless garbage.
-    fn leave_family(&self, family: &str) {
+    fn remove_stages(&self, family: &str) {
         if let Err(error) = self.remove_family(family) {
             tracing::warn!("cannot remove the stages of upload {family}: {}", Causes(&error));
         }

@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind, Read, Write as _};
 #[cfg(unix)]
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::time::Duration;
 
 use super::error::{reading, writing};
 
@@ -18,6 +19,9 @@ const VANISHED_FOLDER_TRIES_MAX: usize = 16;
 /// How often a folder is read from the start again when the reading breaks off because other
 /// writers remove entries.
 const READ_TRIES_MAX: usize = 100;
+/// How long a folder counts as new: longer than the time between making a folder and syncing its
+/// name, and longer than the kernel waits before it writes a name by itself.
+const NEW_FOLDER_AGE: Duration = Duration::from_secs(60);
 #[cfg(unix)]
 const FILE_MODE: u32 = 0o600;
 #[cfg(unix)]
@@ -138,6 +142,8 @@ pub(super) fn create_folder(path: &Path) -> io::Result<()> {
         },
         Err(error) => return Err(error),
     }
+    #[cfg(all(test, not(target_family = "wasm")))]
+    super::power_cut::made_folder(path);
     match path.parent() {
         // The parent of a bare name is the working directory of the process.
         Some(parent) if parent.as_os_str().is_empty() => sync_folder(Path::new(".")),
@@ -158,24 +164,44 @@ fn new_folder() -> DirBuilder {
     DirBuilder::new()
 }
 
-/// Puts a name into a folder with `place` and makes the name durable. Makes the folder first if it
-/// is missing.
-pub(super) fn place_in_folder(target: &Path, mut place: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+/// Makes a name in a folder with `make`, durably. Makes the folder first if it is missing. `root` is
+/// the data folder.
+pub(super) fn create_name(root: &Path, target: &Path, mut make: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
     let folder = target.parent().unwrap_or(Path::new("."));
     let mut tries = 0..VANISHED_FOLDER_TRIES_MAX;
     loop {
-        match place(target) {
-            // The folder is missing, or was missing until just now, or the file to be placed is
-            // missing.
+        match make(target) {
+            // The folder is missing, or was missing until just now, or the file that gets the name
+            // is missing.
             Err(error) if error.kind() == ErrorKind::NotFound && tries.next().is_some() => {
                 // If the folder is gone again already, the next try reports the error.
                 absent_is_none(create_folder(folder))?;
             }
             Err(error) => return Err(error),
             // Another process that removed the name meanwhile may have removed the folder too.
-            Ok(()) => return absent_is_none(sync_folder(folder)).map(drop),
+            Ok(()) => {
+                return absent_is_none(sync_folder(folder).and_then(|()| sync_new_folders(root, folder))).map(drop);
+            }
         }
     }
+}
+
+/// Makes the names of new folders durable: `folder`, and all folders above it up to `root`. Another
+/// writer may have made such a folder a moment ago, and may not have synced its name yet.
+///
+/// A folder in which no name was made for a while holds no new folder, and is not new itself, so the
+/// walk up ends there. All times are of the file system's clock: `folder` has just been changed.
+fn sync_new_folders(root: &Path, folder: &Path) -> io::Result<()> {
+    let modified = |path: &Path| metadata(path)?.map(|found| found.modified()).transpose();
+    let Some(now) = modified(folder)? else { return Ok(()) };
+    for above in folder.ancestors().skip(1).take_while(|above| above.starts_with(root)) {
+        let age = modified(above)?.and_then(|changed| now.duration_since(changed).ok());
+        if age.is_some_and(|age| age > NEW_FOLDER_AGE) {
+            break;
+        }
+        sync_folder(above)?;
+    }
+    Ok(())
 }
 
 /// Renames a file or folder.

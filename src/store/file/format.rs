@@ -19,7 +19,7 @@ const DEPTH_MAX: usize = crate::store::KEY_BYTES_MAX;
 /// Names that an empty folder may hold: file systems, hosts and `scripts/up` make these entries.
 const HARMLESS: [&str; 4] = ["lost+found", "spin", "reserve", ".DS_Store"];
 /// The most foreign names that an error lists.
-const NAMES_TOLD_MAX: usize = 3;
+const NAMES_SHOWN_MAX: usize = 3;
 
 /// Refuses a folder that holds other data, or that another version wrote. An empty folder, and a
 /// data folder without the format file, is marked with the current format.
@@ -106,10 +106,10 @@ fn is_empty(folder: &Path) -> io::Result<()> {
     if foreign.is_empty() {
         return Ok(());
     }
-    let told = foreign[..foreign.len().min(NAMES_TOLD_MAX)].join(", ");
+    let names_shown = foreign[..foreign.len().min(NAMES_SHOWN_MAX)].join(", ");
     let folder = folder.display();
     Err(io::Error::other(format!(
-        "{folder} is not a data folder of eyot and not empty (it holds {told}); choose an empty folder or a new one"
+        "{folder} is not a data folder of eyot and not empty (it holds {names_shown}); choose an empty folder or a new one"
     )))
 }
 
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn a_foreign_or_newer_folder_is_refused_by_name_and_not_touched() {
         // The last list of names is an OCI image layout.
-        for (names, told) in [
+        for (names, names_shown) in [
             (vec!["photos"], "photos"),
             (vec![".git", "src"], ".git, src"),
             (vec!["keys"], "keys"),
@@ -206,23 +206,25 @@ mod tests {
             }
             let refused = check(folder.path()).unwrap_err().to_string();
             let expected = format!(
-                "{} is not a data folder of eyot and not empty (it holds {told}); choose an empty folder or a new one",
+                "{} is not a data folder of eyot and not empty (it holds {names_shown}); choose an empty folder or a new one",
                 folder.path().display()
             );
             assert_eq!(refused, expected);
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), names.len());
         }
-        for (text, told) in [("eyot data folder, format 2\n", "has the format \"2\""), ("{}", "is something else")] {
+        for (text, names_shown) in
+            [("eyot data folder, format 2\n", "has the format \"2\""), ("{}", "is something else")]
+        {
             let folder = tempfile::tempdir().unwrap();
             fs::write(folder.path().join(FILE), text).unwrap();
             let refused = check(folder.path()).unwrap_err().to_string();
-            assert!(refused.contains(told) && refused.contains(folder.path().to_str().unwrap()), "{refused}");
+            assert!(refused.contains(names_shown) && refused.contains(folder.path().to_str().unwrap()), "{refused}");
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         }
     }
 
     #[test]
-    fn what_a_host_puts_into_an_empty_folder_does_no_harm() {
+    fn entries_that_a_host_makes_in_an_empty_folder_do_no_harm() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("lost+found")).unwrap();
         fs::create_dir(folder.path().join("spin")).unwrap();

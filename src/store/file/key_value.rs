@@ -8,9 +8,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::disk::{absent_is_none, place_in_folder};
+use super::disk::{absent_is_none, create_name};
 use super::reserve::{self, Reserve};
-use super::tidy::{self, Part};
+use super::tidy::{self, Area};
 use super::tree::{FOLDER_NAMES_MAX, Tree};
 use super::{disk, listing, open_folder, unblock};
 use crate::platform::Platform;
@@ -139,7 +139,7 @@ impl KeyValue for FileKeyValue {
 
     async fn tidy(&self, request: &TidyRequest) -> Result<Tidied> {
         let (folder, request) = (self.folder.root.clone(), request.clone());
-        unblock(move || Ok(tidy::tidy(&folder, &[Part::Keys, Part::Locks, Part::Reserve, Part::Tmp], &request)?)).await
+        unblock(move || Ok(tidy::tidy(&folder, &[Area::Keys, Area::Locks, Area::Reserve, Area::Tmp], &request)?)).await
     }
 
     fn for_upkeep(&self) -> Option<Arc<dyn KeyValue>> {
@@ -151,7 +151,7 @@ impl KeyValue for FileKeyValue {
 impl Folder {
     fn read(&self, key: &str) -> Result<Option<Vec<u8>>> {
         // Most keys lie at their first place, so most lookups end here.
-        if let Some(first) = self.keys.first_place(key)
+        if let Some(first) = self.keys.path_without_buckets(key)
             && let Some(bytes) = disk::read(&first)?
         {
             return Ok(Some(bytes));
@@ -196,13 +196,13 @@ impl Folder {
             When::Always => {
                 let target = match self.keys.files(key)?.into_iter().next() {
                     Some(file) => file,
-                    None => self.keys.place_for(key)?,
+                    None => self.keys.path_for_new_key(key)?,
                 };
-                place_in_folder(&target, |target| disk::rename(tmp, target))?;
+                create_name(&self.root, &target, |target| disk::rename(tmp, target))?;
             }
             When::Unchanged(expected) => {
                 let target = self.unchanged_file(key, &expected, lock.as_ref())?;
-                place_in_folder(&target, |target| disk::rename(tmp, target))?;
+                create_name(&self.root, &target, |target| disk::rename(tmp, target))?;
             }
         }
         Ok(())
@@ -218,8 +218,8 @@ impl Folder {
             if !self.keys.files(key)?.is_empty() {
                 return Err(Error::condition_failed(key));
             }
-            let target = self.keys.place_for(key)?;
-            match place_in_folder(&target, |target| disk::hard_link(tmp, target)) {
+            let target = self.keys.path_for_new_key(key)?;
+            match create_name(&self.root, &target, |target| disk::hard_link(tmp, target)) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(Error::condition_failed(key)),
                 Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
                     return Err(Error::unsupported("the file system of the data folder makes no hard links"));
@@ -242,7 +242,7 @@ impl Folder {
         let taken = tmp.with_extension("back");
         if absent_is_none(disk::rename(target, &taken))?.is_some() {
             if disk::read(&taken)? != disk::read(tmp)? {
-                match place_in_folder(target, |target| disk::hard_link(&taken, target)) {
+                match create_name(&self.root, target, |target| disk::hard_link(&taken, target)) {
                     Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                     result => result?,
                 }

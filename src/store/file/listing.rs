@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::path::{self, End, Part};
+use super::path::{self, End, KeyPart};
 use super::tree::Tree;
 
 /// The candidates for the next keys, smallest first. A folder is queued under the common beginning
@@ -64,13 +64,13 @@ impl Listing<'_> {
     fn read(&mut self, folder: &Path, base: &[u8]) -> io::Result<()> {
         for part in self.tree.read(folder)? {
             match part {
-                Part::Leaf(name) => self.add([base, &name].concat(), Lead::Key),
-                Part::Folder(name, separator) => {
-                    if let Some(below) = path::place(folder, &name, End::Separator(separator)) {
+                KeyPart::Leaf(name) => self.add([base, &name].concat(), Lead::Key),
+                KeyPart::Folder(name, separator) => {
+                    if let Some(below) = path::path_of(folder, &name, End::Separator(separator)) {
                         self.add([base, &name, &[separator as u8]].concat(), Lead::Folder(below));
                     }
                 }
-                Part::Bucket(byte) => self.add([base, &[byte]].concat(), Lead::Folder(path::bucket(folder, byte))),
+                KeyPart::Bucket(byte) => self.add([base, &[byte]].concat(), Lead::Folder(path::bucket(folder, byte))),
             }
         }
         Ok(())

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! A store answers only after the change is on the disk: a file is written under another name,
-//! synced, renamed into place, and the folder that holds the name is synced too (`power_cut.rs`
-//! tests the order). Several processes may share a folder. Calls to the file system go through
+//! synced, renamed into place, and the folder that holds the name is synced too, and so are the
+//! names of new folders above it (`power_cut.rs` tests the order). Several processes may share a folder. Calls to the file system go through
 //! `disk.rs`; `tidy.rs` removes leftovers of killed writers and reports entries that are not the
 //! store's own.
 
@@ -56,18 +56,18 @@ fn open_folder(folder: &Path, needed: &Path, beside: &[&Path]) -> io::Result<()>
     }
     for path in beside {
         if let Err(error) = disk::create_folder(path) {
-            tracing::debug!("nothing can be written: {error}");
+            tracing::debug!("the data folder can only be read: {error}");
         }
     }
     #[cfg(unix)]
-    tell_of_readers(folder, needed);
+    warn_of_readers(folder, needed);
     Ok(())
 }
 
 /// Warns if other users may read the folder, as in folders that an older version made. A component
 /// cannot see the mode of a folder.
 #[cfg(unix)]
-fn tell_of_readers(folder: &Path, part: &Path) {
+fn warn_of_readers(folder: &Path, part: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
     let Ok(Some(found)) = disk::metadata(part) else { return };
     let mode = found.permissions().mode() & 0o777;

@@ -40,7 +40,7 @@ pub(super) fn names(prefix: &str) -> impl Iterator<Item = (&[u8], End)> {
 }
 
 /// The path of a name in `folder` without buckets. `None` if the name is too long for one entry.
-pub(super) fn place(folder: &Path, name: &[u8], end: End) -> Option<PathBuf> {
+pub(super) fn path_of(folder: &Path, name: &[u8], end: End) -> Option<PathBuf> {
     let mut entry = encode(name);
     match end {
         End::Key => entry.push('='),
@@ -57,7 +57,7 @@ pub(super) fn bucket(folder: &Path, byte: u8) -> PathBuf {
 
 /// The part of a key that an entry of a folder stands for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum KeyPart {
     /// The end of a key.
     Leaf(Vec<u8>),
     /// A folder below which keys continue, behind the separator.
@@ -67,22 +67,22 @@ pub(super) enum Part {
 }
 
 /// The part of a key that an entry stands for; `None` for an entry that is not the store's own.
-pub(super) fn part_of(item: &Item) -> Option<Part> {
+pub(super) fn part_of(item: &Item) -> Option<KeyPart> {
     let part = part_of_name(&item.name).filter(|_| item.is_text)?;
-    let fits = if matches!(part, Part::Leaf(_)) { item.is_file } else { item.is_folder };
+    let fits = if matches!(part, KeyPart::Leaf(_)) { item.is_file } else { item.is_folder };
     fits.then_some(part)
 }
 
-fn part_of_name(entry: &str) -> Option<Part> {
+fn part_of_name(entry: &str) -> Option<KeyPart> {
     let own = |encoded: &str| Some(decode(encoded)).filter(|name| encode(name) == encoded);
     if let Some(byte) = entry.strip_prefix('+') {
-        own(byte)?.try_into().ok().map(|[byte]: [u8; 1]| Part::Bucket(byte))
+        own(byte)?.try_into().ok().map(|[byte]: [u8; 1]| KeyPart::Bucket(byte))
     } else if let Some(name) = entry.strip_suffix('=') {
-        own(name).map(Part::Leaf)
+        own(name).map(KeyPart::Leaf)
     } else {
         let separator = entry.chars().next_back().filter(|last| matches!(last, '!' | ':'));
         let name = &entry[..entry.len() - separator.map_or(0, char::len_utf8)];
-        own(name).map(|name| Part::Folder(name, separator.unwrap_or('/')))
+        own(name).map(|name| KeyPart::Folder(name, separator.unwrap_or('/')))
     }
 }
 
@@ -118,7 +118,7 @@ mod tests {
         let last = [(last.as_bytes(), End::Key)];
         let path = names(prefix)
             .chain(last)
-            .fold(PathBuf::new(), |folder, (name, end)| place(&folder, name, end).expect("a short name"));
+            .fold(PathBuf::new(), |folder, (name, end)| path_of(&folder, name, end).expect("a short name"));
         path.to_str().unwrap().to_owned()
     }
 
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leaves_the_folder() {
+    fn no_key_leaves_the_folder() {
         assert_eq!(path("a/../b"), "a/%2E%2E/b=");
         assert_eq!(path("/etc"), "%/etc=");
         assert_eq!(path("a\0\\b=c%+"), "a%00%5Cb%3Dc%25%2B=");
@@ -143,15 +143,15 @@ mod tests {
     fn names_are_read_back() {
         for text in ["v1", "", ".", "..", "a=b%", "+a", "é\0"] {
             let name = text.as_bytes();
-            assert_eq!(part_of_name(&format!("{}=", encode(name))), Some(Part::Leaf(name.to_vec())));
+            assert_eq!(part_of_name(&format!("{}=", encode(name))), Some(KeyPart::Leaf(name.to_vec())));
             for separator in SEPARATORS {
-                let folder = place(Path::new(""), name, End::Separator(separator)).unwrap();
-                assert_eq!(part_of_name(folder.to_str().unwrap()), Some(Part::Folder(name.to_vec(), separator)));
+                let folder = path_of(Path::new(""), name, End::Separator(separator)).unwrap();
+                assert_eq!(part_of_name(folder.to_str().unwrap()), Some(KeyPart::Folder(name.to_vec(), separator)));
             }
         }
         for byte in 0..=255 {
             let bucket = bucket(Path::new(""), byte);
-            assert_eq!(part_of_name(bucket.to_str().unwrap()), Some(Part::Bucket(byte)));
+            assert_eq!(part_of_name(bucket.to_str().unwrap()), Some(KeyPart::Bucket(byte)));
         }
         for foreign in ["!", ":", "+", "+ab", "a b", "%zz=", "READ ME.txt", "v1~"] {
             assert_eq!(part_of_name(foreign), None, "{foreign}");

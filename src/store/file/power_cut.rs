@@ -4,7 +4,7 @@
 //! the folder is synced. A power cut leaves only the remembered data: a name leads to the bytes
 //! that were synced last, or to an empty file.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
@@ -23,8 +23,14 @@ use crate::store::{BlobStore as _, KeyValue as _, Location, Stage, When};
 /// The disks that tests are watching, each identified by the folder on the disk.
 static DISKS: Mutex<Vec<Arc<Disk>>> = Mutex::new(Vec::new());
 
+/// Work of another writer.
+type Rival = Box<dyn FnOnce() + Send>;
+
 struct Disk {
     folder: PathBuf,
+    /// Writers that each run when a folder is made, before the name of the folder is synced. `None`
+    /// lets one folder be made without a rival.
+    rivals: Mutex<VecDeque<Option<Rival>>>,
     /// By inode. Each file is held open, so that its inode number is not given to another file.
     synced: Mutex<HashMap<u64, (Synced, File)>>,
     promised: Mutex<Promised>,
@@ -42,6 +48,16 @@ pub(super) fn synced(path: &Path, file: &File) {
     let Some(disk) = disks.iter().find(|disk| path.starts_with(&disk.folder)) else { return };
     disk.note(path, file);
     disk.cut_power(false);
+}
+
+/// Called by `disk.rs` after every folder that it makes, before it syncs the name of the folder.
+pub(super) fn made_folder(path: &Path) {
+    let disks = DISKS.lock().unwrap().clone();
+    let Some(disk) = disks.iter().find(|disk| path.starts_with(&disk.folder)) else { return };
+    let rival = disk.rivals.lock().unwrap().pop_front().flatten();
+    if let Some(rival) = rival {
+        rival();
+    }
 }
 
 impl Disk {
@@ -144,19 +160,24 @@ impl Promised {
 }
 
 /// Stores on a watched disk.
-struct Watched {
+struct WatchedStores {
     disk: Arc<Disk>,
     keys: FileKeyValue,
     blobs: FileBlobStore,
     _folder: tempfile::TempDir,
 }
 
-impl Watched {
+impl WatchedStores {
     fn new(locks: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("data");
         fs::create_dir(&root).unwrap();
-        let disk = Disk { folder: root.clone(), synced: Mutex::default(), promised: Mutex::default() };
+        let disk = Disk {
+            folder: root.clone(),
+            rivals: Mutex::default(),
+            synced: Mutex::default(),
+            promised: Mutex::default(),
+        };
         let disk = Arc::new(disk);
         DISKS.lock().unwrap().push(disk.clone());
         // The limit of two names in a folder causes buckets to be made and removed all the time.
@@ -233,7 +254,7 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for WatchedStores {
     fn drop(&mut self) {
         DISKS.lock().unwrap_or_else(|broken| broken.into_inner()).retain(|disk| !Arc::ptr_eq(disk, &self.disk));
     }
@@ -241,9 +262,9 @@ impl Drop for Watched {
 
 /// Power is cut at every sync of every operation, and after every answer.
 #[test]
-fn what_was_acknowledged_survives_a_power_cut() {
+fn acknowledged_changes_survive_a_power_cut() {
     for locks in [true, false] {
-        let watched = Watched::new(locks);
+        let watched = WatchedStores::new(locks);
         for name in ["v1", "v12", "v123", "v1234", "w"] {
             watched.put(&format!("tag/team/app!{name}"), name, When::Absent);
             watched.put(&format!("tag/team/app!{name}"), "moved", When::Always);
@@ -269,13 +290,39 @@ fn what_was_acknowledged_survives_a_power_cut() {
     }
 }
 
+/// A writer makes a folder, and before the folder's name is synced a rival writes into the same
+/// folder and is acknowledged. Power is cut after the rival's acknowledgement.
+#[test]
+fn a_write_into_a_folder_that_another_writer_just_made_survives_a_power_cut() {
+    let mut rivals_run = 0;
+    for folders_before in 0.. {
+        let watched = WatchedStores::new(false);
+        let rival = FileKeyValue::open_with(&watched.disk.folder, Arc::new(SystemPlatform), 2, false).unwrap();
+        let disk = watched.disk.clone();
+        let write: Rival = Box::new(move || {
+            block_on(rival.put("tag/team/app!v2", "rival".into(), When::Absent)).unwrap();
+            disk.promised.lock().unwrap().values.insert("tag/team/app!v2".into(), Some("rival".into()));
+            disk.cut_power(true);
+        });
+        let mut rivals: VecDeque<Option<Rival>> = (0..folders_before).map(|_| None).collect();
+        rivals.push_back(Some(write));
+        *watched.disk.rivals.lock().unwrap() = rivals;
+        watched.put("tag/team/app!v1", "first", When::Absent);
+        if !watched.disk.rivals.lock().unwrap().is_empty() {
+            break;
+        }
+        rivals_run += 1;
+    }
+    assert_eq!(rivals_run, 4, "a rival ran at each of the folders reserve, tag, team and app!");
+}
+
 /// The model must lose unsynced data, or the other tests would prove nothing.
 #[test]
-fn what_was_not_synced_does_not_survive() {
-    let watched = Watched::new(true);
+fn unsynced_changes_do_not_survive() {
+    let watched = WatchedStores::new(true);
     let folder = watched.disk.folder.join("keys");
     let value = format!("{}\nvalue", SystemPlatform.uuid());
-    let restored = |watched: &Watched| {
+    let restored = |watched: &WatchedStores| {
         let copy = tempfile::tempdir().unwrap();
         watched.disk.restore(fs::metadata(&watched.disk.folder).unwrap().ino(), copy.path());
         fs::read_to_string(copy.path().join("keys/a=")).ok()

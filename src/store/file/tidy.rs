@@ -16,9 +16,9 @@ use crate::store::{Tidied, TidyRequest};
 /// How old a file in `tmp` must be to be removed, whatever the request says.
 const TMP_AGE_MS_MIN: u64 = 5_000;
 
-/// A part of a data folder.
+/// An area of a data folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum Area {
     Blobs,
     Keys,
     Locks,
@@ -38,36 +38,36 @@ enum Kind {
     Foreign,
 }
 
-impl Part {
+impl Area {
     fn folder(self) -> &'static str {
         match self {
-            Part::Blobs => "blobs",
-            Part::Keys => "keys",
-            Part::Locks => "locks",
-            Part::Reserve => reserve::FOLDER,
-            Part::Stages => "stages",
-            Part::Tmp => "tmp",
+            Area::Blobs => "blobs",
+            Area::Keys => "keys",
+            Area::Locks => "locks",
+            Area::Reserve => reserve::FOLDER,
+            Area::Stages => "stages",
+            Area::Tmp => "tmp",
         }
     }
 
-    /// The kind of an entry of `folder`, which lies `depth` folders below the part's own folder.
+    /// The kind of an entry of `folder`, which lies `depth` folders below the area's own folder.
     fn kind(self, folder: &Path, depth: usize, item: &Item, request: &TidyRequest) -> Kind {
         let own = match self {
             _ if !item.is_text => false,
-            Part::Blobs if depth == 0 && blob_store::is_shelf(item) => return Kind::Folder,
-            Part::Blobs => {
+            Area::Blobs if depth == 0 && blob_store::is_shelf(item) => return Kind::Folder,
+            Area::Blobs => {
                 let shelf = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
                 depth == 1 && blob_store::is_content(shelf, item)
             }
-            Part::Keys => match path::part_of(item) {
-                Some(path::Part::Leaf(_)) => true,
+            Area::Keys => match path::part_of(item) {
+                Some(path::KeyPart::Leaf(_)) => true,
                 Some(_) => return Kind::Folder,
                 None => false,
             },
-            Part::Locks => item.is_file && item.name.len() == 2 && item.name.parse::<u8>().is_ok(),
-            Part::Reserve => item.is_file && item.name.parse::<usize>().is_ok_and(|number| number < reserve::FILES),
-            Part::Stages => blob_store::is_family(item),
-            Part::Tmp => {
+            Area::Locks => item.is_file && item.name.len() == 2 && item.name.parse::<u8>().is_ok(),
+            Area::Reserve => item.is_file && item.name.parse::<usize>().is_ok_and(|number| number < reserve::FILES),
+            Area::Stages => blob_store::is_family(item),
+            Area::Tmp => {
                 let name = item.name.strip_suffix(".back").unwrap_or(&item.name);
                 let own = item.is_file && uuid::Uuid::try_parse(name).is_ok();
                 if own && is_old(&folder.join(&item.name), request) {
@@ -90,18 +90,18 @@ fn is_old(file: &Path, request: &TidyRequest) -> bool {
 }
 
 /// Continues behind `request.after` for at most `request.limit` entries, in the order of their
-/// paths. `parts` must be in the order of their folders.
-pub(super) fn tidy(folder: &Path, parts: &[Part], request: &TidyRequest) -> io::Result<Tidied> {
+/// paths. `areas` must be in the order of their folders.
+pub(super) fn tidy(folder: &Path, areas: &[Area], request: &TidyRequest) -> io::Result<Tidied> {
     let after = request.after.as_deref().unwrap_or_default();
     let after: Vec<&str> = after.split('/').filter(|name| !name.is_empty()).collect();
     let mut walk = Walk { request, tidied: Tidied::default(), root: folder };
-    for part in parts {
+    for area in areas {
         let rest = match after.split_first() {
-            Some((first, _)) if part.folder() < *first => continue,
-            Some((first, rest)) if part.folder() == *first => Some(rest),
+            Some((first, _)) if area.folder() < *first => continue,
+            Some((first, rest)) if area.folder() == *first => Some(rest),
             _ => None,
         };
-        if !walk.folder(*part, &folder.join(part.folder()), 0, rest)? {
+        if !walk.folder(*area, &folder.join(area.folder()), 0, rest)? {
             walk.tidied.more = true;
             break;
         }
@@ -118,7 +118,7 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Looks at the entries of a folder behind `after`. Returns `false` when more entries remain
     /// than the request allows.
-    fn folder(&mut self, part: Part, folder: &Path, depth: usize, after: Option<&[&str]>) -> io::Result<bool> {
+    fn folder(&mut self, area: Area, folder: &Path, depth: usize, after: Option<&[&str]>) -> io::Result<bool> {
         let (first, rest) = match after.and_then(|after| after.split_first()) {
             Some((first, rest)) => (Some(*first), rest),
             None => (None, &[][..]),
@@ -132,12 +132,12 @@ impl Walk<'_> {
                 return Ok(false);
             }
             let path = folder.join(&item.name);
-            match part.kind(folder, depth, &item, self.request) {
+            match area.kind(folder, depth, &item, self.request) {
                 Kind::Own => {}
-                Kind::Foreign => self.tidied.foreign.push(self.told(&path)),
+                Kind::Foreign => self.tidied.foreign.push(self.relative(&path)),
                 Kind::Left => self.remove(|| disk::remove_file(&path).map(drop))?,
                 Kind::Folder => {
-                    if !self.folder(part, &path, depth + 1, is_begun.then_some(rest))? {
+                    if !self.folder(area, &path, depth + 1, is_begun.then_some(rest))? {
                         return Ok(false);
                     }
                     if disk::entries(&path)?.next().is_none() {
@@ -148,7 +148,7 @@ impl Walk<'_> {
                 }
             }
             self.tidied.looked_at += 1;
-            self.tidied.after = Some(self.told(&path));
+            self.tidied.after = Some(self.relative(&path));
         }
         Ok(true)
     }
@@ -159,7 +159,7 @@ impl Walk<'_> {
     }
 
     /// A path as the report shows it: relative to the data folder.
-    fn told(&self, path: &Path) -> String {
+    fn relative(&self, path: &Path) -> String {
         let path: PathBuf = path.strip_prefix(self.root).unwrap_or(path).to_owned();
         path.to_string_lossy().into_owned()
     }

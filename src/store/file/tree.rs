@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::disk;
-use super::path::{self, End, Part};
+use super::path::{self, End, KeyPart};
 
 /// How many names a folder has, not counting its buckets, before it gets buckets. Concurrent
 /// creators may add a few more. For each byte that the names of a folder begin with alike, a page
@@ -35,8 +35,8 @@ struct Level<'a> {
 }
 
 impl<'a> Level<'a> {
-    fn place(&self, end: End) -> Option<PathBuf> {
-        path::place(&self.folder, self.rest, end)
+    fn path_of(&self, end: End) -> Option<PathBuf> {
+        path::path_of(&self.folder, self.rest, end)
     }
 
     fn bucket(&self) -> Option<Level<'a>> {
@@ -66,36 +66,36 @@ impl Tree {
 
     /// The place of a key without buckets, which a lookup checks first: nearly always the only
     /// place. `None` if a name in the key is too long.
-    pub(super) fn first_place(&self, key: &str) -> Option<PathBuf> {
+    pub(super) fn path_without_buckets(&self, key: &str) -> Option<PathBuf> {
         let (prefix, last) = path::split(key);
         let mut names = path::names(prefix).chain([(last.as_bytes(), End::Key)]);
-        names.try_fold(self.root.clone(), |folder, (name, end)| path::place(&folder, name, end))
+        names.try_fold(self.root.clone(), |folder, (name, end)| path::path_of(&folder, name, end))
     }
 
     /// The existing files of a key. A key has two files when two writers created it at the same
     /// time and found folders differently full.
     pub(super) fn files(&self, key: &str) -> io::Result<Vec<PathBuf>> {
         let (prefix, last) = path::split(key);
-        places(self.folders(prefix)?, last.as_bytes(), End::Key)
+        existing_paths(self.folders(prefix)?, last.as_bytes(), End::Key)
     }
 
     /// The existing folders of keys that begin with `prefix`, which is empty or ends in a
     /// separator.
     pub(super) fn folders(&self, prefix: &str) -> io::Result<Vec<PathBuf>> {
-        path::names(prefix).try_fold(vec![self.root.clone()], |folders, (name, end)| places(folders, name, end))
+        path::names(prefix).try_fold(vec![self.root.clone()], |folders, (name, end)| existing_paths(folders, name, end))
     }
 
     /// Where to create a key.
-    pub(super) fn place_for(&self, key: &str) -> io::Result<PathBuf> {
+    pub(super) fn path_for_new_key(&self, key: &str) -> io::Result<PathBuf> {
         let (prefix, last) = path::split(key);
         let mut names = path::names(prefix).chain([(last.as_bytes(), End::Key)]);
-        names.try_fold(self.root.clone(), |folder, (name, end)| self.place_in(folder, name, end))
+        names.try_fold(self.root.clone(), |folder, (name, end)| self.path_for_new_name(folder, name, end))
     }
 
-    fn place_in(&self, folder: PathBuf, name: &[u8], end: End) -> io::Result<PathBuf> {
+    fn path_for_new_name(&self, folder: PathBuf, name: &[u8], end: End) -> io::Result<PathBuf> {
         let mut levels = levels(folder, name)?;
         for level in &levels {
-            if let Some(place) = level.place(end)
+            if let Some(place) = level.path_of(end)
                 && exists(&place, end)?
             {
                 return Ok(place);
@@ -104,7 +104,7 @@ impl Tree {
         let mut level = levels.swap_remove(levels.len() - 1);
         while let Some(bucket) = level.bucket() {
             // An entry that is not the store's own may occupy the place.
-            if let Some(place) = level.place(end)
+            if let Some(place) = level.path_of(end)
                 && disk::metadata(&place)?.is_none()
                 && self.has_room(&level.folder)?
             {
@@ -112,7 +112,7 @@ impl Tree {
             }
             level = bucket;
         }
-        level.place(end).ok_or_else(|| io::Error::other("an empty name is a short one"))
+        level.path_of(end).ok_or_else(|| io::Error::other("cannot find a path for the rest of a key"))
     }
 
     fn has_room(&self, folder: &Path) -> io::Result<bool> {
@@ -122,7 +122,7 @@ impl Tree {
             // harm.
             let Some(item) = item? else { break };
             self.entries_read.fetch_add(1, Ordering::Relaxed);
-            names += usize::from(matches!(path::part_of(&item), Some(Part::Leaf(_) | Part::Folder(..))));
+            names += usize::from(matches!(path::part_of(&item), Some(KeyPart::Leaf(_) | KeyPart::Folder(..))));
             if names >= self.names_max {
                 return Ok(false);
             }
@@ -132,7 +132,7 @@ impl Tree {
 
     /// The parts of keys in a folder. A missing folder has no parts. Entries that are not the
     /// store's own are left out.
-    pub(super) fn read(&self, folder: &Path) -> io::Result<Vec<Part>> {
+    pub(super) fn read(&self, folder: &Path) -> io::Result<Vec<KeyPart>> {
         let items = disk::list(folder)?;
         self.entries_read.fetch_add(items.len() as u64, Ordering::Relaxed);
         Ok(items.iter().filter_map(path::part_of).collect())
@@ -150,10 +150,10 @@ impl Tree {
 }
 
 /// The existing places of a name in `folders` and their buckets.
-fn places(folders: Vec<PathBuf>, name: &[u8], end: End) -> io::Result<Vec<PathBuf>> {
+fn existing_paths(folders: Vec<PathBuf>, name: &[u8], end: End) -> io::Result<Vec<PathBuf>> {
     let mut places = Vec::new();
     for folder in folders {
-        for place in levels(folder, name)?.iter().filter_map(|level| level.place(end)) {
+        for place in levels(folder, name)?.iter().filter_map(|level| level.path_of(end)) {
             if exists(&place, end)? {
                 places.push(place);
             }

@@ -17,7 +17,7 @@ use super::gather::Gather;
 use super::multipart::{Completed, gone};
 use super::objects::{LIST_OBJECTS_MAX, ObjectPage};
 use super::settings::S3Settings;
-use super::staging::{Cut, PIECES_MAX, Piece, Staging, TAIL_BYTES_MAX};
+use super::staging::{Cut, PARKED_MAX, Parked, Staging, TAIL_BYTES_MAX};
 use crate::oci::{Digest, Hasher};
 use crate::platform::{Body, Causes};
 use crate::store::{BlobStore, Error, Family, Location, Result, Stage, Stored};
@@ -27,8 +27,8 @@ use crate::store::{BlobStore, Error, Family, Location, Result, Stage, Stored};
 const FAMILY_END: &str = ".";
 /// The most bytes of a streamed upload that are lost when the client disconnects.
 const STREAMED_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// The most requests for pieces at the same time.
-const PIECES_AT_ONCE_MAX: usize = 8;
+/// The most requests for parked objects at the same time.
+const PARKED_AT_ONCE_MAX: usize = 8;
 
 /// A blob store in a bucket.
 ///
@@ -58,26 +58,26 @@ impl S3BlobStore {
             return Ok(());
         }
         let mut all = Vec::new();
-        if staging.pieces.len() >= PIECES_MAX {
-            all = self.load_pieces(&staging.pieces).await?;
-            staging.retire_pieces();
+        if staging.parked.len() >= PARKED_MAX {
+            all = self.load_all_parked(&staging.parked).await?;
+            staging.retire_parked();
         }
         all.push(std::mem::take(&mut staging.tail).into());
         all.extend(bytes);
         let object = self.new_name(&staging.family);
         let length = all.iter().map(|bytes| bytes.len() as u64).sum();
         self.put(&object, all).await?;
-        staging.pieces.push(Piece { object, length });
+        staging.parked.push(Parked { object, length });
         Ok(())
     }
 
     /// Sends the parked bytes, and the bytes of `gather` after them, in parts. `length` is the
     /// total of all these bytes, if the total is known.
     async fn write_parts(&self, staging: &mut Staging, mut gather: Gather, length: Option<u64>) -> Result<()> {
-        let mut rest = self.load_pieces(&staging.pieces).await?;
+        let mut rest = self.load_all_parked(&staging.parked).await?;
         rest.push(std::mem::take(&mut staging.tail).into());
         gather.prepend(rest);
-        staging.retire_pieces();
+        staging.retire_parked();
         let is_new = staging.upload.is_none();
         if is_new {
             // The upload gets a new name, so another append to the same stage completes another
@@ -181,10 +181,10 @@ impl S3BlobStore {
         Ok(())
     }
 
-    /// Reads the bytes of parked pieces, in order.
-    async fn load_pieces(&self, pieces: &[Piece]) -> Result<Vec<Bytes>> {
-        let reads = pieces.iter().cloned().map(|piece| load_piece(self.client.clone(), piece));
-        let loaded: Vec<Result<Bytes>> = stream::iter(reads).buffered(PIECES_AT_ONCE_MAX).collect().await;
+    /// Reads the bytes of parked objects, in order.
+    async fn load_all_parked(&self, parked: &[Parked]) -> Result<Vec<Bytes>> {
+        let reads = parked.iter().cloned().map(|parked| load_parked(self.client.clone(), parked));
+        let loaded: Vec<Result<Bytes>> = stream::iter(reads).buffered(PARKED_AT_ONCE_MAX).collect().await;
         loaded.into_iter().collect()
     }
 
@@ -201,7 +201,7 @@ impl S3BlobStore {
 
     async fn remove_objects(&self, names: Vec<String>) {
         let removals = names.into_iter().map(|name| remove_parked(self.client.clone(), name));
-        stream::iter(removals).buffer_unordered(PIECES_AT_ONCE_MAX).collect().await
+        stream::iter(removals).buffer_unordered(PARKED_AT_ONCE_MAX).collect().await
     }
 }
 
@@ -221,7 +221,7 @@ impl BlobStore for S3BlobStore {
         let mut gather = Gather::new(body);
         // The first bytes of a stage, if they fit into one request, become an object without a
         // multipart upload.
-        let parked_max = match staging.upload.is_none() && staging.pieces.is_empty() {
+        let parked_max = match staging.upload.is_none() && staging.parked.is_empty() {
             true => self.cut.single_bytes_max()?,
             false => self.cut.least_part_bytes(),
         };
@@ -247,12 +247,12 @@ impl BlobStore for S3BlobStore {
     async fn commit(&self, stage: &Stage, digest: &Digest) -> Result<Location> {
         let mut staging = Staging::open(stage)?;
         let mut stale = std::mem::take(&mut staging.stale);
-        if staging.upload.is_none() && staging.tail.is_empty() && staging.pieces.len() == 1 {
-            return Ok(Location(staging.pieces.remove(0).object));
+        if staging.upload.is_none() && staging.tail.is_empty() && staging.parked.len() == 1 {
+            return Ok(Location(staging.parked.remove(0).object));
         }
-        let mut rest = self.load_pieces(&staging.pieces).await?;
+        let mut rest = self.load_all_parked(&staging.parked).await?;
         rest.push(std::mem::take(&mut staging.tail).into());
-        stale.extend(staging.pieces.drain(..).map(|piece| piece.object));
+        stale.extend(staging.parked.drain(..).map(|parked| parked.object));
         if staging.upload.is_none() {
             // The object gets a new name, which no other fork of the stage writes to.
             let name = self.new_name(&staging.family);
@@ -315,7 +315,7 @@ impl BlobStore for S3BlobStore {
             let (objects, uploads) = join(objects, self.client.list_uploads(&everything)).await;
             let mut uploads = uploads?;
             uploads.retain(|upload| next.as_ref().is_none_or(|next| upload.key > *next));
-            let Page { found, more } = merge(objects?, uploads);
+            let StoredPage { found, more } = merge(objects?, uploads);
             next = found.last().map(|last| object_of(&last.name));
             stored.extend(found);
             if !more {
@@ -337,12 +337,12 @@ impl BlobStore for S3BlobStore {
     }
 }
 
-async fn load_piece(client: Arc<Client>, piece: Piece) -> Result<Bytes> {
-    let object = object(&piece.object);
+async fn load_parked(client: Arc<Client>, parked: Parked) -> Result<Bytes> {
+    let object = object(&parked.object);
     let answer = client.expect(Call::new(Method::Get, &object), &[StatusCode::NOT_FOUND]).await?;
     match answer.status.is_success() {
-        true if answer.body.len() as u64 == piece.length => Ok(answer.body),
-        true => Err(Error::corrupt(format!("{object} has {} bytes instead of {}", answer.body.len(), piece.length))),
+        true if answer.body.len() as u64 == parked.length => Ok(answer.body),
+        true => Err(Error::corrupt(format!("{object} has {} bytes instead of {}", answer.body.len(), parked.length))),
         false => Err(gone(&client, &object, &answer)),
     }
 }
@@ -354,14 +354,14 @@ async fn remove_parked(client: Arc<Client>, name: String) {
 }
 
 /// A page of the list of all objects and uploads.
-struct Page {
+struct StoredPage {
     found: Vec<Stored>,
     more: bool,
 }
 
 /// Merges a page of objects with all uploads into one list ordered by name, up to the end of the
 /// page.
-fn merge(objects: ObjectPage, uploads: Vec<Upload>) -> Page {
+fn merge(objects: ObjectPage, uploads: Vec<Upload>) -> StoredPage {
     let mut found: BTreeMap<String, Option<u64>> = BTreeMap::new();
     for (object, size) in &objects.objects {
         found.insert(name_of(object), *size);
@@ -375,7 +375,7 @@ fn merge(objects: ObjectPage, uploads: Vec<Upload>) -> Page {
         found.retain(|name, _| *name <= end);
     }
     let found = found.into_iter().map(|(name, bytes)| Stored { name, bytes }).collect();
-    Page { found, more: objects.more }
+    StoredPage { found, more: objects.more }
 }
 
 fn object(name: &str) -> String {

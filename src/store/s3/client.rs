@@ -14,7 +14,7 @@ use jiff::fmt::rfc2822;
 use rusty_s3::{Bucket, Credentials, Map, Method, UrlStyle};
 
 use super::answer;
-use super::gather::Part;
+use super::gather::StreamedPart;
 use super::settings::S3Settings;
 use crate::platform::{Body, Causes, Platform, SendError};
 use crate::store::{Error, Failure, Result};
@@ -57,7 +57,7 @@ pub(super) enum Payload {
     Bytes(Vec<Bytes>),
     /// A stream of known length. The stream can be sent again as long as only bytes were taken that
     /// were in memory anyway.
-    Stream(Part),
+    Stream(StreamedPart),
 }
 
 /// A request to the bucket.

@@ -103,7 +103,7 @@ struct Source {
 }
 
 /// The next bytes of a stream, of known length: the payload of one request.
-pub(super) struct Part {
+pub(super) struct StreamedPart {
     stream: Shared,
     length: u64,
 }
@@ -117,9 +117,9 @@ struct PartBody {
 
 impl Shared {
     /// Returns the next `length` bytes as a part. The previous part must have been read to its end.
-    pub(super) fn part(&self, length: u64) -> Part {
+    pub(super) fn part(&self, length: u64) -> StreamedPart {
         self.source().taken = Some(Vec::new());
-        Part { stream: self.clone(), length }
+        StreamedPart { stream: self.clone(), length }
     }
 
     /// Checks that the stream is at its end.
@@ -141,7 +141,7 @@ impl Shared {
     }
 }
 
-impl Part {
+impl StreamedPart {
     pub(super) fn length(&self) -> u64 {
         self.length
     }

@@ -120,7 +120,7 @@ impl KeyValue for S3KeyValue {
     }
 
     // AWS honours `If-Match` on DELETE since 2025. Most other servers ignore the header and delete the
-    // object in any case, and the answer does not tell the two kinds of server apart.
+    // object in any case, and the answer does not show which kind the server is.
     async fn delete_unchanged(&self, _key: &str, _version: &Version) -> Result<()> {
         Err(Error::unsupported("S3 servers do not agree on conditional deletes"))
     }

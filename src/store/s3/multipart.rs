@@ -64,7 +64,7 @@ impl Client {
             return Err(gone(self, object, &answer));
         }
         let etag = answer.etag().map(|etag| etag.trim_matches('"').to_owned());
-        etag.ok_or_else(|| unreadable(object, &"a part without ETag"))
+        etag.ok_or_else(|| unreadable(object, &"the answer to a part has no ETag"))
     }
 
     /// Completes an upload: makes an object of the parts with these ETags.
@@ -98,7 +98,12 @@ impl Client {
                     .await
             }
             "" if answer.status.is_success() => {
-                self.find_completed(object, parts, unreadable(object, &"completed, and it is not there")).await
+                self.find_completed(
+                    object,
+                    parts,
+                    unreadable(object, &"the upload is completed, and the object is missing"),
+                )
+                .await
             }
             _ => Err(self.refusal(&format!("completing {object}"), &answer)),
         }
@@ -122,7 +127,7 @@ impl Client {
             return Ok(None);
         }
         let length = answer.header(CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
-        length.map(Some).ok_or_else(|| unreadable(object, &"HEAD without Content-Length"))
+        length.map(Some).ok_or_else(|| unreadable(object, &"the answer to HEAD has no Content-Length"))
     }
 
     /// Aborts an upload. A missing upload is no error.
@@ -166,7 +171,7 @@ impl Client {
                 _ => false,
             };
             if !goes_on {
-                return Err(unreadable(prefix, &"a list of uploads that does not go on"));
+                return Err(unreadable(prefix, &"the list of uploads does not continue"));
             }
             after = next;
         }
@@ -183,7 +188,7 @@ pub(super) fn gone(client: &Client, object: &str, answer: &Answer) -> Error {
 
 /// Whether an object with this ETag consists of these parts. S3 hashes the bytes of the parts'
 /// ETags; some servers hash the ETags' hexadecimal digits. `None` if an ETag is not an MD5 hash and
-/// so does not tell.
+/// so shows nothing.
 fn is_of_parts(etag: &str, parts: &[String]) -> Option<bool> {
     let (mut of_bytes, mut of_digits) = (Md5::new(), Md5::new());
     for part in parts {

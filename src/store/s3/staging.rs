@@ -15,10 +15,10 @@ const GROWTH_BEGIN: usize = 4_000;
 const GROWTH_STEP: usize = 1_000;
 /// The most bytes that are kept in the stage itself, so that tiny appends make no objects.
 pub(super) const TAIL_BYTES_MAX: usize = 16 * 1024;
-/// The most parked pieces that a stage lists.
-pub(super) const PIECES_MAX: usize = 256;
+/// The most parked objects that a stage lists.
+pub(super) const PARKED_MAX: usize = 256;
 
-/// Content that is being uploaded: the bytes of `parts`, then of `pieces`, then `tail`.
+/// Content that is being uploaded: the bytes of `parts`, then of `parked`, then `tail`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Staging {
     /// The beginning of the names of all objects of this stage and of the stages made from it.
@@ -35,7 +35,7 @@ pub(super) struct Staging {
     pub(super) parts: Vec<String>,
     /// Bytes parked in objects of their own, because they are too few for a part.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) pieces: Vec<Piece>,
+    pub(super) parked: Vec<Parked>,
     /// The last bytes, in hexadecimal digits.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "hex::serde")]
     pub(super) tail: Vec<u8>,
@@ -47,7 +47,7 @@ pub(super) struct Staging {
 
 /// Bytes parked in an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Piece {
+pub(super) struct Parked {
     pub(super) object: String,
     pub(super) length: u64,
 }
@@ -64,18 +64,18 @@ impl Staging {
             .map_err(|error| Error::corrupt("cannot encode a stage in S3").because(error))
     }
 
-    /// Moves the names of the pieces to `stale`, because their bytes are kept elsewhere now. If the
-    /// stage has no multipart upload, the first piece is left to the collector instead: another
-    /// request may be committing an older stage with this piece alone, which makes the piece its
+    /// Moves the names of the parked objects to `stale`, because their bytes are kept elsewhere now. If the
+    /// stage has no multipart upload, the first parked object is left to the collector instead: another
+    /// request may be committing an older stage with this object alone, which makes the object its
     /// location.
-    pub(super) fn retire_pieces(&mut self) {
+    pub(super) fn retire_parked(&mut self) {
         let kept = usize::from(self.upload.is_none());
-        self.stale = self.pieces.drain(..).skip(kept).map(|piece| piece.object).collect();
+        self.stale = self.parked.drain(..).skip(kept).map(|parked| parked.object).collect();
     }
 
     /// The number of bytes that are not in a part yet.
     pub(super) fn rest_bytes(&self) -> u64 {
-        self.pieces.iter().map(|piece| piece.length).sum::<u64>() + self.tail.len() as u64
+        self.parked.iter().map(|parked| parked.length).sum::<u64>() + self.tail.len() as u64
     }
 }
 
@@ -148,12 +148,12 @@ mod tests {
     const MIB: u64 = 1024 * 1024;
 
     #[test]
-    fn what_may_be_a_location_is_never_retired() {
-        let pieces = ["x.1", "x.2"].map(|object| Piece { object: object.into(), length: 1 }).to_vec();
-        let mut first = Staging { name: "x".into(), pieces, ..Staging::default() };
+    fn a_possible_location_is_never_retired() {
+        let parked = ["x.1", "x.2"].map(|object| Parked { object: object.into(), length: 1 }).to_vec();
+        let mut first = Staging { name: "x".into(), parked, ..Staging::default() };
         let mut later = Staging { upload: Some("1".into()), ..first.clone() };
-        first.retire_pieces();
-        later.retire_pieces();
+        first.retire_parked();
+        later.retire_parked();
         assert_eq!((first.stale, later.stale), (vec!["x.2".into()], vec!["x.1".into(), "x.2".to_owned()]));
     }
 
