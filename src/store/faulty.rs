@@ -231,7 +231,7 @@ impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
                 let length = range.end.saturating_sub(range.start);
                 let Some(body) = self.inner.read_stage(stage, range).await? else { return Ok(None) };
                 let pieces = pieces_of(body).await;
-                Ok(Some(of_pieces(self.broken_off(pieces)).with_length(length)))
+                Ok(Some(body_of_pieces(self.broken_off(pieces)).with_length(length)))
             }
         }
     }

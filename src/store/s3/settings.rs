@@ -69,9 +69,7 @@ impl S3Settings {
                 }
                 // The URL is not shown, because it may contain a password.
                 Some(url) if !is_plain(&url) => {
-                    return Err(format!(
-                        "setting {name}: the URL must have no user name, password, query or fragment"
-                    ));
+                    return Err(format!("setting {name}: the URL must have no user name, password, query or fragment"));
                 }
                 Some(_) => {}
             }
@@ -91,7 +89,9 @@ impl S3Settings {
             ("s3_session_token", self.session_token.as_ref()),
         ] {
             if secret.is_some_and(|text| text.is_empty() || !text.chars().all(|c| c.is_ascii_graphic())) {
-                return Err(format!("setting {name}: the value is empty, or has white space or characters beyond ASCII"));
+                return Err(format!(
+                    "setting {name}: the value is empty, or has white space or characters beyond ASCII"
+                ));
             }
         }
         self.check_prefix()
