@@ -373,7 +373,7 @@ impl Chunks {
     async fn staged_extents(&self, pack: &Pack) -> Result<Vec<(u64, Extent)>> {
         let (mut pages, mut next) = (vec![pack.extents.clone()], pack.before.clone());
         while let Some(token) = next {
-            let page: Page = self.load(&pack.page_key(&token)).await?;
+            let page: ExtentPage = self.load(&pack.page_key(&token)).await?;
             pages.push(page.extents);
             next = page.before;
         }
@@ -443,7 +443,7 @@ mod tests {
 
     /// Earlier versions wrote keys without lengths.
     #[test]
-    fn what_earlier_versions_packed_is_read_and_listed() {
+    fn content_packed_by_earlier_versions_is_read_and_listed() {
         let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
         let store = PackedBlobStore::new(keys.clone(), Arc::new(SystemPlatform), CHUNK_BYTES_MIN);
         for (number, chunk) in [vec![b'a'; CHUNK_BYTES_MIN as usize], vec![b'b'; 10]].into_iter().enumerate() {
