@@ -154,8 +154,8 @@ impl MirroredRepository {
         let pushed = registry.push_manifest(&self.local, &by_digest, &tags, media_type.as_deref(), bytes.into()).await;
         match pushed {
             Ok(_) => Ok(()),
-            Err(registry::Error::ManifestInvalid(why) | registry::Error::DigestInvalid(why)) => {
-                Err(self.mirror.client.error(Kind::Invalid(why)).into())
+            Err(error @ (registry::Error::ManifestInvalid(_) | registry::Error::DigestInvalid(_))) => {
+                Err(self.mirror.client.error(Kind::Invalid(error.to_string())).into())
             }
             Err(error) => Err(error.into()),
         }

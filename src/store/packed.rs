@@ -373,7 +373,7 @@ impl Chunks {
     async fn staged_extents(&self, pack: &Pack) -> Result<Vec<(u64, Extent)>> {
         let (mut pages, mut next) = (vec![pack.extents.clone()], pack.before.clone());
         while let Some(token) = next {
-            let page: Page = self.load(&pack.page_key(&token)).await?;
+            let page: ExtentPage = self.load(&pack.page_key(&token)).await?;
             pages.push(page.extents);
             next = page.before;
         }

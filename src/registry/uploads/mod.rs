@@ -91,7 +91,7 @@ impl Uploads {
         let session = self.sessions.get(repository, id).await?;
         let end = session.fact.offset;
         if start > end {
-            return Err(Error::SizeInvalid(format!("the upload has only {end} bytes")));
+            return Err(Error::ChunkOutOfOrder { session: id.clone(), offset: end });
         }
         match self.content.blobs.read_stage(&session.fact.stage, start..end).await {
             Err(store::Error::Conflict(_)) => Err(Error::UploadUnknown),
