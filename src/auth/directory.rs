@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::caller::{Caller, Grant};
-use super::logins::unblock;
+use super::password::unblock;
 use super::password::{PASSWORD_BYTES_MAX, PasswordHash, check_user_name};
 use super::policy::parse_grant;
 use super::{PasswordHashError, Secret};

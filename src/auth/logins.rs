@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::flight::Flights;
 use super::lease::{Lease, Leases};
+use super::password::unblock;
 use super::remembered::Remembered;
 use super::throttle::Throttle;
 use super::{Directory, PasswordHash, Refusal, Secret};
@@ -233,15 +234,6 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// Computes a hash without holding up other requests: natively on a thread for blocking work. A
-/// component has no such thread and computes the hash in place.
-pub(super) async fn unblock<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    #[cfg(not(target_family = "wasm"))]
-    return blocking::unblock(work).await;
-    #[cfg(target_family = "wasm")]
-    return work();
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 mod access;
 mod accounts;
+mod action;
 mod caller;
 mod directory;
 mod flight;
@@ -32,7 +33,8 @@ use async_trait::async_trait;
 
 pub use access::Access;
 pub use accounts::Accounts;
-pub use caller::{Action, Caller, Grant, Narrowed};
+pub use action::Action;
+pub use caller::{Caller, Grant, Narrowed};
 pub use directory::{Directory, DirectoryError, MachineToken, check_password};
 pub use oidc::{DOCUMENT_BYTES_MAX, Document, IssuerRules, Issuers, JwksSource};
 pub use outbound::Outbound;

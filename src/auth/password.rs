@@ -132,6 +132,15 @@ fn verify_argon2id(text: &str, password: &[u8]) -> Option<bool> {
     Some(out.ct_eq(known.as_ref()).into())
 }
 
+/// Computes a hash without holding up other requests: natively on a thread for blocking work. A
+/// component has no such thread and computes the hash in place.
+pub(super) async fn unblock<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    #[cfg(not(target_family = "wasm"))]
+    return blocking::unblock(work).await;
+    #[cfg(target_family = "wasm")]
+    return work();
+}
+
 /// The parts of a bcrypt hash: `$2y$<cost>$<salt><hash>`.
 struct Bcrypt {
     cost: u32,

@@ -4,7 +4,8 @@ use std::str::FromStr;
 
 use async_trait::async_trait;
 
-use super::caller::{Action, Caller, Grant};
+use super::action::Action;
+use super::caller::{Caller, Grant};
 use super::pattern::Pattern;
 use super::{Attempt, Authority, Refusal};
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::caller::Action;
+use super::action::Action;
 use crate::oci::RepositoryName;
 
 /// A permission that a token is requested for.

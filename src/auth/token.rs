@@ -12,7 +12,8 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::caller::{Action, Caller, Grant, Narrowed};
+use super::action::Action;
+use super::caller::{Caller, Grant, Narrowed};
 use super::{Refusal, Seal, Secret};
 use crate::oci::RepositoryName;
 use crate::platform::Platform;

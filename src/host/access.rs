@@ -45,7 +45,7 @@ enum Users {
     },
 }
 
-const OPEN: &str = "auth_mode is none: whoever reaches this registry can push and delete";
+const OPEN: &str = "auth_mode is none: everybody who reaches this registry can push and delete";
 const READ_ONLY: &str = "this registry is read-only: no login is set up (settings auth_mode, auth_user, auth_password)";
 
 /// The name of the service in tokens when no public URL gives a name.
@@ -87,13 +87,15 @@ impl AccessConfig {
         if let Users::Some { plain: Some((_, password)), .. } = &self.users
             && let Err(why) = check_password(password)
         {
-            tracing::warn!("setting auth_password: {why}; it is allowed as only this machine reaches the registry");
+            tracing::warn!(
+                "setting auth_password: {why}; the password is accepted because only this machine reaches the registry"
+            );
         }
         match &self.users {
             Users::None { notice: Some(notice), .. } => tracing::warn!("{notice}"),
             Users::None { .. } => {}
             Users::Some { plain: None, hashes, issuers: None, .. } if hashes.is_empty() => {
-                tracing::warn!("no setting names a user: only those of `eyot user add` can log in");
+                tracing::warn!("no setting names a user: only users of `eyot user add` can log in");
             }
             Users::Some { .. } => {}
         }
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_without_telling_secrets() {
+    fn contradictions_are_refused_in_texts_without_secrets() {
         let issuer = "ci https://issuer.example here sub=x";
         for (settings, expected) in [
             (vec![("auth_mode", "open")], "\"open\" is not one of none, write_only, read_write"),

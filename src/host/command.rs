@@ -192,13 +192,13 @@ async fn serve(options: &Serve, config: &Config) -> Result<ExitCode> {
     let stores = config.open(Arc::new(NativePlatform::default()), None)?;
     if let Some(schedule) = schedule {
         let registry = stores.registry();
-        tokio::spawn(async move { prune::keep_to(&schedule, &registry).await });
+        tokio::spawn(async move { prune::follow(&schedule, &registry).await });
     }
     if let Some(s3) = stores.s3.clone() {
         tokio::spawn(async move {
             // The server starts even if the bucket cannot be reached: S3 may come up later.
             if let Err(error) = s3.reach().await {
-                tracing::error!("the bucket cannot be used: {}", Causes(&error));
+                tracing::error!("cannot use the bucket: {}", Causes(&error));
             }
         });
     }
@@ -248,7 +248,7 @@ async fn check(config: &Config) -> Result<ExitCode> {
         .registry()
         .check()
         .await
-        .context("the stores cannot be used")?;
+        .context("cannot use the stores")?;
     for finding in &findings {
         let verdict = match finding.verdict {
             Verdict::Holds => "holds  ",

@@ -33,7 +33,7 @@ const LARGE_WRITE_BYTES: usize = 256 * 1024;
 static OPENED: OnceLock<Opened> = OnceLock::new();
 
 /// Whether this instance has already logged a wrong setting.
-static TOLD: AtomicBool = AtomicBool::new(false);
+static LOGGED: AtomicBool = AtomicBool::new(false);
 
 /// The stores of an instance, and whether calls to the stores block the host.
 pub(super) struct Opened {
@@ -58,7 +58,7 @@ pub(super) async fn answer(
     let request = match receive(request) {
         Ok(request) => request,
         Err(error) => {
-            tracing::info!("a request could not be read: {error}");
+            tracing::info!("cannot read a request: {error}");
             return Err(error);
         }
     };
@@ -113,13 +113,13 @@ async fn handle(stores: &Stores, _request: Request<Body>) -> Response<Body> {
 fn unusable(error: &anyhow::Error) -> Response<Body> {
     let cause = format!("{error:#}");
     let message = if names_a_setting(error) {
-        if !TOLD.swap(true, Relaxed) {
+        if !LOGGED.swap(true, Relaxed) {
             write_error(&cause);
         }
         format!("the registry is not set up: {}", visible(&cause))
     } else {
         write_error(&cause);
-        "the registry's stores cannot be opened; its log says why".into()
+        "cannot open the registry's stores; the log of the registry has the cause".into()
     };
     let text = serde_json::json!({"errors": [{"code": "UNKNOWN", "message": message}]}).to_string();
     let length = text.len();
@@ -152,8 +152,8 @@ fn receive(request: WasiRequest) -> Result<Request<Body>, ErrorCode> {
 /// The client's address, which only Spin passes on. Spin appends its header after any header of
 /// that name from the client, so the last value is Spin's.
 fn peer_address(head: &http::request::Parts) -> Option<IpAddr> {
-    let told = head.headers.get_all("spin-client-addr").iter().next_back().filter(|_| cfg!(feature = "spin"))?;
-    told.to_str().ok()?.parse().ok().map(|address: SocketAddr| address.ip())
+    let value = head.headers.get_all("spin-client-addr").iter().next_back().filter(|_| cfg!(feature = "spin"))?;
+    value.to_str().ok()?.parse().ok().map(|address: SocketAddr| address.ip())
 }
 
 fn read_body(request: WasiRequest) -> Body {
@@ -195,7 +195,7 @@ fn respond(response: Response<Body>) -> Result<WasiResponse, ErrorCode> {
         // Wait until the answer is sent: once no task is left, the host may drop this instance with
         // its unsent bytes.
         if let Err(error) = sent.await {
-            tracing::info!("an answer could not be sent: {error}");
+            tracing::info!("cannot send an answer: {error}");
         }
     });
     Ok(response)

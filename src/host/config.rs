@@ -90,7 +90,7 @@ impl Config {
         };
         let bucket = || s3.as_ref().context("setting s3_bucket is missing: S3 needs it");
         let folder = &self.stores.data_dir;
-        let context = || format!("setting data_dir: {} cannot be used", folder.display());
+        let context = || format!("setting data_dir: cannot use {}", folder.display());
         let keys: Arc<dyn KeyValue> = match self.stores.keys {
             KeyValueName::Files => Arc::new(FileKeyValue::open(folder, platform.clone()).with_context(context)?),
             KeyValueName::S3 => Arc::new(bucket()?.key_value()),

@@ -1,5 +1,6 @@
 //! The log: lines on standard error, one for each event of `tracing`.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::{Debug, Write as _};
 use std::io::Write as _;
 
@@ -86,9 +87,15 @@ pub fn log_to_standard_error(level: LevelFilter) {
 }
 
 /// Writes panics to standard error with control characters escaped: the text of a panic may contain
-/// texts of clients.
+/// texts of clients. A backtrace follows if `RUST_BACKTRACE` asks for one.
 pub fn escape_panics() {
-    std::panic::set_hook(Box::new(|panic| write_error(&panic.to_string())));
+    std::panic::set_hook(Box::new(|panic| {
+        write_error(&panic.to_string());
+        let trace = Backtrace::capture();
+        if trace.status() == BacktraceStatus::Captured {
+            let _ = writeln!(std::io::stderr(), "{trace}");
+        }
+    }));
 }
 
 /// Writes an error to standard error at every log level, as when the settings cannot be read.

@@ -21,9 +21,9 @@ pub mod native;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod outbound;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
-mod places;
-#[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod prune;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+mod slots;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 mod stall;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]

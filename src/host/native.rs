@@ -15,8 +15,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinError;
 use tokio_rustls::TlsAcceptor;
 
-use super::places::{Place, Places};
 use super::settings::Connections;
+use super::slots::{Slot, Slots};
 use super::stall::{PatientStream, ending, patient};
 use super::tls::Certificate;
 use crate::http::{Handler, Peer, Progress};
@@ -54,36 +54,36 @@ pub async fn serve(
     ready(listener.local_addr()?);
 
     let connections = GracefulShutdown::new();
-    let places = Places::new(connections_max(limits.most), limits.most_of_address as usize);
+    let slots = Slots::new(connections_max(limits.most), limits.most_of_address as usize);
     loop {
         let accept = async {
             let (stream, peer) = listener.accept().await?;
             // A proxy carries many clients, so its connections are not counted by address.
             let address = Some(peer.ip()).filter(|address| !address.is_loopback() && !handler.is_proxy(*address));
-            anyhow::Ok((places.enter(address).await, stream, peer))
+            anyhow::Ok((slots.acquire(address).await, stream, peer))
         };
         tokio::select! {
             accepted = accept => match accepted {
-                Ok((Some(place), stream, _)) => {
+                Ok((Some(slot), stream, _)) => {
                     let acceptor = certificate.as_ref().map(Certificate::acceptor);
                     let (handler, watcher) = (handler.clone(), connections.watcher());
                     tokio::spawn(async move {
-                        let place = Arc::new(place);
-                        let connection = place.connection.clone();
+                        let slot = Arc::new(slot);
+                        let connection = slot.connection.clone();
                         tokio::select! {
-                            served = connection_of(place, handler, limits, stream, acceptor, watcher) => {
+                            served = connection_of(slot, handler, limits, stream, acceptor, watcher) => {
                                 if let Err(error) = served {
-                                    tracing::info!("a connection broke off: {error:#}");
+                                    tracing::info!("a connection failed: {error:#}");
                                 }
                             }
-                            () = connection.told_to_leave() => {
-                                tracing::info!("a connection was closed to make place for another one");
+                            () = connection.wait_for_close() => {
+                                tracing::info!("closed a connection to free a slot for another one");
                             }
                         }
                     });
                 }
                 Ok((None, _, peer)) => {
-                    tracing::info!("a connection was refused: {} has {} already", peer.ip(), limits.most_of_address);
+                    tracing::info!("refused a connection: {} has {} connections, as many as one address may have", peer.ip(), limits.most_of_address);
                 }
                 // Most likely the process is out of file descriptors. Other connections will free
                 // some soon.
@@ -118,7 +118,7 @@ fn connections_for(files: u64, wanted: u64) -> usize {
 }
 
 async fn connection_of(
-    place: Arc<Place>,
+    slot: Arc<Slot>,
     handler: Handler,
     limits: Connections,
     stream: TcpStream,
@@ -135,35 +135,35 @@ async fn connection_of(
     match acceptor {
         Some(acceptor) => {
             let encrypted = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
-            watcher.watch(http_connection(place, handler, limits, encrypted, peer)).await?;
+            watcher.watch(http_connection(slot, handler, limits, encrypted, peer)).await?;
         }
-        None => watcher.watch(http_connection(place, handler, limits, stream, peer)).await?,
+        None => watcher.watch(http_connection(slot, handler, limits, stream, peer)).await?,
     }
     Ok(())
 }
 
 fn http_connection(
-    place: Arc<Place>,
+    slot: Arc<Slot>,
     handler: Handler,
     limits: Connections,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Peer,
 ) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static {
-    let stream = PatientStream::new(stream, limits.body_idle_timeout, place.connection.clone());
+    let stream = PatientStream::new(stream, limits.body_idle_timeout, slot.connection.clone());
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        let (handler, connection, progress) = (handler.clone(), place.connection.clone(), Progress::default());
-        let place = place.clone();
+        let (handler, connection, progress) = (handler.clone(), slot.connection.clone(), Progress::default());
+        let slot = slot.clone();
         connection.begin(progress.clone());
         request.extensions_mut().insert(peer);
         request.extensions_mut().insert(progress.clone());
         let request = request.map(|body| patient(Body::new(body), &limits, progress, &connection));
         // The request runs in a task of its own. hyper drops the request when the client
         // disconnects, but the bytes of an upload that arrived before must still be recorded. The
-        // task ends soon, because the body ends with an error. The task keeps the place until its
-        // end, so clients that disconnect and reconnect never have more tasks than places.
+        // task ends soon, because the body ends with an error. The task keeps the slot until its
+        // end, so clients that disconnect and reconnect never have more tasks than slots.
         let answer = tokio::spawn(async move {
             let response = handler.handle(request).await;
-            drop(place);
+            drop(slot);
             response
         });
         async move {

@@ -28,10 +28,10 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The hint in the error text when a certificate is not trusted.
-const TRUST: &str = "trusted are the authorities that the system trusts, or in their place those in the file that the \
-                     environment variable SSL_CERT_FILE names";
+const TRUST: &str = "eyot trusts the certificate authorities of the system, or in their place those in the file that \
+                     the environment variable SSL_CERT_FILE names";
 /// The hint in the error text when the server does not speak TLS.
-const NO_TLS: &str = "what answers is no TLS; see whether it is https";
+const NO_TLS: &str = "the server did not speak TLS; check http or https in the URL";
 
 /// How many bytes of a request body the operating system may buffer: bytes in that buffer look sent
 /// before the server has them. A request with this many bytes or more, or of unknown length, gets
@@ -104,10 +104,10 @@ impl Platform for NativePlatform {
         let pace = Pace(Arc::new(Mutex::new(Some(Instant::now()))));
         let is_plain = request.uri().scheme() == Some(&Scheme::HTTP);
         let request = request.map(|body| paced(body, pace.clone()));
-        let mut answered = pin!(if is_plain { self.plain().request(request) } else { self.tls()?.request(request) });
+        let mut exchange = pin!(if is_plain { self.plain().request(request) } else { self.tls()?.request(request) });
         loop {
             let until = pace.since().unwrap_or_else(Instant::now) + limit;
-            match timeout_at(until, answered.as_mut()).await {
+            match timeout_at(until, exchange.as_mut()).await {
                 Ok(answered) => return Ok(answered.map_err(|error| SendError::Failed(causes(&error)))?.map(read)),
                 // The body had no data ready, or the server took more of the body. Wait on.
                 Err(_) if pace.since().is_none_or(|since| since.elapsed() < limit) => {}
@@ -150,7 +150,7 @@ fn read(body: hyper::body::Incoming) -> Body {
         match tokio::time::timeout(READ_TIMEOUT, body.next()).await {
             Ok(Some(data)) => Ok(Some((data?, body))),
             Ok(None) => Ok(None),
-            Err(_) => Err(BodyError::Interrupted(format!("nothing came for {} s", READ_TIMEOUT.as_secs()))),
+            Err(_) => Err(BodyError::Interrupted(format!("no bytes arrived for {} s", READ_TIMEOUT.as_secs()))),
         }
     });
     match length {

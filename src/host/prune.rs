@@ -45,7 +45,7 @@ pub async fn collect(
                 tokio::time::sleep(BUSY_WAIT).await;
                 continue;
             }
-            report => report.context("the collection cannot go on")?,
+            report => report.context("cannot continue the collection")?,
         };
         busy = 0;
         progress(&report);
@@ -73,10 +73,10 @@ pub fn parse(expression: &str) -> Result<Cron> {
 }
 
 /// Runs a collection at every time of `schedule`; returns only if the schedule has no next time.
-pub async fn keep_to(schedule: &Cron, registry: &Registry) {
+pub async fn follow(schedule: &Cron, registry: &Registry) {
     loop {
         let Some(wait) = until_next(schedule, registry.now_ms()) else {
-            tracing::warn!("prune_schedule: there is no next time");
+            tracing::warn!("setting prune_schedule: the schedule has no next time, so nothing is collected any more");
             return;
         };
         tokio::time::sleep(wait).await;
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_schedule_is_refused() {
+    fn a_text_that_is_not_a_schedule_is_refused() {
         let error = parse("every day").unwrap_err().to_string();
         assert!(error.starts_with("setting prune_schedule: \"every day\" is not"), "{error}");
     }

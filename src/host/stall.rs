@@ -13,13 +13,13 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::places::Connection;
 use super::settings::Connections;
+use super::slots::Connection;
 use crate::http::Progress;
 use crate::platform::{Body, BodyError};
 
 /// The debt of waiting time from which a client counts as slow. The connection of a slow client may
-/// be closed to make place for another one.
+/// be closed to free the slot for another one.
 const SLOW: Duration = Duration::from_secs(5);
 /// The most debt that a request body may run up: waiting time beyond what its lowest rate explains.
 const BODY_ALLOWANCE: Duration = Duration::from_secs(30);
@@ -70,7 +70,7 @@ impl Patience {
 
     /// Passes on a ready value, with `bytes` as the credit for the value; returns [`Late`] when the
     /// wait exceeds a limit.
-    fn judge<T>(
+    fn check<T>(
         &mut self,
         polled: Poll<T>,
         bytes: impl FnOnce(&T) -> u64,
@@ -147,12 +147,12 @@ pub(super) fn patient(mut body: Body, limits: &Connections, progress: Progress, 
             _ => 0,
         };
         let Limits { idle, bytes_per_second, allowance } = patience.limits;
-        Poll::Ready(match ready!(patience.judge(polled, bytes, cx)) {
+        Poll::Ready(match ready!(patience.check(polled, bytes, cx)) {
             Ok(data) => data,
             Err(Late::Idle) => Some(Err(BodyError::Idle { limit_seconds: idle.as_secs() })),
             Err(Late::Slow) => Some(Err(BodyError::Slow(match bytes_per_second {
                 Rate::Least(rate) => format!("less than {rate} bytes a second"),
-                _ => format!("it was waited for {} seconds in all", allowance.as_secs()),
+                _ => format!("the server waited {} seconds in all", allowance.as_secs()),
             }))),
         })
     })
@@ -189,16 +189,16 @@ impl<S> PatientStream<S> {
         Self { stream, patience: Patience::new(limits, connection) }
     }
 
-    fn judge<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+    fn check<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         let stalled = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing more of the answer"));
-        self.patience.judge(polled, |_| 0, cx).map(|written| written.unwrap_or_else(stalled))
+        self.patience.check(polled, |_| 0, cx).map(|written| written.unwrap_or_else(stalled))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for PatientStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.judge(polled, cx)
+        self.check(polled, cx)
     }
 
     fn poll_write_vectored(
@@ -207,7 +207,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PatientStream<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.judge(polled, cx)
+        self.check(polled, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -233,20 +233,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for PatientStream<S> {
 mod tests {
     use std::future::poll_fn;
 
-    use super::super::places::Places;
+    use super::super::slots::Slots;
     use super::*;
 
     const IDLE: Duration = Duration::from_secs(10);
 
     /// Polls up to 60 pieces of `bytes` bytes, one every 10 ms; returns how many pieces arrived
     /// before the limit.
-    async fn taken(bytes_per_second: Rate, bytes: u64) -> usize {
-        let place = Places::new(1, 1).enter(None).await.unwrap();
+    async fn pieces_before_limit(bytes_per_second: Rate, bytes: u64) -> usize {
+        let slot = Slots::new(1, 1).acquire(None).await.unwrap();
         let limits = Limits { idle: IDLE, allowance: Duration::from_millis(200), bytes_per_second };
-        let mut patience = Patience::new(limits, place.connection.clone());
+        let mut patience = Patience::new(limits, slot.connection.clone());
         for piece in 0..60 {
             let mut pause = Box::pin(sleep(Duration::from_millis(10)));
-            match poll_fn(|cx| patience.judge(pause.as_mut().poll(cx), |()| bytes, cx)).await {
+            match poll_fn(|cx| patience.check(pause.as_mut().poll(cx), |()| bytes, cx)).await {
                 Ok(()) => {}
                 Err(late) => {
                     assert_eq!(late, Late::Slow);
@@ -258,9 +258,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_are_worth_the_time_in_which_they_must_come() {
-        let (slow, fast) = (taken(Rate::Least(1000), 1), taken(Rate::Least(1000), 100));
-        let (any, deadline) = (taken(Rate::Any, 1), taken(Rate::Deadline, 1_000_000));
+    async fn arrived_bytes_pay_for_waiting_time() {
+        let (slow, fast) = (pieces_before_limit(Rate::Least(1000), 1), pieces_before_limit(Rate::Least(1000), 100));
+        let (any, deadline) = (pieces_before_limit(Rate::Any, 1), pieces_before_limit(Rate::Deadline, 1_000_000));
         let (slow, fast, any, deadline) = tokio::join!(slow, fast, any, deadline);
         assert!((1..=25).contains(&slow) && (1..=20).contains(&deadline), "{slow}, {deadline}");
         assert_eq!((fast, any), (60, 60));

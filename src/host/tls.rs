@@ -12,7 +12,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// The shortest time between two checks of the files for changes.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A certificate chain and its private key, in PEM files.
 pub struct Certificate {
@@ -24,7 +24,7 @@ pub struct Certificate {
 struct Current {
     acceptor: TlsAcceptor,
     changed: [Option<SystemTime>; 2],
-    looked: Instant,
+    checked: Instant,
 }
 
 impl Certificate {
@@ -35,7 +35,7 @@ impl Certificate {
     pub fn open(chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Result<Self> {
         let (chain, key) = (chain.into(), key.into());
         let changed = [&chain, &key].map(|path| changed(path));
-        let current = Current { acceptor: acceptor(&chain, &key)?, changed, looked: Instant::now() };
+        let current = Current { acceptor: acceptor(&chain, &key)?, changed, checked: Instant::now() };
         Ok(Self { chain, key, current: Mutex::new(current) })
     }
 
@@ -44,19 +44,19 @@ impl Certificate {
     /// checked for changes at most once in 5 seconds.
     pub fn acceptor(&self) -> TlsAcceptor {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.looked.elapsed() >= LOOK_INTERVAL {
-            current.looked = Instant::now();
+        if current.checked.elapsed() >= CHECK_INTERVAL {
+            current.checked = Instant::now();
             let now = [&self.chain, &self.key].map(|path| changed(path));
             if now != current.changed {
                 match acceptor(&self.chain, &self.key) {
                     Ok(acceptor) => {
-                        tracing::info!("the certificate was read again");
+                        tracing::info!("read the certificate again");
                         current.acceptor = acceptor;
                         current.changed = now;
                     }
                     // The other file may be about to change as well, so the next check reads both
                     // again.
-                    Err(error) => tracing::error!("the certificate cannot be read again: {error:#}"),
+                    Err(error) => tracing::error!("cannot read the certificate again: {error:#}"),
                 }
             }
         }
@@ -69,7 +69,7 @@ fn changed(path: &Path) -> Option<SystemTime> {
 }
 
 fn acceptor(chain: &Path, key: &Path) -> Result<TlsAcceptor> {
-    let context = |path: &Path| format!("{} cannot be used", path.display());
+    let context = |path: &Path| format!("cannot use {}", path.display());
     let certificates = CertificateDer::pem_file_iter(chain).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let certificates = certificates.with_context(|| context(chain))?;
     let private_key = PrivateKeyDer::from_pem_file(key).with_context(|| context(key))?;

@@ -45,7 +45,7 @@ impl Platform for WasiPlatform {
     async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>, SendError> {
         let (head, body) = request.into_parts();
         let timeout = timeout + Duration::from_secs(body.length().unwrap_or(0) / BODY_BYTES_PER_SECOND_MIN);
-        let unusable = |what: &str| SendError::Failed(format!("a request that the host does not take: {what}"));
+        let unusable = |what: &str| SendError::Failed(format!("the host refuses the {what} of the request"));
         let headers = head.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
         let headers = Fields::from_list(&headers.collect::<Vec<_>>()).map_err(|_| unusable("headers"))?;
         let (writer, reader) = wit_stream::new();
@@ -63,9 +63,9 @@ impl Platform for WasiPlatform {
         let response = beside(&mut writing, client::send(request)).await;
         let response = response.map_err(|error| match error {
             ErrorCode::ConnectionTimeout | ErrorCode::ConnectionReadTimeout | ErrorCode::HttpResponseTimeout => {
-                SendError::TimedOut(told(&error))
+                SendError::TimedOut(text_with_hint(&error))
             }
-            error => SendError::Failed(told(&error)),
+            error => SendError::Failed(text_with_hint(&error)),
         })?;
         receive(response, Exchange { _sent: sent, writing }, head.method != Method::HEAD)
     }
@@ -76,12 +76,14 @@ impl Platform for WasiPlatform {
 }
 
 /// The text of an error, with a hint at the likely cause: the host's own error codes say little.
-fn told(error: &ErrorCode) -> String {
+fn text_with_hint(error: &ErrorCode) -> String {
     let hint = match error {
         ErrorCode::TlsProtocolError | ErrorCode::TlsCertificateError | ErrorCode::TlsAlertReceived(_) => {
-            "; which authorities are trusted is up to the host of this component"
+            "; the host of this component decides which certificate authorities it trusts"
         }
-        ErrorCode::HttpRequestDenied => "; the host of this component does not let it (Spin: allowed_outbound_hosts)",
+        ErrorCode::HttpRequestDenied => {
+            "; the host of this component forbids requests to this server (Spin: allowed_outbound_hosts)"
+        }
         _ => "",
     };
     format!("{error}{hint}")
@@ -98,7 +100,7 @@ fn options(timeout: Duration) -> RequestOptions {
         options.set_between_bytes_timeout(nanoseconds(READ_TIMEOUT)),
     ] {
         if let Err(error) = refused {
-            tracing::debug!("the host takes no timeout: {error}");
+            tracing::debug!("the host does not support a timeout: {error}");
         }
     }
     options

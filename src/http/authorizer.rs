@@ -9,11 +9,13 @@ use http::request::Parts;
 
 use super::audit;
 use super::credentials::credentials;
-use super::endpoints::token;
 use super::error::Error;
 use super::origin::{Proxies, parse_public_url};
 use super::permission::Permission;
 use crate::auth::{Access, Attempt, Caller, Credentials, Refusal, Scope};
+
+/// The path of the endpoint that issues tokens, which every challenge names.
+pub(super) const TOKEN_PATH: &str = "/v2/_eyot/token";
 
 /// Decides about requests from their headers and their connection.
 #[derive(Clone)]
@@ -100,8 +102,7 @@ impl Authorizer {
         let Some(base) = self.public_url.as_deref().map(Cow::from).or_else(own) else {
             return Some(format!("Basic realm=\"{service}\""));
         };
-        let token_path = token::PATH;
-        let mut challenge = format!("Bearer realm=\"{base}{token_path}\",service=\"{service}\"");
+        let mut challenge = format!("Bearer realm=\"{base}{TOKEN_PATH}\",service=\"{service}\"");
         if !scopes.is_empty() {
             let scopes: Vec<_> = scopes.iter().map(Scope::to_string).collect();
             challenge += &format!(",scope=\"{}\"", scopes.join(" "));

@@ -165,6 +165,12 @@ pub enum InvalidSize {
         /// The declared length of the body, or of its range.
         declared: u64,
     },
+    /// The read begins after the last byte of the upload.
+    #[error("the upload has only {end} bytes")]
+    BeyondUpload {
+        /// The number of bytes that the upload has.
+        end: u64,
+    },
     /// The range has another length than the body declares.
     #[error("a body of {length} bytes does not fill a range of {range} bytes")]
     Range {

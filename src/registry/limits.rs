@@ -19,6 +19,10 @@ pub struct Limits {
     pub upload_lifetime_ms: u64,
     /// How many manifests are looked at for one page of referrers.
     pub referrers_per_page_max: usize,
+    /// The memory that all pages of referrers share until clients have received the pages, in
+    /// bytes. A host runs hundreds of instances of a component for a crowd of clients, and the
+    /// memory of an instance never shrinks, so the default for a component is small.
+    pub pages_memory_bytes: u64,
     /// How many tags one push may name in addition to its reference. The specification asks for at
     /// least 10.
     pub tags_per_push_max: usize,
@@ -53,6 +57,7 @@ impl Limits {
         page_entries_max: 1000,
         upload_lifetime_ms: 24 * 60 * 60 * 1000,
         referrers_per_page_max: 500,
+        pages_memory_bytes: if cfg!(target_family = "wasm") { 512 * 1024 } else { 64 * 1024 * 1024 },
         tags_per_push_max: 100,
         warnings: false,
         grace_ms: 24 * 60 * 60 * 1000,
@@ -78,9 +83,6 @@ pub(super) const REFERRERS_PAGE_BYTES_MAX: u64 = 4 * 1024 * 1024 - 1024;
 /// The limit that replaces `REFERRERS_PAGE_BYTES_MAX` for a page that is made while other pages use
 /// all of the memory for pages, in bytes.
 pub(super) const REFERRERS_PAGE_BYTES_MIN: u64 = 128 * 1024;
-
-/// The memory that all pages of referrers share until clients have received the pages, in bytes.
-pub(super) const PAGES_MEMORY_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The memory that the bytes of all arriving manifests share, in bytes. A push that exceeds this
 /// memory is refused, and can be sent again.

@@ -279,7 +279,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`Error::UploadUnknown`] when the upload has ended or was cancelled, also while the bytes are
-    /// looked for; [`Error::ChunkOutOfOrder`] when the upload has fewer than `start` bytes.
+    /// looked for; [`Error::SizeInvalid`] when the upload has fewer than `start` bytes.
     pub async fn read_upload(&self, repository: &RepositoryName, id: &SessionId, start: u64) -> Result<Option<Body>> {
         self.uploads.read(repository, id, start).await
     }

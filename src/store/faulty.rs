@@ -193,12 +193,12 @@ impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
             }
             Fault::BreakOff => {
                 let pieces = self.broken_off(pieces_of(body).await);
-                self.inner.append(stage, of_pieces(pieces)).await
+                self.inner.append(stage, body_of_pieces(pieces)).await
             }
             Fault::Twice => {
                 let pieces = pieces_of(body).await;
-                let _ = self.inner.append(stage, of_pieces(pieces.clone())).await;
-                self.inner.append(stage, of_pieces(pieces)).await
+                let _ = self.inner.append(stage, body_of_pieces(pieces.clone())).await;
+                self.inner.append(stage, body_of_pieces(pieces)).await
             }
         }
     }
@@ -231,7 +231,7 @@ impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
                 let length = range.end.saturating_sub(range.start);
                 let Some(body) = self.inner.read_stage(stage, range).await? else { return Ok(None) };
                 let pieces = pieces_of(body).await;
-                Ok(Some(of_pieces(self.broken_off(pieces)).with_length(length)))
+                Ok(Some(body_of_pieces(self.broken_off(pieces)).with_length(length)))
             }
         }
     }
@@ -247,7 +247,7 @@ impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
             }
             Fault::BreakOff => {
                 let pieces = pieces_of(self.inner.read(location, range).await?).await;
-                Ok(of_pieces(self.broken_off(pieces)).with_length(length))
+                Ok(body_of_pieces(self.broken_off(pieces)).with_length(length))
             }
         }
     }
@@ -305,6 +305,6 @@ async fn pieces_of(mut body: Body) -> Pieces {
     pieces
 }
 
-fn of_pieces(pieces: Pieces) -> Body {
+fn body_of_pieces(pieces: Pieces) -> Body {
     Body::from_stream(stream::iter(pieces))
 }

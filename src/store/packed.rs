@@ -443,7 +443,7 @@ mod tests {
 
     /// Earlier versions wrote keys without lengths.
     #[test]
-    fn what_earlier_versions_packed_is_read_and_listed() {
+    fn content_packed_by_earlier_versions_is_read_and_listed() {
         let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
         let store = PackedBlobStore::new(keys.clone(), Arc::new(SystemPlatform), CHUNK_BYTES_MIN);
         for (number, chunk) in [vec![b'a'; CHUNK_BYTES_MIN as usize], vec![b'b'; 10]].into_iter().enumerate() {

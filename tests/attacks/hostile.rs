@@ -307,6 +307,33 @@ fn a_page_of_referrers_reads_a_bounded_number_of_bytes() {
     }
 }
 
+/// In a component, where each instance has a memory of its own for pages, pages are small from the
+/// start.
+#[test]
+fn a_small_memory_for_pages_makes_small_pages() {
+    let counted = Counted::new(Limits { pages_memory_bytes: 512 << 10, ..Limits::default() });
+    let subject = digest(b"the subject");
+    for number in 0..30 {
+        let note = json!({ "note": format!("{number}{}", "x".repeat(60_000)) });
+        let manifest = referrer(&subject, &json!({ "annotations": note }));
+        assert_eq!(push(&counted.handler, digest(&manifest).as_str(), &manifest).0, 201);
+    }
+    let (mut uri, mut found) = (format!("/v2/a/referrers/{subject}"), 0);
+    loop {
+        counted.cost();
+        let response = get(&counted.handler, &uri);
+        let (_, bytes) = counted.cost();
+        assert!(bytes <= 512 << 10, "{bytes} bytes read");
+        let next = next_page(&response);
+        let page = block_on(response.into_body().collect_up_to(256 << 10)).unwrap();
+        let page: Value = serde_json::from_slice(&page).unwrap();
+        found += page["manifests"].as_array().unwrap().len();
+        let Some(next) = next else { break };
+        uri = next;
+    }
+    assert_eq!(found, 30);
+}
+
 /// Clients that request large pages without reading them get smaller pages. The pages share a
 /// limited amount of memory.
 #[test]

@@ -454,7 +454,7 @@ fn a_copy_made_under_load_is_consistent() {
 /// `keys`, `blobs` and `stages` were synced, and so were the folders of all names. The trace of the
 /// system calls proves the order.
 #[test]
-fn nothing_is_answered_before_it_is_synced() {
+fn every_answer_follows_its_sync() {
     for kind in HOSTS {
         run(async move {
             let mut host = Host::start_in::<&str>(kind, &[], Some(trace::PLACE));

@@ -84,6 +84,7 @@ const PARTS: &[&str] = &[
     "limits",
     "layout",
     "memory",
+    "mirrored",
     "pages",
     "precondition",
     "facts",

@@ -34,13 +34,13 @@ impl Trap {
     }
 }
 
-struct Mined<S> {
+struct Panicking<S> {
     trap: Arc<Trap>,
     inner: S,
 }
 
 #[async_trait]
-impl KeyValue for Mined<MemoryKeyValue> {
+impl KeyValue for Panicking<MemoryKeyValue> {
     async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
         self.trap.step();
         self.inner.get(key).await
@@ -68,7 +68,7 @@ impl KeyValue for Mined<MemoryKeyValue> {
 }
 
 #[async_trait]
-impl BlobStore for Mined<MemoryBlobStore> {
+impl BlobStore for Panicking<MemoryBlobStore> {
     async fn stage(&self) -> Result<Stage, Error> {
         self.trap.step();
         self.inner.stage().await
@@ -139,10 +139,10 @@ impl BlobStore for Mined<MemoryBlobStore> {
     }
 }
 
-fn mined() -> (Handler, Arc<Trap>) {
+fn panicking_handler() -> (Handler, Arc<Trap>) {
     let (trap, platform) = (Arc::new(Trap::default()), Arc::new(SystemPlatform));
-    let keys = Arc::new(Mined { trap: trap.clone(), inner: MemoryKeyValue::default() });
-    let blobs = Arc::new(Mined { trap: trap.clone(), inner: MemoryBlobStore::new(platform.clone()) });
+    let keys = Arc::new(Panicking { trap: trap.clone(), inner: MemoryKeyValue::default() });
+    let blobs = Arc::new(Panicking { trap: trap.clone(), inner: MemoryBlobStore::new(platform.clone()) });
     (Handler::new(Registry::new(keys, blobs, platform, Limits::default()), eyot::auth::Access::open()), trap)
 }
 
@@ -176,7 +176,7 @@ fn a_panic_is_answered_and_the_next_request_is_served() {
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).without_time().with_target(false);
     let logged = tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish());
-    let (handler, trap) = mined();
+    let (handler, trap) = panicking_handler();
     let layer = format!("/v2/a/blobs/uploads/?digest={}", Algorithm::Sha256.digest(b"a layer"));
     let mut panics = 0;
     for (method, uri, body, expected) in [
@@ -222,7 +222,7 @@ fn a_panic_is_answered_and_the_next_request_is_served() {
 
 #[test]
 fn a_panic_in_an_answer_breaks_the_answer_off() {
-    let (handler, trap) = mined();
+    let (handler, trap) = panicking_handler();
     let digest = Algorithm::Sha256.digest(b"a whole layer");
     assert_eq!(
         send(&handler, "POST", &format!("/v2/a/blobs/uploads/?digest={digest}"), "a whole layer").0.status(),

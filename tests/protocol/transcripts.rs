@@ -66,3 +66,15 @@ fn the_table_of_conformance_names_each_proof() {
         }
     }
 }
+
+#[test]
+fn the_table_of_conformance_names_files_that_exist() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/conformance.md")).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| ") && line.split(" | ").count() == 5);
+    let files = rows.flat_map(|row| row.split(" | ").nth(3).unwrap_or_default().split([',', ' ', ':']));
+    let files: BTreeSet<&str> = files.filter(|word| word.ends_with(".rs") || word.ends_with('/')).collect();
+    assert!(files.len() > 10, "the scan finds files: {files:?}");
+    let missing: Vec<_> = files.iter().filter(|file| !root.join("src").join(file).exists()).collect();
+    assert!(missing.is_empty(), "no such files: {missing:?}");
+}

@@ -167,7 +167,7 @@ fn a_push_and_a_pull_cost_what_they_must() {
 /// The client breaks off an upload. Of bytes that the registry streams on, only whole segments
 /// count. Of bytes that the registry gathers first, all count.
 #[test]
-fn what_came_of_a_layer_that_broke_off_counts() {
+fn the_arrived_bytes_of_a_broken_push_count() {
     on(Kind::SeaweedFs, async |server| {
         let world = World::new(server).await;
         let layer = content(12, 80 * MIB);
@@ -282,7 +282,7 @@ fn a_write_whose_answer_was_lost_is_known_again() {
 }
 
 #[test]
-fn of_two_uploads_with_parts_one_wins() {
+fn exactly_one_of_two_uploads_with_parts_wins() {
     on(Kind::SeaweedFs, async |server| {
         let mut settings = server.settings();
         settings.part_bytes = PART_BYTES_MIN;
@@ -315,7 +315,7 @@ fn of_two_uploads_with_parts_one_wins() {
 /// The listing names all stored blobs, and the parts of unfinished uploads. Each listed name can be
 /// removed.
 #[test]
-fn what_is_stored_is_listed_and_removed() {
+fn stored_objects_are_listed_and_removed() {
     on(Kind::SeaweedFs, async |server| {
         let blobs = server.open().blob_store();
         let mut expected = Vec::new();

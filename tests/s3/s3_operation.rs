@@ -257,11 +257,11 @@ async fn wrong_settings_are_named_to_the_operator_alone() {
         let settings = settings(&server, &[(setting, value)]);
         checked(
             &check(&settings).wait_with_output().expect("a child of ours"),
-            Some(&["the stores cannot be used", &named]),
+            Some(&["cannot use the stores", &named]),
         );
 
         let host = Host::start_with(host::Kind::Native, &settings);
-        until("a word at the start", || host.has_logged("the bucket cannot be used") && host.has_logged(&named)).await;
+        until("a word at the start", || host.has_logged("cannot use the bucket") && host.has_logged(&named)).await;
         let repository = Repository { client: host.client, name: "team/app" };
         let uploads = "/v2/team/app/blobs/uploads/";
         for request in [Request::get("/v2/team/app/tags/list"), Request::post(uploads)] {

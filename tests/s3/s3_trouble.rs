@@ -207,7 +207,7 @@ fn reads_content(seen: &Seen) -> bool {
 }
 
 #[test]
-fn each_request_may_meet_any_passing_trouble() {
+fn each_request_survives_any_temporary_failure() {
     run(async {
         let troubles: [fn() -> Response<Body>; 9] = [
             || error(503, "SlowDown"),
@@ -236,7 +236,7 @@ fn each_request_may_meet_any_passing_trouble() {
 }
 
 #[test]
-fn what_does_not_pass_is_not_tried_again() {
+fn a_lasting_failure_is_not_tried_again() {
     run(async {
         let world = World::new(Character::default()).await;
         world.proxy.script(|_| Act::Respond(error(501, "NotImplemented")));
@@ -348,7 +348,7 @@ fn an_error_behind_a_200_is_tried_again() {
 }
 
 #[test]
-fn a_completion_without_a_word_is_looked_after() {
+fn a_completion_without_an_answer_is_checked() {
     run(async {
         let world = World::new(Character::default()).await;
         world.proxy.script(once(completes, || Act::RespondAfter(answer(200, ""))));
@@ -363,7 +363,7 @@ fn a_completion_without_a_word_is_looked_after() {
 /// The ETag of an upload is not always computed from the ETags of its parts: AWS uses other ETags
 /// with a customer's keys, and some servers always do.
 #[test]
-fn etags_may_be_made_in_any_way() {
+fn etags_of_any_kind_are_accepted() {
     run(async {
         let world = World::new(Character { own_etags: true, ..Character::default() }).await;
         let layer = content(7, 11 * MIB);
@@ -382,7 +382,7 @@ fn etags_may_be_made_in_any_way() {
 }
 
 #[test]
-fn a_late_fork_is_not_taken_for_what_was_completed() {
+fn a_late_fork_is_not_mistaken_for_the_completed_upload() {
     run(async {
         for own_etags in [false, true] {
             let world = World::new(Character { own_etags, ..Character::default() }).await;
@@ -401,7 +401,7 @@ fn a_late_fork_is_not_taken_for_what_was_completed() {
 }
 
 #[test]
-fn an_upload_that_was_begun_twice_leaves_none_behind() {
+fn an_upload_begun_twice_leaves_no_second_upload() {
     run(async {
         let world = World::new(Character::default()).await;
         world.proxy.script(once(creates, || Act::CutAfter));
@@ -465,7 +465,7 @@ fn a_slow_client_may_take_its_time() {
 /// The collection aborts interrupted uploads, removes the bytes that were parked for cancelled
 /// sessions, and leaves active uploads alone.
 #[test]
-fn what_was_cut_off_is_collected_and_what_goes_on_is_not() {
+fn abandoned_uploads_are_collected_and_live_ones_are_not() {
     run(async {
         let world = Arc::new(World::new(Character::default()).await);
         let layer = content(22, 22 * MIB);
@@ -570,7 +570,7 @@ fn page(names: &[&str], token: Option<&str>) -> Response<Body> {
 }
 
 #[test]
-fn lists_go_on_over_pages_with_nothing_in_them() {
+fn lists_continue_behind_empty_pages() {
     run(async {
         let world = World::new(Character::default()).await;
         world.proxy.script(|seen| {
@@ -612,7 +612,7 @@ fn lists_that_would_skip_or_repeat_keys_are_refused() {
 /// A page that lists only uploads outside the registry's prefix does not end the listing. A page
 /// that does not advance ends the listing with an error.
 #[test]
-fn lists_of_uploads_go_on_or_are_refused() {
+fn lists_of_uploads_continue_or_are_refused() {
     run(async {
         let world = World::new(Character::default()).await;
         let uploads = |key: &str, next: &str| {
@@ -654,7 +654,7 @@ fn namespaces_of_answers_do_not_matter() {
 }
 
 #[test]
-fn a_version_may_come_through_a_proxy_that_calls_it_weak() {
+fn a_weak_etag_of_a_proxy_is_accepted() {
     run(async {
         let world = World::new(Character::default()).await;
         world.keys.put("a", "1".into(), When::Always).await.unwrap();
@@ -707,7 +707,7 @@ impl std::io::Write for Log {
 }
 
 #[test]
-fn every_request_is_logged_and_no_secret() {
+fn every_request_is_logged_without_secrets() {
     run(async {
         let world = World::new(Character::default()).await;
         world.proxy.script(once(completes, || Act::CutAfter));

@@ -10,18 +10,16 @@ use super::{Call, Endpoint, Operation, operation};
 use crate::auth::{Attempt, SCOPE_BYTES_MAX, Scope};
 use crate::http::Handler;
 use crate::http::audit::Change;
+use crate::http::authorizer::TOKEN_PATH;
 use crate::http::credentials::{credentials, form_credentials};
 use crate::http::error::Error;
 use crate::http::limits::{ADMINISTRATION_REQUEST_BYTES_MAX, SCOPE_WORDS_MAX, SCOPES_PER_TOKEN_MAX};
 use crate::http::permission::Permission;
 use crate::http::reply::Reply;
 
-/// The path of the token endpoint, which challenges name.
-pub(in crate::http) const PATH: &str = "/v2/_eyot/token";
-
 pub(super) const ENDPOINTS: &[Endpoint] = &[
-    Endpoint { method: "GET", path: PATH, parse: |_| operation(RequestToken) },
-    Endpoint { method: "POST", path: PATH, parse: |_| operation(RequestToken) },
+    Endpoint { method: "GET", path: TOKEN_PATH, parse: |_| operation(RequestToken) },
+    Endpoint { method: "POST", path: TOKEN_PATH, parse: |_| operation(RequestToken) },
 ];
 
 /// A request for a token. The query of a GET, or the body of a POST, has the scopes.

@@ -15,8 +15,8 @@ use crate::oci::{self, Descriptor, Digest, Reference, RepositoryName, Tag};
 use crate::registry::error::InvalidManifest;
 use crate::registry::facts::{Facts, ManifestFact};
 use crate::registry::limits::{
-    ANNOTATION_BYTES, CALLS_AT_ONCE_MAX, FALLBACK_LISTED_MAX, PAGES_MEMORY_BYTES, REFERRER_BYTES_MAX,
-    REFERRERS_PAGE_BYTES_MAX, REFERRERS_PAGE_BYTES_MIN,
+    ANNOTATION_BYTES, CALLS_AT_ONCE_MAX, FALLBACK_LISTED_MAX, REFERRER_BYTES_MAX, REFERRERS_PAGE_BYTES_MAX,
+    REFERRERS_PAGE_BYTES_MIN,
 };
 use crate::registry::memory::{Memory, Share};
 use crate::registry::{Error, Limits, Result, layout};
@@ -65,7 +65,8 @@ pub(in crate::registry) struct ReferrerIndex {
 
 impl ReferrerIndex {
     pub(super) fn new(reader: ManifestReader, limits: Arc<Limits>) -> Self {
-        Self { facts: reader.facts.clone(), limits, reader, pages_memory: Memory::new(PAGES_MEMORY_BYTES) }
+        let pages_memory = Memory::new(limits.pages_memory_bytes);
+        Self { facts: reader.facts.clone(), limits, reader, pages_memory }
     }
 
     /// The manifests of a repository that refer to `subject`, whether or not the subject exists.

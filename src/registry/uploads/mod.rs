@@ -25,7 +25,7 @@ use super::blobs::Blobs;
 use super::content::Content;
 use super::facts::{BlobFact, Facts, Progress};
 use super::session_id::SessionId;
-use super::{Error, Limits, Result, layout};
+use super::{Error, InvalidSize, Limits, Result, layout};
 use crate::oci::{Algorithm, Digest, RepositoryName};
 use crate::platform::{Body, Causes, Platform};
 use crate::store::{self, When};
@@ -91,7 +91,7 @@ impl Uploads {
         let session = self.sessions.get(repository, id).await?;
         let end = session.fact.offset;
         if start > end {
-            return Err(Error::ChunkOutOfOrder { session: id.clone(), offset: end });
+            return Err(InvalidSize::BeyondUpload { end }.into());
         }
         match self.content.blobs.read_stage(&session.fact.stage, start..end).await {
             Err(store::Error::Conflict(_)) => Err(Error::UploadUnknown),

@@ -129,7 +129,7 @@ mod file_blob_store {
     }
 
     #[test]
-    fn nothing_is_left_of_stages_that_are_done() {
+    fn finished_stages_leave_no_files() {
         let folder = folder();
         let store: Arc<dyn BlobStore> = Arc::new(FileBlobStore::open(folder.path(), platform()).unwrap());
         futures_executor::block_on(async {

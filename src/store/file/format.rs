@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_host_puts_into_an_empty_folder_does_no_harm() {
+    fn entries_that_a_host_makes_in_an_empty_folder_do_no_harm() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("lost+found")).unwrap();
         fs::create_dir(folder.path().join("spin")).unwrap();

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leaves_the_folder() {
+    fn no_key_leaves_the_folder() {
         assert_eq!(path("a/../b"), "a/%2E%2E/b=");
         assert_eq!(path("/etc"), "%/etc=");
         assert_eq!(path("a\0\\b=c%+"), "a%00%5Cb%3Dc%25%2B=");

@@ -262,7 +262,7 @@ impl Drop for WatchedStores {
 
 /// Power is cut at every sync of every operation, and after every answer.
 #[test]
-fn what_was_acknowledged_survives_a_power_cut() {
+fn acknowledged_changes_survive_a_power_cut() {
     for locks in [true, false] {
         let watched = WatchedStores::new(locks);
         for name in ["v1", "v12", "v123", "v1234", "w"] {
@@ -318,7 +318,7 @@ fn a_write_into_a_folder_that_another_writer_just_made_survives_a_power_cut() {
 
 /// The model must lose unsynced data, or the other tests would prove nothing.
 #[test]
-fn what_was_not_synced_does_not_survive() {
+fn unsynced_changes_do_not_survive() {
     let watched = WatchedStores::new(true);
     let folder = watched.disk.folder.join("keys");
     let value = format!("{}\nvalue", SystemPlatform.uuid());

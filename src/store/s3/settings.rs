@@ -64,14 +64,12 @@ impl S3Settings {
             match url {
                 None => {
                     return Err(format!(
-                        "setting {name}: {endpoint:?} is no URL like https://HOST or http://HOST:PORT"
+                        "setting {name}: {endpoint:?} is not a URL like https://HOST or http://HOST:PORT"
                     ));
                 }
                 // The URL is not shown, because it may contain a password.
                 Some(url) if !is_plain(&url) => {
-                    return Err(format!(
-                        "setting {name}: a URL without user name, password, query and fragment is wanted"
-                    ));
+                    return Err(format!("setting {name}: the URL must have no user name, password, query or fragment"));
                 }
                 Some(_) => {}
             }
@@ -91,7 +89,9 @@ impl S3Settings {
             ("s3_session_token", self.session_token.as_ref()),
         ] {
             if secret.is_some_and(|text| text.is_empty() || !text.chars().all(|c| c.is_ascii_graphic())) {
-                return Err(format!("setting {name}: it is empty, or has white space or other than ASCII in it"));
+                return Err(format!(
+                    "setting {name}: the value is empty, or has white space or characters beyond ASCII"
+                ));
             }
         }
         self.check_prefix()
@@ -105,7 +105,7 @@ impl S3Settings {
         let is_plain = |folder: &str| !["", ".", ".."].contains(&folder) && !folder.chars().any(char::is_control);
         if !prefix.is_empty() && !folders.split('/').all(is_plain) || prefix.len() > PREFIX_BYTES_MAX {
             return Err(format!(
-                "setting s3_prefix: {prefix:?} is no text like registry/, of at most {PREFIX_BYTES_MAX} bytes, that neither \
+                "setting s3_prefix: {prefix:?} is not a text like registry/, of at most {PREFIX_BYTES_MAX} bytes, that neither \
                  begins with / nor has //, ., .. as a folder or control characters"
             ));
         }
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_used_is_refused_by_name() {
+    fn unusable_settings_are_refused_by_name() {
         let change = |name: &str, value: &str| {
             let mut settings = S3Settings {
                 endpoint: "https://s3.example/path/".into(),

@@ -148,7 +148,7 @@ mod tests {
     const MIB: u64 = 1024 * 1024;
 
     #[test]
-    fn what_may_be_a_location_is_never_retired() {
+    fn a_possible_location_is_never_retired() {
         let parked = ["x.1", "x.2"].map(|object| Parked { object: object.into(), length: 1 }).to_vec();
         let mut first = Staging { name: "x".into(), parked, ..Staging::default() };
         let mut later = Staging { upload: Some("1".into()), ..first.clone() };

@@ -3,17 +3,13 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, oneshot};
 use tokio::task::{block_in_place, spawn_blocking};
-use wasmtime::component::{
-    Accessor, Destination, FutureReader, HasSelf, Resource, StreamProducer, StreamReader, StreamResult, VecBuffer,
-};
-use wasmtime::{Result, StoreContextMut};
+use wasmtime::Result;
+use wasmtime::component::{Accessor, FutureReader, HasSelf, Resource, StreamReader};
 
 use crate::bindings::key_value::{Error, Host, HostStore, HostStoreWithStore};
 use crate::calls::Call;
@@ -98,11 +94,13 @@ impl KeyValue {
         })
     }
 
-    fn keys(&self) -> Result<Keys, Error> {
+    /// All keys in random order, and the store's lock, which a listing holds until the guest has
+    /// read to the end or dropped the listing.
+    fn shuffled_keys(&self) -> Result<(Vec<String>, OwnedMutexGuard<Connection>), Error> {
         block_in_place(|| {
             let connection = lock::acquire(&self.connection, COMPLAINT).map_err(Error::Other)?;
-            let remaining = shuffled_keys(&connection).map_err(|error| Error::Other(error.to_string()))?;
-            Ok(Keys { remaining, guard: Some(connection), rested: false })
+            let keys = shuffled_keys(&connection).map_err(|error| Error::Other(error.to_string()))?;
+            Ok((keys, connection))
         })
     }
 }
@@ -124,6 +122,17 @@ fn send_keys(connection: &Arc<Mutex<Connection>>, keys: &mpsc::Sender<String>) -
     each().map_err(|error: rusqlite::Error| Error::Other(error.to_string()))
 }
 
+/// Sends keys until the guest has taken the last key or dropped the listing, and then releases the
+/// store's lock.
+fn send_shuffled(keys: Vec<String>, lock: OwnedMutexGuard<Connection>, to: &mpsc::Sender<String>) {
+    for key in keys {
+        if to.blocking_send(key).is_err() {
+            break;
+        }
+    }
+    drop(lock);
+}
+
 /// Every listing has a different, random order, so that no guest can rely on an order.
 fn shuffled_keys(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut keys = connection
@@ -133,50 +142,6 @@ fn shuffled_keys(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let order = RandomState::new();
     keys.sort_by_cached_key(|key| order.hash_one(key));
     Ok(keys)
-}
-
-/// A listing under way, which owns the store's lock until the guest has read to the end or dropped
-/// the listing.
-#[derive(Default)]
-struct Keys {
-    remaining: Vec<String>,
-    guard: Option<OwnedMutexGuard<Connection>>,
-    rested: bool,
-}
-
-impl<T> StreamProducer<T> for Keys {
-    type Item = String;
-    type Buffer = VecBuffer<String>;
-
-    fn poll_produce<'a>(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        store: StoreContextMut<'a, T>,
-        mut destination: Destination<'a, String, VecBuffer<String>>,
-        finish: bool,
-    ) -> Poll<Result<StreamResult>> {
-        if finish {
-            return Poll::Ready(Ok(StreamResult::Cancelled));
-        }
-        if destination.remaining(store) == Some(0) {
-            return Poll::Ready(Ok(StreamResult::Completed));
-        }
-        // Spin's keys come from another thread, so that other tasks of the instance run in between.
-        // A stream that is always ready would hide the effects of those tasks.
-        self.rested = !self.rested;
-        if self.rested {
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        if self.remaining.is_empty() {
-            self.guard = None;
-            return Poll::Ready(Ok(StreamResult::Dropped));
-        }
-        let rest = self.remaining.len().saturating_sub(KEYS_AT_A_TIME);
-        let batch = self.remaining.split_off(rest);
-        destination.set_buffer(batch.into());
-        Poll::Ready(Ok(StreamResult::Completed))
-    }
 }
 
 fn counted<T: 'static>(store: &Accessor<T, HasSelf<Guest>>, call: Call) -> Arc<KeyValue> {
@@ -232,23 +197,24 @@ impl<T: 'static> HostStoreWithStore<T> for HasSelf<Guest> {
         _: Resource<OpenStore>,
     ) -> Result<(StreamReader<String>, FutureReader<Result<(), Error>>)> {
         let key_value = counted(store, Call::GetKeys);
-        if key_value.manners == Manners::Real {
-            let (sender, items) = mpsc::channel(KEYS_AT_A_TIME);
-            let (ended, end) = oneshot::channel();
-            spawn_blocking(move || ended.send(send_keys(&key_value.connection, &sender)));
-            return store.with(|mut store| {
-                let stream = StreamReader::new(&mut store, Received { items, at_a_time: 1 })?;
-                let result = FutureReader::new(&mut store, async { Ok::<_, wasmtime::Error>(end.await?) })?;
-                Ok((stream, result))
-            });
-        }
-        let (keys, result) = match key_value.keys() {
-            Ok(keys) => (keys, Ok(())),
-            Err(error) => (Keys::default(), Err(error)),
+        let (sender, items) = mpsc::channel(KEYS_AT_A_TIME);
+        let (ended, end) = oneshot::channel();
+        // As in Spin, the keys come from another thread, so that other tasks of the instance run in
+        // between.
+        let at_a_time = match key_value.manners {
+            Manners::Real => {
+                spawn_blocking(move || ended.send(send_keys(&key_value.connection, &sender)));
+                1
+            }
+            Manners::Quick => {
+                let listing = key_value.shuffled_keys();
+                spawn_blocking(move || ended.send(listing.map(|(keys, lock)| send_shuffled(keys, lock, &sender))));
+                KEYS_AT_A_TIME
+            }
         };
         store.with(|mut store| {
-            let stream = StreamReader::new(&mut store, keys)?;
-            let result = FutureReader::new(&mut store, async { wasmtime::error::Ok(result) })?;
+            let stream = StreamReader::new(&mut store, Received { items, at_a_time })?;
+            let result = FutureReader::new(&mut store, async { Ok::<_, wasmtime::Error>(end.await?) })?;
             Ok((stream, result))
         })
     }

@@ -69,7 +69,7 @@ fn the_contract_is_kept_however_small_folders_are() {
 }
 
 #[test]
-fn nothing_is_left_when_all_is_deleted() {
+fn deleting_all_keys_leaves_no_folder() {
     let (store, folder) = store(2, true);
     let keys: Vec<String> = (0..60).flat_map(|n| [format!("tag/a/{n}!v{n}"), format!("tag/a!v{n}")]).collect();
     keys.iter().for_each(|key| put(&store, key));
@@ -126,7 +126,7 @@ fn a_page_costs_the_same_however_many_keys_there_are() {
 
 /// One key has two files, which happens if two creators saw the folder at different fill levels.
 #[test]
-fn of_two_files_the_first_counts_and_a_delete_removes_both() {
+fn the_first_of_two_files_counts_and_a_delete_removes_both() {
     let (store, folder) = store(8, false);
     put(&store, "tag/a!v1");
     let first = folder.path().join("keys/tag/a!/v1=");
@@ -219,7 +219,7 @@ fn come_and_go(store: &FileKeyValue, writer: usize) {
 /// Many writers create the same key while folders fill up and empty. Each key has exactly one
 /// creator, with locks and without.
 #[test]
-fn one_creator_wins_while_folders_fill_up() {
+fn exactly_one_creator_wins_while_folders_fill_up() {
     for locks in [true, false] {
         let (store, folder) = store(1, locks);
         for round in 0..12 {

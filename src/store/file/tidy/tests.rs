@@ -198,7 +198,7 @@ fn names_that_are_no_text_are_told() {
 }
 
 #[test]
-fn what_killed_writers_left_is_removed_when_it_is_old() {
+fn old_leftovers_of_killed_writers_are_removed() {
     let data = data();
     let name = |number: u32| format!("tmp/6e2fc1a4-7a1c-4a3e-9d5a-00000000000{number}");
     data.file(&name(1), 2 * GRACE_MS);
