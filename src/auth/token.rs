@@ -93,7 +93,7 @@ struct Claims {
     iat: u64,
     nbf: u64,
     exp: u64,
-    access: Vec<Access>,
+    access: Vec<AccessClaim>,
     /// [`Narrowed::pulls_everything`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pulls_everything: bool,
@@ -102,7 +102,7 @@ struct Claims {
 /// A grant, in the form of Docker's tokens. An entry without actions is a repository of
 /// [`Narrowed::refused`].
 #[derive(Serialize, Deserialize)]
-struct Access {
+struct AccessClaim {
     #[serde(rename = "type")]
     kind: String,
     name: String,
@@ -151,7 +151,12 @@ impl Tokens {
             iat: seconds,
             nbf: seconds,
             exp: ends,
-            access: caller.grants.iter().map(Access::of).chain(narrowed.refused.iter().map(Access::refused)).collect(),
+            access: caller
+                .grants
+                .iter()
+                .map(AccessClaim::of)
+                .chain(narrowed.refused.iter().map(AccessClaim::refused))
+                .collect(),
             pulls_everything: caller.pulls_everything(),
         };
         let header = Header { alg: ALGORITHM.into(), typ: "JWT".into(), kid: key.id.clone() };
@@ -162,7 +167,7 @@ impl Tokens {
             return Err(Refusal::TokenTooLarge);
         }
         let granted = claims.access.iter().filter(|access| !access.actions.is_empty());
-        let scope = granted.map(Access::scope).collect::<Vec<_>>().join(" ");
+        let scope = granted.map(AccessClaim::scope).collect::<Vec<_>>().join(" ");
         Ok(Token { text: Secret::new(text), issued_ms, lifetime_seconds: ends - seconds, scope })
     }
 
@@ -290,7 +295,7 @@ impl Key {
     }
 }
 
-impl Access {
+impl AccessClaim {
     fn of(grant: &Grant) -> Self {
         let name = grant.repositories.as_str().to_owned();
         Self { kind: "repository".into(), name, actions: grant.actions.clone() }

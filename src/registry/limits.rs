@@ -57,7 +57,7 @@ impl Limits {
         page_entries_max: 1000,
         upload_lifetime_ms: 24 * 60 * 60 * 1000,
         referrers_per_page_max: 500,
-        pages_memory_bytes: if cfg!(target_family = "wasm") { 512 * 1024 } else { 64 * 1024 * 1024 },
+        pages_memory_bytes: if cfg!(target_family = "wasm") { 256 * 1024 } else { 64 * 1024 * 1024 },
         tags_per_push_max: 100,
         warnings: false,
         grace_ms: 24 * 60 * 60 * 1000,

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Docker Engine, podman and containerd with storage of their own. Where one cannot run without root,
-# no_docker, no_podman or no_containerd says why.
+# Docker Engine, podman and containerd, each with its own storage. If an engine cannot run without
+# root, no_docker, no_podman or no_containerd has the reason.
 # shellcheck disable=SC2034,SC2154 # the files that source this one share their variables
 
 no_docker='' no_podman='' no_containerd=''
@@ -18,7 +18,7 @@ else no_docker="Docker Engine needs root" no_containerd="containerd needs root"
 fi
 
 containers=(--root "$work/containers" --runroot "$work/containers-run")
-# On a file system that overlay cannot lie on, layers are copied whole.
+# The driver vfs copies layers whole, for file systems that overlay does not support.
 for driver in overlay vfs none; do
   ! command podman "${containers[@]}" --storage-driver "$driver" info >"$work/podman.log" 2>&1 || break
   rm -rf "$work"/containers{,-run}
@@ -32,13 +32,13 @@ podman() { command podman "${containers[@]}" --cgroup-manager cgroupfs --events-
 buildah() { command buildah "${containers[@]}" "$@"; }
 stop_podman() {
   umount "$work/containers/overlay" 2>/dev/null || true
-  # Rootless, the layers belong to other user ids.
+  # Rootless podman stores the layers under other user ids.
   [ "$(id -u)" = 0 ] || command podman unshare rm -rf "$work/containers"
 }
 on_exit+=(stop_podman)
-limits=(--ulimit nofile=1024:1024 --ulimit nproc=1024:1024) # more than a container host may give
+limits=(--ulimit nofile=1024:1024 --ulimit nproc=1024:1024) # a container host may give less than the default
 
-# Runs COMMAND beside a containerd of its own, which ctr reaches; it forgets everything at the end.
+# Runs COMMAND beside a new containerd, which ctr reaches. The data of containerd is removed at the end.
 with_containerd() { # COMMAND...
   containerd --root "$work/ctr/root" --state "$work/ctr/state" --address "$work/ctr.sock" >"$work/containerd.log" 2>&1 &
   local containerd=$! status=0

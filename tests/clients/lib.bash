@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What the scripts here share: checks that are counted, servers that are started on free ports and
-# surely ended, comparisons of images.
+# Functions of all scripts in this folder: counted checks, servers on free ports that end with the
+# script, comparisons of images.
 set -euo pipefail
 
 # shellcheck disable=SC2154 # the sourcing script sets it: the project's folder
@@ -10,15 +10,15 @@ say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
 work=$(mktemp -d)
-chmod 711 "$work" # mmdebstrap and rootless podman work in it under other user ids
+chmod 711 "$work" # mmdebstrap and rootless podman use the folder under other user ids
 # shellcheck disable=SC2034 # the sourcing scripts use it
 images=${EYOT_TEST_IMAGES:-$project/target/test-images}
-# The clients keep their credentials and settings here, not in the user's home.
+# The clients keep credentials and settings in the work folder instead of the user's home.
 export REGISTRY_AUTH_FILE=$work/auth.json DOCKER_CONFIG=$work/docker TMPDIR=$work
 mkdir "$DOCKER_CONFIG"
 echo "{}" >"$REGISTRY_AUTH_FILE"
 
-on_exit=() # commands without quotes, run in the opposite order
+on_exit=() # commands without quotes; the last command runs first
 cleanup() {
   trap '' INT TERM
   local i
@@ -32,7 +32,7 @@ trap 'exit 130' INT TERM
 
 passed=0 failed=0 skipped=0
 server_log=/dev/null
-# Runs COMMAND in a shell of its own, where the first failure ends it; prints ok or FAIL.
+# Runs COMMAND in a subshell, which ends at the first failure. Prints ok or FAIL.
 check() { # NAME COMMAND...
   local name=$1 status=0 from=$SECONDS
   shift
@@ -50,44 +50,44 @@ check() { # NAME COMMAND...
     failed=$((failed + 1))
   fi
 }
-skip() { # NAME WHY
+skip() { # NAME REASON
   printf 'skipped %s: %s\n' "$1" "$2"
   skipped=$((skipped + 1))
 }
-# The last line, in the form that test reports have; the exit status tells the same.
+# Prints the last line in the form of test reports. The status is 0 if all checks passed.
 summary() {
   local tail=''
   [ "$skipped" = 0 ] || tail=", $skipped skipped"
   printf '%s passed, %s failed%s\n' "$passed" "$failed" "$tail"
   [ "$failed" = 0 ] && [ "$passed" -gt 0 ]
 }
-equal() { # WHAT EXPECTED ACTUAL
+equal() { # NAME EXPECTED ACTUAL
   [ "$2" = "$3" ] || { printf '%s: expected %s, got %s\n' "$1" "$2" "$3"; return 1; }
 }
 
 # --- servers
 
-server_settings=(auth_mode=none) # what start gives the server
+server_settings=(auth_mode=none) # the settings that start gives to the server
 
 listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; } # PORT
-# Below those that systems give to connections that go out.
+# The ports are below those that systems use for outgoing connections.
 free_port() {
   local port
   while port=$((20000 + RANDOM % 12000)); do listens "$port" || { printf '%s' "$port"; return; }; done
 }
 
-# An S3 server (SeaweedFS) with an empty bucket, one for all hosts of a script; s3 is its URL.
+# Starts an S3 server (SeaweedFS) with an empty bucket for all hosts of a script; s3 is the URL.
 s3='' s3_server='' s3_bucket=eyot s3_key=testkey s3_secret=testsecret
 start_s3() {
   [ -z "$s3_server" ] || return 0
   local weed=$project/.tools/s3/bin/weed port i deadline=$((SECONDS + 60)) command=()
   [ -x "$weed" ] || die "$weed is missing: run scripts/install/s3-servers"
-  # Four ports in a row, and for each the one that is higher by 10000.
+  # The server needs four ports in a row, and for each of them the port that is higher by 10000.
   while port=$((20000 + RANDOM % 2700)); do
     for i in 0 1 2 3 10000 10001 10002 10003; do ! listens $((port + i)) || continue 2; done
     break
   done
-  # Where it can be had: the server ends also when this script is killed outright.
+  # With setpriv the server ends also when this script gets SIGKILL.
   [[ $(setpriv --help 2>/dev/null) != *pdeathsig* ]] || command=(setpriv --pdeathsig KILL --)
   command+=("$weed" -logtostderr=true mini "-dir=$work/s3" "-bucket=$s3_bucket" -s3.autoCreateBucket=false
     -ip=127.0.0.1 -ip.bind=127.0.0.1 "-s3.port=$port" "-master.port=$((port + 1))"
@@ -146,14 +146,14 @@ start() { # HOST|HOST-s3 DATA [PORT]
   ) >>"$server_log" 2>&1 &
   server=$!
   started=$1
-  local deadline=$((SECONDS + 900)) # it may build first
+  local deadline=$((SECONDS + 900)) # scripts/up may build first
   until curl --silent --output /dev/null --max-time 5 "http://$registry/v2/"; do
     kill -0 "$server" 2>/dev/null || { cat "$server_log" >&2; die "$1 did not start"; }
     [ "$SECONDS" -lt "$deadline" ] || die "$1 does not answer on $registry"
     sleep 0.2
   done
 }
-# Ends the server that start started. KILL goes to the host itself, which gets no chance to tidy.
+# Ends the server that start started. KILL goes to the host itself, which cannot clean up.
 stop() { # TERM|KILL
   [ -n "${server:-}" ] || return 0
   local host_process=
@@ -174,14 +174,15 @@ on_exit+=('stop TERM')
 # The digest of the image v1 in an OCI layout.
 layout_digest() { jq -r '.manifests[] | select(.annotations["org.opencontainers.image.ref.name"] == "v1").digest' "$1/index.json"; }
 
-# Every blob of a layout has the bytes that its name says, and the wanted layout's blobs are all there.
+# Checks that every blob of a layout has the digest in its name, and that no blob of WANTED is missing.
 same_blobs() { # WANTED-LAYOUT GOT-LAYOUT
   (cd "$2/blobs/sha256" && for blob in *; do echo "$blob  $blob"; done | sha256sum --check --quiet)
   local blob
   for blob in "$1"/blobs/sha256/*; do cmp "$blob" "$2/blobs/sha256/${blob##*/}"; done
 }
 
-# The digests of an image's layers before compression: they survive a client that packs them anew.
+# Prints the digests of an image's layers before compression. A client that compresses the layers
+# again keeps these digests.
 diff_ids() { # REFERENCE
   crane config "$1" | jq -c .rootfs.diff_ids
 }
