@@ -28,7 +28,7 @@ enum Source {
 /// A repository that a pull has decided for.
 pub(super) enum Chosen {
     Own,
-    Mirror(MirroredRepository),
+    Mirror(Box<MirroredRepository>),
 }
 
 /// A blob that a pull has found.
@@ -36,7 +36,7 @@ pub(super) enum FoundBlob {
     /// In this registry.
     Here(Blob),
     /// Not here, but maybe at the upstream of this repository.
-    Upstream(MirroredRepository),
+    Upstream(Box<MirroredRepository>),
 }
 
 impl From<RepositoryName> for Pulled {
@@ -97,12 +97,12 @@ impl Pulled {
     pub(super) async fn choose(&self, registry: &Registry, caller: &Caller) -> Result<Chosen, registry::Error> {
         Ok(match &self.source {
             Source::Own => Chosen::Own,
-            Source::Mirror(mirrored) => Chosen::Mirror(mirrored.clone()),
+            Source::Mirror(mirrored) => Chosen::Mirror(Box::new(mirrored.clone())),
             Source::OwnOrDefault(mirrored) => {
                 let is_own = caller.may(Action::Pull, &self.name) && registry.has_repository(&self.name).await?;
                 match is_own || !caller.may(Action::Pull, mirrored.name()) {
                     true => Chosen::Own,
-                    false => Chosen::Mirror(mirrored.clone()),
+                    false => Chosen::Mirror(Box::new(mirrored.clone())),
                 }
             }
         })

@@ -250,7 +250,7 @@ impl Filler {
         }
         let Some(session) = self.session.clone() else { return Ok(()) };
         let rest = self.piece.split().freeze();
-        let range = (!rest.is_empty()).then(|| self.stored..self.size);
+        let range = (!rest.is_empty()).then_some(self.stored..self.size);
         let chunk = Chunk { range, body: rest.into() };
         let (registry, local) = (&self.repository.mirror.registry, &self.repository.local);
         match registry.complete_upload(local, &session, &self.digest, chunk).await {

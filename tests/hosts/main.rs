@@ -6,6 +6,7 @@ mod components;
 #[cfg(target_os = "linux")]
 mod data_folder;
 mod local_names;
+mod mirrors;
 mod plug;
 mod settings;
 mod spin_manners;

@@ -26,7 +26,10 @@ impl std::io::Write for AuditLines {
 #[test]
 fn the_audit_log_has_each_change_and_each_refused_login() {
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false).without_time();
-    let _logged = tracing::subscriber::set_default(subscriber.with_writer(|| AuditLines).finish());
+    // A subscriber of this thread alone can miss lines: tests on other threads, without a subscriber,
+    // may switch the log line off for the whole process.
+    let subscriber = subscriber.with_writer(|| AuditLines).finish();
+    tracing::subscriber::set_global_default(subscriber).expect("no other subscriber in this process");
     let fixture = Fixture::new(POLICY);
     let digest = "sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
     let index = crate::oci::Algorithm::default().digest(INDEX.as_bytes());
