@@ -78,6 +78,12 @@ pub enum Mounted {
 /// An OCI registry over a pair of stores.
 #[derive(Clone)]
 pub struct Registry {
+    /// All clones of a registry share its parts.
+    parts: Arc<Parts>,
+}
+
+#[derive(Clone)]
+struct Parts {
     facts: Facts,
     content: Content,
     blobs: Blobs,
@@ -120,17 +126,7 @@ impl Registry {
         let tags = Tags { facts: facts.clone(), limits: limits.clone(), platform: platform.clone() };
         let warnings = Warnings { facts: facts.clone(), limits: limits.clone() };
         let uploads = Uploads::new(facts.clone(), content.clone(), blobs.clone(), platform.clone(), limits.clone());
-        let manifests = Manifests::new(
-            facts.clone(),
-            content.clone(),
-            guard.clone(),
-            sharing,
-            tags,
-            uploads.clone(),
-            platform.clone(),
-            limits.clone(),
-            mirrored.clone(),
-        );
+        let manifests = Manifests::new(sharing, tags, uploads.clone(), limits.clone(), mirrored.clone());
         let collection = Collection {
             facts: facts.clone(),
             content: content.clone(),
@@ -141,13 +137,14 @@ impl Registry {
             expiring: &[],
             mirrored,
         };
-        Self { facts, content, blobs, lists, warnings, uploads, manifests, collection, platform, limits }
+        let parts = Parts { facts, content, blobs, lists, warnings, uploads, manifests, collection, platform, limits };
+        Self { parts: Arc::new(parts) }
     }
 
     /// A registry whose collections also remove the expired keys of other layers.
     #[must_use]
     pub fn with_expiring(mut self, expiring: &'static [Expiring]) -> Self {
-        self.collection.expiring = expiring;
+        Arc::make_mut(&mut self.parts).collection.expiring = expiring;
         self
     }
 
@@ -156,7 +153,7 @@ impl Registry {
     /// missing. To be called before the registry is used.
     #[must_use]
     pub fn with_mirrored_prefixes(self, prefixes: Vec<String>) -> Self {
-        let Self { facts, content, platform, limits, collection, .. } = self;
+        let Parts { facts, content, platform, limits, collection, .. } = Arc::unwrap_or_clone(self.parts);
         let registry = Self::of_parts(facts, content, platform, limits, MirroredPrefixes::new(prefixes));
         registry.with_expiring(collection.expiring)
     }
@@ -168,7 +165,7 @@ impl Registry {
     }
 
     pub(crate) fn platform(&self) -> &dyn Platform {
-        &*self.platform
+        &*self.parts.platform
     }
 
     /// Tests the stores of this host, and returns the findings about what the stores really
@@ -177,17 +174,17 @@ impl Registry {
     /// # Errors
     /// When a store cannot be reached.
     pub async fn check(&self) -> Result<Vec<Finding>> {
-        Ok(store::check::check(&self.facts.keys, &self.content.blobs, &self.platform).await?)
+        Ok(store::check::check(&self.parts.facts.keys, &self.parts.content.blobs, &self.parts.platform).await?)
     }
 
     /// The time, in milliseconds since the Unix epoch.
     pub fn now_ms(&self) -> u64 {
-        self.platform.now_ms()
+        self.parts.platform.now_ms()
     }
 
     /// The limits in force.
     pub fn limits(&self) -> &Limits {
-        &self.limits
+        &self.parts.limits
     }
 }
 
@@ -199,18 +196,18 @@ impl Registry {
     /// [`Error::BlobUnknown`] when the repository does not hold the blob, even if another
     /// repository does.
     pub async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Blob> {
-        self.blobs.get(repository, digest).await
+        self.parts.blobs.get(repository, digest).await
     }
 
     /// The blob's bytes in `range`, which must lie within the blob.
     pub async fn read_blob(&self, blob: &Blob, range: Range<u64>) -> Result<Body> {
-        self.blobs.read(blob, range).await
+        self.parts.blobs.read(blob, range).await
     }
 
     /// A URL from which a client can read the blob's bytes without the registry, if the blob store
     /// offers such URLs.
     pub async fn redirect_blob(&self, blob: &Blob) -> Result<Option<String>> {
-        self.blobs.redirect(blob).await
+        self.parts.blobs.redirect(blob).await
     }
 
     /// Removes a blob from a repository. The bytes stay for other repositories until no repository
@@ -233,7 +230,7 @@ impl Registry {
         digest: &Digest,
         precondition: &Precondition,
     ) -> Result<()> {
-        self.blobs.delete(repository, digest, precondition).await
+        self.parts.blobs.delete(repository, digest, precondition).await
     }
 }
 
@@ -241,7 +238,7 @@ impl Registry {
 impl Registry {
     /// Begins an upload whose content is hashed by `algorithm`.
     pub async fn begin_upload(&self, repository: &RepositoryName, algorithm: Algorithm) -> Result<Status> {
-        self.uploads.begin(repository, algorithm).await
+        self.parts.uploads.begin(repository, algorithm).await
     }
 
     /// Adds a blob to `repository` that is already stored, in the repository `from` or, without
@@ -252,10 +249,10 @@ impl Registry {
         digest: &Digest,
         from: Option<&RepositoryName>,
     ) -> Result<Mounted> {
-        if self.blobs.mount(repository, digest, from).await? {
+        if self.parts.blobs.mount(repository, digest, from).await? {
             return Ok(Mounted::Blob(digest.clone()));
         }
-        Ok(Mounted::Upload(self.uploads.begin(repository, digest.algorithm()).await?))
+        Ok(Mounted::Upload(self.parts.uploads.begin(repository, digest.algorithm()).await?))
     }
 
     /// The number of bytes that an upload has. The client may continue from there.
@@ -263,7 +260,7 @@ impl Registry {
     /// # Errors
     /// [`Error::UploadUnknown`] when the upload has ended, was cancelled or has expired.
     pub async fn upload_status(&self, repository: &RepositoryName, session: &SessionId) -> Result<Status> {
-        self.uploads.status(repository, session).await
+        self.parts.uploads.status(repository, session).await
     }
 
     /// How long ago a request last changed an upload, in milliseconds.
@@ -271,7 +268,7 @@ impl Registry {
     /// # Errors
     /// [`Error::UploadUnknown`] when the upload has ended, was cancelled or has expired.
     pub async fn upload_idle_ms(&self, repository: &RepositoryName, id: &SessionId) -> Result<u64> {
-        self.uploads.idle_ms(repository, id, self.platform.now_ms()).await
+        self.parts.uploads.idle_ms(repository, id, self.parts.platform.now_ms()).await
     }
 
     /// The bytes of an upload from `start` to the end of its acknowledged state. `None` where the
@@ -281,7 +278,7 @@ impl Registry {
     /// [`Error::UploadUnknown`] when the upload has ended or was cancelled, also while the bytes are
     /// looked for; [`Error::SizeInvalid`] when the upload has fewer than `start` bytes.
     pub async fn read_upload(&self, repository: &RepositoryName, id: &SessionId, start: u64) -> Result<Option<Body>> {
-        self.uploads.read(repository, id, start).await
+        self.parts.uploads.read(repository, id, start).await
     }
 
     /// Adds a chunk to an upload.
@@ -293,7 +290,7 @@ impl Registry {
     /// when the client breaks the body off: the bytes that arrived count, and
     /// [`Registry::upload_status`] says how many. Any other error leaves the upload unchanged.
     pub async fn append_upload(&self, repository: &RepositoryName, id: &SessionId, chunk: Chunk) -> Result<Status> {
-        self.uploads.append(repository, id, chunk).await
+        self.parts.uploads.append(repository, id, chunk).await
     }
 
     /// Ends an upload with its last bytes, if `chunk` has any. The content must hash to `digest`.
@@ -311,7 +308,7 @@ impl Registry {
         digest: &Digest,
         chunk: Chunk,
     ) -> Result<()> {
-        self.uploads.complete(repository, id, digest, chunk).await
+        self.parts.uploads.complete(repository, id, digest, chunk).await
     }
 
     /// Uploads a whole blob in one request.
@@ -319,13 +316,13 @@ impl Registry {
     /// # Errors
     /// As [`Registry::complete_upload`].
     pub async fn push_blob(&self, repository: &RepositoryName, digest: &Digest, body: Body) -> Result<()> {
-        self.uploads.push(repository, digest, body).await
+        self.parts.uploads.push(repository, digest, body).await
     }
 
     /// Ends an upload without a blob. Succeeds also when the upload does not exist: the upload has
     /// ended already, and the answer to an earlier cancellation may have been lost.
     pub async fn cancel_upload(&self, repository: &RepositoryName, session: &SessionId) -> Result<()> {
-        self.uploads.cancel(repository, session).await
+        self.parts.uploads.cancel(repository, session).await
     }
 }
 
@@ -333,7 +330,7 @@ impl Registry {
 impl Registry {
     /// Whether a manifest was ever pushed to a repository.
     pub async fn has_repository(&self, repository: &RepositoryName) -> Result<bool> {
-        Ok(self.facts.keys.get(&layout::repository(repository)).await?.is_some())
+        Ok(self.parts.facts.keys.get(&layout::repository(repository)).await?.is_some())
     }
 
     /// Looks a manifest up: two key reads by tag, one by digest.
@@ -341,12 +338,12 @@ impl Registry {
     /// # Errors
     /// [`Error::ManifestUnknown`] when the repository does not have the manifest.
     pub async fn manifest(&self, repository: &RepositoryName, reference: &Reference) -> Result<Manifest> {
-        self.manifests.reader.get(repository, reference).await
+        self.parts.manifests.reader.get(repository, reference).await
     }
 
     /// The manifest's bytes, as they were pushed.
     pub async fn read_manifest(&self, manifest: &Manifest) -> Result<Body> {
-        self.manifests.reader.read(manifest).await
+        self.parts.manifests.reader.read(manifest).await
     }
 
     /// Stores a manifest, then points tags to the manifest: the tag in `reference`, if `reference`
@@ -385,7 +382,7 @@ impl Registry {
         body: Body,
         precondition: &Precondition,
     ) -> Result<Pushed> {
-        self.manifests.push(&PushRequest { repository, reference, tags, content_type, precondition }, body).await
+        self.parts.manifests.push(&PushRequest { repository, reference, tags, content_type, precondition }, body).await
     }
 
     /// Removes a tag, or a manifest with all tags that point to it.
@@ -410,7 +407,7 @@ impl Registry {
         reference: &Reference,
         precondition: &Precondition,
     ) -> Result<()> {
-        self.manifests.delete(repository, reference, precondition).await
+        self.parts.manifests.delete(repository, reference, precondition).await
     }
 
     /// The manifests of a repository that refer to `subject`, whether or not the subject exists.
@@ -422,7 +419,7 @@ impl Registry {
         subject: &Digest,
         request: &ReferrersRequest,
     ) -> Result<Referrers> {
-        self.manifests.referrers.page(repository, subject, request).await
+        self.parts.manifests.referrers.page(repository, subject, request).await
     }
 }
 
@@ -433,20 +430,20 @@ impl Registry {
     /// # Errors
     /// [`Error::NameUnknown`] when no manifest was ever pushed to the repository.
     pub async fn tags(&self, repository: &RepositoryName, request: &PageRequest) -> Result<Page> {
-        self.lists.tags(repository, request).await
+        self.parts.lists.tags(repository, request).await
     }
 
     /// The repositories to which manifests were pushed, out of those that are `visible`. The number
     /// of names that one page looks at is limited, so a caller who may see few of many repositories
     /// gets short pages.
     pub async fn repositories(&self, request: &PageRequest, visible: impl Fn(&RepositoryName) -> bool) -> Result<Page> {
-        self.lists.repositories(request, visible).await
+        self.parts.lists.repositories(request, visible).await
     }
 
     /// The warnings of a repository, and of one of its tags: one key read each. When the limits
     /// turn warnings off, the list is empty and no key is read.
     pub async fn warnings(&self, repository: &RepositoryName, tag: Option<&Tag>) -> Result<Vec<String>> {
-        self.warnings.get(repository, tag).await
+        self.parts.warnings.get(repository, tag).await
     }
 
     /// Attaches a warning to a repository or to one of its tags, and replaces an earlier warning.
@@ -455,12 +452,12 @@ impl Registry {
     /// [`Error::WarningInvalid`] when the text is empty, is longer than `WARNING_BYTES_MAX`, or has
     /// characters other than printable ASCII.
     pub async fn set_warning(&self, repository: &RepositoryName, tag: Option<&Tag>, text: &str) -> Result<()> {
-        self.warnings.set(repository, tag, text).await
+        self.parts.warnings.set(repository, tag, text).await
     }
 
     /// Removes a warning. Succeeds also when there is no warning.
     pub async fn delete_warning(&self, repository: &RepositoryName, tag: Option<&Tag>) -> Result<()> {
-        self.warnings.delete(repository, tag).await
+        self.parts.warnings.delete(repository, tag).await
     }
 }
 
@@ -468,7 +465,7 @@ impl Registry {
 impl Registry {
     /// The settings of a round by default, from the registry's limits.
     pub fn collect_request(&self) -> CollectRequest {
-        self.collection.collect_request()
+        self.parts.collection.collect_request()
     }
 
     /// Continues the current round by one step, or begins a round. A step ends once it has looked
@@ -480,6 +477,6 @@ impl Registry {
     /// [`Error::Busy`] when another step is under way. After any error the next step continues
     /// where the last successful step ended.
     pub async fn collect_step(&self, request: &CollectRequest) -> Result<Report> {
-        self.collection.collect_step(request).await
+        self.parts.collection.collect_step(request).await
     }
 }

@@ -331,7 +331,7 @@ mod tests {
         let platform = Arc::new(SystemPlatform);
         let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
         let limits = Limits { marks_max, ..Limits::default() };
-        Registry::new(Arc::new(MemoryKeyValue::default()), blobs, platform, limits).collection
+        Registry::new(Arc::new(MemoryKeyValue::default()), blobs, platform, limits).parts.collection.clone()
     }
 
     /// The set as another process would load it.

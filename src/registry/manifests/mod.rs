@@ -15,10 +15,8 @@ pub use reading::Manifest;
 pub(super) use reading::ManifestReader;
 pub use referrers::{Referrers, ReferrersRequest};
 
-use super::content::Content;
 use super::error::{InvalidDigest, InvalidManifest};
 use super::facts::{Facts, ManifestFact, TagFact};
-use super::guard::CollectionGuard;
 use super::mirrored::MirroredPrefixes;
 use super::sharing::Sharing;
 use super::tags::Tags;
@@ -70,16 +68,14 @@ pub(super) struct Manifests {
 
 impl Manifests {
     pub(super) fn new(
-        facts: Facts,
-        content: Content,
-        guard: CollectionGuard,
         sharing: Sharing,
         tags: Tags,
         uploads: Uploads,
-        platform: Arc<dyn Platform>,
         limits: Arc<Limits>,
         mirrored: MirroredPrefixes,
     ) -> Self {
+        let Sharing { facts, content, guard } = sharing.clone();
+        let platform = guard.platform.clone();
         let reader = ManifestReader { facts: facts.clone(), content: content.clone(), tags: tags.clone() };
         let referrers = ReferrerIndex::new(reader.clone(), limits.clone());
         let references = References { facts: facts.clone(), limits: limits.clone(), mirrored, reader: reader.clone() };

@@ -53,8 +53,15 @@ fn a_large_manifest_is_in_the_blob_store() {
         for (tag, bytes, in_blobs) in [("small", INDEX, false), ("large", OTHER_INDEX, true)] {
             let manifest = registry.manifest(&repository, &Reference::Tag(tag.parse().unwrap())).await.unwrap();
             assert_eq!(registry.read_manifest(&manifest).await.unwrap().collect_up_to(1000).await.unwrap(), bytes);
-            let value =
-                registry.facts.keys.get(&layout::manifest(&repository, &digest(bytes))).await.unwrap().unwrap().value;
+            let value = registry
+                .parts
+                .facts
+                .keys
+                .get(&layout::manifest(&repository, &digest(bytes)))
+                .await
+                .unwrap()
+                .unwrap()
+                .value;
             assert_eq!(!value.ends_with(bytes), in_blobs, "{value:?}");
         }
     });
@@ -85,8 +92,9 @@ fn a_push_beside_a_deletion_leaves_no_dangling_name() {
                     if push_is_first { delete(&other).await.unwrap() } else { push(&other).await.unwrap() }
                 });
                 let (calls_left, other_request) = (AtomicI64::new(calls_left), Mutex::new(Some(other_request)));
-                let keys = Arc::new(Interleaved { inner: plain.facts.keys.clone(), calls_left, other_request });
-                let registry = Registry::new(keys.clone(), plain.content.blobs.clone(), platform, Limits::default());
+                let keys = Arc::new(Interleaved { inner: plain.parts.facts.keys.clone(), calls_left, other_request });
+                let registry =
+                    Registry::new(keys.clone(), plain.parts.content.blobs.clone(), platform, Limits::default());
                 if push_is_first {
                     push(&registry).await.unwrap()
                 } else {

@@ -62,13 +62,13 @@ pub(super) async fn read(registry: &Registry, repository: &RepositoryName, diges
 }
 
 async fn keys(registry: &Registry) -> Vec<String> {
-    registry.facts.keys.list("", None, 1000).await.unwrap()
+    registry.parts.facts.keys.list("", None, 1000).await.unwrap()
 }
 
 /// The same stores under other limits.
 pub(super) fn with_limits(registry: &Registry, limits: Limits) -> Registry {
-    let (keys, blobs) = (registry.facts.keys.clone(), registry.content.blobs.clone());
-    Registry::new(keys, blobs, registry.platform.clone(), limits)
+    let (keys, blobs) = (registry.parts.facts.keys.clone(), registry.parts.content.blobs.clone());
+    Registry::new(keys, blobs, registry.parts.platform.clone(), limits)
 }
 
 /// Another instance over the same stores.

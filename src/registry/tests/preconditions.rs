@@ -49,15 +49,15 @@ fn deletions_beside_a_push(condition: &Precondition, pushed: usize) -> Vec<(Resu
         let other_request: BoxFuture<'static, ()> =
             Box::pin(async move { push(&other, &other_tag, &index(pushed)).await });
         let (calls_left, other_request) = (AtomicI64::new(calls_left), Mutex::new(Some(other_request)));
-        let keys = Arc::new(Interleaved { inner: plain.facts.keys.clone(), calls_left, other_request });
-        let registry = Registry::new(keys.clone(), plain.content.blobs.clone(), platform, Limits::default());
+        let keys = Arc::new(Interleaved { inner: plain.parts.facts.keys.clone(), calls_left, other_request });
+        let registry = Registry::new(keys.clone(), plain.parts.content.blobs.clone(), platform, Limits::default());
         let result = block_on(registry.delete_manifest_if(&repository, &tag, condition));
         if keys.other_request.lock().unwrap().is_some() {
             // The deletion ended before the push began, so no push interrupted the deletion.
             assert!(result.is_ok(), "{result:?}");
             break;
         }
-        met.push((result, block_on(plain.manifests.reader.digest(&repository, &tag)).unwrap()));
+        met.push((result, block_on(plain.parts.manifests.reader.digest(&repository, &tag)).unwrap()));
     }
     assert!(met.len() > 1, "only {met:?}");
     met

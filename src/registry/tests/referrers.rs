@@ -16,7 +16,7 @@ fn referrers_listed_under_a_fallback_tag_are_imported() {
         }
         // The state from before the registry stored referrers.
         let key = layout::referrer(&repository, &digest(INDEX), digest(&valid).as_str());
-        registry.facts.keys.delete(&key).await.unwrap();
+        registry.parts.facts.keys.delete(&key).await.unwrap();
         let request = ReferrersRequest::default();
         assert_eq!(registry.referrers(&repository, &digest(INDEX), &request).await.unwrap().descriptors, []);
 
@@ -42,9 +42,9 @@ fn annotations_larger_than_a_value_are_read_from_the_manifest() {
         let large = refers_to(INDEX, &"x".repeat(5000));
         let reference = Reference::Digest(digest(&large));
         registry.push_manifest(&repository, &reference, &[], None, large.into()).await.unwrap();
-        let entries = registry.facts.keys.list("", None, 100).await.unwrap();
+        let entries = registry.parts.facts.keys.list("", None, 100).await.unwrap();
         for key in entries {
-            assert!(registry.facts.keys.get(&key).await.unwrap().unwrap().value.len() < 1000, "{key}");
+            assert!(registry.parts.facts.keys.get(&key).await.unwrap().unwrap().value.len() < 1000, "{key}");
         }
         let page = registry.referrers(&repository, &digest(INDEX), &ReferrersRequest::default()).await.unwrap();
         assert_eq!(page.descriptors[0].annotations["note"].len(), 5000);

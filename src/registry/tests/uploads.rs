@@ -8,7 +8,7 @@ fn an_upload_session_expires() {
         let (registry, platform) = in_memory();
         let repository = name("a");
         let session = registry.begin_upload(&repository, Algorithm::Sha256).await.unwrap().session;
-        let lifetime = registry.limits.upload_lifetime_ms;
+        let lifetime = registry.limits().upload_lifetime_ms;
         platform.now_ms.fetch_add(lifetime, Ordering::Relaxed);
         // A chunk extends the lifetime of the upload.
         registry.append_upload(&repository, &session, chunk(b"x")).await.unwrap();
@@ -135,9 +135,9 @@ fn cancelling_an_upload_discards_its_stage() {
         let session = registry.begin_upload(&repository, Algorithm::Sha256).await.unwrap().session;
         registry.append_upload(&repository, &session, chunk(b"x")).await.unwrap();
         let key = keys(&registry).await.pop().unwrap();
-        let stage = registry.facts.load::<facts::UploadFact>(&key).await.unwrap().unwrap().stage;
+        let stage = registry.parts.facts.load::<facts::UploadFact>(&key).await.unwrap().unwrap().stage;
         registry.cancel_upload(&repository, &session).await.unwrap();
-        let gone = registry.content.blobs.append(&stage, Body::empty()).await;
+        let gone = registry.parts.content.blobs.append(&stage, Body::empty()).await;
         assert!(matches!(gone, Err(store::Error::Conflict(_))), "{gone:?}");
     });
 }
