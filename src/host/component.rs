@@ -23,7 +23,7 @@ const READ_BYTES: usize = 128 * 1024;
 
 /// The most bytes that one write gives to the host, for a client that may be slow. For each client
 /// the HTTP server of wasmtime holds up to 16 writes that the client has not taken yet.
-const WRITE_BYTES: usize = 8 * 1024;
+const WRITE_BYTES: usize = 16 * 1024;
 /// The most bytes of one write for a client that keeps up.
 const LARGE_WRITE_BYTES: usize = 256 * 1024;
 

@@ -2,7 +2,7 @@
 
 /// How many bytes a client must take without a pause to count as keeping up: more than sockets
 /// buffer.
-const KEPT_UP_BYTES: u64 = 8 * 1024 * 1024;
+const KEPT_UP_BYTES: u64 = 4 * 1024 * 1024;
 /// The longest time between two pieces that does not count as a pause, in milliseconds.
 const PAUSE_MS: u64 = 20;
 
@@ -47,8 +47,8 @@ mod tests {
         const SMALL: usize = 32 * 1024;
         const LARGE: usize = 256 * 1024;
         let mut pace = ClientPace::new(SMALL, LARGE);
-        let small = (0..256).filter(|_| pace.next_bytes(1000) == SMALL).count();
-        assert_eq!((small, pace.next_bytes(1000 + PAUSE_MS)), (256, LARGE));
+        let small = (0..128).filter(|_| pace.next_bytes(1000) == SMALL).count();
+        assert_eq!((small, pace.next_bytes(1000 + PAUSE_MS)), (128, LARGE));
         let mut now_ms = 2000;
         for _ in 0..1000 {
             now_ms += PAUSE_MS + 1;
