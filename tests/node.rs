@@ -79,7 +79,7 @@ async fn an_image_is_pushed_and_pulled() {
 }
 
 #[wasm_bindgen_test]
-async fn what_is_not_there_is_not_found() {
+async fn missing_content_is_not_found() {
     let client = Client::new();
     client.send("GET", "/v2/", Body::empty(), StatusCode::OK).await;
     client.send("GET", "/v2/team/app/manifests/v1", Body::empty(), StatusCode::NOT_FOUND).await;

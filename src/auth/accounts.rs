@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::directory::check_password;
+use super::invalid::InvalidAccess;
 use super::logins::Logins;
 use super::policy::ANONYMOUS;
 use super::{
@@ -37,7 +38,7 @@ impl Accounts {
     /// # Errors
     /// If the name is invalid, or the password is certainly too weak or too long. The text gives
     /// the reason, without the password.
-    pub fn with_user(self, name: impl Into<String>, password: Secret) -> Result<Self, String> {
+    pub fn with_user(self, name: impl Into<String>, password: Secret) -> Result<Self, InvalidAccess> {
         check_password(&password).map_err(|why| format!("the password is {why}"))?;
         self.with_local_user(name, password)
     }
@@ -47,11 +48,11 @@ impl Accounts {
     ///
     /// # Errors
     /// If the name is invalid, or the password is longer than [`PASSWORD_BYTES_MAX`].
-    pub fn with_local_user(mut self, name: impl Into<String>, password: Secret) -> Result<Self, String> {
+    pub fn with_local_user(mut self, name: impl Into<String>, password: Secret) -> Result<Self, InvalidAccess> {
         let name = name.into();
         super::check_user_name(&name)?;
         if password.expose().len() > PASSWORD_BYTES_MAX {
-            return Err(format!("the password is longer than {PASSWORD_BYTES_MAX} bytes"));
+            return Err(format!("the password is longer than {PASSWORD_BYTES_MAX} bytes").into());
         }
         self.logins_mut().set_plain(name, password);
         Ok(self)

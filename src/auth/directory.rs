@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::caller::{Caller, Grant};
+use super::invalid::InvalidAccess;
 use super::password::unblock;
 use super::password::{PASSWORD_BYTES_MAX, PasswordHash, check_user_name};
 use super::policy::parse_grant;
@@ -42,10 +43,9 @@ pub struct Directory {
 /// Why a user or a token cannot be added.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DirectoryError {
-    /// The name, the password, the hash or a rule is invalid. The text gives the reason and holds
-    /// no secret.
-    #[error("{0}")]
-    Invalid(String),
+    /// The name, the password, the hash or a rule is invalid.
+    #[error(transparent)]
+    Invalid(#[from] InvalidAccess),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -82,7 +82,7 @@ impl Directory {
     /// # Errors
     /// [`DirectoryError::Invalid`] if the name is invalid, or the password too weak or too long.
     pub async fn add_user(&self, name: &str, password: &Secret) -> Result<(), DirectoryError> {
-        check_password(password).map_err(DirectoryError::Invalid)?;
+        check_password(password)?;
         let (password, salt) = (password.clone(), self.platform.random());
         let hash = unblock(move || PasswordHash::new(&password, salt)).await;
         self.put_user(name, &hash).await
@@ -93,12 +93,12 @@ impl Directory {
     /// # Errors
     /// [`DirectoryError::Invalid`] if the name or the hash is invalid.
     pub async fn add_user_with_hash(&self, name: &str, hash: &str) -> Result<(), DirectoryError> {
-        let invalid = |why: PasswordHashError| DirectoryError::Invalid(why.to_string());
+        let invalid = |why: PasswordHashError| DirectoryError::Invalid(why.to_string().into());
         self.put_user(name, &PasswordHash::parse(hash).map_err(invalid)?).await
     }
 
     async fn put_user(&self, name: &str, hash: &PasswordHash) -> Result<(), DirectoryError> {
-        check_user_name(name).map_err(|why| DirectoryError::Invalid(why.into()))?;
+        check_user_name(name)?;
         Ok(self.keys.put(&user_key(name), hash.as_str().to_owned().into(), When::Always).await.map(drop)?)
     }
 
@@ -133,8 +133,8 @@ impl Directory {
     /// # Errors
     /// [`DirectoryError::Invalid`] if the name or a rule is invalid.
     pub async fn add_token(&self, name: &str, token: &MachineToken) -> Result<Secret, DirectoryError> {
-        check_user_name(name).map_err(|why| DirectoryError::Invalid(why.into()))?;
-        token.grants().map_err(DirectoryError::Invalid)?;
+        check_user_name(name)?;
+        token.grants()?;
         let random = [self.platform.random(), self.platform.random()].concat();
         let secret = Base64UrlUnpadded::encode_string(&random);
         let fact = TokenFact { sha256: hex::encode(Sha256::digest(&secret)), token: token.clone() };
@@ -197,9 +197,9 @@ impl Directory {
 }
 
 impl MachineToken {
-    fn grants(&self) -> Result<Vec<Grant>, String> {
+    fn grants(&self) -> Result<Vec<Grant>, InvalidAccess> {
         if self.rules.is_empty() || self.rules.len() > GRANTS_MAX {
-            return Err(format!("a token has 1 to {GRANTS_MAX} rules"));
+            return Err(format!("a token has 1 to {GRANTS_MAX} rules").into());
         }
         let grants = self.rules.iter().map(|rule| match rule.split_whitespace().collect::<Vec<_>>()[..] {
             [repositories, actions] => parse_grant(repositories, actions),
@@ -213,12 +213,12 @@ impl MachineToken {
 ///
 /// # Errors
 /// The text completes the sentence "the password is …", and holds nothing of the password.
-pub fn check_password(password: &Secret) -> Result<(), String> {
+pub fn check_password(password: &Secret) -> Result<(), InvalidAccess> {
     if password.entropy_bits_max() < PASSWORD_ENTROPY_BITS_MIN {
         return Err("too short, or too few different characters: take ten or more".into());
     }
     if password.expose().len() > PASSWORD_BYTES_MAX {
-        return Err(format!("longer than {PASSWORD_BYTES_MAX} bytes"));
+        return Err(format!("longer than {PASSWORD_BYTES_MAX} bytes").into());
     }
     Ok(())
 }

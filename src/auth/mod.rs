@@ -12,6 +12,7 @@ mod action;
 mod caller;
 mod directory;
 mod flight;
+mod invalid;
 mod jwk;
 mod lease;
 mod logins;
@@ -36,6 +37,7 @@ pub use accounts::Accounts;
 pub use action::Action;
 pub use caller::{Caller, Grant, Narrowed};
 pub use directory::{Directory, DirectoryError, MachineToken, check_password};
+pub use invalid::InvalidAccess;
 pub use oidc::{DOCUMENT_BYTES_MAX, Document, IssuerRules, Issuers, JwksSource};
 pub use outbound::Outbound;
 pub use password::{

@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 use url::{Host, Url};
 
 use super::flight::Flights;
+use super::invalid::InvalidAccess;
 use super::jwk::{PublicKey, parse_keys};
 use super::pattern::matches;
 use super::{Refusal, Secret};
@@ -94,15 +95,15 @@ struct Rule {
 }
 
 impl FromStr for IssuerRules {
-    type Err = String;
+    type Err = InvalidAccess;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, InvalidAccess> {
         let lines = text.lines().map(|line| if line.trim_start().starts_with('#') { "" } else { line });
         let texts = lines.flat_map(|line| line.split(';')).map(str::trim).filter(|rule| !rule.is_empty());
         let rules = texts.map(|text| parse_rule(text).map_err(|why| format!("rule {text:?}: {why}")));
         let rules = rules.collect::<Result<Vec<_>, _>>()?;
         if rules.len() > RULES_MAX {
-            return Err(format!("there are more than {RULES_MAX} rules"));
+            return Err(format!("there are more than {RULES_MAX} rules").into());
         }
         Ok(Self { rules, key_hosts: Vec::new() })
     }
@@ -114,9 +115,9 @@ impl IssuerRules {
     ///
     /// # Errors
     /// The text names the word that is not a host.
-    pub fn with_key_hosts(mut self, hosts: &str) -> Result<Self, String> {
+    pub fn with_key_hosts(mut self, hosts: &str) -> Result<Self, InvalidAccess> {
         for word in hosts.split([',', ' ', '\n']).map(str::trim).filter(|word| !word.is_empty()) {
-            let wrong = || format!("{word:?} is not a host, or a host with a port");
+            let wrong = || InvalidAccess::from(format!("{word:?} is not a host, or a host with a port"));
             let url = parse_source(&format!("https://{word}")).map_err(|_| wrong())?;
             if url.path() != "/" {
                 return Err(wrong());
@@ -127,7 +128,7 @@ impl IssuerRules {
     }
 }
 
-fn parse_rule(text: &str) -> Result<Rule, String> {
+fn parse_rule(text: &str) -> Result<Rule, InvalidAccess> {
     let mut words = text.split_whitespace();
     let (Some(name), Some(issuer), Some(audience)) = (words.next(), words.next(), words.next()) else {
         return Err("want NAME ISSUER AUDIENCE CLAIM=PATTERN…".into());

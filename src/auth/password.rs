@@ -9,6 +9,7 @@ use base64ct::{Base64Bcrypt, Encoding as _};
 use subtle::ConstantTimeEq as _;
 
 use super::Secret;
+use super::invalid::InvalidAccess;
 
 /// The highest bcrypt cost that a hash may ask for (a logarithm: 14 takes about a second).
 const BCRYPT_COST_MAX: u32 = 14;
@@ -178,7 +179,7 @@ impl fmt::Debug for PasswordHash {
 ///
 /// # Errors
 /// The text names the user or the line that is wrong, and nothing of the hash.
-pub fn parse_htpasswd(text: &str) -> Result<Vec<(String, PasswordHash)>, String> {
+pub fn parse_htpasswd(text: &str) -> Result<Vec<(String, PasswordHash)>, InvalidAccess> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let users = lines.enumerate().map(|(index, line)| {
         let (user, hash) = line.split_once(':').ok_or(format!("line {}: want user:hash", index + 1))?;
@@ -196,13 +197,15 @@ pub const USER_NAME_BYTES_MAX: usize = 64;
 ///
 /// # Errors
 /// The text says which names are valid.
-pub fn check_user_name(name: &str) -> Result<(), &'static str> {
+pub fn check_user_name(name: &str) -> Result<(), InvalidAccess> {
     let known = |b: u8| b.is_ascii_alphanumeric() || b"._-@+".contains(&b);
     if name.is_empty() || name.len() > USER_NAME_BYTES_MAX || !name.bytes().all(known) {
-        return Err("a user's name is 1 to 64 letters, digits and . _ - @ +");
+        return Err("a user's name is 1 to 64 letters, digits and . _ - @ +".into());
     }
     if [super::policy::ANONYMOUS, super::policy::AUTHENTICATED].contains(&name) {
-        return Err("anonymous and authenticated are no users but everybody and every user");
+        return Err(
+            "anonymous means everybody and authenticated means every user, so neither is the name of a user".into()
+        );
     }
     Ok(())
 }
@@ -261,7 +264,7 @@ mod tests {
             ("anonymous:x", "line 1: anonymous"),
         ] {
             let error = parse_htpasswd(line).unwrap_err();
-            assert!(error.contains(expected) && !error.contains("hunter2"), "{error}");
+            assert!(error.to_string().contains(expected) && !error.to_string().contains("hunter2"), "{error}");
         }
     }
 }

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_name_can_be_is_no_pattern() {
+    fn a_text_that_no_name_can_match_is_no_pattern() {
         for text in ["", "Team", "a b", "a:b", "***", "é", "a!"] {
             assert_eq!(text.parse::<Pattern>(), Err(PatternError), "{text}");
         }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use super::action::Action;
 use super::caller::{Caller, Grant};
+use super::invalid::InvalidAccess;
 use super::pattern::Pattern;
 use super::{Attempt, Authority, Refusal};
 
@@ -50,7 +51,7 @@ pub struct PolicyError {
     /// The rule that cannot be read.
     pub rule: String,
     /// The reason.
-    pub why: String,
+    pub why: InvalidAccess,
 }
 
 impl Policy {
@@ -120,13 +121,13 @@ impl FromStr for Policy {
         let rules = rules.collect::<Result<Vec<_>, _>>()?;
         if rules.len() > RULES_MAX {
             let rule = rules[RULES_MAX].who.join(",");
-            return Err(PolicyError { rule, why: format!("there are more than {RULES_MAX} rules") });
+            return Err(PolicyError { rule, why: format!("there are more than {RULES_MAX} rules").into() });
         }
         Ok(Self { rules })
     }
 }
 
-fn parse_rule(text: &str) -> Result<Rule, String> {
+fn parse_rule(text: &str) -> Result<Rule, InvalidAccess> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let [who, repositories, actions] = words[..] else {
         return Err("want WHO REPOSITORIES ACTIONS, as in: alice team/** pull,push".into());
@@ -139,7 +140,7 @@ fn parse_rule(text: &str) -> Result<Rule, String> {
 }
 
 /// Parses a pattern and actions, as in `team/** pull,push`.
-pub(super) fn parse_grant(repositories: &str, actions: &str) -> Result<Grant, String> {
+pub(super) fn parse_grant(repositories: &str, actions: &str) -> Result<Grant, InvalidAccess> {
     let repositories = repositories.parse::<Pattern>().map_err(|error| error.to_string())?;
     let mut granted = Vec::new();
     for word in actions.split(',') {
@@ -147,7 +148,7 @@ pub(super) fn parse_grant(repositories: &str, actions: &str) -> Result<Grant, St
             ("all", _) => granted.extend(Action::ALL),
             ("pull", _) => granted.extend([Action::List, Action::Pull]),
             (_, Some(action)) => granted.push(action),
-            (_, None) => return Err(format!("{word:?} is not one of pull, push, delete, admin, all")),
+            (_, None) => return Err(format!("{word:?} is not one of pull, push, delete, admin, all").into()),
         }
     }
     Ok(Grant { repositories, actions: granted })

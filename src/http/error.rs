@@ -200,7 +200,9 @@ impl Error {
             }
             Self::TokenRequest(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why),
             Self::Body(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why.to_string()),
-            Self::Directory(DirectoryError::Invalid(why)) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why),
+            Self::Directory(DirectoryError::Invalid(why)) => {
+                error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why.to_string())
+            }
             Self::Directory(DirectoryError::Store(why)) => of_registry(&why.into(), head),
             Self::UnknownCoding => error(
                 StatusCode::NOT_IMPLEMENTED,

@@ -206,7 +206,7 @@ fn a_body_that_stalls_is_cut_off_and_one_that_trickles_is_not() {
                 let (status, text) = heard(raw(address, begun.as_bytes()));
                 let wanted = if target.ends_with('-') { 400 } else { 408 };
                 assert_eq!(status, Some(wanted), "{method} {target}: {text}");
-                assert!(wanted == 400 || text.contains("nothing of it came for 1 seconds"), "{text}");
+                assert!(wanted == 400 || text.contains("sent nothing of the body for 1 seconds"), "{text}");
                 // The upload continues at the offset where the body stalled.
                 let expected = if is_upload { 5 } else { 0 };
                 assert_eq!(session.offset().await, expected, "{method} {target} {framing:?}");

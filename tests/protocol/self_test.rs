@@ -100,7 +100,7 @@ fn broken_expectations_fail() {
 }
 
 #[test]
-fn what_holds_always_is_checked() {
+fn general_rules_are_checked_for_every_answer() {
     fails("> GET /bare\n< 200", "Docker-Distribution-API-Version");
     fails("> HEAD /unmeasured\n< 200", "a HEAD with Content-Length");
     fails("> GET /unmeasured\n< 200", "Content-Length: 5");
@@ -135,7 +135,7 @@ fn variables_and_captures() {
 }
 
 #[test]
-fn what_is_written_wrongly_does_not_parse() {
+fn a_malformed_transcript_does_not_parse() {
     for (text, message) in [
         ("> GET /", "t.txt:1: no status is expected"),
         ("\n< 200", "t.txt:2: a reply without a request"),

@@ -130,7 +130,7 @@ fn nothing_is_lost_and_nothing_is_left() {
 }
 
 #[test]
-fn one_seed_gives_one_story() {
+fn the_same_seed_gives_the_same_run() {
     for seed in 0..20 {
         let [one, other] = [run(seed, false), run(seed, true)];
         assert_eq!((one.hash, one.steps), (other.hash, other.steps), "seed {seed}");

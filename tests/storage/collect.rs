@@ -231,7 +231,7 @@ fn layers_that_need_not_be_here_but_are_stay() {
 }
 
 #[test]
-fn what_manifests_of_every_type_name_stays() {
+fn digests_in_manifests_of_every_type_stay() {
     let digest_of = |world: &World, content: &str| world.blob(content)["digest"].as_str().unwrap().to_owned();
     for kind in ["application/vnd.oci.artifact.manifest.v1+json", "application/vnd.cncf.oras.artifact.manifest.v1+json"]
     {
@@ -412,7 +412,7 @@ fn nothing_is_left_by_small_steps() {
 }
 
 #[test]
-fn what_is_in_use_is_kept() {
+fn content_in_use_is_kept() {
     let world = World::in_memory();
     populate(&world);
     let (one, signed) = (digest(image(&world.blob("one")).to_string().as_bytes()), world.image(Some("v2"), "signed"));

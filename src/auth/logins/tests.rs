@@ -256,7 +256,7 @@ fn somebody_elses_guesses_do_not_keep_a_user_out() {
 }
 
 #[test]
-fn where_no_address_is_known_a_user_waits_for_ten_seconds_at_most() {
+fn a_user_without_a_known_address_waits_for_ten_seconds_at_most() {
     let site = Site::new(false);
     for _ in 0..60 {
         let _ = site.try_once("wrong", None);

@@ -183,7 +183,7 @@ fn a_token_of_an_rsa_key() {
 }
 
 #[test]
-fn what_is_not_right_is_nobodys() {
+fn an_invalid_token_has_no_caller() {
     let world = World::new();
     let seconds = NOW_MS / 1000;
     for (what, change_header, name, value) in [
@@ -290,7 +290,7 @@ fn one_fetch_serves_all_and_outlives_its_requester() {
 }
 
 #[test]
-fn where_requests_cannot_share_no_request_spoils_anothers_login() {
+fn without_shared_work_no_request_spoils_the_login_of_another() {
     let world = World::new();
     let token = Secret::new(world.sign(&header(), &claims()));
     world.issuer.gate.closed.store(true, Ordering::SeqCst);
@@ -390,6 +390,6 @@ fn rules_that_let_everybody_in_are_refused() {
         ("a:b https://issuer.example registry sub=x", "a user's name"),
     ] {
         let error = text.parse::<IssuerRules>().unwrap_err();
-        assert!(error.contains(expected), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
     }
 }

@@ -70,7 +70,7 @@ fn a_token_is_the_caller_in_writing() {
 }
 
 #[test]
-fn what_is_expired_or_not_yet_good_is_refused() {
+fn expired_and_early_tokens_are_refused() {
     let (tokens, clock) = tokens("here");
     let text = block_on(tokens.sign(&alice())).unwrap().text.expose().to_owned();
     for (ms, expected) in [(0, true), (LIFETIME_MS - 1000, true), (LIFETIME_MS, false), (LIFETIME_MS * 100, false)] {
@@ -82,7 +82,7 @@ fn what_is_expired_or_not_yet_good_is_refused() {
 }
 
 #[test]
-fn what_is_not_signed_by_us_for_us_is_refused() {
+fn tokens_of_other_signers_and_for_other_registries_are_refused() {
     let (tokens, _) = tokens("here");
     let (header, claims) = parts(&tokens);
     assert!(verify(&tokens, forge(&tokens, &header, &claims)).is_some(), "the forger works");

@@ -13,7 +13,7 @@ use crate::platform::{Body, ClientPace, Platform};
 use crate::store::Error;
 
 /// The piece size for a client that may be slow, in bytes.
-const PIECE_BYTES: usize = 32 * 1024;
+const PIECE_BYTES: usize = 16 * 1024;
 /// The piece size for a client that keeps up, in bytes.
 const LARGE_PIECE_BYTES: usize = 256 * 1024;
 
