@@ -13,9 +13,9 @@ use eyot::host::settings::{Host as SettingHost, all_settings};
 
 use crate::support::host::{self, Host, Kind};
 
-/// A variable of Spin's manifest that is not a setting of eyot: the host to which the component may
-/// send requests.
-const MANIFEST_ONLY: &str = "oidc_host";
+/// The variables of Spin's manifest that are not settings of eyot: the hosts to which the component
+/// may send requests.
+const MANIFEST_ONLY: [&str; 4] = ["oidc_host", "upstream_host", "upstream_token_host", "upstream_content_host"];
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -46,7 +46,9 @@ fn spins_manifest_has_the_settings_of_components() {
     let settings: BTreeSet<String> = of_components().map(str::to_owned).collect();
     assert_eq!(names_in("component.eyot.variables"), settings);
     let mut variables = names_in("variables");
-    assert!(variables.remove(MANIFEST_ONLY));
+    for name in MANIFEST_ONLY {
+        assert!(variables.remove(name), "{name}");
+    }
     assert_eq!(variables, settings);
     let manifest = fs::read_to_string(Path::new(ROOT).join("spin.toml")).expect("the manifest");
     assert!(manifest.contains("\nkeys = { default = \"spin-sqlite\" }\n"));
