@@ -109,7 +109,7 @@ async fn https_needs_an_authority_that_is_trusted() {
         (&right, &untrusted, Some(&[&right, "s3_endpoint", "UnknownIssuer", "SSL_CERT_FILE"])),
         (&right, &missing, Some(&[&right, "missing.pem", "No such file", "SSL_CERT_FILE"])),
         (&wrong_name, &trusted, Some(&[&wrong_name, "certificate not valid for name \"localhost\"", "127.0.0.1"])),
-        (&no_tls, &trusted, Some(&[&no_tls, "s3_endpoint", "no TLS"])),
+        (&no_tls, &trusted, Some(&[&no_tls, "s3_endpoint", "did not speak TLS"])),
         // An endpoint without TLS needs no certificates, and a small container has no certificate
         // file.
         (&plain, &missing, None),
