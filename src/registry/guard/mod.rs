@@ -37,9 +37,10 @@ pub(super) const PUSH_TRIES_MAX: usize = 4;
 /// When a push protects its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effort {
-    /// Only while a round is under way: the first try.
+    /// Only while a round is under way: the first try of a small manifest.
     WhenActive,
-    /// In any case: a try after a round has begun or ended during the try before.
+    /// In any case: the first try of a large manifest, and a try after a round has begun or ended
+    /// during the try before.
     Always,
 }
 

@@ -98,7 +98,11 @@ impl ManifestStorage {
 
     async fn try_store_protected(&self, push: &Push<'_>, tags: &[&Tag]) -> Result<Deadline> {
         let reverse_entries = push.reverse_entries(tags);
-        let (mut effort, mut stored): (_, Option<Deadline>) = (Effort::WhenActive, None);
+        // A large manifest has two keys: the content, which is written first, and the fact. A round
+        // that begins between the two writes could collect the content before a crash of the push,
+        // and the fact would then lead nowhere. The first try therefore protects the keys already.
+        let first = if self.is_large(push) { Effort::Always } else { Effort::WhenActive };
+        let (mut effort, mut stored): (_, Option<Deadline>) = (first, None);
         for _ in 0..PUSH_TRIES_MAX {
             let (keys, protection) = match self.protect_references(push, &reverse_entries, effort).await {
                 Ok(protected) => protected,
