@@ -39,7 +39,7 @@ impl Accounts {
     /// If the name is invalid, or the password is certainly too weak or too long. The text gives
     /// the reason, without the password.
     pub fn with_user(self, name: impl Into<String>, password: Secret) -> Result<Self, InvalidAccess> {
-        check_password(&password).map_err(|why| format!("the password is {why}"))?;
+        check_password(&password)?;
         self.with_local_user(name, password)
     }
 

@@ -212,13 +212,13 @@ impl MachineToken {
 /// Refuses passwords that are certainly too weak, or too long to be hashed.
 ///
 /// # Errors
-/// The text completes the sentence "the password is …", and holds nothing of the password.
+/// The text gives the reason, and holds nothing of the password.
 pub fn check_password(password: &Secret) -> Result<(), InvalidAccess> {
     if password.entropy_bits_max() < PASSWORD_ENTROPY_BITS_MIN {
-        return Err("too short, or too few different characters: take ten or more".into());
+        return Err("the password is too short, or has too few different characters: take ten or more".into());
     }
     if password.expose().len() > PASSWORD_BYTES_MAX {
-        return Err(format!("longer than {PASSWORD_BYTES_MAX} bytes").into());
+        return Err(format!("the password is longer than {PASSWORD_BYTES_MAX} bytes").into());
     }
     Ok(())
 }

@@ -88,7 +88,7 @@ impl AccessConfig {
             && let Err(why) = check_password(password)
         {
             tracing::warn!(
-                "setting auth_password: {why}; the password is accepted because only this machine reaches the registry"
+                "setting auth_password: {why}. This password is accepted because only this machine reaches the registry"
             );
         }
         match &self.users {
