@@ -214,7 +214,8 @@ impl BlobStore for FileBlobStore {
         unblock(move || {
             let Some(()) = disk::remove_file(&path).map_err(stays)? else { return Ok(()) };
             let parent = path.parent().unwrap_or(&folder.blobs);
-            disk::sync_folder(parent)?;
+            // Another removal may have removed the folder since.
+            absent_is_none(disk::sync_folder(parent))?;
             // Removing the folder fails while the folder holds other content.
             let _ = disk::remove_folder(parent);
             Ok(())
