@@ -505,3 +505,39 @@ fn write_pieces(mut file: File, path: &Path, offset: u64, pieces: &[Bytes]) -> i
     }
     Ok(file)
 }
+
+#[cfg(all(test, not(target_family = "wasm")))]
+mod tests {
+    use std::fs;
+    use std::sync::Barrier;
+
+    use futures_executor::block_on;
+
+    use super::*;
+    use crate::oci::Algorithm;
+    use crate::platform::SystemPlatform;
+
+    #[test]
+    fn removals_that_empty_one_folder_do_not_fail_each_other() {
+        let root = tempfile::tempdir().unwrap();
+        let store = FileBlobStore::open(root.path(), Arc::new(SystemPlatform)).unwrap();
+        let digest = Algorithm::Sha256.digest(b"content");
+        for _ in 0..300 {
+            let names: Vec<String> = (0..4).map(|_| format!("ab{}!{digest}", &SystemPlatform.uuid()[2..])).collect();
+            for name in &names {
+                let path = store.folder.path_of(name).unwrap();
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, "content").unwrap();
+            }
+            let start = Barrier::new(names.len());
+            std::thread::scope(|scope| {
+                for name in &names {
+                    scope.spawn(|| {
+                        start.wait();
+                        block_on(store.remove(name)).unwrap();
+                    });
+                }
+            });
+        }
+    }
+}
