@@ -81,21 +81,22 @@ fn a_request_of_http_1_1_names_one_host() {
     });
 }
 
+/// A registry with one user, on loopback.
+const WITH_A_USER: [(&str, &str); 4] =
+    [("AUTH_MODE", "write_only"), ("AUTH_USER", "gate"), ("AUTH_PASSWORD", "secret"), ("LISTEN_ADDRESS", "127.0.0.1")];
+
+/// Sends a login. Returns the status and the answer.
+fn log_in(address: SocketAddr, user: &str, password: &str) -> (Option<u16>, String) {
+    let credentials = Base64::encode_string(format!("{user}:{password}").as_bytes());
+    let head = "GET /v2/ HTTP/1.1\r\nHost: eyot\r\nConnection: close\r\n";
+    heard(raw(address, format!("{head}Authorization: Basic {credentials}\r\n\r\n").as_bytes()))
+}
+
 /// Each guess of a password is counted, even among many concurrent guesses.
 fn guesses(kind: Kind) {
-    let settings = [
-        ("AUTH_MODE", "write_only"),
-        ("AUTH_USER", "gate"),
-        ("AUTH_PASSWORD", "secret"),
-        ("LISTEN_ADDRESS", "127.0.0.1"),
-    ];
-    on(kind, &settings, async |host| {
+    on(kind, &WITH_A_USER, async |host| {
         let address = host.client.address;
-        let guess = move |number: usize| {
-            let credentials = Base64::encode_string(format!("gate:guess {number}").as_bytes());
-            let head = "GET /v2/ HTTP/1.1\r\nHost: eyot\r\nConnection: close\r\n";
-            heard(raw(address, format!("{head}Authorization: Basic {credentials}\r\n\r\n").as_bytes()))
-        };
+        let guess = move |number: usize| log_in(address, "gate", &format!("guess {number}"));
         let begun = Instant::now();
         let guesses: Vec<_> = (0..100).map(|number| std::thread::spawn(move || guess(number))).collect();
         let answers: Vec<_> = guesses.into_iter().map(|guess| guess.join().expect("an answer")).collect();
@@ -113,19 +114,9 @@ fn guesses(kind: Kind) {
 /// Logins of many users at once hash in few instances, so that few instances keep the memory of
 /// hashes.
 fn crowd_of_logins(kind: Kind) {
-    let settings = [
-        ("AUTH_MODE", "write_only"),
-        ("AUTH_USER", "gate"),
-        ("AUTH_PASSWORD", "secret"),
-        ("LISTEN_ADDRESS", "127.0.0.1"),
-    ];
-    on(kind, &settings, async |host| {
+    on(kind, &WITH_A_USER, async |host| {
         let address = host.client.address;
-        let log_in = move |number: usize| {
-            let credentials = Base64::encode_string(format!("user{number}:guess").as_bytes());
-            let head = "GET /v2/ HTTP/1.1\r\nHost: eyot\r\nConnection: close\r\n";
-            heard(raw(address, format!("{head}Authorization: Basic {credentials}\r\n\r\n").as_bytes()))
-        };
+        let log_in = move |number: usize| log_in(address, &format!("user{number}"), "guess");
         // The first request compiles the component, which needs more memory than serving.
         assert_eq!(log_in(0).0, Some(401));
         let memory = host.memory();
