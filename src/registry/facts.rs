@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Result;
 use super::layout::Key;
-use super::limits::CALLS_AT_ONCE_MAX;
+use super::limits::{CALLS_AT_ONCE_MAX, CALLS_PREPARED_MAX};
 use crate::oci::Digest;
 use crate::oci::digest::HasherState;
 use crate::store::{self, KeyValue, Location, Stage, Version, When};
@@ -110,16 +110,21 @@ impl Facts {
     }
 
     /// For each of `keys`, in order, whether the key exists.
-    pub(super) async fn are_there(&self, keys: Vec<Key>) -> Result<Vec<bool>> {
-        let reads = keys.into_iter().map(|key| async move {
-            match self.keys.get(&key).await {
-                // A key with a damaged value exists.
-                Err(store::Error::Corrupt(_)) => Ok(true),
-                entry => entry.map(|entry| entry.is_some()),
-            }
-        });
-        let reads: Vec<_> = reads.collect();
-        Ok(stream::iter(reads).buffered(CALLS_AT_ONCE_MAX).try_collect().await?)
+    pub(super) async fn are_there(&self, keys: &[Key]) -> Result<Vec<bool>> {
+        let mut are_there = Vec::with_capacity(keys.len());
+        for chunk in keys.chunks(CALLS_PREPARED_MAX) {
+            let reads = chunk.iter().map(|key| async move {
+                match self.keys.get(key).await {
+                    // A key with a damaged value exists.
+                    Err(store::Error::Corrupt(_)) => Ok(true),
+                    entry => entry.map(|entry| entry.is_some()),
+                }
+            });
+            let reads: Vec<_> = reads.collect();
+            let found: Vec<_> = stream::iter(reads).buffered(CALLS_AT_ONCE_MAX).try_collect().await?;
+            are_there.extend(found);
+        }
+        Ok(are_there)
     }
 
     pub(super) async fn store<T: Serialize>(&self, key: &str, fact: &T, when: When) -> Result<()> {

@@ -162,6 +162,10 @@ pub(super) const NESTED_READS_AT_ONCE_MAX: usize = 4;
 /// How many storage calls one request makes at once.
 pub(super) const CALLS_AT_ONCE_MAX: usize = 16;
 
+/// How many storage calls one request prepares at once. A manifest can name 20,000 digests, and a
+/// prepared call takes many times the memory of its key.
+pub(super) const CALLS_PREPARED_MAX: usize = 256;
+
 /// How many listings of the store one page of a list may make in search of names that the caller
 /// may see.
 pub(super) const LISTS_PER_PAGE_MAX: usize = 10;

@@ -39,11 +39,20 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Runs `work` and returns its result with the peak number of bytes that `work` had allocated at
-/// one time on this thread.
-pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, u64) {
+/// Bytes that a piece of work had allocated on this thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Allocated {
+    /// The largest number of bytes at one time.
+    pub peak: u64,
+    /// The bytes that were still allocated at the end, such as the entries of a store in memory.
+    pub left: u64,
+}
+
+/// Runs `work` and returns its result with the memory that `work` had allocated on this thread.
+pub fn of<T>(work: impl FnOnce() -> T) -> (T, Allocated) {
     let before = NOW.get();
     PEAK.set(before);
     let result = work();
-    (result, (PEAK.get() - before).max(0) as u64)
+    let since = |bytes: isize| (bytes - before).max(0) as u64;
+    (result, Allocated { peak: since(PEAK.get()), left: since(NOW.get()) })
 }

@@ -74,7 +74,7 @@ impl Collector<'_> {
             }
         }
         // A child with a media type that the registry does not know may be stored as a manifest.
-        let exist = self.collection.facts.are_there(missing).await?;
+        let exist = self.collection.facts.are_there(&missing).await?;
         let missing = names.into_iter().zip(exist).filter(|(_, exists)| !exists);
         missing.for_each(|(name, _)| self.cursor.report.missing_blobs.add(name));
         if !more {

@@ -22,8 +22,8 @@ impl Collector<'_> {
         let after = self.cursor.after.clone();
         let (keys, more) = self.page(&self.keys_of(kind)).await?;
         let manifests = self.keys_of(Kind::Manifest);
-        let manifests = keys.iter().map(|key| manifests.key(key.digest())).collect();
-        let exist = self.collection.facts.are_there(manifests).await?;
+        let manifests: Vec<_> = keys.iter().map(|key| manifests.key(key.digest())).collect();
+        let exist = self.collection.facts.are_there(&manifests).await?;
         let candidates = keys.into_iter().zip(exist).map(|(key, exists)| Candidate::key(key, exists)).collect();
         self.collect_leftovers(after, candidates, more, then).await
     }

@@ -19,7 +19,7 @@ impl Collector<'_> {
         let condemned = Collectable::condemned_keys();
         let (condemnations, more) = self.page(&condemned).await?;
         let keys: Vec<Key> = condemnations.iter().map(|key| Key::listed(condemned.rest(key).to_owned())).collect();
-        let exist = self.collection.facts.are_there(keys.clone()).await?;
+        let exist = self.collection.facts.are_there(&keys).await?;
         for (key, _) in keys.into_iter().zip(exist).filter(|(_, exists)| !exists) {
             self.forget_condemnation(&Collectable::Key(key)).await?;
         }

@@ -25,7 +25,7 @@ pub(super) use window::{Deadline, Window};
 
 use super::facts::Facts;
 use super::layout::Key;
-use super::limits::{CALLS_AT_ONCE_MAX, PROTECTION_MS, RIGHT_OF_WAY_MS};
+use super::limits::{CALLS_AT_ONCE_MAX, CALLS_PREPARED_MAX, PROTECTION_MS, RIGHT_OF_WAY_MS};
 use super::{Error, Result, layout};
 use crate::platform::Platform;
 use crate::store::When;
@@ -37,10 +37,10 @@ pub(super) const PUSH_TRIES_MAX: usize = 4;
 /// When a push protects its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effort {
-    /// Only while a round is under way: the first try of a small manifest.
+    /// Only while a round is under way: the first try.
     WhenActive,
-    /// In any case: the first try of a large manifest, and a try after a round has begun or ended
-    /// during the try before.
+    /// In any case: a try after a round has begun or ended during the try before, and the content of
+    /// a large manifest.
     Always,
 }
 
@@ -94,12 +94,14 @@ impl CollectionGuard {
 
     async fn write_protections(&self, push: &str, keys: &[Key], round: u64) -> Result<Deadline> {
         let since_ms = self.platform.now_ms();
-        let writes = keys.iter().map(|key| async move {
-            let fact = ProtectionFact { round, since_ms };
-            self.facts.store(&layout::protection(key, push), &fact, When::Always).await
-        });
-        let writes: Vec<_> = writes.collect();
-        stream::iter(writes).buffer_unordered(CALLS_AT_ONCE_MAX).try_collect::<()>().await?;
+        for chunk in keys.chunks(CALLS_PREPARED_MAX) {
+            let writes = chunk.iter().map(|key| async move {
+                let fact = ProtectionFact { round, since_ms };
+                self.facts.store(&layout::protection(key, push), &fact, When::Always).await
+            });
+            let writes: Vec<_> = writes.collect();
+            stream::iter(writes).buffer_unordered(CALLS_AT_ONCE_MAX).try_collect::<()>().await?;
+        }
         Ok(Window::new(since_ms, PROTECTION_MS).deadline())
     }
 

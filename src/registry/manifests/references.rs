@@ -79,7 +79,8 @@ impl References {
         digests: BTreeSet<&'a Digest>,
         key: impl Fn(&Digest) -> Key,
     ) -> Result<BTreeSet<&'a Digest>> {
-        let exist = self.facts.are_there(digests.iter().map(|digest| key(digest)).collect()).await?;
+        let keys: Vec<_> = digests.iter().map(|digest| key(digest)).collect();
+        let exist = self.facts.are_there(&keys).await?;
         Ok(digests.into_iter().zip(exist).filter(|(_, exists)| !exists).map(|(digest, _)| digest).collect())
     }
 

@@ -98,11 +98,7 @@ impl ManifestStorage {
 
     async fn try_store_protected(&self, push: &Push<'_>, tags: &[&Tag]) -> Result<Deadline> {
         let reverse_entries = push.reverse_entries(tags);
-        // A large manifest has two keys: the content, which is written first, and the fact. A round
-        // that begins between the two writes could collect the content before a crash of the push,
-        // and the fact would then lead nowhere. The first try therefore protects the keys already.
-        let first = if self.is_large(push) { Effort::Always } else { Effort::WhenActive };
-        let (mut effort, mut stored): (_, Option<Deadline>) = (first, None);
+        let (mut effort, mut stored): (_, Option<Deadline>) = (Effort::WhenActive, None);
         for _ in 0..PUSH_TRIES_MAX {
             let (keys, protection) = match self.protect_references(push, &reverse_entries, effort).await {
                 Ok(protected) => protected,
@@ -151,6 +147,14 @@ impl ManifestStorage {
         let mut nested = Nested::default();
         let mut keys = push.protected_keys(&nested.digests, reverse_entries);
         let mut protection = self.guard.protect(&push.name(), &keys, effort).await?;
+        if !protection.is_protected() && self.is_large(push) {
+            // A large manifest has two keys: the content, which is written first, and the fact. A
+            // round that begins between the two writes could collect the content before a crash of
+            // the push, and the fact would then lead nowhere. Protect the content alone: a fact
+            // that names other missing content is reported, and a later push mends that.
+            let large = [layout::large(push.repository, &push.descriptor.digest)];
+            self.guard.protect(&push.name(), &large, Effort::Always).await?;
+        }
         if protection.is_protected() {
             nested = self.references.nested(push.repository, push.manifest).await?;
             if !nested.digests.is_empty() {
@@ -164,7 +168,7 @@ impl ManifestStorage {
 
     /// Whether all keys that a push has written still exist, now that the push protects the keys.
     async fn is_stored(&self, push: &Push<'_>, reverse_entries: &[Key]) -> Result<bool> {
-        if self.facts.are_there(push.written_keys(reverse_entries)).await?.contains(&false) {
+        if self.facts.are_there(&push.written_keys(reverse_entries)).await?.contains(&false) {
             return Ok(false);
         }
         if !self.is_large(push) {
