@@ -31,7 +31,7 @@ use http::{Method, Request, Response};
 use tracing::Instrument as _;
 
 use crate::auth::{Access, Seal};
-use crate::mirror::Mirrors;
+use crate::mirror::{Mirrors, UpstreamFinding};
 use crate::platform::Body;
 use crate::registry::Registry;
 
@@ -104,6 +104,14 @@ impl Handler {
     /// The upstreams whose repositories are pulled through this registry; none by default.
     pub fn with_mirrors(self, mirrors: Mirrors) -> Self {
         Self { mirrors: Some(mirrors), ..self }
+    }
+
+    /// Tries whether each upstream answers and takes its login.
+    pub async fn check_upstreams(&self) -> Vec<UpstreamFinding> {
+        match &self.mirrors {
+            Some(mirrors) => mirrors.check().await,
+            None => Vec::new(),
+        }
     }
 
     /// The URL by which clients reach the registry (`https://registry.example`). Clients are sent

@@ -11,6 +11,7 @@
 //! first fills, and other requests stream through without storing.
 
 mod blobs;
+mod checks;
 mod counters;
 mod error;
 mod facts;
@@ -26,6 +27,7 @@ mod trouble;
 use std::sync::Arc;
 
 pub use blobs::{BlobRange, BlobSource, MirroredBlob, ServedRange};
+pub use checks::UpstreamFinding;
 pub use counters::Counts;
 pub use error::{Error, Result};
 pub use lists::Listed;

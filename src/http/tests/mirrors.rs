@@ -248,6 +248,18 @@ fn a_client_is_sent_where_the_upstream_redirects() {
 }
 
 #[test]
+fn an_administrator_checks_the_upstreams() {
+    let setup = Setup::with("anonymous ** all", "docker.io https://docker.io; q https://q.example");
+    let response = setup.send(Request::post("/v2/_eyot/check"));
+    assert_eq!(response.status(), StatusCode::OK);
+    let found: serde_json::Value = serde_json::from_str(&text(response)).unwrap();
+    let upstreams = &found["upstreams"];
+    assert_eq!((&upstreams[0]["upstream"], &upstreams[0]["verdict"]), (&"docker.io".into(), &"broken".into()));
+    assert!(upstreams[0]["means"].as_str().unwrap().contains("https://registry-1.docker.io/v2/ is no registry"));
+    assert_eq!(upstreams[1]["upstream"], "q");
+}
+
+#[test]
 fn a_push_does_not_take_a_blob_of_the_default_upstream_for_its_own() {
     let setup = Setup::new("anonymous ** all");
     let path = format!("library/app/blobs/{}", blob_digest());
