@@ -35,7 +35,7 @@ use http::{Method, Request, Response};
 use tracing::Instrument as _;
 
 use crate::auth::{Access, Seal};
-use crate::mirror::Mirrors;
+use crate::mirror::{Mirrors, UpstreamFinding};
 use crate::platform::Body;
 use crate::registry::Registry;
 
@@ -143,6 +143,14 @@ impl Handler {
     /// If `path` is not an absolute path. The text says which form is allowed.
     pub fn with_path_prefix(self, path: &str) -> Result<Self, &'static str> {
         Ok(Self { prefix: PathPrefix::new(path)?, ..self })
+    }
+
+    /// Tries whether each upstream answers and takes its login.
+    pub async fn check_upstreams(&self) -> Vec<UpstreamFinding> {
+        match &self.mirrors {
+            Some(mirrors) => mirrors.check().await,
+            None => Vec::new(),
+        }
     }
 
     /// The URL by which clients reach the registry (`https://registry.example`). Clients are sent
