@@ -148,7 +148,7 @@ impl Operation for DeleteBlob {
     }
 
     fn change(&self) -> Option<Change> {
-        Some(Change::of_repository("delete-blob", &self.repository).with("digest", &self.digest))
+        Some(Change::of_repository("delete-blob", &self.repository).with_digest(&self.digest))
     }
 
     async fn perform(self: Box<Self>, handler: &Handler, call: Call<'_>) -> Result<Reply, Error> {
