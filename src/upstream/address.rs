@@ -146,14 +146,18 @@ impl Upstream {
     /// Whether tokens may be requested at `realm`: on the upstream's own host, in the same parent
     /// domain, or on a host that the operator has named.
     pub(super) fn trusts_realm(&self, realm: &Url) -> bool {
-        let (Some(Host::Domain(own)), Some(Host::Domain(other))) = (self.url.host(), realm.host()) else {
-            return self.is_safe(realm) && self.url.host() == realm.host();
+        let is_named = self.realm_hosts.iter().any(|host| realm.host_str() == Some(host));
+        self.is_safe(realm) && (is_named || self.is_related(realm))
+    }
+
+    /// Whether `url` is on the upstream's own host or in the same parent domain.
+    fn is_related(&self, url: &Url) -> bool {
+        let (Some(Host::Domain(own)), Some(Host::Domain(other))) = (self.url.host(), url.host()) else {
+            return self.url.host() == url.host();
         };
         let is_below = |domain: &str| other.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
         let parent = own.split_once('.').map(|(_, parent)| parent).filter(|parent| parent.contains('.'));
-        let is_related =
-            other == own || is_below(own) || parent.is_some_and(|parent| other == parent || is_below(parent));
-        self.is_safe(realm) && (is_related || self.realm_hosts.iter().any(|host| host == other))
+        other == own || is_below(own) || parent.is_some_and(|parent| other == parent || is_below(parent))
     }
 }
 
@@ -248,6 +252,7 @@ mod tests {
         let hub = Upstream::new("docker.io", "https://registry-1.docker.io", false).unwrap();
         let named = Upstream::new("ghcr", "https://ghcr.io", false).unwrap().with_realm_host("login.example").unwrap();
         let local = Upstream::new("local", "http://127.0.0.1:5000", false).unwrap();
+        let local = local.with_realm_host("127.0.0.2").unwrap().with_realm_host("localhost").unwrap();
         for (upstream, realm, expected) in [
             (&hub, "https://auth.docker.io/token", true),
             (&hub, "https://docker.io/token", true),
@@ -260,7 +265,9 @@ mod tests {
             (&named, "https://login.example/token", true),
             (&named, "https://other.io/token", false),
             (&local, "http://127.0.0.1:5001/token", true),
-            (&local, "http://127.0.0.2:5001/token", false),
+            (&local, "http://127.0.0.2:5001/token", true),
+            (&local, "http://localhost:5001/token", true),
+            (&local, "http://127.0.0.3:5001/token", false),
         ] {
             assert_eq!(upstream.trusts_realm(&Url::parse(realm).unwrap()), expected, "{realm}");
         }
