@@ -12,6 +12,9 @@ mod selection;
 mod site;
 mod tree;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

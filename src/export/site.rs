@@ -15,12 +15,17 @@
 //! of a repository's name begins with `_`, so that repositories within repositories never collide
 //! with the files of a repository.
 
-use super::Result;
+use std::collections::BTreeSet;
+
 use super::tree::{Digests, Item, Output, Taken, Tree, index, json, remove_content, repositories_below};
+use super::{Result, limit};
 use crate::oci::{Descriptor, Digest, RepositoryName};
 
 /// The longest name of a file on the usual file systems.
 const FILE_NAME_BYTES_MAX: usize = 255;
+
+/// The name of a file with HTTP headers in front of a manifest.
+const HEADED: &str = "headed";
 
 /// The codes of the answers with status 404 (distribution-spec, "Error Codes").
 const ERRORS: [(&str, &str); 4] = [
@@ -36,7 +41,9 @@ pub(super) enum Server {
     /// `_manifests/<reference>` is a symbolic link to the folder `manifests/<entry>`. nginx resolves
     /// the link, and reads the entry in the path.
     Nginx,
-    /// `_manifests/<reference>` is a file with HTTP headers in front of the manifest, for mod_asis.
+    /// `_manifests/<reference>/headed` is a file with HTTP headers in front of the manifest, for
+    /// mod_asis. The name of the file has no dot, because mod_mime would take the end of a tag such
+    /// as `v1.gz` for an encoding.
     Apache,
     /// As for nginx. Caddy finds the file in the folder by a wildcard, and reads the entry in the
     /// name of the file.
@@ -48,13 +55,13 @@ pub(super) struct Site {
     server: Server,
     /// The path of the folder on the machine of the web server.
     root: String,
-    /// The manifests of all repositories.
-    manifests: Digests,
+    /// The entries of all repositories so far.
+    entries: BTreeSet<String>,
 }
 
 impl Site {
     pub(super) fn new(server: Server, served_from: &str) -> Self {
-        Self { server, root: served_from.trim_end_matches('/').to_owned(), manifests: Digests::default() }
+        Self { server, root: served_from.trim_end_matches('/').to_owned(), entries: BTreeSet::new() }
     }
 
     /// The name of the configuration, and its text with `{root}` for the folder.
@@ -66,6 +73,12 @@ impl Site {
         }
     }
 
+    /// The path of the file or link that a tag or a digest of a repository leads to.
+    fn reference(&self, repository: &RepositoryName, name: &str) -> String {
+        let path = format!("{}/{name}", manifests_of(repository));
+        if self.server == Server::Apache { format!("{path}/{HEADED}") } else { path }
+    }
+
     /// Writes what a tag or a digest of a repository leads to.
     fn put_reference(
         &self,
@@ -74,7 +87,7 @@ impl Site {
         name: &str,
         item: &Item,
     ) -> Result<()> {
-        let path = format!("{}/{name}", manifests_of(repository));
+        let path = self.reference(repository, name);
         if self.server == Server::Apache {
             let Item { digest, media_type, bytes } = item;
             let length = bytes.len();
@@ -83,7 +96,7 @@ impl Site {
             return output.put(&path, &[head.as_bytes(), bytes]);
         }
         let up = "../".repeat(repository.as_str().split('/').count() + 2);
-        output.link(&path, &format!("{up}manifests/{}", entry(item)))
+        output.link(&path, &format!("{up}manifests/{}", entry(&item.digest, &item.media_type)))
     }
 }
 
@@ -99,8 +112,8 @@ fn tags_of(repository: &RepositoryName) -> String {
     format!("repositories/{repository}/_tags")
 }
 
-fn entry(item: &Item) -> String {
-    format!("{},{}", item.digest, item.media_type.replacen('/', ",", 1))
+fn entry(digest: &Digest, media_type: &str) -> String {
+    format!("{digest},{}", media_type.replacen('/', ",", 1))
 }
 
 impl Tree for Site {
@@ -129,8 +142,10 @@ impl Tree for Site {
 
     fn put_manifest(&self, output: &mut Output<'_>, repository: &RepositoryName, item: &Item) -> Result<()> {
         if self.server != Server::Apache {
-            let entry = entry(item);
-            output.put(&format!("manifests/{entry}/{entry}"), &[&item.bytes])?;
+            let entry = entry(&item.digest, &item.media_type);
+            if !self.entries.contains(&entry) {
+                output.put(&format!("manifests/{entry}/{entry}"), &[&item.bytes])?;
+            }
         }
         self.put_reference(output, repository, item.digest.as_str(), item)
     }
@@ -160,8 +175,9 @@ impl Tree for Site {
         let tags: Vec<&String> = taken.tags.keys().collect();
         let list = json(&serde_json::json!({"name": repository.as_str(), "tags": tags}), "the tags", repository)?;
         output.put(&tags_of(repository), &[&list])?;
-        for digest in taken.manifests.keys() {
-            self.manifests.insert(digest);
+        if self.server != Server::Apache {
+            self.entries.extend(taken.manifests.iter().map(|(digest, (media_type, _))| entry(digest, media_type)));
+            limit(self.entries.len(), "the manifests", "all repositories")?;
         }
         if !delete {
             return Ok(());
@@ -172,7 +188,7 @@ impl Tree for Site {
                 Err(_) => taken.tags.contains_key(&name),
             };
             if !is_kept {
-                output.remove(&format!("{}/{name}", manifests_of(repository)))?;
+                output.remove(&self.reference(repository, &name))?;
             }
         }
         for (name, _) in output.folder.names(&referrers_of(repository))? {
@@ -207,16 +223,16 @@ impl Tree for Site {
         for gone in repositories_below(output.folder, "repositories/", "_manifests")? {
             if repositories.binary_search(&gone).is_err() {
                 output.remove(&tags_of(&gone))?;
-                for folder in [referrers_of(&gone), manifests_of(&gone)] {
-                    for (name, _) in output.folder.names(&folder)? {
-                        output.remove(&format!("{folder}/{name}"))?;
-                    }
+                for (name, _) in output.folder.names(&referrers_of(&gone))? {
+                    output.remove(&format!("{}/{name}", referrers_of(&gone)))?;
+                }
+                for (name, _) in output.folder.names(&manifests_of(&gone))? {
+                    output.remove(&self.reference(&gone, &name))?;
                 }
             }
         }
         for (name, _) in output.folder.names("manifests")? {
-            let digest = name.split(',').next().unwrap_or_default().parse::<Digest>();
-            if digest.is_ok_and(|digest| !self.manifests.contains(&digest)) {
+            if name.contains(',') && !self.entries.contains(&name) {
                 output.remove(&format!("manifests/{name}/{name}"))?;
             }
         }
