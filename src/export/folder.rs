@@ -5,7 +5,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::{Error, Result, Summary};
+use super::error::{Error, Result};
+use super::summary::Summary;
 use crate::oci::{Digest, Hasher};
 use crate::platform::Body;
 use crate::store;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Result;
+use super::error::Result;
 use super::tree::{Digests, Item, Output, Taken, Tree, index, plain, remove_content, repositories_below};
 use crate::oci::{Descriptor, Digest, RepositoryName};
 

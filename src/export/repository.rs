@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use super::error::Result;
 use super::folder::{CopyError, Folder};
+use super::limits::limit;
+use super::request::Request;
 use super::selection::Selected;
+use super::summary::Summary;
 use super::tree::{Digests, Item, Output, Taken, Tree, plain};
-use super::{Error, Request, Result, Summary, limit};
 use crate::oci::{Descriptor, Digest, Manifest, Reference, RepositoryName, Tag};
 use crate::platform::Causes;
 use crate::registry::{self, PageRequest, ReferrersRequest, Registry};
@@ -335,11 +338,5 @@ impl<'a> Run<'a> {
         let parsed = Manifest::parse(&bytes, Some(&manifest.media_type)).ok().map(|(parsed, _)| parsed);
         let item = Item { digest: manifest.digest, media_type: manifest.media_type, bytes };
         Ok(Some(Read { item, parsed }))
-    }
-}
-
-impl From<store::Error> for Error {
-    fn from(error: store::Error) -> Self {
-        Self::Registry(error.into())
     }
 }

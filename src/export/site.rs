@@ -17,8 +17,9 @@
 
 use std::collections::BTreeSet;
 
+use super::error::Result;
+use super::limits::limit;
 use super::tree::{Digests, Item, Output, Taken, Tree, index, json, remove_content, repositories_below};
-use super::{Result, limit};
 use crate::oci::{Descriptor, Digest, RepositoryName};
 
 /// The longest name of a file on the usual file systems.

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use bytes::Bytes;
 
+use super::error::{Error, Result};
 use super::folder::Folder;
-use super::{Error, LIST_BYTES_MAX, Result, Summary};
+use super::limits::LIST_BYTES_MAX;
+use super::summary::Summary;
 use crate::oci::{Descriptor, Digest, RepositoryName};
 
 /// A manifest on its way into the folder.

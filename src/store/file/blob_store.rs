@@ -169,7 +169,7 @@ impl BlobStore for FileBlobStore {
     }
 
     fn file(&self, location: &Location) -> Option<PathBuf> {
-        self.folder.path_of(&location.0).ok()
+        shelves::path_of(&self.folder.blobs, &location.0).ok()
     }
 
     async fn family(&self, stage: &Stage) -> Result<Family> {
