@@ -103,19 +103,16 @@ impl Mirrors {
 
     /// The mirrored repository with this name; `None` for a name outside of all prefixes.
     pub fn find(&self, name: &RepositoryName) -> Option<MirroredRepository> {
-        let of = |mirror: &Mirror| {
-            let remote = name.as_str().strip_prefix(mirror.name())?.strip_prefix('/')?;
-            mirror.repository(remote)
-        };
-        self.mirrors.iter().find_map(of)
+        self.mirrors.iter().find_map(|mirror| mirror.below_prefix(name))
     }
 
     /// The mirrored repository that a client means by a name and a namespace (the `ns` parameter);
     /// `None` if no upstream has the namespace. The namespace only chooses among the upstreams of
-    /// the settings, and is never used as an address.
+    /// the settings, and is never used as an address. The name may begin with the upstream's prefix:
+    /// BuildKit and containerd send both where the URL of a mirror ends in the prefix.
     pub fn in_namespace(&self, namespace: &str, name: &RepositoryName) -> Option<MirroredRepository> {
         let mirror = self.mirrors.iter().find(|mirror| mirror.client.upstream().serves_namespace(namespace))?;
-        mirror.repository(name.as_str())
+        mirror.below_prefix(name).or_else(|| mirror.repository(name.as_str()))
     }
 
     /// The repository of the default upstream with this name; `None` without a default upstream.
@@ -127,6 +124,11 @@ impl Mirrors {
 impl Mirror {
     fn name(&self) -> &str {
         self.client.upstream().name()
+    }
+
+    /// The mirrored repository with this name, if the name begins with the upstream's prefix.
+    fn below_prefix(&self, name: &RepositoryName) -> Option<MirroredRepository> {
+        self.repository(name.as_str().strip_prefix(self.name())?.strip_prefix('/')?)
     }
 
     fn repository(&self, remote: &str) -> Option<MirroredRepository> {

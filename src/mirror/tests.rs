@@ -416,6 +416,8 @@ fn names_lead_to_upstreams() {
     ] {
         assert_eq!(found(setup.mirrors.in_namespace(namespace, &name("app"))).as_deref(), expected, "{namespace}");
     }
+    let both = setup.mirrors.in_namespace("docker.io", &name("docker.io/library/app"));
+    assert_eq!(found(both).as_deref(), Some("docker.io/library/app"));
     assert_eq!(found(setup.mirrors.by_default(&name("a/b"))).as_deref(), Some("docker.io/a/b"));
     // Nothing is asked about repositories that are not mirrored.
     let other = setup.mirrors.find(&name("quay/other/app")).unwrap();

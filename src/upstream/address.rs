@@ -265,7 +265,9 @@ mod tests {
     fn tokens_come_from_the_own_host_and_named_hosts_over_https() {
         let upstream = |url: &str| Upstream::new("up", url, false).unwrap();
         let named = upstream("https://ghcr.io").with_realm_host("login.example").unwrap();
-        let (hub, local) = (upstream("https://docker.io"), upstream("http://127.0.0.1:5000"));
+        let hub = upstream("https://docker.io");
+        let local = upstream("http://127.0.0.1:5000").with_realm_host("127.0.0.2").unwrap();
+        let local = local.with_realm_host("localhost").unwrap();
         // Everybody can have a host below the public suffix github.io.
         let (gitlab, pages) = (upstream("https://registry.gitlab.com"), upstream("https://images.github.io"));
         for (upstream, realm, expected) in [
@@ -285,7 +287,9 @@ mod tests {
             (&named, "https://a.login.example/token", false),
             (&named, "https://other.io/token", false),
             (&local, "http://127.0.0.1:5001/token", true),
-            (&local, "http://127.0.0.2:5001/token", false),
+            (&local, "http://127.0.0.2:5001/token", true),
+            (&local, "http://localhost:5001/token", true),
+            (&local, "http://127.0.0.3:5001/token", false),
             (&local, "data:text/plain,token", false),
         ] {
             assert_eq!(upstream.trusts_realm(&Url::parse(realm).unwrap()), expected, "{realm}");
