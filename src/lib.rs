@@ -12,12 +12,14 @@
 //! auth      users, logins, tokens, permissions                        uses oci, platform, store
 //! upstream  a client of other registries                              uses oci, platform, store, auth
 //! mirror    the pull-through cache                                    uses all above
+//! import    images from elsewhere                                     uses all above but mirror
 //! http      parse, authorize, dispatch, render, choose the status     uses all above
 //! host      spin, wasi, native                                        uses all above
 //! ```
 
 pub mod auth;
 pub mod http;
+pub mod import;
 pub mod mirror;
 pub mod oci;
 pub mod platform;

@@ -13,7 +13,7 @@ use super::log::{escape_panics, log_to_standard_error, visible};
 use super::outbound::NativePlatform;
 use super::settings::{Host, Values, help, help_of, nearest_setting};
 use super::tls::Certificate;
-use super::{native, prune, users};
+use super::{import, native, prune, users};
 use crate::http::audit_own;
 use crate::platform::Causes;
 use crate::registry::{CollectRequest, Report};
@@ -51,6 +51,8 @@ enum Command {
     ///
     /// Exits with status 1 if a store breaks a guarantee that eyot needs.
     Check,
+    /// Take images from a folder, an archive or another registry
+    Import(import::Import),
     /// Add, remove and list users
     #[command(subcommand)]
     User(User),
@@ -180,6 +182,7 @@ fn run(line: &CommandLine) -> Result<ExitCode> {
             Command::Serve(serve) => self::serve(serve, &config).await,
             Command::Collect(options) => collect(options, &config).await,
             Command::Check => check(&config).await,
+            Command::Import(request) => import::run(request, &config).await,
             Command::User(request) => users::manage(&config, request).await.map(|()| ExitCode::SUCCESS),
             Command::Settings { .. } => Ok(ExitCode::SUCCESS),
         }

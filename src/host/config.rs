@@ -20,11 +20,17 @@ use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use crate::store::packed::PackedBlobStore;
 use crate::store::s3::{S3, S3Settings};
 use crate::store::{BlobStore, Expiring, KeyValue};
-use crate::{auth, upstream};
+use crate::{auth, import, upstream};
 
 /// The expiring keys of all layers.
-static EXPIRING: [Expiring; 5] =
-    [auth::EXPIRING[0], upstream::EXPIRING[0], mirror::EXPIRING[0], mirror::EXPIRING[1], mirror::EXPIRING[2]];
+static EXPIRING: [Expiring; 6] = [
+    auth::EXPIRING[0],
+    upstream::EXPIRING[0],
+    mirror::EXPIRING[0],
+    mirror::EXPIRING[1],
+    mirror::EXPIRING[2],
+    import::EXPIRING[0],
+];
 
 /// The settings, read and checked.
 #[derive(Clone, Debug)]
