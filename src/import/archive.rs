@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read as _, Write as _};
+use std::io::{self, BufReader, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -267,7 +267,8 @@ fn node(kind: EntryType, path: &str, start: u64, length: u64, link: String) -> R
 }
 
 /// Unpacks a compressed archive to a temporary file without a name.
-fn unpack(file: &File) -> Result<File> {
+fn unpack(mut file: &File) -> Result<File> {
+    file.rewind().map_err(unreadable)?;
     let packed = file.metadata().map_err(unreadable)?.len();
     let most = packed.saturating_mul(UNPACKED_RATIO_MAX).max(UNPACKED_BYTES_MIN);
     let mut decoder = MultiGzDecoder::new(BufReader::new(file)).take(most + 1);
@@ -351,7 +352,9 @@ mod tests {
         let mut tar = builder();
         tar.append(&header(EntryType::Regular, "./a/one", 3), &b"one"[..]).unwrap();
         let long = format!("b/{}", "x".repeat(200));
-        tar.append_data(&mut Header::new_gnu(), &long, &b""[..]).unwrap();
+        let mut empty = Header::new_gnu();
+        empty.set_size(0);
+        tar.append_data(&mut empty, &long, &b""[..]).unwrap();
         tar.append(&linked(EntryType::Symlink, "c/link", "../a/one"), &b""[..]).unwrap();
         tar.append(&linked(EntryType::Link, "hard", "a/one"), &b""[..]).unwrap();
         tar.append_pax_extensions([("size", &b"4"[..]), ("path", b"pax")]).unwrap();

@@ -30,10 +30,26 @@ pub(super) struct UploadFact {
     pub(super) begun_ms: u64,
 }
 
+/// The key of the fact about the upload of a blob.
 #[cfg_attr(
     not(all(feature = "native", not(target_family = "wasm"))),
     allow(dead_code, reason = "only the native program imports")
 )]
 pub(super) fn upload(repository: &RepositoryName, digest: &Digest) -> String {
     format!("{}{repository}!{digest}", UPLOADS.prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fact_expires_after_a_week() {
+        let fact = UploadFact { session: "s".into(), begun_ms: 1_700_000_000_000 };
+        let value = serde_json::to_vec(&fact).unwrap();
+        for (later_ms, expected) in [(0, false), (UPLOAD_KEPT_MS, false), (UPLOAD_KEPT_MS + 1, true)] {
+            assert_eq!((UPLOADS.is_expired)(&value, fact.begun_ms + later_ms), expected, "{later_ms}");
+        }
+        assert!((UPLOADS.is_expired)(b"garbage", fact.begun_ms));
+    }
 }

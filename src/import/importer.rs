@@ -153,9 +153,13 @@ impl Importer<'_> {
         }
     }
 
-    /// Takes an image and points its tag.
+    /// Takes an image and points its tag. An image without a tag that was looked at before is
+    /// passed over: a list has the images with tags, and those in indexes, too.
     async fn take(&mut self, visit: &mut Visit<'_>, image: Image) -> Result<()> {
         let Image { name, digest, tag } = image;
+        if tag.is_none() && visit.has_seen(&digest) {
+            return Ok(());
+        }
         let outcome = visit.take(&digest).await?;
         let was_here = match (outcome, &tag) {
             (Outcome::Absent(why) | Outcome::Failed(why), _) => {
@@ -168,10 +172,7 @@ impl Importer<'_> {
             },
             (outcome, None) => outcome == Outcome::Here,
         };
-        // The manifests without a tag are shown only if they are new: a list has those with tags too.
-        if tag.is_some() || !was_here {
-            (self.context.progress)(&Progress { name: &name, step: if was_here { Step::Here } else { Step::Taken } });
-        }
+        (self.context.progress)(&Progress { name: &name, step: if was_here { Step::Here } else { Step::Taken } });
         Ok(())
     }
 

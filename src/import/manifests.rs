@@ -69,6 +69,11 @@ impl<'a> Visit<'a> {
         &self.taken
     }
 
+    /// Whether this import has looked at a manifest.
+    pub(super) fn has_seen(&self, digest: &Digest) -> bool {
+        self.seen.contains_key(digest)
+    }
+
     /// Takes a manifest with its content.
     ///
     /// # Errors
