@@ -21,6 +21,8 @@ mod docker_archive;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 mod error;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
+mod exported_site;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
 mod files;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 mod folder;

@@ -6,6 +6,7 @@ use super::archive::Archive;
 use super::distribution::Distribution;
 use super::docker_archive::DockerArchive;
 use super::error::{Error, Result};
+use super::exported_site::ExportedSite;
 use super::files::Files;
 use super::folder::Folder;
 use super::layouts::Layouts;
@@ -21,6 +22,7 @@ use super::static_tree::StaticTree;
 /// | a folder or archive with `index.json` and `blobs` | an OCI layout |
 /// | an archive or folder with `manifest.json` | an archive of `docker save` |
 /// | a folder with `version` and `manifest.json` | a `dir:` of skopeo |
+/// | a folder with `catalog`, `repositories` and `blobs` | a site of `eyot export` |
 /// | a folder with `docker/registry/v2` | the data of distribution |
 /// | a folder with `v2` | a registry of static files |
 /// | a folder with OCI layouts in folders below it | the data of zot or olareg |
@@ -54,6 +56,9 @@ pub async fn open(path: &Path, manifest_bytes_max: u64) -> Result<Box<dyn Source
     }
     if DockerArchive::is_one(&*files).await? {
         return Ok(Box::new(DockerArchive::open(&*files).await?));
+    }
+    if ExportedSite::is_one(&*files).await? {
+        return Ok(Box::new(ExportedSite::open(files)));
     }
     if let Some(root) = Distribution::find(&*files).await? {
         return Ok(Box::new(Distribution::open(files, root)));

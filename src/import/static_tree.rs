@@ -1,4 +1,5 @@
-//! A registry as a tree of static files: an export of `eyot export`, or a site of registrish.
+//! A registry as a tree of static files whose paths are those of the API, such as a site of
+//! registrish.
 //!
 //! ```text
 //! v2/<name>/manifests/<tag or digest>
