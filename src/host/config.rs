@@ -20,12 +20,12 @@ use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use crate::store::packed::PackedBlobStore;
 use crate::store::s3::{S3, S3Settings};
 use crate::store::{BlobStore, Expiring, KeyValue};
-use crate::{auth, upstream};
+use crate::{auth, import, upstream};
 
 /// The expiring keys of all layers.
-static EXPIRING: [Expiring; 6] = {
+static EXPIRING: [Expiring; 7] = {
     let [tags, lists, fills, troubles] = mirror::EXPIRING;
-    [auth::EXPIRING[0], upstream::EXPIRING[0], tags, lists, fills, troubles]
+    [auth::EXPIRING[0], upstream::EXPIRING[0], tags, lists, fills, troubles, import::EXPIRING[0]]
 };
 
 /// The settings, read and checked.

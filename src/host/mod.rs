@@ -19,6 +19,8 @@ pub mod command;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 mod export;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
+mod import;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod native;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod outbound;

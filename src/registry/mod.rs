@@ -47,6 +47,8 @@ pub use manifests::{Manifest, Pushed, Referrers, ReferrersRequest};
 pub(crate) use memory::Share;
 pub use precondition::{Expected, Precondition};
 pub use session_id::{SessionId, SessionIdError};
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+pub(crate) use uploads::Segments;
 pub use uploads::{Chunk, Status};
 
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
