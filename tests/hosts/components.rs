@@ -41,9 +41,26 @@ macro_rules! on_host {
 
 on_host!(native, Kind::Native);
 on_host!(wasi, Kind::Wasi);
+on_host!(wasi2, Kind::Wasi2);
 on_host!(spin_key_value, Kind::SpinHost("spin-key-value"));
 on_host!(spin_sqlite, Kind::SpinHost("spin-sqlite"));
 on_host!(real_spin, Kind::Spin);
+
+/// An instance that serves one request after the other keeps nothing of a request that disturbs the
+/// next one.
+mod wasi2_reused {
+    use super::*;
+
+    #[test]
+    fn transcripts() {
+        on(Kind::Wasi2Reused, super::transcripts);
+    }
+
+    #[test]
+    fn cut_pushes() {
+        on(Kind::Wasi2Reused, super::cut_pushes);
+    }
+}
 
 mod ten_thousand_tags {
     use super::*;
@@ -60,6 +77,11 @@ mod contract {
     #[test]
     fn wasi_files() {
         on(Kind::WasiContract, async |host| host.keeps_the_contract().await);
+    }
+
+    #[test]
+    fn wasi2_files() {
+        on(Kind::Wasi2Contract, async |host| host.keeps_the_contract().await);
     }
 
     #[test]
@@ -85,6 +107,11 @@ mod broken_answer {
     #[test]
     fn wasi() {
         on(Kind::Wasi, super::broken_answer);
+    }
+
+    #[test]
+    fn wasi2() {
+        on(Kind::Wasi2, super::broken_answer);
     }
 }
 

@@ -19,7 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that only a host may use; the store that wraps Spin's stores is the one exception.
-const HOST_CRATES: &[&str] = &["tokio", "hyper", "hyper_util", "wasip3", "spin_sdk", "anyhow"];
+const HOST_CRATES: &[&str] = &["tokio", "hyper", "hyper_util", "wasip2", "wasip3", "spin_sdk", "anyhow"];
 const HOST_CRATE_EXCEPTION: &str = "src/store/spin.rs";
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
