@@ -46,19 +46,23 @@ on_host!(spin_key_value, Kind::SpinHost("spin-key-value"));
 on_host!(spin_sqlite, Kind::SpinHost("spin-sqlite"));
 on_host!(real_spin, Kind::Spin);
 
-/// An instance that serves one request after the other keeps nothing of a request that disturbs the
-/// next one.
-mod wasi2_reused {
+/// Hosts such as wasmtime by default make an instance for every request.
+mod wasi2_once {
     use super::*;
 
     #[test]
     fn transcripts() {
-        on(Kind::Wasi2Reused, super::transcripts);
+        on(Kind::Wasi2Once, super::transcripts);
+    }
+
+    #[test]
+    fn large_blob() {
+        on(Kind::Wasi2Once, super::large_blob);
     }
 
     #[test]
     fn cut_pushes() {
-        on(Kind::Wasi2Reused, super::cut_pushes);
+        on(Kind::Wasi2Once, super::cut_pushes);
     }
 }
 

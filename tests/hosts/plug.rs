@@ -404,5 +404,5 @@ fn wasmtime() {
 
 #[test]
 fn wasmtime_wasi2() {
-    pull_the_plug(Kind::Wasi2Reused);
+    pull_the_plug(Kind::Wasi2);
 }

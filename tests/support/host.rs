@@ -27,10 +27,11 @@ pub enum Kind {
     Native,
     /// The WASI 0.3 component under `wasmtime serve`.
     Wasi,
-    /// The WASI 0.2 component under `wasmtime serve`, which makes an instance for every request.
+    /// The WASI 0.2 component under `wasmtime serve`. An instance serves several requests, one after
+    /// the other.
     Wasi2,
-    /// As `Wasi2`, with instances that serve several requests, one after the other.
-    Wasi2Reused,
+    /// As `Wasi2`, with an instance for every request.
+    Wasi2Once,
     /// The Spin component under the project's own test host. The value names the key store.
     SpinHost(&'static str),
     /// As `SpinHost`, with `--manners real`, for tests of operations that are slow in Spin. An
@@ -61,8 +62,8 @@ impl Kind {
                 command
             }
             Kind::Wasi => wasmtime(data, settings, &built("EYOT_WASI_COMPONENT", "target/eyot-wasi.wasm")),
-            Kind::Wasi2 => wasmtime(data, settings, &built("EYOT_WASI2_COMPONENT", "target/eyot-wasi2.wasm")),
-            Kind::Wasi2Reused => {
+            Kind::Wasi2Once => wasmtime(data, settings, &built("EYOT_WASI2_COMPONENT", "target/eyot-wasi2.wasm")),
+            Kind::Wasi2 => {
                 let component = built("EYOT_WASI2_COMPONENT", "target/eyot-wasi2.wasm");
                 wasmtime_with(&["--max-instance-reuse-count", "128"], data, settings, &component)
             }
