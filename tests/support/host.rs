@@ -107,7 +107,8 @@ fn wasmtime(data: &Path, settings: &[Setting], component: &Path) -> Command {
 
 fn wasmtime_with(options: &[&str], data: &Path, settings: &[Setting], component: &Path) -> Command {
     let mut command = Command::new(wasmtime_program());
-    command.args(["serve", "-Scli", "--addr", "127.0.0.1:0"]).args(options).arg("--dir");
+    command.args(["serve", "-Scli", "-O", "pooling-total-core-instances=4096", "--addr", "127.0.0.1:0"]);
+    command.args(options).arg("--dir");
     command.arg(format!("{}::/data", data.display()));
     // If a name occurs twice, wasmtime uses the first value.
     if settings.iter().all(|(name, _)| *name != "AUTH_MODE") {
