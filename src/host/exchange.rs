@@ -1,4 +1,4 @@
-//! What the HTTP clients of all components share: their timeouts, and how the rest of a request is
+//! Code that the HTTP clients of all components share: their timeouts, and how the rest of a request is
 //! sent while the answer is read.
 
 use std::pin::{Pin, pin};
