@@ -31,6 +31,9 @@ pub mod tls;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod users;
 
+#[cfg(all(feature = "test-server", not(target_family = "wasm")))]
+pub mod testing;
+
 // Each component is built with one of the features. If several are on, `spin` wins over `wasi`, and
 // `wasi` over `wasi2`: the world of `spin` offers everything that the world of `wasi` offers.
 #[cfg(all(any(feature = "wasi", feature = "wasi2", feature = "spin"), target_os = "wasi"))]
