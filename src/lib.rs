@@ -60,11 +60,14 @@
 //! auth      users, logins, tokens, permissions                        uses oci, platform, store
 //! upstream  a client of other registries                              uses oci, platform, store, auth
 //! mirror    the pull-through cache                                    uses all above
+//! export    repositories as files of web servers and as OCI layouts   uses oci, platform, store, registry, auth
 //! http      parse, authorize, dispatch, render, choose the status     uses all above
 //! host      spin, wasi, native                                        uses all above
 //! ```
 
 pub mod auth;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+pub mod export;
 pub mod http;
 pub mod mirror;
 pub mod oci;

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 
 use super::config::Config;
+use super::export::{self, Export};
 use super::log::{escape_panics, log_to_standard_error, visible};
 use super::outbound::NativePlatform;
 use super::settings::{Host, Values, help, help_of, nearest_setting};
@@ -48,6 +49,8 @@ enum Command {
     /// Runs whole rounds of the garbage collection. Progress goes to standard error, and a report
     /// of each round in JSON to standard output.
     Collect(Collect),
+    /// Write repositories to a folder for a web server, or as OCI layouts
+    Export(Export),
     /// Try what the stores guarantee and whether the upstreams answer, and print what follows
     ///
     /// Exits with status 1 if a store breaks a guarantee that eyot needs, or if an upstream does not
@@ -162,6 +165,7 @@ fn run(line: &CommandLine) -> Result<ExitCode> {
         match &line.command {
             Command::Serve(serve) => self::serve(serve, &config).await,
             Command::Collect(options) => collect(options, &config).await,
+            Command::Export(options) => export::run(options, &config).await,
             Command::Check => check(&config).await,
             Command::User(request) => users::manage(&config, request).await.map(|()| ExitCode::SUCCESS),
             Command::Settings { .. } => Ok(ExitCode::SUCCESS),

@@ -17,6 +17,8 @@ pub mod settings;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod command;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
+mod export;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod native;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod outbound;
