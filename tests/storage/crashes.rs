@@ -163,6 +163,10 @@ impl BlobStore for Fused<dyn BlobStore> {
         fused!(self, self.inner.list(after, limit))
     }
 
+    async fn probe(&self) -> Result<(), Error> {
+        fused!(self, self.inner.probe())
+    }
+
     async fn remove(&self, name: &str) -> Result<(), Error> {
         fused!(self, self.inner.remove(name))
     }
