@@ -61,7 +61,7 @@ impl MirroredRepository {
             let entries = entries.iter().map(|tag| tag.as_str().to_owned()).collect();
             Ok(WholeList { entries, is_complete })
         };
-        let part: Part<String> = self.part(&facts::tag_list(&self.local), ask).await?;
+        let part: Part<String> = self.part(&facts::tag_list(&self.local), "tags", ask).await?;
         let own = registry.tags(&self.local, request).await;
         let (tags, warning) = match part {
             Part::Whole(tags, warning) => (tags, warning),
@@ -105,7 +105,7 @@ impl MirroredRepository {
         self.check()?;
         let (registry, client) = (&self.mirror.registry, &self.mirror.client);
         let ask = client.referrers(&self.remote, subject);
-        let part = match self.part(&facts::referrer_list(&self.local, subject), ask).await? {
+        let part = match self.part(&facts::referrer_list(&self.local, subject), "referrers", ask).await? {
             Part::TooLarge => match client.referrers(&self.remote, subject).await {
                 Ok(WholeList { entries, is_complete }) => {
                     let more = || "incomplete: the upstream has more referrers than are read".to_owned();
@@ -132,9 +132,11 @@ impl MirroredRepository {
     }
 
     /// The upstream's part of a list: the fact under `key`, or what `ask` gets from the upstream.
+    /// `noun` names the entries in the log.
     async fn part<T: Serialize + DeserializeOwned>(
         &self,
         key: &str,
+        noun: &str,
         ask: impl Future<Output = upstream::Result<WholeList<T>>>,
     ) -> Result<Part<T>> {
         let (mirror, now_ms) = (&self.mirror, self.mirror.platform.now_ms());
@@ -157,13 +159,14 @@ impl MirroredRepository {
         if cached.is_some()
             && let Some(why) = mirror.troubles.current(self.upstream()).await
         {
-            return Ok(self.stale_part(cached.unwrap_or_default(), &why));
+            return Ok(self.stale_part(noun, cached.unwrap_or_default(), &why));
         }
         mirror.counters.miss();
         let mut fact = ListFact { checked_ms: now_ms, until_ms: now_ms + served_ms, is_absent: false, entries: None };
         match ask.await {
             Ok(list) => {
-                tracing::info!("{}: asked {} for a list{}", self.local, self.upstream(), mirror.rate_limit());
+                let (count, rest) = (list.entries.len(), mirror.rate_limit());
+                tracing::info!("{}: fetched the list of {count} {noun} from {}{rest}", self.local, self.upstream());
                 fact.entries = list.is_complete.then_some(list.entries);
                 if !mirror.note_up_to(key, &fact, mirror.registry.limits().manifest_inline_bytes_max).await {
                     fact.entries = None;
@@ -179,15 +182,15 @@ impl MirroredRepository {
             Err(error) => {
                 mirror.troubles.note(&error).await;
                 Ok(match cached {
-                    Some(entries) => self.stale_part(entries, &error.to_string()),
+                    Some(entries) => self.stale_part(noun, entries, &error.to_string()),
                     None => Part::Failed(error),
                 })
             }
         }
     }
 
-    fn stale_part<T>(&self, entries: Vec<T>, why: &str) -> Part<T> {
-        tracing::warn!("{}: a list is served from the cache without a check: {why}", self.local);
+    fn stale_part<T>(&self, noun: &str, entries: Vec<T>, why: &str) -> Part<T> {
+        tracing::warn!("{}: {noun} are listed from the cache without a check: {why}", self.local);
         self.mirror.counters.stale();
         Part::Whole(entries, Some(format!("stale: {why}")))
     }
