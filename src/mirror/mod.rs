@@ -11,6 +11,8 @@
 //! first fills, and other requests stream through without storing.
 
 mod blobs;
+mod checks;
+mod counters;
 mod error;
 mod facts;
 mod filler;
@@ -24,23 +26,26 @@ mod trouble;
 
 use std::sync::Arc;
 
-pub use blobs::{BlobRange, MirroredBlob, ServedRange};
+pub use blobs::{BlobRange, BlobSource, MirroredBlob, ServedRange};
+pub use checks::UpstreamFinding;
+pub use counters::Counts;
 pub use error::{Error, Result};
 pub use lists::Listed;
 pub use manifests::MirroredManifest;
-pub use settings::{Mirroring, Options, SettingsError};
+pub use settings::{LineError, Mirroring, Options, SettingsError};
 
 use crate::auth::Seal;
 use crate::oci::RepositoryName;
 use crate::platform::Platform;
-use crate::registry::Registry;
+use crate::registry::{self, Registry};
 use crate::store::{Expiring, KeyValue};
 use crate::upstream::Client;
+use counters::Counters;
 use shared::Fills;
 use trouble::Troubles;
 
 /// The keys of this layer that a collection may remove when they have expired.
-pub const EXPIRING: [Expiring; 3] = [facts::TAGS, facts::FILLS, trouble::TROUBLES];
+pub const EXPIRING: [Expiring; 4] = [facts::TAGS, facts::LISTS, facts::FILLS, trouble::TROUBLES];
 
 /// All upstreams that a registry mirrors.
 #[derive(Clone)]
@@ -58,6 +63,7 @@ pub struct Mirror {
     platform: Arc<dyn Platform>,
     troubles: Troubles,
     fills: Fills,
+    counters: Arc<Counters>,
 }
 
 /// A repository of an upstream and its place in this registry.
@@ -90,6 +96,7 @@ impl Mirrors {
             platform: platform.clone(),
             troubles: troubles.clone(),
             fills: fills.clone(),
+            counters: Arc::default(),
         });
         Self { mirrors: mirrors.collect() }
     }
@@ -142,11 +149,33 @@ impl MirroredRepository {
         self.mirror.name()
     }
 
+    /// Whether clients are redirected to where the upstream redirects pulls of blobs.
+    pub fn redirects(&self) -> bool {
+        self.mirror.options.redirects
+    }
+
+    /// Makes the upstream's absence an error of the registry, as in every other repository.
+    /// `unknown` is that error, for the content that `named` names.
+    fn absent_is_unknown(
+        &self,
+        error: impl Into<Error>,
+        named: impl std::fmt::Display,
+        unknown: impl FnOnce() -> registry::Error,
+    ) -> Error {
+        match error.into() {
+            Error::Upstream(error) if error.kind.is_absence() => {
+                tracing::info!("{}: {named} is not there: {error}", self.local);
+                unknown().into()
+            }
+            error => error,
+        }
+    }
+
     /// Fails for a repository that the settings do not mirror.
     fn check(&self) -> Result<()> {
         if self.mirror.options.mirrors(&self.remote) {
             return Ok(());
         }
-        Err(crate::registry::Error::NameUnknown(self.local.clone()).into())
+        Err(registry::Error::NameUnknown(self.local.clone()).into())
     }
 }
