@@ -275,6 +275,21 @@ fn the_script_allows_requests_to_upstreams() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{outbound:?}: {answer}\n{said}");
         assert_eq!(answer.contains("allowed_outbound_hosts"), expected == "502", "{answer}");
     }
+    // The script ends at the wrong level of the log, after it has written the manifest.
+    let upstreams =
+        "upstreams=docker.io https://docker.io default; lab https://registry.gitlab.com realm=a.example,b.example";
+    project.ends("spin", &[upstreams, "log=loud"]);
+    let manifest = fs::read_to_string(project.data.path().join("spin/spin.toml")).expect("a manifest");
+    let list = manifest.lines().find(|line| line.starts_with("allowed_outbound_hosts")).expect("a list");
+    let added = [
+        "https://registry-1.docker.io",
+        "https://auth.docker.io",
+        "https://registry.gitlab.com",
+        "https://gitlab.com",
+        "https://a.example:*",
+        "https://b.example:*",
+    ];
+    assert!(list.ends_with(&format!(", \"{}\"]", added.join("\", \""))), "{list}");
     let (status, said) = {
         let mut script = project.up("spin", host::free_port(), &[]);
         let output = script.args(["--outbound", "cdn.example.com/path"]).output().expect("bash");

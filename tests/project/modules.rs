@@ -41,7 +41,7 @@ impl Modules {
         };
         let mut modules: BTreeMap<_, _> = files.iter().map(read).collect();
         let tests = |(module, code): (&Names, &Code)| {
-            code.test_modules.iter().map(|name| [&module[..], &[name.clone()]].concat()).collect::<Vec<_>>()
+            code.test_modules.iter().map(|name| [&module[..], std::slice::from_ref(name)].concat()).collect::<Vec<_>>()
         };
         let tests: Vec<_> = modules.iter().flat_map(tests).collect();
         modules.retain(|module, _| !tests.iter().any(|test| module.starts_with(test)));

@@ -82,11 +82,12 @@ struct Asked {
 
 impl Hub {
     pub fn start() -> Self {
-        let free = || SocketAddr::from((Ipv4Addr::LOCALHOST, super::host::free_port()));
+        let listeners = [(); 3].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+        let [registry, tokens, storage] = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
         let shared = Arc::new(Shared {
-            registry: free(),
-            tokens: free(),
-            storage: free(),
+            registry,
+            tokens,
+            storage,
             manifests: Mutex::default(),
             blobs: Mutex::default(),
             requests: Mutex::default(),
@@ -95,10 +96,10 @@ impl Hub {
             fault: Mutex::default(),
             healed: Condvar::new(),
             generation: AtomicU64::new(1),
-            is_stopped: AtomicBool::new(true),
+            is_stopped: AtomicBool::new(false),
         });
         let hub = Self { shared, servers: Mutex::default() };
-        hub.start_again();
+        hub.accept_on(listeners);
         hub
     }
 
@@ -174,11 +175,16 @@ impl Hub {
     pub fn start_again(&self) {
         self.shared.is_stopped.store(false, SeqCst);
         let Shared { registry, tokens, storage, .. } = &*self.shared;
-        let roles = [(*registry, Role::Registry), (*tokens, Role::Tokens), (*storage, Role::Storage)];
-        let servers = roles.map(|(address, role)| {
-            let (listener, shared) = (TcpListener::bind(address).unwrap(), self.shared.clone());
-            std::thread::spawn(move || accept(&listener, role, &shared))
-        });
+        self.accept_on([registry, tokens, storage].map(|address| TcpListener::bind(address).unwrap()));
+    }
+
+    /// Serves on the listeners of the registry, the token server and the storage.
+    fn accept_on(&self, listeners: [TcpListener; 3]) {
+        let servers =
+            listeners.into_iter().zip([Role::Registry, Role::Tokens, Role::Storage]).map(|(listener, role)| {
+                let shared = self.shared.clone();
+                std::thread::spawn(move || accept(&listener, role, &shared))
+            });
         self.servers.lock().unwrap().extend(servers);
     }
 }
