@@ -51,9 +51,10 @@ enum Command {
     Collect(Collect),
     /// Write repositories to a folder for a web server, or as OCI layouts
     Export(Export),
-    /// Try what the stores guarantee, and print what follows
+    /// Try what the stores guarantee and whether the upstreams answer, and print what follows
     ///
-    /// Exits with status 1 if a store breaks a guarantee that eyot needs.
+    /// Exits with status 1 if a store breaks a guarantee that eyot needs, or if an upstream does not
+    /// answer as a registry or refuses its login.
     Check,
     /// Add, remove and list users
     #[command(subcommand)]
@@ -229,22 +230,23 @@ fn print_progress(report: &Report) {
 }
 
 async fn check(config: &Config) -> Result<ExitCode> {
-    let findings = config
-        .open(Arc::new(NativePlatform::default()), None)?
-        .registry()
-        .check()
-        .await
-        .context("cannot use the stores")?;
-    for finding in &findings {
-        let verdict = match finding.verdict {
+    let stores = config.open(Arc::new(NativePlatform::default()), None)?;
+    let findings = stores.registry().check().await.context("cannot use the stores")?;
+    let upstreams = stores.handler().check_upstreams().await;
+    let of_stores = findings.into_iter().map(|found| (found.verdict, found.guarantee.to_owned(), found.means));
+    let of_upstreams =
+        upstreams.into_iter().map(|found| (found.verdict, format!("upstream {}", found.upstream), found.means));
+    let mut is_broken = false;
+    for (verdict, subject, means) in of_stores.chain(of_upstreams) {
+        is_broken |= verdict == Verdict::Broken;
+        let verdict = match verdict {
             Verdict::Holds => "holds  ",
             Verdict::Missing => "missing",
             Verdict::Broken => "BROKEN ",
         };
-        println!("{verdict}  {}: {}", finding.guarantee, finding.means);
+        writeln!(std::io::stdout(), "{verdict}  {}", visible(&format!("{subject}: {means}")))?;
     }
-    let broken = findings.iter().any(|finding| finding.verdict == Verdict::Broken);
-    Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if is_broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 #[cfg(test)]

@@ -33,6 +33,9 @@ pub mod tls;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod users;
 
+#[cfg(all(feature = "test-server", not(target_family = "wasm")))]
+pub mod testing;
+
 #[cfg(all(any(feature = "wasi", feature = "spin"), target_os = "wasi"))]
 mod component;
 #[cfg(all(feature = "spin", target_os = "wasi"))]
