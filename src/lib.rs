@@ -61,6 +61,7 @@
 //! upstream  a client of other registries                              uses oci, platform, store, auth
 //! mirror    the pull-through cache                                    uses all above
 //! export    repositories as files of web servers and as OCI layouts   uses oci, platform, store, registry, auth
+//! import    images from elsewhere                                     uses all above but mirror
 //! http      parse, authorize, dispatch, render, choose the status     uses all above
 //! host      spin, wasi, native                                        uses all above
 //! ```
@@ -69,6 +70,7 @@ pub mod auth;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod export;
 pub mod http;
+pub mod import;
 pub mod mirror;
 pub mod oci;
 pub mod platform;

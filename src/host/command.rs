@@ -15,7 +15,7 @@ use super::outbound::NativePlatform;
 use super::settings::{Host, Values, help, help_of, nearest_setting};
 use super::tls::Certificate;
 use super::users::{self, User};
-use super::{native, prune};
+use super::{import, native, prune};
 use crate::http::audit_own;
 use crate::platform::Causes;
 use crate::registry::{CollectRequest, Report};
@@ -56,6 +56,8 @@ enum Command {
     /// Exits with status 1 if a store breaks a guarantee that eyot needs, or if an upstream does not
     /// answer as a registry or refuses its login.
     Check,
+    /// Take images from a folder, an archive or another registry
+    Import(import::Import),
     /// Add, remove and list users
     #[command(subcommand)]
     User(User),
@@ -167,6 +169,7 @@ fn run(line: &CommandLine) -> Result<ExitCode> {
             Command::Collect(options) => collect(options, &config).await,
             Command::Export(options) => export::run(options, &config).await,
             Command::Check => check(&config).await,
+            Command::Import(request) => import::run(request, &config).await,
             Command::User(request) => users::manage(&config, request).await.map(|()| ExitCode::SUCCESS),
             Command::Settings { .. } => Ok(ExitCode::SUCCESS),
         }

@@ -9,7 +9,7 @@ use tracing::level_filters::LevelFilter;
 use super::access::AccessConfig;
 use super::settings::{
     AccessSettings, BlobStoreName, Connections, KeyValueName, MirrorSettings, ServerSettings, StoreSettings, Values,
-    read_limits, read_redirects, read_s3, read_tag_max_age_seconds,
+    read_body_bytes_max, read_limits, read_redirects, read_s3, read_tag_max_age_seconds,
 };
 use crate::http::{Handler, Redirects};
 use crate::mirror::{self, Mirrors};
@@ -20,12 +20,12 @@ use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use crate::store::packed::PackedBlobStore;
 use crate::store::s3::{S3, S3Settings};
 use crate::store::{BlobStore, Expiring, KeyValue};
-use crate::{auth, upstream};
+use crate::{auth, import, upstream};
 
 /// The expiring keys of all layers.
-static EXPIRING: [Expiring; 6] = {
+static EXPIRING: [Expiring; 7] = {
     let [tags, lists, fills, troubles] = mirror::EXPIRING;
-    [auth::EXPIRING[0], upstream::EXPIRING[0], tags, lists, fills, troubles]
+    [auth::EXPIRING[0], upstream::EXPIRING[0], tags, lists, fills, troubles, import::EXPIRING[0]]
 };
 
 /// The settings, read and checked.
@@ -35,6 +35,8 @@ pub struct Config {
     pub stores: StoreSettings,
     /// The registry's limits.
     pub limits: Limits,
+    /// The longest body that a request may have, in bytes, where there is a limit.
+    pub body_bytes_max: Option<u64>,
     /// When to collect: a cron expression, for hosts that can follow a schedule.
     pub prune_schedule: Option<String>,
     /// How long caches may serve a tag without asking the registry, in seconds.
@@ -66,6 +68,7 @@ impl Config {
         let access = AccessSettings::read(values)?;
         Ok(Self {
             limits: read_limits(values)?,
+            body_bytes_max: read_body_bytes_max(values)?,
             tag_max_age_seconds: read_tag_max_age_seconds(values)?,
             connections: Connections::read(values)?,
             s3: stores.need_s3().then(|| read_s3(values)).transpose()?,
@@ -115,6 +118,7 @@ impl Config {
         let handler = Handler::new(registry.clone(), self.access.access(&keys, &platform)?);
         let handler = self.access.apply(handler)?.with_tag_max_age_seconds(self.tag_max_age_seconds);
         let mut handler = handler.with_redirects(self.redirects.clone());
+        handler = handler.with_body_bytes_max(self.body_bytes_max);
         if !mirroring.is_empty() {
             handler = handler.with_mirrors(Mirrors::new(mirroring, &registry, &keys, &platform, &self.mirrors.seal()));
         }

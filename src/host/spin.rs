@@ -9,10 +9,11 @@ use anyhow::{Result, anyhow};
 use spin_sdk::variables;
 use wasip3::http::types::{ErrorCode, Request, Response};
 
-use super::component::{self, Opened};
+use super::component::Opened;
 use super::config::Config;
 use super::log::log_to_standard_error;
 use super::settings::{Host, KeyValueName, Values, all_settings};
+use super::wasi_inbound;
 use super::wasi_outbound::WasiPlatform;
 use crate::platform::SystemPlatform;
 use crate::store::spin::{SpinKeyValue, SpinSqlite};
@@ -39,7 +40,7 @@ export!(Component);
 
 impl exports::wasi::http::handler::Guest for Component {
     async fn handle(request: Request) -> Result<Response, ErrorCode> {
-        component::answer(request, open).await
+        wasi_inbound::answer(request, open).await
     }
 }
 

@@ -4,13 +4,10 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
 use wasip3::http::types::{ErrorCode, Request, Response};
 
-use super::component::{self, Opened};
-use super::config::Config;
-use super::log::log_to_standard_error;
-use super::settings::{Host, Values, nearest_setting};
+use super::environment;
+use super::wasi_inbound;
 use super::wasi_outbound::WasiPlatform;
 
 wasip3::wit_bindgen::generate!({
@@ -30,20 +27,6 @@ export!(Component);
 
 impl exports::wasi::http::handler::Guest for Component {
     async fn handle(request: Request) -> Result<Response, ErrorCode> {
-        component::answer(request, async || open()).await
+        wasi_inbound::answer(request, async || environment::open(Arc::new(WasiPlatform))).await
     }
-}
-
-fn open() -> Result<Opened> {
-    // The environment of a component was chosen for the component alone, so a name that is nearly a
-    // setting's is an error.
-    for (name, _) in std::env::vars_os() {
-        if let Some(setting) = name.to_str().and_then(nearest_setting) {
-            bail!("setting {}: eyot has no such setting; {setting} has a similar name", name.display());
-        }
-    }
-    let config = Config::read(Values::new(Host::Wasi, &|name| std::env::var(name.to_uppercase()).ok()))?;
-    log_to_standard_error(config.log);
-    let stores = config.open(Arc::new(WasiPlatform), None)?;
-    Ok(Opened { stores, blocking: false })
 }

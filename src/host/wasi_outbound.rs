@@ -1,11 +1,9 @@
 //! Outbound HTTP of a component, through the host's HTTP client.
 
-use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::{Either, select};
 use futures_util::stream;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderName, HeaderValue, Method, Request, Response};
@@ -17,15 +15,9 @@ use wasip3::http::types::{
 use wasip3::wit_bindgen::{FutureReader, FutureWriter, StreamResult, StreamWriter};
 use wasip3::{wit_future, wit_stream};
 
+use super::exchange::{CONNECT_TIMEOUT, READ_TIMEOUT, Writing, answer_timeout, beside};
 use crate::platform::{Body, BodyError, Platform, SendError, SystemPlatform};
 
-/// The longest time for making a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest wait for the next bytes of an answer's body.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// The slowest speed allowed for a request body, in bytes per second. The host counts the time for
-/// the body towards the timeout of the answer, so the timeout grows with the body.
-const BODY_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
 /// The most bytes of an answer's body that one read takes from the host.
 const READ_BYTES: usize = 128 * 1024;
 
@@ -44,7 +36,7 @@ impl Platform for WasiPlatform {
 
     async fn send(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>, SendError> {
         let (head, body) = request.into_parts();
-        let timeout = timeout + Duration::from_secs(body.length().unwrap_or(0) / BODY_BYTES_PER_SECOND_MIN);
+        let timeout = answer_timeout(timeout, &body);
         let unusable = |what: &str| SendError::Failed(format!("the host refuses the {what} of the request"));
         let headers = head.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
         let headers = Fields::from_list(&headers.collect::<Vec<_>>()).map_err(|_| unusable("headers"))?;
@@ -123,23 +115,6 @@ async fn write(mut body: Body, mut writer: StreamWriter<u8>, end: FutureWriter<R
     }
     drop(writer);
     let _ = end.write(Ok(None)).await;
-}
-
-/// The task that sends the rest of a request body.
-type Writing = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// Waits for `answer` and sends the request body meanwhile. A server may begin its answer before
-/// the request is sent completely, and may end the answer only after that.
-async fn beside<T>(writing: &mut Option<Writing>, answer: impl Future<Output = T>) -> T {
-    let answer = pin!(answer);
-    let Some(rest) = writing else { return answer.await };
-    match select(answer, rest).await {
-        Either::Left((answer, _)) => answer,
-        Either::Right(((), answer)) => {
-            *writing = None;
-            answer.await
-        }
-    }
 }
 
 /// An exchange whose answer has begun. Dropping this value cancels the exchange and loses the rest

@@ -52,6 +52,12 @@ pub(super) enum Error {
     UnknownCoding,
     LengthAndCoding,
     Panicked,
+    /// The body is longer than the setting `body_bytes_max` allows.
+    BodyTooLong {
+        limit_bytes: u64,
+    },
+    /// A store does not answer.
+    NotReady,
     Body(BodyError),
     /// The credentials are missing or wrong.
     Unauthorized {
@@ -212,6 +218,17 @@ impl Error {
             Self::LengthAndCoding => {
                 let message = "the request must not have both a Content-Length and a Transfer-Encoding";
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", message)
+            }
+            Self::BodyTooLong { limit_bytes } => {
+                let message = format!(
+                    "this registry takes at most {limit_bytes} bytes in one request (setting body_bytes_max): \
+                     push the blob in chunks of at most {limit_bytes} bytes, each with a PATCH"
+                );
+                error(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", message)
+            }
+            Self::NotReady => {
+                let message = format!("a store of the registry does not answer{}", see_log(head));
+                error(StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", message)
             }
             // The log has the cause, under the request id in the answer.
             Self::Panicked => error(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "the registry failed"),

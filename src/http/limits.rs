@@ -14,6 +14,9 @@ pub(super) const REQUEST_ID_BYTES_MAX: usize = 64;
 pub(super) const BUSY_RETRY_AFTER_SECONDS: &str = "1";
 /// When a client is to retry after the issuer of its token did not answer, in seconds.
 pub(super) const ISSUER_RETRY_AFTER_SECONDS: &str = "30";
+/// How often an instance probes its stores at most when clients ask whether it is ready, in
+/// milliseconds.
+pub(super) const READY_PROBE_EVERY_MS: u64 = 1000;
 /// The most bytes of a request for a token, or about users and tokens.
 pub(super) const ADMINISTRATION_REQUEST_BYTES_MAX: u64 = 64 * 1024;
 /// The most scopes of one request for a token.

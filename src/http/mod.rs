@@ -3,6 +3,7 @@
 
 mod audit;
 mod authorizer;
+mod body_limit;
 mod byteranges;
 mod conditional;
 mod credentials;
@@ -40,8 +41,9 @@ use crate::platform::Body;
 use crate::registry::Registry;
 
 use authorizer::Authorizer;
+use body_limit::BodyLimit;
 use drain::Drain;
-use endpoints::Call;
+use endpoints::{Call, Readiness};
 use error::Error;
 use permission::Permission;
 use prefix::PathPrefix;
@@ -74,6 +76,8 @@ pub struct Handler {
     tag_max_age_seconds: u32,
     redirects: Redirects,
     mirrors: Option<Mirrors>,
+    body_limit: BodyLimit,
+    readiness: Readiness,
     observer: Option<Arc<dyn Fn(&Event) + Send + Sync>>,
     prefix: PathPrefix,
     /// Seals names in cursors if the registry has no tokens.
@@ -92,6 +96,8 @@ impl Handler {
             tag_max_age_seconds: 0,
             redirects: Redirects::all_but(""),
             mirrors: None,
+            body_limit: BodyLimit::default(),
+            readiness: Readiness::default(),
             observer: None,
             prefix: PathPrefix::default(),
             own_seal: Seal::new(key),
@@ -109,6 +115,13 @@ impl Handler {
     /// default all clients are redirected.
     pub fn with_redirects(self, redirects: Redirects) -> Self {
         Self { redirects, ..self }
+    }
+
+    /// The most bytes that the body of a request may have; by default no body is too long. Meant for
+    /// hosts and proxies with such a limit. A longer body is refused at once with 413. The limit is
+    /// announced to clients as `OCI-Chunk-Max-Length`, so that clients push larger blobs in chunks.
+    pub fn with_body_bytes_max(self, body_bytes_max: Option<u64>) -> Self {
+        Self { body_limit: BodyLimit(body_bytes_max), ..self }
     }
 
     /// The upstreams whose repositories are pulled through this registry; none by default.
@@ -230,6 +243,12 @@ impl Handler {
         origin::check_host(head)?;
         head::check_size(head)?;
         head::check_framing(head)?;
+        let (body, exceeded) = self.body_limit.apply(body)?;
+        let performed = self.perform_within_limits(head, body).await;
+        performed.map_err(|error| self.body_limit.explain(&exceeded, error))
+    }
+
+    async fn perform_within_limits(&self, head: &Parts, body: Body) -> Result<Reply, Error> {
         let mut operation = endpoints::parse(head)?;
         let namespace = match (&self.mirrors, operation.pulled()) {
             (Some(mirrors), Some(pulled)) => pulled.route(mirrors, head)?,

@@ -6,7 +6,7 @@ use crate::oci::RepositoryName;
 /// The permission that a request requires of its caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Permission<'a> {
-    /// No permission: the endpoint checks the credentials itself.
+    /// No permission: the endpoint serves anyone, or checks the credentials itself.
     None,
     /// A login, if the registry has logins. Clients learn from the answer to `/v2/` whether they
     /// must log in, and how.

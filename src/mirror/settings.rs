@@ -149,6 +149,12 @@ impl Mirroring {
         self.upstreams.iter().map(|(upstream, _)| upstream.name().to_owned()).collect()
     }
 
+    /// The upstream that a namespace means: its name, or the host in its URL with the port.
+    pub fn in_namespace(&self, namespace: &str) -> Option<&Upstream> {
+        let found = self.upstreams.iter().find(|(upstream, _)| upstream.serves_namespace(namespace));
+        found.map(|(upstream, _)| upstream)
+    }
+
     /// Whether there is no upstream.
     pub fn is_empty(&self) -> bool {
         self.upstreams.is_empty()

@@ -33,6 +33,12 @@ const ANY_JSON: &str = "application/json";
 /// besides its text.
 const ANNOTATIONS_MAX: usize = 10_000;
 
+/// Whether the registry reads manifests of this media type. Of other manifests the registry knows
+/// only which digests occur in their JSON.
+pub fn is_readable(media_type: &str) -> bool {
+    KNOWN.iter().any(|known| known.eq_ignore_ascii_case(media_type))
+}
+
 /// A reference to content: its media type, digest and size.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -57,7 +63,7 @@ pub struct Descriptor {
 impl Descriptor {
     /// Whether the content is a manifest of a type that the registry knows, rather than a blob.
     pub fn is_manifest(&self) -> bool {
-        KNOWN.iter().any(|known| known.eq_ignore_ascii_case(&self.media_type))
+        is_readable(&self.media_type)
     }
 
     /// Whether the content is a foreign layer, which a registry need not hold: the descriptor lists

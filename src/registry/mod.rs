@@ -47,12 +47,15 @@ pub use manifests::{Manifest, Pushed, Referrers, ReferrersRequest};
 pub(crate) use memory::Share;
 pub use precondition::{Expected, Precondition};
 pub use session_id::{SessionId, SessionIdError};
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+pub(crate) use uploads::Segments;
 pub use uploads::{Chunk, Status};
 
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
 use crate::platform::{Body, Platform};
 use crate::store::check::Finding;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
+use crate::store::readiness::NotReady;
 use crate::store::{self, BlobStore, Expiring, KeyValue};
 use blobs::Blobs;
 use collect::Collection;
@@ -176,6 +179,12 @@ impl Registry {
     /// When a store cannot be reached.
     pub async fn check(&self) -> Result<Vec<Finding>> {
         Ok(store::check::check(&self.parts.facts.keys, &self.parts.content.blobs, &self.parts.platform).await?)
+    }
+
+    /// The stores that do not answer a harmless read within
+    /// [five seconds](store::readiness::WAIT_MAX); none if the registry is ready.
+    pub async fn not_ready(&self) -> Vec<NotReady> {
+        store::readiness::not_ready(&self.parts.facts.keys, &self.parts.content.blobs, &self.parts.platform).await
     }
 
     /// The time, in milliseconds since the Unix epoch.

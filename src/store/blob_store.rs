@@ -143,6 +143,12 @@ pub trait BlobStore: Send + Sync {
     /// the names. Fewer than `limit` objects mean that no more objects follow.
     async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>>;
 
+    /// Asks the store whether it answers, by one read without an effect. The default lists one
+    /// object. A store that keeps its content in another store does nothing.
+    async fn probe(&self) -> Result<()> {
+        self.list(None, 1).await.map(drop)
+    }
+
     /// Removes the object with this name. Removing an absent object is no error. A concurrent
     /// append to the object, or a read of the object, either fails or completes in full.
     ///

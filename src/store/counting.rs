@@ -162,6 +162,11 @@ impl<S: BlobStore + ?Sized> BlobStore for Counting<S> {
         self.inner.list(after, limit).await
     }
 
+    async fn probe(&self) -> Result<()> {
+        Counts::add(&self.counts.lists);
+        self.inner.probe().await
+    }
+
     async fn remove(&self, name: &str) -> Result<()> {
         Counts::add(&self.counts.deletes);
         self.inner.remove(name).await

@@ -273,6 +273,10 @@ impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
         faulty!(self, self.inner.list(after, limit))
     }
 
+    async fn probe(&self) -> Result<()> {
+        faulty!(self, self.inner.probe())
+    }
+
     async fn remove(&self, name: &str) -> Result<()> {
         faulty!(self, self.inner.remove(name))
     }

@@ -21,6 +21,7 @@ pub mod faulty;
 pub mod file;
 pub mod memory;
 pub mod packed;
+pub mod readiness;
 pub mod s3;
 #[cfg(all(feature = "spin", target_os = "wasi"))]
 pub mod spin;

@@ -41,9 +41,30 @@ macro_rules! on_host {
 
 on_host!(native, Kind::Native);
 on_host!(wasi, Kind::Wasi);
+on_host!(wasi2, Kind::Wasi2);
 on_host!(spin_key_value, Kind::SpinHost("spin-key-value"));
 on_host!(spin_sqlite, Kind::SpinHost("spin-sqlite"));
 on_host!(real_spin, Kind::Spin);
+
+/// Hosts such as wasmtime by default make an instance for every request.
+mod wasi2_once {
+    use super::*;
+
+    #[test]
+    fn transcripts() {
+        on(Kind::Wasi2Once, super::transcripts);
+    }
+
+    #[test]
+    fn large_blob() {
+        on(Kind::Wasi2Once, super::large_blob);
+    }
+
+    #[test]
+    fn cut_pushes() {
+        on(Kind::Wasi2Once, super::cut_pushes);
+    }
+}
 
 mod ten_thousand_tags {
     use super::*;
@@ -60,6 +81,11 @@ mod contract {
     #[test]
     fn wasi_files() {
         on(Kind::WasiContract, async |host| host.keeps_the_contract().await);
+    }
+
+    #[test]
+    fn wasi2_files() {
+        on(Kind::Wasi2Contract, async |host| host.keeps_the_contract().await);
     }
 
     #[test]
@@ -85,6 +111,11 @@ mod broken_answer {
     #[test]
     fn wasi() {
         on(Kind::Wasi, super::broken_answer);
+    }
+
+    #[test]
+    fn wasi2() {
+        on(Kind::Wasi2, super::broken_answer);
     }
 }
 

@@ -18,10 +18,13 @@ fn status(host: &Host, line: &str, headers: &str) -> u16 {
 
 #[test]
 fn a_local_registry_refuses_other_names() {
-    // wasmtime keeps the Host header to itself, but passes on the host in a URL.
-    for (name, kind, shows_host) in
-        [("wasmtime", Kind::Wasi, false), ("Spin", Kind::SpinHost("spin-sqlite"), true), ("native", Kind::Native, true)]
-    {
+    // wasmtime keeps the Host header from components of WASI 0.3, but passes on the host in a URL.
+    for (name, kind, shows_host) in [
+        ("wasmtime", Kind::Wasi, false),
+        ("wasmtime, WASI 0.2", Kind::Wasi2, true),
+        ("Spin", Kind::SpinHost("spin-sqlite"), true),
+        ("native", Kind::Native, true),
+    ] {
         let host = Host::start_with(kind, &[("AUTH_MODE", "local")]);
         let own = format!("Host: {}\r\n", host.client.address);
         let other = "Host: registry.example\r\n";

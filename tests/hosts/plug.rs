@@ -408,3 +408,8 @@ fn native() {
 fn wasmtime() {
     pull_the_plug(Kind::Wasi);
 }
+
+#[test]
+fn wasmtime_wasi2() {
+    pull_the_plug(Kind::Wasi2);
+}

@@ -15,12 +15,16 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("upstream", &["upstream", "auth", "store", "platform", "oci"]),
     ("mirror", &["mirror", "upstream", "registry", "auth", "store", "platform", "oci"]),
     ("export", &["export", "auth", "registry", "store", "platform", "oci"]),
+    ("import", &["import", "upstream", "registry", "auth", "store", "platform", "oci"]),
     ("http", &["http", "mirror", "upstream", "auth", "registry", "store", "platform", "oci"]),
-    ("host", &["host", "http", "export", "mirror", "upstream", "auth", "registry", "store", "platform", "oci"]),
+    (
+        "host",
+        &["host", "http", "export", "import", "mirror", "upstream", "auth", "registry", "store", "platform", "oci"],
+    ),
 ];
 
 /// Crates that only a host may use; the store that wraps Spin's stores is the one exception.
-const HOST_CRATES: &[&str] = &["tokio", "hyper", "hyper_util", "wasip3", "spin_sdk", "anyhow"];
+const HOST_CRATES: &[&str] = &["tokio", "hyper", "hyper_util", "wasip2", "wasip3", "spin_sdk", "anyhow"];
 const HOST_CRATE_EXCEPTION: &str = "store::spin";
 
 /// The parts of the registry in order: a part uses only parts that come before it in this list,

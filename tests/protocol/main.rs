@@ -2,7 +2,9 @@
 #![cfg(not(target_family = "wasm"))]
 
 mod bodies;
+mod body_limit;
 mod byteranges;
+mod health;
 mod lists;
 mod panics;
 mod self_test;

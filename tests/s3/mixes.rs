@@ -1,4 +1,4 @@
-//! Both components on a real S3 server, by the outbound HTTP of their host: the contract of the
+//! The components on a real S3 server, by the outbound HTTP of their host: the contract of the
 //! stores, and the protocol with all data or only layers in the bucket. `scripts/test` builds the
 //! components that the tests need.
 
@@ -30,6 +30,18 @@ fn wasi() {
             transcripts(server, Kind::Wasi, keys).await;
         }
         troubles(server, Kind::Wasi, "files").await;
+    });
+}
+
+#[test]
+fn wasi2() {
+    on_a_server(async |server| {
+        strict_contract(server, Kind::Wasi2Contract).await;
+        for keys in ["files", "s3"] {
+            transcripts(server, Kind::Wasi2, keys).await;
+        }
+        troubles(server, Kind::Wasi2, "files").await;
+        redirects(server, Kind::Wasi2, "s3").await;
     });
 }
 

@@ -125,6 +125,11 @@ impl BlobStore for Gated<dyn BlobStore> {
         self.inner.list(after, limit).await
     }
 
+    async fn probe(&self) -> Result<()> {
+        self.scheduler.gate("probe", "").await;
+        self.inner.probe().await
+    }
+
     async fn remove(&self, name: &str) -> Result<()> {
         self.scheduler.gate("remove", name).await;
         self.inner.remove(name).await

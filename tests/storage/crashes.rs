@@ -25,15 +25,15 @@ const OCI_IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const SECRET: &str = "the plug was pulled";
 
 /// Counts down to the crash. After the crash every call fails, because the process is gone.
-struct Fuse {
-    calls_left: AtomicI64,
+pub struct Fuse {
+    pub calls_left: AtomicI64,
     /// Whether only a single call fails, instead of a crash.
-    recovers: bool,
+    pub recovers: bool,
     /// Whether the failing call does its work, so that only its answer is lost.
-    works: bool,
+    pub works: bool,
 }
 
-enum Spark {
+pub enum Spark {
     Fine,
     DoAndFail,
     Fail,
@@ -57,9 +57,9 @@ fn outage() -> Error {
 }
 
 /// A store whose calls count down a fuse.
-struct Fused<S: ?Sized> {
-    fuse: Arc<Fuse>,
-    inner: Arc<S>,
+pub struct Fused<S: ?Sized> {
+    pub fuse: Arc<Fuse>,
+    pub inner: Arc<S>,
 }
 
 macro_rules! fused {
@@ -161,6 +161,10 @@ impl BlobStore for Fused<dyn BlobStore> {
 
     async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>, Error> {
         fused!(self, self.inner.list(after, limit))
+    }
+
+    async fn probe(&self) -> Result<(), Error> {
+        fused!(self, self.inner.probe())
     }
 
     async fn remove(&self, name: &str) -> Result<(), Error> {

@@ -25,8 +25,13 @@ const LOG: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, PartialEq)]
 pub enum Kind {
     Native,
-    /// The WASI component under `wasmtime serve`.
+    /// The WASI 0.3 component under `wasmtime serve`.
     Wasi,
+    /// The WASI 0.2 component under `wasmtime serve`. An instance serves several requests, one after
+    /// the other.
+    Wasi2,
+    /// As `Wasi2`, with an instance for every request.
+    Wasi2Once,
     /// The Spin component under the project's own test host. The value names the key store.
     SpinHost(&'static str),
     /// As `SpinHost`, with `--manners real`, for tests of operations that are slow in Spin. An
@@ -36,6 +41,7 @@ pub enum Kind {
     Spin,
     /// The components that answer every request by running the contract of their stores.
     WasiContract,
+    Wasi2Contract,
     SpinHostContract(&'static str),
 }
 
@@ -56,6 +62,14 @@ impl Kind {
                 command
             }
             Kind::Wasi => wasmtime(data, settings, &built("EYOT_WASI_COMPONENT", "target/eyot-wasi.wasm")),
+            Kind::Wasi2Once => wasmtime(data, settings, &built("EYOT_WASI2_COMPONENT", "target/eyot-wasi2.wasm")),
+            Kind::Wasi2 => {
+                let component = built("EYOT_WASI2_COMPONENT", "target/eyot-wasi2.wasm");
+                wasmtime_with(&["--max-instance-reuse-count", "128"], data, settings, &component)
+            }
+            Kind::Wasi2Contract => {
+                wasmtime(data, settings, &built("EYOT_WASI2_CONTRACT", "target/eyot-contract-wasi2.wasm"))
+            }
             Kind::WasiContract => {
                 wasmtime(data, settings, &built("EYOT_WASI_CONTRACT", "target/eyot-contract-wasi.wasm"))
             }
@@ -88,8 +102,13 @@ pub type Settings = [(&'static str, &'static str)];
 type Setting = (&'static str, String);
 
 fn wasmtime(data: &Path, settings: &[Setting], component: &Path) -> Command {
+    wasmtime_with(&[], data, settings, component)
+}
+
+fn wasmtime_with(options: &[&str], data: &Path, settings: &[Setting], component: &Path) -> Command {
     let mut command = Command::new(wasmtime_program());
-    command.args(["serve", "-Scli", "-O", "pooling-total-core-instances=4096", "--addr", "127.0.0.1:0", "--dir"]);
+    command.args(["serve", "-Scli", "-O", "pooling-total-core-instances=4096", "--addr", "127.0.0.1:0"]);
+    command.args(options).arg("--dir");
     command.arg(format!("{}::/data", data.display()));
     // If a name occurs twice, wasmtime uses the first value.
     if settings.iter().all(|(name, _)| *name != "AUTH_MODE") {

@@ -12,6 +12,9 @@ const DEFAULT: Limits = Limits::DEFAULT;
 /// The most seconds that a setting can have: as many as fit into 64 bits as milliseconds.
 const SECONDS_MAX: u64 = u64::MAX / 1000;
 
+/// The least value of `body_bytes_max`: the most that a request about users and tokens has.
+const BODY_BYTES_MAX_LEAST: u64 = 64 * 1024;
+
 static MANIFEST_BYTES_MAX: Setting<Number> = Setting::new(
     "manifest_bytes_max",
     Number { least: 1, most: VALUE_BYTES_MAX, default: DEFAULT.manifest_bytes_max },
@@ -44,8 +47,24 @@ static UPLOAD_LIFETIME_SECONDS: Setting<Number> = Setting::new(
     "how long an upload session lives after its last change, in seconds",
 );
 
-pub(super) static SETTINGS: &[&dyn AnySetting] =
-    &[&MANIFEST_BYTES_MAX, &MANIFEST_INLINE_BYTES_MAX, &BLOB_BYTES_MAX, &PAGE_ENTRIES_MAX, &UPLOAD_LIFETIME_SECONDS];
+static BODY_BYTES_MAX: Setting<Optional<Number>> = Setting::new(
+    "body_bytes_max",
+    Optional {
+        kind: Number { least: BODY_BYTES_MAX_LEAST, most: u64::MAX, default: BODY_BYTES_MAX_LEAST },
+        unset: "no limit",
+    },
+    "the longest body that one request may have, in bytes",
+)
+.details("For hosts and proxies with such a limit. Longer bodies are refused at once with 413, and clients are told by `OCI-Chunk-Max-Length` to push in chunks.");
+
+pub(super) static SETTINGS: &[&dyn AnySetting] = &[
+    &MANIFEST_BYTES_MAX,
+    &MANIFEST_INLINE_BYTES_MAX,
+    &BLOB_BYTES_MAX,
+    &BODY_BYTES_MAX,
+    &PAGE_ENTRIES_MAX,
+    &UPLOAD_LIFETIME_SECONDS,
+];
 
 static GRACE_SECONDS: Setting<Number> = Setting::new(
     "grace_seconds",
@@ -104,6 +123,11 @@ static SPARSE_MANIFESTS: Setting<Flag> = Setting::new(
 );
 
 pub(super) static PULL_SETTINGS: &[&dyn AnySetting] = &[&TAG_MAX_AGE_SECONDS, &WARNINGS, &SPARSE_MANIFESTS];
+
+/// The longest body that a request may have, in bytes; `None` where no body is too long.
+pub(crate) fn read_body_bytes_max(values: Values<'_>) -> Result<Option<u64>> {
+    values.read(&BODY_BYTES_MAX)
+}
 
 /// The limits of the registry.
 pub(crate) fn read_limits(values: Values<'_>) -> Result<Limits> {

@@ -30,7 +30,7 @@ pub use stores::{BlobStoreName, KeyValueName, StoreSettings};
 pub use values::Values;
 
 pub(super) use access::{AccessSettings, AuthMode};
-pub(super) use limits::{read_limits, read_tag_max_age_seconds};
+pub(super) use limits::{read_body_bytes_max, read_limits, read_tag_max_age_seconds};
 pub(super) use s3::{read_redirects, read_s3};
 pub(super) use server::ServerSettings;
 

@@ -6,9 +6,11 @@ mod blobs;
 mod catalog;
 mod check;
 mod collection;
+mod health;
 mod machine_tokens;
 mod manifests;
 mod mounts;
+mod packages;
 mod path;
 mod referrers;
 mod tags;
@@ -32,12 +34,15 @@ use super::reply::Reply;
 use crate::auth::Caller;
 use crate::platform::Body;
 
+pub(super) use health::Readiness;
 use path::{Target, Template};
 
 /// All endpoints. A path belongs to the first endpoint whose path fits, so the paths with fixed
 /// names come before the paths in which a repository name may stand.
 pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     version::ENDPOINTS,
+    health::ENDPOINTS,
+    packages::ENDPOINTS,
     catalog::ENDPOINTS,
     check::ENDPOINTS,
     collection::ENDPOINTS,

@@ -58,11 +58,11 @@ impl Operation for MountBlob {
             // The answer is the same as for content that does not exist, so that the answer does
             // not reveal where content is.
             let status = handler.registry.begin_upload(&repository, digest.algorithm()).await?;
-            return Ok(Reply::upload_begun(&repository, &status));
+            return Ok(handler.body_limit.announce(Reply::upload_begun(&repository, &status)));
         }
         match handler.registry.mount_or_begin(&repository, &digest, from.as_ref()).await? {
             Mounted::Blob(digest) => Ok(Reply::blob_created(&repository, &digest)),
-            Mounted::Upload(status) => Ok(Reply::upload_begun(&repository, &status)),
+            Mounted::Upload(status) => Ok(handler.body_limit.announce(Reply::upload_begun(&repository, &status))),
         }
     }
 }

@@ -119,7 +119,7 @@ impl Operation for BeginUpload {
 
     async fn perform(self: Box<Self>, handler: &Handler, _: Call<'_>) -> Result<Reply, Error> {
         let status = handler.registry.begin_upload(&self.repository, self.algorithm).await?;
-        Ok(Reply::upload_begun(&self.repository, &status))
+        Ok(handler.body_limit.announce(Reply::upload_begun(&self.repository, &status)))
     }
 }
 

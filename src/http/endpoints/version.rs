@@ -23,7 +23,7 @@ impl Operation for GetVersion {
         None
     }
 
-    async fn perform(self: Box<Self>, _: &Handler, _: Call<'_>) -> Result<Reply, Error> {
-        Ok(Reply::json(&serde_json::json!({})))
+    async fn perform(self: Box<Self>, handler: &Handler, _: Call<'_>) -> Result<Reply, Error> {
+        Ok(handler.body_limit.announce(Reply::json(&serde_json::json!({}))))
     }
 }

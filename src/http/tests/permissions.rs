@@ -9,7 +9,7 @@ use super::*;
 /// The expected permissions: whether `user` may do `need` in `repository`.
 fn is_allowed(user: &str, repository: &str, need: &str) -> bool {
     match (user, repository, need) {
-        (_, _, "none") | ("root", _, _) => true,
+        (_, _, "none" | "public") | ("root", _, _) => true,
         ("anonymous", _, "login") => false,
         (_, _, "login") => true,
         // Every caller sees their own part of the catalog, and a caller with only public
@@ -32,6 +32,9 @@ const SESSION: &str = "6ba7b810-9dad-41d1-80b4-00c04fd430c8";
 pub(super) const ROUTES: &[(&str, &str, &str, u16)] = &[
     ("GET", "/v2/", "login", 200),
     ("GET", "/v2", "login", 200),
+    ("GET", "/healthz", "public", 200),
+    ("GET", "/readyz", "public", 200),
+    ("GET", "/.well-known/wasm-pkg/registry.json", "public", 200),
     ("GET", "/v2/_catalog", "catalog", 200),
     ("GET", "/v2/{repo}/tags/list", "pull", 200),
     ("GET", "/v2/{repo}/manifests/v1", "pull", 200),
@@ -96,7 +99,7 @@ fn every_endpoint_for_every_caller() {
                 };
                 assert_eq!(response.status(), expected, "{what}");
                 assert_eq!(challenge(&response).is_some(), !allowed, "{what}");
-                if *need == "none" {
+                if matches!(*need, "none" | "public") {
                     continue;
                 }
 
@@ -121,8 +124,11 @@ fn every_endpoint_for_every_caller() {
             }
             for wrong in ["Digest x", "Bearer x", "Bearer a.b.c", "Basic eA==", "x"] {
                 let response = fixture.send(method, &uri, wrong, body);
-                assert_eq!(response.status(), 401, "{method} {uri} with {wrong:?}");
-                assert!(challenge(&response).is_some(), "{method} {uri} with {wrong:?}");
+                // A public endpoint does not look at credentials.
+                let is_refused = *need != "public";
+                let expected = if is_refused { 401 } else { *success };
+                assert_eq!(response.status(), expected, "{method} {uri} with {wrong:?}");
+                assert_eq!(challenge(&response).is_some(), is_refused, "{method} {uri} with {wrong:?}");
             }
         }
     }
@@ -156,8 +162,8 @@ fn the_page_lists_every_endpoint_with_its_permission() {
     let page = std::fs::read_to_string(page).unwrap();
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
     let listed: BTreeSet<_> = rows
-        .filter_map(|(endpoint, rest)| Some((endpoint.split_once(" /v2/")?, rest.split_once(" | ")?.0)))
-        .map(|((method, path), permission)| format!("{method} /v2/{path} {permission}"))
+        .filter_map(|(endpoint, rest)| Some((endpoint.split_once(" /")?, rest.split_once(" | ")?.0)))
+        .map(|((method, path), permission)| format!("{method} /{path} {permission}"))
         .collect();
     let rows = ROUTES.iter().map(|(method, target, need, _)| (endpoint(method, target), need));
     let expected: BTreeSet<_> = rows.map(|((method, path), need)| format!("{method} {path} {need}")).collect();

@@ -19,6 +19,8 @@ mod verified_body;
 use std::sync::Arc;
 
 pub use chunk::Chunk;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+pub(crate) use segments::Segments;
 pub use session::Status;
 
 use super::blobs::Blobs;

@@ -10,7 +10,7 @@ use crate::platform::{Body, BodyError};
 use crate::registry::limits::SEGMENTS_MAX;
 
 /// A body of known length that is read segment by segment.
-pub(super) struct Segments {
+pub(crate) struct Segments {
     source: Arc<Mutex<Source>>,
     left: u64,
     segment_bytes: u64,
@@ -31,7 +31,7 @@ impl Segments {
     /// Cuts `body` into segments of `segment_bytes`, or into larger segments if there would be more
     /// than `SEGMENTS_MAX`. Returns the body as `Err` if the body fits into one segment, if the
     /// body's length is unknown, or if there is no segment size.
-    pub(super) fn new(body: Body, segment_bytes: Option<u64>) -> Result<Self, Body> {
+    pub(crate) fn new(body: Body, segment_bytes: Option<u64>) -> Result<Self, Body> {
         let (Some(length), Some(segment_bytes)) = (body.length(), segment_bytes) else { return Err(body) };
         if length <= segment_bytes {
             return Err(body);
@@ -42,7 +42,7 @@ impl Segments {
     }
 
     /// The next segment. The caller must read the segment before to its end first.
-    pub(super) fn next(&mut self) -> Option<Body> {
+    pub(crate) fn next(&mut self) -> Option<Body> {
         if self.left == 0 {
             return None;
         }

@@ -1,0 +1,142 @@
+//! The port for a tree of files that can only be read: a folder, or the files in an archive.
+//!
+//! Paths are relative, with `/` between their parts. A path out of the tree is refused by name.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream;
+
+use super::error::{Error, Result};
+use super::limits::PIECE_BYTES;
+use super::source::FoundBlob;
+use crate::platform::{Body, BodyError};
+
+/// A tree of files.
+#[async_trait]
+pub(super) trait Files: Send + Sync {
+    /// The names directly in a folder, in byte order. Empty for a path that is no folder.
+    async fn list(&self, folder: &str) -> Result<Vec<Name>>;
+
+    /// A file; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a path or a link that leads out of the tree, and for anything else
+    /// than a regular file.
+    async fn find(&self, path: &str) -> Result<Option<Section>>;
+}
+
+/// A name in a folder.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Name {
+    pub(super) text: String,
+    /// Whether the name is that of a folder itself, and not of a link to a folder.
+    pub(super) is_folder: bool,
+}
+
+/// A section of an open file: a whole file, or a file in an archive.
+#[derive(Clone, Debug)]
+pub(super) struct Section {
+    pub(super) file: Arc<File>,
+    pub(super) start: u64,
+    pub(super) length: u64,
+}
+
+impl Section {
+    /// The bytes from `from` to the end of the section.
+    pub(super) fn body(&self, from: u64) -> Body {
+        let from = from.min(self.length);
+        let state = (self.file.clone(), self.start + from, self.length - from);
+        let pieces = stream::try_unfold(state, |(file, at, left)| async move {
+            if left == 0 {
+                return Ok::<_, BodyError>(None);
+            }
+            let bytes = left.min(PIECE_BYTES as u64);
+            let (reader, length) = (file.clone(), bytes as usize);
+            let piece = blocking::unblock(move || read_at(&reader, at, length)).await;
+            let piece = piece.map_err(|error| BodyError::Interrupted(error.to_string()))?;
+            Ok(Some((piece, (file, at + bytes, left - bytes))))
+        });
+        Body::from_stream(pieces).with_length(self.length - from)
+    }
+
+    /// The whole section in memory.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the section is larger than `limit_bytes`; no byte is read then.
+    pub(super) async fn read(&self, name: &str, limit_bytes: u64) -> Result<Bytes> {
+        if self.length > limit_bytes {
+            let length = self.length;
+            return Err(Error::refused(format!("{name} has {length} bytes, and at most {limit_bytes} are read")));
+        }
+        let section = self.clone();
+        let read = blocking::unblock(move || read_at(&section.file, section.start, section.length as usize)).await;
+        read.map_err(|error| Error::Unreadable(format!("{name}: {error}")))
+    }
+
+    /// The section as a blob from byte `start`.
+    pub(super) fn blob(&self, start: u64) -> FoundBlob {
+        let start = start.min(self.length);
+        FoundBlob { start, size: self.length, body: self.body(start) }
+    }
+}
+
+fn read_at(file: &File, at: u64, length: usize) -> io::Result<Bytes> {
+    let mut piece = vec![0; length];
+    file.read_exact_at(&mut piece, at)?;
+    Ok(piece.into())
+}
+
+/// The whole file in memory; `None` if there is no file. Errors as in [`Files::find`] and
+/// [`Section::read`].
+pub(super) async fn read(files: &dyn Files, path: &str, limit_bytes: u64) -> Result<Option<Bytes>> {
+    match files.find(path).await? {
+        Some(section) => Ok(Some(section.read(path, limit_bytes).await?)),
+        None => Ok(None),
+    }
+}
+
+/// A path without `.` and without empty parts. `..` leads to the folder above.
+///
+/// # Errors
+/// [`Error::Refused`] when the path is absolute or leads out of the tree.
+pub(super) fn normal(path: &str, within: &str) -> Result<String> {
+    let outside = || Error::refused(format!("{path} leads out of {within}"));
+    if path.starts_with('/') || path.contains('\0') {
+        return Err(outside());
+    }
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop().ok_or_else(outside)?),
+            part => parts.push(part),
+        }
+    }
+    Ok(parts.join("/"))
+}
+
+/// The path of a name in a folder; the empty text is the top folder.
+pub(super) fn join(folder: &str, name: &str) -> String {
+    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_stays_in_its_tree() {
+        for (path, expected) in [("a/b", "a/b"), ("./a//b/", "a/b"), ("a/../b", "b"), ("", ""), ("a/..", "")] {
+            assert_eq!(normal(path, "the folder").as_deref(), Ok(expected), "{path}");
+        }
+        for path in ["/a", "..", "a/../../b", "../a", "a\0b"] {
+            let error = normal(path, "the folder").unwrap_err().to_string();
+            assert_eq!(error, format!("{path} leads out of the folder"));
+        }
+    }
+}
