@@ -14,7 +14,10 @@ use eyot::{Body, Handler, Registry};
 
 /// A store over a sorted map. Each value has a number that changes with each write.
 #[derive(Default)]
-struct Shelf(Mutex<(u64, BTreeMap<String, (u64, Bytes)>)>);
+struct Shelf(Mutex<Content>);
+
+/// The last number that was given, and the values by key, each with its number.
+type Content = (u64, BTreeMap<String, (u64, Bytes)>);
 
 #[async_trait::async_trait]
 impl KeyValue for Shelf {

@@ -25,6 +25,9 @@ pub struct Event {
     pub address: Option<IpAddr>,
 }
 
+/// A function that is told of changes.
+pub(super) type Observer = dyn Fn(&Event) + Send + Sync;
+
 impl Event {
     pub(super) fn new(action: &'static str) -> Self {
         Self { action, repository: None, tags: Vec::new(), digest: None, user: None, address: None }

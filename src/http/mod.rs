@@ -45,6 +45,7 @@ use body_limit::BodyLimit;
 use drain::Drain;
 use endpoints::{Call, Readiness};
 use error::Error;
+use event::Observer;
 use permission::Permission;
 use prefix::PathPrefix;
 use reply::Reply;
@@ -78,7 +79,7 @@ pub struct Handler {
     mirrors: Option<Mirrors>,
     body_limit: BodyLimit,
     readiness: Readiness,
-    observer: Option<Arc<dyn Fn(&Event) + Send + Sync>>,
+    observer: Option<Arc<Observer>>,
     prefix: PathPrefix,
     /// Seals names in cursors if the registry has no tokens.
     own_seal: Seal,
