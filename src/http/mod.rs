@@ -59,6 +59,9 @@ pub use progress::Progress;
 pub use redirects::Redirects;
 pub use request_id::REQUEST_SPAN;
 
+/// A function that is told of each change.
+type Observer = dyn Fn(&Event) + Send + Sync;
+
 /// Answers requests of the OCI distribution API.
 ///
 /// ```
@@ -78,7 +81,7 @@ pub struct Handler {
     mirrors: Option<Mirrors>,
     body_limit: BodyLimit,
     readiness: Readiness,
-    observer: Option<Arc<dyn Fn(&Event) + Send + Sync>>,
+    observer: Option<Arc<Observer>>,
     prefix: PathPrefix,
     /// Seals names in cursors if the registry has no tokens.
     own_seal: Seal,
