@@ -65,6 +65,10 @@ pub(super) struct TagFact {
 pub(super) struct FillFact {
     pub session: String,
     pub begun_ms: u64,
+    /// The beginning of the blob, as a blob of its own: the bytes of an earlier fill, in a store
+    /// that reads only committed content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beginning: Option<Digest>,
 }
 
 pub(super) fn tag(repository: &RepositoryName, tag: &Tag) -> String {

@@ -311,6 +311,15 @@ impl Registry {
         self.parts.uploads.complete(repository, id, digest, chunk).await
     }
 
+    /// Ends an upload with the bytes that the upload has, and makes these bytes a blob of the
+    /// repository under their own digest. Returns the digest.
+    ///
+    /// # Errors
+    /// [`Error::UploadUnknown`] when the upload has ended or was cancelled.
+    pub async fn close_upload(&self, repository: &RepositoryName, id: &SessionId) -> Result<Digest> {
+        self.parts.uploads.close(repository, id).await
+    }
+
     /// Uploads a whole blob in one request.
     ///
     /// # Errors
