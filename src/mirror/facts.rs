@@ -34,6 +34,11 @@ pub(super) const TAGS: Expiring = Expiring {
             now_ms.abs_diff(fact.checked_ms) > lasts_ms
         })
     },
+    // An answer that a tag does not exist is noted without the tag.
+    needs_tag: Some(|value| {
+        let fact: Option<TagFact> = serde_json::from_slice(value).ok();
+        fact.is_none_or(|fact| !fact.is_absent)
+    }),
 };
 
 /// Facts about fills that nobody continues any more.
@@ -43,12 +48,16 @@ pub(super) const FILLS: Expiring = Expiring {
         let fact: Option<FillFact> = serde_json::from_slice(value).ok();
         fact.is_none_or(|fact| now_ms.abs_diff(fact.begun_ms) > FILL_KEPT_MS)
     },
+    needs_tag: None,
 };
 
 /// The last check of a tag with the upstream.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct TagFact {
     pub checked_ms: u64,
+    /// When the use of the manifest was last noted in the registry for a pull of the tag.
+    #[serde(default)]
+    pub used_ms: u64,
     /// The manifest that the tag led to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,

@@ -10,7 +10,7 @@ use crate::registry::Limits;
 const DEFAULT: Limits = Limits::DEFAULT;
 
 /// The most seconds that a setting can have: as many as fit into 64 bits as milliseconds.
-const SECONDS_MAX: u64 = u64::MAX / 1000;
+pub(super) const SECONDS_MAX: u64 = u64::MAX / 1000;
 
 static MANIFEST_BYTES_MAX: Setting<Number> = Setting::new(
     "manifest_bytes_max",
@@ -109,7 +109,7 @@ pub(super) static PULL_SETTINGS: &[&dyn AnySetting] = &[&TAG_MAX_AGE_SECONDS, &W
 pub(crate) fn read_limits(values: Values<'_>) -> Result<Limits> {
     let milliseconds = |setting: &Setting<Number>| values.read(setting).map(|seconds| seconds * 1000);
     let grace_ms = milliseconds(&GRACE_SECONDS)?;
-    Ok(Limits {
+    let limits = Limits {
         manifest_bytes_max: values.read(&MANIFEST_BYTES_MAX)?,
         manifest_inline_bytes_max: values.read(&MANIFEST_INLINE_BYTES_MAX)?,
         blob_bytes_max: values.read(&BLOB_BYTES_MAX)?,
@@ -125,7 +125,8 @@ pub(crate) fn read_limits(values: Values<'_>) -> Result<Limits> {
         warnings: values.read(&WARNINGS)?,
         sparse_manifests: values.read(&SPARSE_MANIFESTS)?,
         ..DEFAULT
-    })
+    };
+    super::mirrors::read_limits(values, limits)
 }
 
 /// How long caches may answer for a tag, in seconds.
