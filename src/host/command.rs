@@ -13,7 +13,8 @@ use super::log::{escape_panics, log_to_standard_error, visible};
 use super::outbound::NativePlatform;
 use super::settings::{Host, Values, help, help_of, nearest_setting};
 use super::tls::Certificate;
-use super::{native, prune, users};
+use super::users::{self, User};
+use super::{native, prune};
 use crate::http::audit_own;
 use crate::platform::Causes;
 use crate::registry::{CollectRequest, Report};
@@ -102,25 +103,6 @@ impl Lifetime {
 fn milliseconds(text: &str) -> Result<u64, String> {
     let seconds = text.parse::<u64>().ok().and_then(|seconds| seconds.checked_mul(1000));
     seconds.ok_or_else(|| "not a number of seconds".to_owned())
-}
-
-/// What `eyot user` does.
-#[derive(Subcommand)]
-pub(super) enum User {
-    /// Add a user, or change a password; the password is read from standard input
-    ///
-    /// Example: pass show registry | eyot user add ci
-    Add {
-        /// The name of the user
-        name: String,
-    },
-    /// Remove a user
-    Remove {
-        /// The name of the user
-        name: String,
-    },
-    /// List the users that were added
-    List,
 }
 
 /// Runs the command that the command line names. Errors go to standard error.

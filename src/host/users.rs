@@ -4,14 +4,33 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use clap::Subcommand;
 
-use super::command::User;
 use super::config::Config;
 use super::log::visible;
 use super::outbound::NativePlatform;
 use super::settings::KeyValueName;
 use crate::auth::{Directory, Secret};
 use crate::http::audit_own;
+
+/// What `eyot user` does.
+#[derive(Subcommand)]
+pub(super) enum User {
+    /// Add a user, or change a password; the password is read from standard input
+    ///
+    /// Example: pass show registry | eyot user add ci
+    Add {
+        /// The name of the user
+        name: String,
+    },
+    /// Remove a user
+    Remove {
+        /// The name of the user
+        name: String,
+    },
+    /// List the users that were added
+    List,
+}
 
 /// Adds, removes or lists users in the key-value store. A server over the same store may run
 /// meanwhile.

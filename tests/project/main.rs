@@ -1,6 +1,6 @@
 //! The project's own files: the layers of the code, and the links of the pages.
 #![cfg(not(target_family = "wasm"))]
 
-mod circles;
 mod layers;
+mod modules;
 mod pages;

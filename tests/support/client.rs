@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use super::runner::{Target, pieces};
 
 /// Longer than any answer may take. A server that hangs fails the test after this time.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 pub type RequestBody = UnsyncBoxBody<Bytes, Infallible>;
 

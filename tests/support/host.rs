@@ -89,7 +89,7 @@ type Setting = (&'static str, String);
 
 fn wasmtime(data: &Path, settings: &[Setting], component: &Path) -> Command {
     let mut command = Command::new(wasmtime_program());
-    command.args(["serve", "-Scli", "--addr", "127.0.0.1:0", "--dir"]);
+    command.args(["serve", "-Scli", "-O", "pooling-total-core-instances=4096", "--addr", "127.0.0.1:0", "--dir"]);
     command.arg(format!("{}::/data", data.display()));
     // If a name occurs twice, wasmtime uses the first value.
     if settings.iter().all(|(name, _)| *name != "AUTH_MODE") {

@@ -1,28 +1,26 @@
 //! Content as files.
 //!
-//! A stage's file belongs to one append at a time. An append *takes* the file by renaming the file
-//! from the name in the stage to a new name, `<token>~<token before>`. A second append to the same
-//! stage finds the old name gone and makes a fork: the second append copies the stage's bytes from
-//! the file of the first append, which never changes those bytes. The same copy recovers the bytes
-//! of a stage whose append a crash cut off.
+//! `stages.rs` has the files of appends, `shelves.rs` the names of content.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom};
+use std::io::{self, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
-use super::disk::{Item, absent_is_none, create_name};
+use super::disk::{absent_is_none, create_name};
+use super::error::stays;
 use super::reserve::Reserve;
+use super::shelves::{self, is_content, is_shelf};
+use super::stages::{FileStage, Stages, Taken, gone, is_family};
 use super::tidy::{self, Area};
 use super::{disk, open_folder, reading, unblock};
 use crate::oci::Digest;
-use crate::platform::{Body, Causes, Platform};
+use crate::platform::{Body, Platform};
 use crate::store::{BlobStore, Error, Family, Location, Result, Stage, Stored, Tidied, TidyRequest};
 
 /// How many bytes are gathered and written at a time.
@@ -32,12 +30,6 @@ const BUFFER_BYTES: usize = 256 * 1024;
 const PIECES_MAX: usize = 1024;
 /// The ending of the name under which the stages of an upload are listed.
 const STAGES: &str = "!stages";
-/// The most appends that may have taken the same stage, counting live appends and appends that a
-/// crash cut off. Each of these appends may have a copy of the stage's bytes.
-const FORKS_MAX: usize = 8;
-/// How often a stage's file is looked for, under its own name and under the name given by another
-/// append.
-const TAKE_TRIES_MAX: usize = 8;
 
 /// Content in a folder, one file for each committed upload.
 pub struct FileBlobStore {
@@ -49,23 +41,8 @@ pub struct FileBlobStore {
 struct Folder {
     root: PathBuf,
     blobs: PathBuf,
-    stages: PathBuf,
+    stages: Stages,
     reserve: Reserve,
-}
-
-/// The content of a [`Stage`].
-#[derive(Clone, Serialize, Deserialize)]
-struct FileStage {
-    family: String,
-    /// The file's name in the family's folder; empty before the first append.
-    file: String,
-    length: u64,
-}
-
-/// A stage's file, while an append or a commit has the file to itself.
-struct Taken {
-    path: PathBuf,
-    file: File,
 }
 
 impl FileBlobStore {
@@ -78,10 +55,10 @@ impl FileBlobStore {
         let folder = Folder {
             root: folder.to_owned(),
             blobs: folder.join("blobs"),
-            stages: folder.join("stages"),
+            stages: Stages { root: folder.to_owned(), folder: folder.join("stages") },
             reserve: Reserve::new(folder),
         };
-        open_folder(&folder.root, &folder.blobs, &[&folder.stages])?;
+        open_folder(&folder.root, &folder.blobs, &[&folder.stages.folder])?;
         Ok(Self { folder, platform })
     }
 }
@@ -106,7 +83,7 @@ impl BlobStore for FileBlobStore {
                 // No write is in progress now, so the file can return to the name under which the
                 // stage looks for it.
                 let folder = self.folder.clone();
-                unblock(move || folder.give_back(&path, &before)).await;
+                unblock(move || folder.stages.give_back(&path, &before)).await;
                 Err(error)
             }
         }
@@ -115,7 +92,7 @@ impl BlobStore for FileBlobStore {
     async fn commit(&self, stage: &Stage, digest: &Digest) -> Result<Location> {
         let stage = FileStage::open(stage)?;
         let location = Location(format!("{}!{digest}", stage.family));
-        let target = self.folder.path_of(&location.0)?;
+        let target = shelves::path_of(&self.folder.blobs, &location.0)?;
         let taken = match self.take(&stage).await {
             Ok((taken, _)) => taken,
             // The answer to an earlier commit may have been lost.
@@ -129,7 +106,7 @@ impl BlobStore for FileBlobStore {
         unblock(move || {
             let renamed = create_name(&folder.root, &target, |target| disk::rename(&taken.path, target));
             absent_is_none(renamed)?.ok_or_else(gone)?;
-            folder.remove_stages(&stage.family);
+            folder.stages.remove_stages(&stage.family);
             Ok(location)
         })
         .await
@@ -137,7 +114,7 @@ impl BlobStore for FileBlobStore {
 
     async fn discard(&self, stage: &Stage) -> Result<()> {
         let (folder, stage) = (self.folder.clone(), FileStage::open(stage)?);
-        unblock(move || folder.remove_stages(&stage.family)).await;
+        unblock(move || folder.stages.remove_stages(&stage.family)).await;
         Ok(())
     }
 
@@ -148,9 +125,9 @@ impl BlobStore for FileBlobStore {
             return Ok(());
         }
         unblock(move || {
-            let path = folder.stages.join(&stage.family).join(&stage.file);
+            let path = folder.stages.folder.join(&stage.family).join(&stage.file);
             match before {
-                Some(before) => folder.give_back(&path, &before),
+                Some(before) => folder.stages.give_back(&path, &before),
                 None => _ = disk::remove_file(&path)?,
             }
             Ok(())
@@ -159,7 +136,7 @@ impl BlobStore for FileBlobStore {
     }
 
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
-        let path = self.folder.path_of(&location.0)?;
+        let path = shelves::path_of(&self.folder.blobs, &location.0)?;
         let (name, wanted) = (location.0.clone(), range.clone());
         let file = unblock(move || {
             let short = || Error::corrupt(format!("content {name} is missing or too short"));
@@ -180,7 +157,7 @@ impl BlobStore for FileBlobStore {
             return Ok(Some(Body::empty()));
         }
         let file = unblock(move || {
-            let mut file = folder.find(&stage)?;
+            let mut file = folder.stages.find(&stage)?;
             if stage.length < wanted.end || file.metadata()?.len() < wanted.end {
                 return Err(Error::corrupt("the stage is too short"));
             }
@@ -208,9 +185,9 @@ impl BlobStore for FileBlobStore {
         let folder = self.folder.clone();
         if let Some(family) = name.strip_suffix(STAGES) {
             let family = family.to_owned();
-            return unblock(move || folder.remove_family(&family)).await;
+            return unblock(move || folder.stages.remove_family(&family)).await;
         }
-        let path = self.folder.path_of(name)?;
+        let path = shelves::path_of(&self.folder.blobs, name)?;
         unblock(move || {
             let Some(()) = disk::remove_file(&path).map_err(stays)? else { return Ok(()) };
             let parent = path.parent().unwrap_or(&folder.blobs);
@@ -232,43 +209,19 @@ impl BlobStore for FileBlobStore {
 impl FileBlobStore {
     async fn take(&self, stage: &FileStage) -> Result<(Taken, FileStage)> {
         let (folder, stage, token) = (self.folder.clone(), stage.clone(), self.platform.uuid());
-        unblock(move || folder.take(&stage, &token)).await
-    }
-}
-
-impl FileStage {
-    fn open(stage: &Stage) -> Result<Self> {
-        let foreign =
-            |error| Error::corrupt(format!("cannot read stage {:?} as a stage of files", stage.0)).because(error);
-        serde_json::from_str(&stage.0).map_err(foreign)
-    }
-
-    fn seal(&self) -> Result<Stage> {
-        let text = serde_json::to_string(self)
-            .map_err(|error| Error::corrupt("cannot encode a stage of files").because(error))?;
-        Ok(Stage(text))
-    }
-
-    fn token(&self) -> &str {
-        self.file.split('~').next().unwrap_or_default()
+        unblock(move || folder.stages.take(&stage, &token)).await
     }
 }
 
 impl Folder {
-    /// The file of content. The file is named like the content: `<family>!<digest>`.
-    fn path_of(&self, name: &str) -> Result<PathBuf> {
-        let shelf = shelf_of(name).ok_or_else(|| Error::corrupt(format!("{name:?} is not a location of files")))?;
-        Ok(self.blobs.join(shelf).join(name))
-    }
-
     /// Content and stages in the order of their families. Entries that are not the store's own are
     /// left out: [`tidy`] reports them.
     fn list(&self, after: &str, limit: usize) -> Result<Vec<Stored>> {
         let mut found = BTreeMap::new();
-        for family in disk::list(&self.stages)?.into_iter().filter(is_family) {
+        for family in disk::list(&self.stages.folder)?.into_iter().filter(is_family) {
             let name = format!("{}{STAGES}", family.name);
             if *name > *after {
-                found.insert(name, self.stages.join(family.name));
+                found.insert(name, self.stages.folder.join(family.name));
             }
         }
         let mut content = 0;
@@ -287,128 +240,6 @@ impl Folder {
         }
         let first = found.into_iter().take(limit);
         Ok(first.map(|(name, path)| Stored { name, bytes: bytes_of(&path) }).collect())
-    }
-
-    /// Takes the stage's file for this request, with exactly the stage's bytes in the file.
-    fn take(&self, stage: &FileStage, token: &str) -> Result<(Taken, FileStage)> {
-        let family = self.stages.join(&stage.family);
-        let name = format!("{token}~{}", stage.token());
-        let path = family.join(&name);
-        let file = if stage.file.is_empty() {
-            let mut created = None;
-            create_name(&self.root, &path, |path| {
-                created = Some(disk::create_new(path)?);
-                Ok(())
-            })?;
-            created.ok_or_else(|| Error::unavailable(format!("cannot create {}: no file was made", path.display())))?
-        } else {
-            self.take_or_copy(&family, &path, stage)?
-        };
-        match file.metadata()?.len() {
-            longer if longer > stage.length => disk::cut(&file, &path, stage.length)?,
-            shorter if shorter < stage.length => {
-                return Err(Error::corrupt(format!(
-                    "file {} has {shorter} bytes, and its stage has {}",
-                    path.display(),
-                    stage.length
-                )));
-            }
-            _ => {}
-        }
-        let after = FileStage { file: name, ..stage.clone() };
-        Ok((Taken { path, file }, after))
-    }
-
-    /// Renames the stage's file to `path`, or copies the stage's bytes to `path` from the file of
-    /// an append that took the stage earlier.
-    fn take_or_copy(&self, family: &Path, path: &Path, stage: &FileStage) -> Result<File> {
-        for _ in 0..TAKE_TRIES_MAX {
-            if absent_is_none(disk::rename(&family.join(&stage.file), path))?.is_some() {
-                // Only a discard can remove the file again.
-                return disk::open_to_write(path)?.ok_or_else(gone);
-            }
-            // No other append's file was found: the file may be returning to its old name, so try
-            // again.
-            if let Some(source) = self.taken_over(family, stage)? {
-                let mut copy = absent_is_none(disk::create_new(path))?.ok_or_else(gone)?;
-                disk::copy(&mut source.take(stage.length), &mut copy, path)?;
-                // The copy is synced here, because a commit only renames the file.
-                disk::sync(&copy, path)?;
-                return Ok(copy);
-            }
-        }
-        Err(gone())
-    }
-
-    /// The stage's file, to read it: under its own name, or under the name given by an append.
-    fn find(&self, stage: &FileStage) -> Result<File> {
-        let family = self.stages.join(&stage.family);
-        for _ in 0..TAKE_TRIES_MAX {
-            if let Some(file) = disk::open(&family.join(&stage.file))? {
-                return Ok(file);
-            }
-            if let Some(file) = self.taken_over(&family, stage)? {
-                return Ok(file);
-            }
-        }
-        Err(gone())
-    }
-
-    /// The file of an append that took this stage's file earlier.
-    fn taken_over(&self, family: &Path, stage: &FileStage) -> Result<Option<File>> {
-        let suffix = format!("~{}", stage.token());
-        let (mut forks, mut found) = (0, None);
-        for item in disk::entries(family)? {
-            // Another append is renaming a file right now, so the caller looks again.
-            let Some(item) = item? else { return Ok(None) };
-            if !item.name.ends_with(&suffix) {
-                continue;
-            }
-            forks += 1;
-            if forks >= FORKS_MAX {
-                return Err(Error::conflict(format!(
-                    "{FORKS_MAX} appends have taken the same stage of upload {}",
-                    stage.family
-                )));
-            }
-            // A shorter file is a copy that another fork is making right now.
-            if found.is_none()
-                && let Some(file) = disk::open(&family.join(item.name))?
-                && file.metadata()?.len() >= stage.length
-            {
-                found = Some(file);
-            }
-        }
-        Ok(found)
-    }
-
-    /// Undoes a take. Best effort: if the undo fails, the next take copies the bytes.
-    fn give_back(&self, taken: &Path, stage: &FileStage) {
-        let family = self.stages.join(&stage.family);
-        let result = if stage.file.is_empty() {
-            disk::remove_file(taken).and_then(|_| disk::remove_folder(&family))
-        } else {
-            disk::rename(taken, &family.join(&stage.file))
-        };
-        if let Err(error) = result
-            && !matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound)
-        {
-            tracing::warn!("cannot undo an append of upload {}: {error}", stage.family);
-        }
-    }
-
-    fn remove_family(&self, family: &str) -> Result<()> {
-        uuid::Uuid::try_parse(family)
-            .map_err(|error| Error::corrupt(format!("{family:?} is not the name of an upload")).because(error))?;
-        disk::remove_tree(&self.stages.join(family)).map_err(stays)?;
-        Ok(())
-    }
-
-    /// Removes the stages of an upload. Best effort: leftovers are harmless garbage.
-    fn remove_stages(&self, family: &str) {
-        if let Err(error) = self.remove_family(family) {
-            tracing::warn!("cannot remove the stages of upload {family}: {}", Causes(&error));
-        }
     }
 }
 
@@ -447,29 +278,6 @@ async fn fill(taken: Taken, mut body: Body, start: u64) -> Result<u64> {
     .await
 }
 
-/// The folder in which content of this name lies. `None` if `name` is not a name of content.
-fn shelf_of(name: &str) -> Option<&str> {
-    let (family, digest) = name.split_once('!')?;
-    uuid::Uuid::try_parse(family).ok()?;
-    digest.parse::<Digest>().ok()?;
-    family.get(..2)
-}
-
-/// Whether an entry of `blobs` is a folder of content.
-pub(super) fn is_shelf(item: &Item) -> bool {
-    item.is_folder && item.name.len() == 2 && item.name.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-/// Whether an entry of a shelf is content.
-pub(super) fn is_content(shelf: &str, item: &Item) -> bool {
-    item.is_file && shelf_of(&item.name) == Some(shelf)
-}
-
-/// Whether an entry of `stages` holds the stages of an upload.
-pub(super) fn is_family(item: &Item) -> bool {
-    item.is_folder && uuid::Uuid::try_parse(&item.name).is_ok()
-}
-
 /// The size in bytes of a file, or of all files in a folder.
 fn bytes_of(path: &Path) -> Option<u64> {
     let file = disk::metadata(path).ok()??;
@@ -478,23 +286,6 @@ fn bytes_of(path: &Path) -> Option<u64> {
     }
     let files = disk::list(path).ok()?;
     Some(files.iter().filter_map(|item| disk::metadata(&path.join(&item.name)).ok()?).map(|file| file.len()).sum())
-}
-
-/// The error for an object that cannot be removed: a folder that another program uses, or a
-/// protected file. Other objects can still be removed.
-fn stays(error: io::Error) -> Error {
-    match error.kind() {
-        ErrorKind::IsADirectory
-        | ErrorKind::DirectoryNotEmpty
-        | ErrorKind::ResourceBusy
-        | ErrorKind::PermissionDenied => Error::corrupt("cannot remove an object").because(error),
-        _ => error.into(),
-    }
-}
-
-/// The error for a stage that was discarded, or that another request committed.
-fn gone() -> Error {
-    Error::conflict("the stage is gone")
 }
 
 fn write_pieces(mut file: File, path: &Path, offset: u64, pieces: &[Bytes]) -> io::Result<File> {
@@ -525,7 +316,7 @@ mod tests {
         for _ in 0..300 {
             let names: Vec<String> = (0..4).map(|_| format!("ab{}!{digest}", &SystemPlatform.uuid()[2..])).collect();
             for name in &names {
-                let path = store.folder.path_of(name).unwrap();
+                let path = shelves::path_of(&store.folder.blobs, name).unwrap();
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
                 fs::write(path, "content").unwrap();
             }

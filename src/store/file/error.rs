@@ -168,6 +168,18 @@ fn hidden_cause(path: &Path, writes: bool, error: &io::Error) -> Option<(ErrorKi
     None
 }
 
+/// The error for an object that cannot be removed: a folder that another program uses, or a
+/// protected file. Other objects can still be removed.
+pub(super) fn stays(error: io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::IsADirectory
+        | ErrorKind::DirectoryNotEmpty
+        | ErrorKind::ResourceBusy
+        | ErrorKind::PermissionDenied => Error::corrupt("cannot remove an object").because(error),
+        _ => error.into(),
+    }
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;

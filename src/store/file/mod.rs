@@ -27,6 +27,8 @@ mod path;
 mod power_cut;
 mod reading;
 mod reserve;
+mod shelves;
+mod stages;
 mod tidy;
 mod tree;
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use super::disk::{self, Item};
-use super::{blob_store, path, reserve};
+use super::{path, reserve, shelves, stages};
 use crate::store::{Tidied, TidyRequest};
 
 /// How old a file in `tmp` must be to be removed, whatever the request says.
@@ -54,10 +54,10 @@ impl Area {
     fn kind(self, folder: &Path, depth: usize, item: &Item, request: &TidyRequest) -> Kind {
         let own = match self {
             _ if !item.is_text => false,
-            Area::Blobs if depth == 0 && blob_store::is_shelf(item) => return Kind::Folder,
+            Area::Blobs if depth == 0 && shelves::is_shelf(item) => return Kind::Folder,
             Area::Blobs => {
                 let shelf = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                depth == 1 && blob_store::is_content(shelf, item)
+                depth == 1 && shelves::is_content(shelf, item)
             }
             Area::Keys => match path::part_of(item) {
                 Some(path::KeyPart::Leaf(_)) => true,
@@ -66,7 +66,7 @@ impl Area {
             },
             Area::Locks => item.is_file && item.name.len() == 2 && item.name.parse::<u8>().is_ok(),
             Area::Reserve => item.is_file && item.name.parse::<usize>().is_ok_and(|number| number < reserve::FILES),
-            Area::Stages => blob_store::is_family(item),
+            Area::Stages => stages::is_family(item),
             Area::Tmp => {
                 let name = item.name.strip_suffix(".back").unwrap_or(&item.name);
                 let own = item.is_file && uuid::Uuid::try_parse(name).is_ok();
