@@ -3,9 +3,10 @@
 //!
 //! Every piece is acknowledged by the session, so a kill loses at most one piece, and the next fill
 //! continues after the acknowledged bytes (`begin`). Where the store reads only committed content
-//! (S3), the next fill first makes these bytes a blob of their own, and stores them again. Bytes are given to the reader one read late:
-//! the last bytes are given only when the registry has taken the blob, which proves the digest. A
-//! wrong blob therefore never looks complete to a client.
+//! (S3), the next fill first makes these bytes a blob of their own, and stores them again.
+//!
+//! Bytes are given to the reader one read late: the last bytes are given only when the registry has
+//! taken the blob, which proves the digest. A wrong blob therefore never looks complete to a client.
 //!
 //! When the session is lost, because another fill was faster or the store is full, the reader still
 //! gets the blob. The filler then checks the digest itself.
@@ -324,14 +325,17 @@ impl MirroredRepository {
         let Ok(session) = session.parse() else { return Ok(self.new_place(digest, beginning).await) };
         match self.left_in(&session).await? {
             Left::BeingFilled => Ok(Place::default()),
-            Left::Bytes(left, bytes) => {
-                let (session, left) = (Some(session), Some(left).filter(|_| bytes > 0));
-                Ok(Place { session, stored: bytes, left, left_bytes: bytes, beginning })
+            Left::Bytes(left, stored) => {
+                // Where the session has no bytes, the fill before may have left a beginning.
+                let before = if stored == 0 { self.read_beginning(beginning.as_ref()).await } else { None };
+                let (left, left_bytes) = before.unwrap_or((left, stored));
+                Ok(Place { session: Some(session), stored, left: Some(left), left_bytes, beginning })
             }
             Left::Unreadable => match self.mirror.registry.close_upload(&self.local, &session).await {
                 Ok(closed) => Ok(self.new_place(digest, self.longer(Some(closed), beginning).await).await),
-                // Another request has ended the upload.
+                // Another request has ended the upload, or is just ending the upload.
                 Err(registry::Error::UploadUnknown) => Ok(self.new_place(digest, beginning).await),
+                Err(registry::Error::Busy | registry::Error::ChunkOutOfOrder { .. }) => Ok(Place::default()),
                 Err(error) => Err(error.into()),
             },
             Left::Nothing => {
