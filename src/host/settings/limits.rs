@@ -2,15 +2,12 @@
 
 use anyhow::Result;
 
-use super::setting::{AnySetting, Flag, Number, Optional, OrNever, Setting};
+use super::setting::{AnySetting, Flag, Number, Optional, OrNever, SECONDS_MAX, Setting};
 use super::stores::VALUE_BYTES_MAX;
 use super::values::Values;
 use crate::registry::Limits;
 
 const DEFAULT: Limits = Limits::DEFAULT;
-
-/// The most seconds that a setting can have: as many as fit into 64 bits as milliseconds.
-pub(super) const SECONDS_MAX: u64 = u64::MAX / 1000;
 
 static MANIFEST_BYTES_MAX: Setting<Number> = Setting::new(
     "manifest_bytes_max",

@@ -2,8 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
-use super::limits::SECONDS_MAX;
-use super::setting::{AnySetting, Number, Optional, OrNever, Setting, Text};
+use super::setting::{AnySetting, Number, Optional, OrNever, SECONDS_MAX, Setting, Text};
 use super::values::Values;
 use crate::auth::{Seal, Secret};
 use crate::mirror::Mirroring;
