@@ -23,8 +23,10 @@ use crate::store::{BlobStore, Expiring, KeyValue};
 use crate::{auth, upstream};
 
 /// The expiring keys of all layers.
-static EXPIRING: [Expiring; 5] =
-    [auth::EXPIRING[0], upstream::EXPIRING[0], mirror::EXPIRING[0], mirror::EXPIRING[1], mirror::EXPIRING[2]];
+static EXPIRING: [Expiring; 6] = {
+    let [tags, lists, fills, troubles] = mirror::EXPIRING;
+    [auth::EXPIRING[0], upstream::EXPIRING[0], tags, lists, fills, troubles]
+};
 
 /// The settings, read and checked.
 #[derive(Clone, Debug)]

@@ -44,6 +44,8 @@ pub(super) struct Filler {
     digest: Digest,
     /// The size of the blob that the upstream states, in bytes.
     pub(super) size: u64,
+    /// The byte from which the upstream was asked first.
+    started_at: u64,
     /// The bytes that an earlier fill has left, which come first.
     left: Option<Body>,
     /// How many bytes `left` has.
@@ -52,6 +54,8 @@ pub(super) struct Filler {
     beginning: Option<Digest>,
     source: Body,
     reconnects: u32,
+    /// Whether no request has shown that the upstream does not serve the rest of a blob alone.
+    serves_ranges: bool,
     /// The session that takes the bytes; `None` if the bytes are not stored (any more).
     session: Option<SessionId>,
     /// How many bytes the session has acknowledged.
@@ -125,27 +129,33 @@ impl Filler {
             }
         };
         let Place { session, stored, left, left_bytes, beginning } = place;
-        let hasher = Hasher::new(digest.algorithm());
-        let piece_since_ms = repository.mirror.platform.now_ms();
-        tracing::info!("{}: filling {digest} from byte {} of {}", repository.local, part.start, part.size);
-        Ok(Self {
+        let begun = Self::without_storing(repository, digest, part);
+        Ok(Self { left, left_bytes, beginning, session, stored, ..begun })
+    }
+
+    /// Gives the whole of a blob to a reader, without storing the blob.
+    pub(super) fn without_storing(repository: MirroredRepository, digest: Digest, part: BlobPart) -> Self {
+        tracing::debug!("{}: reading {digest} from byte {} of {}", repository.local, part.start, part.size);
+        Self {
             size: part.size,
-            left,
-            left_bytes,
-            beginning,
+            started_at: part.start,
+            left: None,
+            left_bytes: 0,
+            beginning: None,
             source: part.body,
             reconnects: 0,
-            session,
-            stored,
+            serves_ranges: true,
+            session: None,
+            stored: 0,
             piece: BytesMut::new(),
-            piece_since_ms,
-            hasher,
+            piece_since_ms: repository.mirror.platform.now_ms(),
+            hasher: Hasher::new(digest.algorithm()),
             received: 0,
             last: None,
             has_ended: false,
             repository,
             digest,
-        })
+        }
     }
 
     /// The session that holds the acknowledged bytes.
@@ -214,7 +224,11 @@ impl Filler {
             );
             match self.repository.open(&self.digest, self.received).await {
                 Ok(part) if part.start == self.received && part.size == self.size => self.source = part.body,
-                _ => return Err(error),
+                Ok(part) => {
+                    self.serves_ranges = part.start == self.received;
+                    return Err(error);
+                }
+                Err(_) => return Err(error),
             }
         }
     }
@@ -268,13 +282,23 @@ impl Filler {
             self.drop_all().await;
             return Err(BodyError::Interrupted(why));
         }
-        let Some(session) = self.session.clone() else { return Ok(()) };
+        let Some(session) = self.session.clone() else {
+            tracing::info!("{}: {} went through without being stored", self.repository.local, self.digest);
+            return Ok(());
+        };
         let rest = self.piece.split().freeze();
         let range = (!rest.is_empty()).then_some(self.stored..self.size);
         let chunk = Chunk { range, body: rest.into() };
         let (registry, local) = (&self.repository.mirror.registry, &self.repository.local);
         match registry.complete_upload(local, &session, &self.digest, chunk).await {
             Ok(()) => {
+                let (upstream, rest) = (self.repository.upstream(), self.repository.mirror.rate_limit());
+                let fetched = self.size - self.started_at;
+                tracing::info!(
+                    "{local}: stored {}, {fetched} of {} bytes from {upstream}{rest}",
+                    self.digest,
+                    self.size
+                );
                 self.session = None;
                 self.repository.mirror.forget(&facts::fill(local, &self.digest)).await;
                 self.repository.drop_beginning(self.beginning.take()).await;
@@ -286,7 +310,7 @@ impl Filler {
     }
 
     /// Ends a fill that failed. After a broken connection the acknowledged bytes stay for the next
-    /// fill. After a body of a wrong length nothing stays.
+    /// fill, if a fill can continue them. After a body of a wrong length nothing stays.
     async fn leave(&mut self, error: &BodyError) {
         tracing::warn!(
             "{}: the fill of {} from {} fails: {error}",
@@ -294,7 +318,9 @@ impl Filler {
             self.digest,
             self.repository.upstream()
         );
-        if matches!(error, BodyError::Length { .. }) || self.stored == 0 && self.beginning.is_none() {
+        let has_bytes = self.stored > 0 || self.beginning.is_some();
+        let is_interrupted = !matches!(error, BodyError::Length { .. });
+        if !(is_interrupted && self.serves_ranges && has_bytes) {
             self.drop_all().await;
         }
         self.session = None;

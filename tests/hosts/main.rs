@@ -2,9 +2,11 @@
 //! the components and hosts that the tests need.
 #![cfg(all(feature = "native", not(target_family = "wasm")))]
 
+mod check;
 mod components;
 #[cfg(target_os = "linux")]
 mod data_folder;
+mod kills;
 mod local_names;
 mod mirrors;
 mod plug;

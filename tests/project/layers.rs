@@ -14,8 +14,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("auth", &["auth", "store", "platform", "oci"]),
     ("upstream", &["upstream", "auth", "store", "platform", "oci"]),
     ("mirror", &["mirror", "upstream", "registry", "auth", "store", "platform", "oci"]),
+    ("export", &["export", "auth", "registry", "store", "platform", "oci"]),
     ("http", &["http", "mirror", "upstream", "auth", "registry", "store", "platform", "oci"]),
-    ("host", &["host", "http", "mirror", "upstream", "auth", "registry", "store", "platform", "oci"]),
+    ("host", &["host", "http", "export", "mirror", "upstream", "auth", "registry", "store", "platform", "oci"]),
 ];
 
 /// Crates that only a host may use; the store that wraps Spin's stores is the one exception.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use eyot::auth::Seal;
-use eyot::mirror::{Error, Mirrors};
+use eyot::mirror::{BlobSource, Error, Mirrors};
 use eyot::oci::{Digest, Reference, RepositoryName, Tag};
 use eyot::platform::{BodyError, Platform, SendError};
 use eyot::registry::{self, Limits};
@@ -328,7 +328,7 @@ async fn blob(world: &World, cache: &Cache, number: usize) -> Option<()> {
     let body = match world.registries[instance].blob(&name, &wanted.digest).await {
         Ok(blob) => world.registries[instance].read_blob(&blob, 0..blob.size).await.ok()?,
         Err(registry::Error::BlobUnknown(_)) => match cache.mirrors[instance].find(&name)?.blob(&wanted.digest).await {
-            Ok(blob) => blob.body,
+            Ok(source) => content(source)?,
             Err(error) => {
                 check_error(world, "pull of a blob through the cache", &error);
                 return None;
@@ -345,6 +345,14 @@ async fn blob(world: &World, cache: &Cache, number: usize) -> Option<()> {
         world.fail(format!("blob {} looks complete and has the wrong bytes: {bytes:?}", wanted.digest));
     }
     Some(())
+}
+
+/// The bytes of a pulled blob. The upstream of the simulation does not redirect.
+fn content(source: BlobSource) -> Option<Body> {
+    match source {
+        BlobSource::Stream(blob) => Some(blob.body),
+        BlobSource::Redirect(_) => None,
+    }
 }
 
 /// Pushes an image to the repository that becomes a mirror, before the simulation begins.
@@ -374,7 +382,8 @@ pub fn comes_through(world: &World, cache: &Cache) -> Result<(), String> {
             continue;
         }
         let pulled = now(mirrored.blob(&blob.digest)).map_err(|error| format!("{}: {error}", blob.digest))?;
-        let bytes = now(pulled.body.collect_up_to(1 << 20)).map_err(|error| format!("{}: {error}", blob.digest))?;
+        let body = content(pulled).ok_or("the upstream redirects, which is not set")?;
+        let bytes = now(body.collect_up_to(1 << 20)).map_err(|error| format!("{}: {error}", blob.digest))?;
         if bytes != blob.bytes {
             return Err(format!("{} comes with wrong bytes through the cache", blob.digest));
         }

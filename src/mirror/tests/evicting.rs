@@ -167,7 +167,7 @@ fn a_pull_of_a_later_day_costs_one_key_read_more_than_an_own_image() {
     setup.platform.pass_ms(DAY_MS);
     setup.pull("latest").unwrap();
     let counting = Arc::new(Counting::new(setup.keys.clone()));
-    let counted = setup.over(counting.clone());
+    let counted = setup.with_keys(counting.clone());
     let by_digest = image.digest().to_string();
     for reference in ["latest", &by_digest] {
         let reference: Reference = reference.parse().unwrap();
