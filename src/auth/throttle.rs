@@ -67,6 +67,7 @@ pub(super) const FAILURES: Expiring = Expiring {
         is_past(counted.last_ms, FORGOTTEN_AFTER_MS)
             && counted.good_ms.is_none_or(|good_ms| is_past(good_ms, KNOWN_FOR_MS))
     },
+    needs_tag: None,
 };
 
 pub(super) struct Throttle {

@@ -36,6 +36,11 @@ pub(super) const TAGS: Expiring = Expiring {
             now_ms.abs_diff(fact.checked_ms) > lasts_ms
         })
     },
+    // An answer that a tag does not exist is noted without the tag.
+    needs_tag: Some(|value| {
+        let fact: Option<TagFact> = serde_json::from_slice(value).ok();
+        fact.is_none_or(|fact| !fact.is_absent)
+    }),
 };
 
 /// Lists that are not served any more.
@@ -45,6 +50,7 @@ pub(super) const LISTS: Expiring = Expiring {
         let fact: Option<ListFact<IgnoredAny>> = serde_json::from_slice(value).ok();
         fact.is_none_or(|fact| now_ms > fact.until_ms || now_ms.abs_diff(fact.checked_ms) > TAG_KEPT_MS)
     },
+    needs_tag: None,
 };
 
 /// Facts about fills that nobody continues any more.
@@ -54,12 +60,16 @@ pub(super) const FILLS: Expiring = Expiring {
         let fact: Option<FillFact> = serde_json::from_slice(value).ok();
         fact.is_none_or(|fact| now_ms.abs_diff(fact.begun_ms) > FILL_KEPT_MS)
     },
+    needs_tag: None,
 };
 
 /// The last check of a tag with the upstream.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct TagFact {
     pub checked_ms: u64,
+    /// When the use of the manifest was last noted in the registry for a pull of the tag.
+    #[serde(default)]
+    pub used_ms: u64,
     /// The manifest that the tag led to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
@@ -89,6 +99,10 @@ pub(super) struct ListFact<T> {
 pub(super) struct FillFact {
     pub session: String,
     pub begun_ms: u64,
+    /// The beginning of the blob, as a blob of its own: the bytes of an earlier fill, in a store
+    /// that reads only committed content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beginning: Option<Digest>,
 }
 
 pub(super) fn tag(repository: &RepositoryName, tag: &Tag) -> String {

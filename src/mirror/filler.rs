@@ -2,9 +2,11 @@
 //! session of the registry.
 //!
 //! Every piece is acknowledged by the session, so a kill loses at most one piece, and the next fill
-//! continues after the acknowledged bytes (`begin`). Bytes are given to the reader one read late:
-//! the last bytes are given only when the registry has taken the blob, which proves the digest. A
-//! wrong blob therefore never looks complete to a client.
+//! continues after the acknowledged bytes (`begin`). Where the store reads only committed content
+//! (S3), the next fill first makes these bytes a blob of their own, and stores them again.
+//!
+//! Bytes are given to the reader one read late: the last bytes are given only when the registry has
+//! taken the blob, which proves the digest. A wrong blob therefore never looks complete to a client.
 //!
 //! When the session is lost, because another fill was faster or the store is full, the reader still
 //! gets the blob. The filler then checks the digest itself.
@@ -44,8 +46,12 @@ pub(super) struct Filler {
     pub(super) size: u64,
     /// The byte from which the upstream was asked first.
     started_at: u64,
-    /// The bytes that an earlier fill left in the session, which come first.
-    stored_before: Option<Body>,
+    /// The bytes that an earlier fill has left, which come first.
+    left: Option<Body>,
+    /// How many bytes `left` has.
+    left_bytes: u64,
+    /// The blob that holds the bytes of `left`, if they are not in the session.
+    beginning: Option<Digest>,
     source: Body,
     reconnects: u32,
     /// Whether no request has shown that the upstream does not serve the rest of a blob alone.
@@ -65,12 +71,28 @@ pub(super) struct Filler {
     has_ended: bool,
 }
 
-/// The session of a fill, and whether this request may add to it.
-enum Place {
-    /// The session, how many bytes it has, and these bytes.
-    Mine(SessionId, u64, Option<Body>),
-    /// Another request is filling.
-    Taken,
+/// The content of an earlier fill's session.
+enum Left {
+    /// The session is gone.
+    Nothing,
+    /// Another request adds to the session.
+    BeingFilled,
+    /// The acknowledged bytes, and their number.
+    Bytes(Body, u64),
+    /// The store cannot read the bytes before they are committed.
+    Unreadable,
+}
+
+/// The session that a fill adds to, and the bytes that come before those of the upstream.
+#[derive(Default)]
+struct Place {
+    /// `None` when another request is filling, or when the store takes no upload.
+    session: Option<SessionId>,
+    /// How many bytes the session has.
+    stored: u64,
+    left: Option<Body>,
+    left_bytes: u64,
+    beginning: Option<Digest>,
 }
 
 impl Filler {
@@ -80,41 +102,35 @@ impl Filler {
     /// # Errors
     /// When the upstream does not give the blob.
     pub(super) async fn begin(repository: MirroredRepository, digest: Digest) -> Result<Self> {
-        let (session, stored, stored_before) = match repository.find_place(&digest).await? {
-            Place::Mine(session, stored, before) => (Some(session), stored, before),
-            Place::Taken => (None, 0, None),
-        };
-        let opened = repository.open(&digest, stored).await;
-        let (mut stored_before, mut stored, mut session) = (stored_before, stored, session);
-        let part = match opened {
+        let mut place = repository.find_place(&digest).await?;
+        let part = match repository.open(&digest, place.left_bytes).await {
             // The upstream serves no ranges, so the fill starts again.
-            Ok(part) if part.start != stored => {
-                repository.drop_fill(&digest, session.take()).await;
-                (stored_before, stored) = (None, 0);
+            Ok(part) if part.start != place.left_bytes => {
+                repository.drop_place(&digest, place).await;
                 if part.start != 0 {
                     return Err(repository.invalid("the answer begins at another byte").into());
                 }
-                session = repository.begin_session(&digest).await?;
+                place = repository.new_place(&digest, None).await;
                 part
             }
             Ok(part) => part,
             Err(super::Error::Upstream(error)) if error.kind == Kind::Range => {
-                // The session has more bytes than the upstream's blob.
-                repository.drop_fill(&digest, session.take()).await;
-                (stored_before, stored) = (None, 0);
-                session = repository.begin_session(&digest).await?;
+                // The earlier fill has left more bytes than the upstream's blob.
+                repository.drop_place(&digest, place).await;
+                place = repository.new_place(&digest, None).await;
                 repository.open(&digest, 0).await?
             }
             Err(error) => {
                 // An empty session has no use.
-                if stored == 0 {
-                    repository.drop_fill(&digest, session).await;
+                if place.left_bytes == 0 {
+                    repository.drop_place(&digest, place).await;
                 }
                 return Err(error);
             }
         };
+        let Place { session, stored, left, left_bytes, beginning } = place;
         let begun = Self::without_storing(repository, digest, part);
-        Ok(Self { stored_before, session, stored, ..begun })
+        Ok(Self { left, left_bytes, beginning, session, stored, ..begun })
     }
 
     /// Gives the whole of a blob to a reader, without storing the blob.
@@ -123,7 +139,9 @@ impl Filler {
         Self {
             size: part.size,
             started_at: part.start,
-            stored_before: None,
+            left: None,
+            left_bytes: 0,
+            beginning: None,
             source: part.body,
             reconnects: 0,
             serves_ranges: true,
@@ -172,15 +190,15 @@ impl Filler {
         Ok(self.last.take())
     }
 
-    /// The next bytes of the blob: first those of the session, then those of the upstream.
+    /// The next bytes of the blob: first those of an earlier fill, then those of the upstream.
     async fn read(&mut self) -> Result<Option<Bytes>, BodyError> {
-        if let Some(before) = &mut self.stored_before {
-            if let Some(data) = before.next().await.transpose()? {
+        if let Some(left) = &mut self.left {
+            if let Some(data) = left.next().await.transpose()? {
                 return Ok(Some(data));
             }
-            self.stored_before = None;
-            if self.received != self.stored {
-                return Err(BodyError::Length { declared: self.stored });
+            self.left = None;
+            if self.received != self.left_bytes {
+                return Err(BodyError::Length { declared: self.left_bytes });
             }
         }
         loop {
@@ -224,7 +242,9 @@ impl Filler {
         }
         self.piece.extend_from_slice(data);
         let age_ms = self.repository.mirror.platform.now_ms().saturating_sub(self.piece_since_ms);
-        if self.piece.len() >= PIECE_BYTES || age_ms >= PIECE_MS && self.received < self.size {
+        // The last bytes come in with the end of the upload: a fill that stops with all bytes could
+        // not ask the upstream for a range after them.
+        if (self.piece.len() >= PIECE_BYTES || age_ms >= PIECE_MS) && self.received < self.size {
             self.store_piece().await;
         }
         Ok(())
@@ -259,7 +279,7 @@ impl Filler {
                 self.digest
             );
             tracing::error!("{}: {why}", self.repository.local);
-            self.repository.drop_fill(&self.digest, self.session.take()).await;
+            self.drop_all().await;
             return Err(BodyError::Interrupted(why));
         }
         let Some(session) = self.session.clone() else {
@@ -281,6 +301,7 @@ impl Filler {
                 );
                 self.session = None;
                 self.repository.mirror.forget(&facts::fill(local, &self.digest)).await;
+                self.repository.drop_beginning(self.beginning.take()).await;
             }
             // The digest is right, so the reader gets the blob.
             Err(error) => self.lose_session(&error),
@@ -297,11 +318,19 @@ impl Filler {
             self.digest,
             self.repository.upstream()
         );
-        let Some(session) = self.session.take() else { return };
+        let has_bytes = self.stored > 0 || self.beginning.is_some();
         let is_interrupted = !matches!(error, BodyError::Length { .. });
-        if !(is_interrupted && self.serves_ranges && self.stored > 0 && self.repository.can_read(&session).await) {
-            self.repository.drop_fill(&self.digest, Some(session)).await;
+        if !(is_interrupted && self.serves_ranges && has_bytes) {
+            self.drop_all().await;
         }
+        self.session = None;
+    }
+
+    /// Removes everything that this fill and the fill before have stored. While another request
+    /// fills, nothing is this fill's own.
+    async fn drop_all(&mut self) {
+        let (session, beginning) = (self.session.take(), self.beginning.take());
+        self.repository.drop_place(&self.digest, Place { session, beginning, ..Place::default() }).await;
     }
 }
 
@@ -317,88 +346,130 @@ impl MirroredRepository {
 
     /// The session to fill: the session of an earlier fill that has stopped, or a new session.
     async fn find_place(&self, digest: &Digest) -> Result<Place> {
-        let key = facts::fill(&self.local, digest);
-        let known: Option<FillFact> = self.mirror.load(&key).await?;
-        if let Some(session) = known.and_then(|fact| fact.session.parse().ok()) {
-            match self.continued(&session).await? {
-                Some(Place::Mine(session, stored, before)) => return Ok(Place::Mine(session, stored, before)),
-                Some(Place::Taken) => return Ok(Place::Taken),
-                None => self.drop_fill(digest, Some(session)).await,
+        let known: Option<FillFact> = self.mirror.load(&facts::fill(&self.local, digest)).await?;
+        let Some(FillFact { session, beginning, .. }) = known else { return Ok(self.new_place(digest, None).await) };
+        let Ok(session) = session.parse() else { return Ok(self.new_place(digest, beginning).await) };
+        match self.left_in(&session).await? {
+            Left::BeingFilled => Ok(Place::default()),
+            Left::Bytes(left, stored) => {
+                // Where the session has no bytes, the fill before may have left a beginning.
+                let before = if stored == 0 { self.read_beginning(beginning.as_ref()).await } else { None };
+                let (left, left_bytes) = before.unwrap_or((left, stored));
+                Ok(Place { session: Some(session), stored, left: Some(left), left_bytes, beginning })
+            }
+            Left::Unreadable => match self.mirror.registry.close_upload(&self.local, &session).await {
+                Ok(closed) => Ok(self.new_place(digest, self.longer(Some(closed), beginning).await).await),
+                // Another request has ended the upload, or is just ending the upload.
+                Err(registry::Error::UploadUnknown) => Ok(self.new_place(digest, beginning).await),
+                Err(registry::Error::Busy | registry::Error::ChunkOutOfOrder { .. }) => Ok(Place::default()),
+                Err(error) => Err(error.into()),
+            },
+            Left::Nothing => {
+                self.drop_place(digest, Place { session: Some(session), ..Place::default() }).await;
+                Ok(self.new_place(digest, beginning).await)
             }
         }
-        Ok(match self.begin_session(digest).await? {
-            Some(session) => Place::Mine(session, 0, None),
-            None => Place::Taken,
-        })
     }
 
-    /// The place in the session of an earlier fill, once the session has not changed for a while.
-    /// `None` if the session is gone, or if its bytes cannot be read.
-    async fn continued(&self, session: &SessionId) -> Result<Option<Place>> {
+    /// The bytes in the session of an earlier fill, once the session has not changed for a while.
+    async fn left_in(&self, session: &SessionId) -> Result<Left> {
         let registry = &self.mirror.registry;
         let status = async || match registry.upload_status(&self.local, session).await {
             Ok(status) => Ok(Some(status)),
             Err(registry::Error::UploadUnknown) => Ok(None),
             Err(error) => Err(super::Error::from(error)),
         };
-        let Some(first) = status().await? else { return Ok(None) };
+        let Some(first) = status().await? else { return Ok(Left::Nothing) };
         let mut looks = 0;
         loop {
             match registry.upload_idle_ms(&self.local, session).await {
                 Ok(idle_ms) if idle_ms >= ALIVE_MS => break,
                 Ok(_) => {}
-                Err(registry::Error::UploadUnknown) => return Ok(None),
+                Err(registry::Error::UploadUnknown) => return Ok(Left::Nothing),
                 Err(error) => return Err(error.into()),
             }
             looks += 1;
             if looks > LOOKS_MAX {
-                return Ok(Some(Place::Taken));
+                return Ok(Left::BeingFilled);
             }
             self.mirror.platform.sleep(LOOK_AGAIN).await;
             if status().await?.is_none_or(|now| now.offset != first.offset) {
-                return Ok(Some(Place::Taken));
+                return Ok(Left::BeingFilled);
             }
         }
         if first.offset == 0 {
-            return Ok(Some(Place::Mine(first.session, 0, None)));
+            return Ok(Left::Bytes(Body::empty(), 0));
         }
         match registry.read_upload(&self.local, session, 0).await {
-            Ok(Some(before)) if before.length() == Some(first.offset) => {
-                Ok(Some(Place::Mine(first.session, first.offset, Some(before))))
-            }
-            Ok(Some(_)) => Ok(Some(Place::Taken)),
-            Ok(None) | Err(registry::Error::UploadUnknown) => Ok(None),
+            Ok(Some(left)) if left.length() == Some(first.offset) => Ok(Left::Bytes(left, first.offset)),
+            Ok(Some(_)) => Ok(Left::BeingFilled),
+            Ok(None) => Ok(Left::Unreadable),
+            Err(registry::Error::UploadUnknown) => Ok(Left::Nothing),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Begins a session for a blob and notes the session for later fills. `None` if the store takes
-    /// no upload: the blob then streams through.
-    async fn begin_session(&self, digest: &Digest) -> Result<Option<SessionId>> {
+    /// A new session for a blob, noted for later fills. `beginning` is the beginning of the blob
+    /// that an earlier fill has left. Without a session the blob streams through.
+    async fn new_place(&self, digest: &Digest, beginning: Option<Digest>) -> Place {
         let begun = self.mirror.registry.begin_upload(&self.local, digest.algorithm()).await;
         let session = match begun {
             Ok(status) => status.session,
             Err(error) => {
                 tracing::warn!("{}: {digest} streams through without being stored: {error}", self.local);
-                return Ok(None);
+                return Place::default();
             }
         };
+        // The whole blob would be no beginning.
+        let beginning = beginning.filter(|beginning| beginning != digest);
+        let (left, left_bytes) = match self.read_beginning(beginning.as_ref()).await {
+            Some((left, bytes)) => (Some(left), bytes),
+            None => (None, 0),
+        };
+        let beginning = beginning.filter(|_| left.is_some());
         let begun_ms = self.mirror.platform.now_ms();
-        self.mirror.note(&facts::fill(&self.local, digest), &FillFact { session: session.to_string(), begun_ms }).await;
-        Ok(Some(session))
+        let fact = FillFact { session: session.to_string(), begun_ms, beginning: beginning.clone() };
+        self.mirror.note(&facts::fill(&self.local, digest), &fact).await;
+        Place { session: Some(session), stored: 0, left, left_bytes, beginning }
     }
 
-    /// Whether the store can read the acknowledged bytes of a session.
-    async fn can_read(&self, session: &SessionId) -> bool {
-        matches!(self.mirror.registry.read_upload(&self.local, session, 0).await, Ok(Some(_)))
+    /// The bytes of a beginning and their number; `None` if the collector has removed the bytes.
+    async fn read_beginning(&self, beginning: Option<&Digest>) -> Option<(Body, u64)> {
+        let blob = self.mirror.registry.blob(&self.local, beginning?).await.ok()?;
+        Some((self.mirror.registry.read_blob(&blob, 0..blob.size).await.ok()?, blob.size))
+    }
+
+    /// The longer of two beginnings of one blob. The other beginning is removed.
+    async fn longer(&self, one: Option<Digest>, other: Option<Digest>) -> Option<Digest> {
+        let size = async |digest: Option<&Digest>| match digest {
+            Some(digest) => self.mirror.registry.blob(&self.local, digest).await.map_or(0, |blob| blob.size),
+            None => 0,
+        };
+        if one == other {
+            return one;
+        }
+        let (longer, shorter) =
+            if size(one.as_ref()).await >= size(other.as_ref()).await { (one, other) } else { (other, one) };
+        self.drop_beginning(shorter).await;
+        longer
     }
 
     /// Gives up what a fill has stored. Best effort: the collector removes what stays.
-    async fn drop_fill(&self, digest: &Digest, session: Option<SessionId>) {
-        let Some(session) = session else { return };
+    async fn drop_place(&self, digest: &Digest, place: Place) {
+        let Some(session) = place.session else { return };
         if let Err(error) = self.mirror.registry.cancel_upload(&self.local, &session).await {
             tracing::warn!("{}: an upload session of {digest} is left behind: {error}", self.local);
         }
+        self.drop_beginning(place.beginning).await;
         self.mirror.forget(&facts::fill(&self.local, digest)).await;
+    }
+
+    /// Removes the beginning of a blob, which no manifest names. Best effort.
+    async fn drop_beginning(&self, beginning: Option<Digest>) {
+        let Some(beginning) = beginning else { return };
+        match self.mirror.registry.delete_blob(&self.local, &beginning).await {
+            Ok(()) | Err(registry::Error::BlobUnknown(_)) => {}
+            Err(error) => tracing::warn!("{}: {beginning} is left behind: {error}", self.local),
+        }
     }
 }

@@ -25,7 +25,9 @@ impl From<Manifest> for MirroredManifest {
 impl MirroredRepository {
     /// Looks a manifest up, and fetches the manifest from the upstream if the registry does not
     /// hold it. A fresh tag costs one key read more than in other repositories and no request to
-    /// the upstream. Another tag costs one HEAD request, and a GET if the tag has moved.
+    /// the upstream. Another tag costs one HEAD request, and a GET if the tag has moved. A digest
+    /// costs at most one key read more. The first pull of a day also notes that the manifest is
+    /// used, at the cost of two writes for a tag and one for a digest.
     ///
     /// # Errors
     /// [`registry::Error::ManifestUnknown`] when the upstream does not have the manifest; the error
@@ -33,7 +35,10 @@ impl MirroredRepository {
     pub async fn manifest(&self, reference: &Reference) -> Result<MirroredManifest> {
         match reference {
             Reference::Digest(_) => match self.held(reference).await? {
-                Some(manifest) => Ok(self.hit(manifest)),
+                Some(manifest) => {
+                    self.note_use(&manifest).await;
+                    Ok(self.hit(manifest))
+                }
                 None => {
                     self.check()?;
                     Ok(self.fetch(reference).await.map_err(|error| self.absent(error, reference))?.into())
@@ -54,6 +59,7 @@ impl MirroredRepository {
             self.check()?;
             return self.first(&key, reference).await;
         };
+        let fact = self.note_use_by_tag(&key, fact, &held).await;
         let options = &self.mirror.options;
         if !fact.is_absent && age_ms < options.fresh_ms {
             return Ok(self.hit(held));
@@ -82,6 +88,31 @@ impl MirroredRepository {
         }
     }
 
+    /// Notes that a manifest is used. Best effort: without the note the collector evicts the
+    /// manifest too early, and the next pull fetches the manifest again.
+    async fn note_use(&self, manifest: &Manifest) {
+        if let Err(error) = self.mirror.registry.note_use(&self.local, manifest).await {
+            tracing::warn!("{}: a pull of {} is not noted: {error}", self.local, manifest.digest);
+        }
+    }
+
+    /// Notes that a tag's manifest is used. The fact about the tag has the time of the last note, so
+    /// most pulls read no other key. Returns the fact with the time of the note.
+    async fn note_use_by_tag(&self, key: &str, fact: TagFact, held: &Manifest) -> TagFact {
+        let now_ms = self.mirror.platform.now_ms();
+        let is_of_held = fact.digest.as_ref() == Some(&held.digest);
+        if is_of_held && now_ms.abs_diff(fact.used_ms) < self.mirror.registry.limits().use_noted_ms {
+            return fact;
+        }
+        self.note_use(held).await;
+        if !is_of_held {
+            return fact;
+        }
+        let fact = TagFact { used_ms: now_ms, ..fact };
+        self.mirror.note(key, &fact).await;
+        fact
+    }
+
     /// Fetches a tag that is not here.
     async fn first(&self, key: &str, reference: &Reference) -> Result<MirroredManifest> {
         match self.fetch_tag(key, reference).await {
@@ -105,9 +136,15 @@ impl MirroredRepository {
         };
         let manifest = match digest {
             Some(digest) if digest == held.digest => {
-                self.note_checked(key, digest, entity_tag).await;
+                let (checked_ms, digest) = (self.mirror.platform.now_ms(), Some(digest));
+                let checked = TagFact { checked_ms, used_ms: fact.used_ms, digest, entity_tag, is_absent: false };
+                self.mirror.note(key, &checked).await;
                 self.revalidated(reference);
-                return self.held_again(reference).await;
+                // A collection may have evicted the manifest since.
+                return match self.held(reference).await? {
+                    Some(manifest) => Ok(manifest),
+                    None => self.fetch_tag(key, reference).await,
+                };
             }
             Some(digest) => self.held(&Reference::Digest(digest)).await?,
             None => None,
@@ -115,7 +152,7 @@ impl MirroredRepository {
         match manifest {
             Some(manifest) => {
                 self.point(reference, &manifest).await?;
-                self.note_checked(key, manifest.digest, entity_tag).await;
+                self.note_fetched(key, manifest.digest, entity_tag).await;
                 self.revalidated(reference);
                 self.held_again(reference).await
             }
@@ -127,7 +164,7 @@ impl MirroredRepository {
         let fetched = self.request(reference).await?;
         let (digest, entity_tag) = (fetched.digest.clone(), fetched.entity_tag.clone());
         self.keep(reference, fetched).await?;
-        self.note_checked(key, digest, entity_tag).await;
+        self.note_fetched(key, digest, entity_tag).await;
         self.held_again(reference).await
     }
 
@@ -150,14 +187,12 @@ impl MirroredRepository {
     /// an invalid answer of the upstream, and no fault of the client.
     async fn keep(&self, reference: &Reference, fetched: FetchedManifest) -> Result<()> {
         let FetchedManifest { digest, media_type, bytes, .. } = fetched;
-        let tags: Vec<Tag> = match reference {
-            Reference::Tag(tag) => vec![tag.clone()],
-            Reference::Digest(_) => Vec::new(),
+        let tag = match reference {
+            Reference::Tag(tag) => Some(tag),
+            Reference::Digest(_) => None,
         };
-        let by_digest = Reference::Digest(digest);
         let registry = &self.mirror.registry;
-        let pushed = registry.push_manifest(&self.local, &by_digest, &tags, media_type.as_deref(), bytes.into()).await;
-        match pushed {
+        match registry.cache_manifest(&self.local, &digest, tag, media_type.as_deref(), bytes.into()).await {
             Ok(_) => Ok(()),
             Err(error @ (registry::Error::ManifestInvalid(_) | registry::Error::DigestInvalid(_))) => {
                 Err(self.mirror.client.error(Kind::Invalid(error.to_string())).into())
@@ -193,14 +228,17 @@ impl MirroredRepository {
         Ok(self.mirror.registry.manifest(&self.local, reference).await?)
     }
 
-    async fn note_checked(&self, key: &str, digest: Digest, entity_tag: Option<String>) {
+    /// Notes that a tag was checked, and that the tag's manifest was stored just now.
+    async fn note_fetched(&self, key: &str, digest: Digest, entity_tag: Option<String>) {
         let checked_ms = self.mirror.platform.now_ms();
-        self.mirror.note(key, &TagFact { checked_ms, digest: Some(digest), entity_tag, is_absent: false }).await;
+        let digest = Some(digest);
+        let fact = TagFact { checked_ms, used_ms: checked_ms, digest, entity_tag, is_absent: false };
+        self.mirror.note(key, &fact).await;
     }
 
     async fn note_absent(&self, key: &str) {
         let checked_ms = self.mirror.platform.now_ms();
-        self.mirror.note(key, &TagFact { checked_ms, digest: None, entity_tag: None, is_absent: true }).await;
+        self.mirror.note(key, &TagFact { checked_ms, is_absent: true, ..TagFact::default() }).await;
     }
 
     fn stale(&self, manifest: Manifest, why: &str) -> MirroredManifest {

@@ -1,4 +1,5 @@
 mod counters;
+mod evicting;
 mod lists;
 
 use std::collections::HashMap;
@@ -71,10 +72,18 @@ impl Setup {
     }
 
     fn with(settings: &str) -> Self {
-        Self::over(settings, true)
+        Self::with_settings(settings, Limits::default(), true)
+    }
+
+    fn with_limits(limits: Limits) -> Self {
+        Self::with_settings("docker.io https://docker.io fresh=60", limits, true)
     }
 
     fn over(settings: &str, reads_stages: bool) -> Self {
+        Self::with_settings(settings, Limits::default(), reads_stages)
+    }
+
+    fn with_settings(settings: &str, limits: Limits, reads_stages: bool) -> Self {
         let (upstream, sent) = (Arc::<Mutex<Upstream>>::default(), Arc::<AtomicU64>::default());
         let (script, counted) = (upstream.clone(), sent.clone());
         let scripted = Arc::new(Scripted::new(move |request| answer(&script.lock().unwrap(), request, &counted)));
@@ -83,7 +92,7 @@ impl Setup {
         let blobs: Arc<dyn BlobStore> = Arc::new(MemoryBlobStore::new(platform.clone()));
         let blobs = if reads_stages { blobs } else { Arc::new(WithoutReading(blobs)) };
         let settings: Mirroring = settings.parse().unwrap();
-        let registry = Registry::new(keys.clone(), blobs, platform.clone(), Limits::default());
+        let registry = Registry::new(keys.clone(), blobs, platform.clone(), limits).with_expiring(&EXPIRING);
         let registry = registry.with_mirrored_prefixes(settings.prefixes());
         let mirrors = Mirrors::new(settings, &registry, &keys, &platform, &Seal::new([1; 32]));
         Self { upstream, platform: scripted, keys, registry, mirrors, sent }
@@ -94,6 +103,15 @@ impl Setup {
         let (platform, settings): (Arc<dyn Platform>, Mirroring) =
             (self.platform.clone(), "docker.io https://docker.io fresh=60 stale=600".parse().unwrap());
         Mirrors::new(settings, &self.registry, &self.keys, &platform, &Seal::new([1; 32]))
+    }
+
+    /// The mirrors of another instance over the same upstream, with these keys and no blobs.
+    fn with_keys(&self, keys: Arc<dyn KeyValue>) -> Mirrors {
+        let platform: Arc<dyn Platform> = self.platform.clone();
+        let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
+        let registry = Registry::new(keys.clone(), blobs, platform.clone(), Limits::default());
+        let settings = "docker.io https://docker.io fresh=60".parse().unwrap();
+        Mirrors::new(settings, &registry, &keys, &platform, &Seal::new([1; 32]))
     }
 
     fn repository(&self) -> MirroredRepository {
@@ -296,17 +314,12 @@ fn a_cached_pull_costs_one_key_read_more_than_an_own_image() {
     setup.up().tags.insert("latest".into(), manifest(&digest(b"1")));
     setup.pull("latest").unwrap();
     let counting = Arc::new(crate::store::counting::Counting::new(setup.keys.clone()));
-    let (keys, platform): (Arc<dyn KeyValue>, Arc<dyn Platform>) = (counting.clone(), setup.platform.clone());
-    let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
-    let registry = Registry::new(keys.clone(), blobs, platform.clone(), Limits::default());
-    let settings = "docker.io https://docker.io fresh=60".parse().unwrap();
-    let mirrors = Mirrors::new(settings, &registry, &keys, &platform, &Seal::new([1; 32]));
-    let name = "docker.io/library/app".parse().unwrap();
+    let repository = setup.with_keys(counting.clone()).find(setup.repository().name()).unwrap();
     let tag: Reference = "latest".parse().unwrap();
     counting.counts.take();
-    block_on(registry.manifest(&name, &tag)).unwrap();
+    block_on(repository.mirror.registry.manifest(&repository.local, &tag)).unwrap();
     let [own_reads, ..] = counting.counts.take();
-    block_on(mirrors.find(&name).unwrap().manifest(&tag)).unwrap();
+    block_on(repository.manifest(&tag)).unwrap();
     let [reads, writes, deletes, lists] = counting.counts.take();
     assert_eq!((reads, writes, deletes, lists), (own_reads + 1, 0, 0, 0));
 }
@@ -499,22 +512,28 @@ fn wrong_bytes_are_never_stored_and_never_look_complete() {
 #[test]
 fn a_fill_that_broke_off_goes_on_where_it_stopped() {
     let length = 3 * PIECE_BYTES + 12_345;
-    // The client leaves, or the host is killed, after so many bytes.
     for left_after in [1, READ_BYTES, PIECE_BYTES - 1, PIECE_BYTES + 200_000, 3 * PIECE_BYTES + 12_344] {
-        let (setup, digest, bytes) = Setup::with_blob(length);
-        let mut body = setup.fetch(&digest).unwrap().body;
-        let mut received = 0;
-        while received < left_after.min(length - 2 * READ_BYTES) {
-            received += block_on(body.next()).unwrap().unwrap().len();
-        }
-        drop(body);
-        setup.platform.pass_ms(4 * SECOND_MS);
-        assert!(read(setup.fetch(&digest).unwrap().body).unwrap() == bytes, "{left_after}");
-        assert!(setup.is_stored(&digest));
-        let sent = setup.sent();
-        assert!(sent <= (length + PIECE_BYTES + READ_BYTES) as u64, "{left_after}: {sent}");
-        assert_eq!((setup.keys("upload/"), setup.keys("mirror/fill/")), (vec![], vec![]));
+        goes_on_after(length, left_after);
     }
+    // All bytes have arrived, and they are a whole number of pieces.
+    goes_on_after(3 * PIECE_BYTES, 3 * PIECE_BYTES);
+}
+
+/// Pulls a blob again whose client left, or whose host was killed, after so many bytes.
+fn goes_on_after(length: usize, left_after: usize) {
+    let (setup, digest, bytes) = Setup::with_blob(length);
+    let mut body = setup.fetch(&digest).unwrap().body;
+    let mut received = 0;
+    while received < left_after.min(length - READ_BYTES) {
+        received += block_on(body.next()).unwrap().unwrap().len();
+    }
+    drop(body);
+    setup.platform.pass_ms(4 * SECOND_MS);
+    assert!(read(setup.fetch(&digest).unwrap().body).unwrap() == bytes, "{left_after}");
+    assert!(setup.is_stored(&digest));
+    let sent = setup.sent();
+    assert!(sent <= (length + PIECE_BYTES + READ_BYTES) as u64, "{left_after}: {sent}");
+    assert_eq!((setup.keys("upload/"), setup.keys("mirror/fill/")), (vec![], vec![]));
 }
 
 #[test]
@@ -547,7 +566,7 @@ fn a_connection_that_breaks_is_made_again_a_few_times() {
 
 #[test]
 fn what_arrived_before_a_connection_broke_stays_only_if_a_fill_can_continue() {
-    for (no_ranges, reads_stages, kept) in [(false, true, true), (true, true, false), (false, false, false)] {
+    for (no_ranges, reads_stages, kept) in [(false, true, true), (true, true, false), (false, false, true)] {
         let case = format!("ranges: {}, stages: {reads_stages}", !no_ranges);
         let (setup, digest, bytes) = Setup::with_blob_in(3 * PIECE_BYTES, reads_stages);
         // Each connection breaks after more than a piece. An upstream with ranges breaks three times.

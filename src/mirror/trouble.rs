@@ -22,6 +22,7 @@ pub(super) const TROUBLES: Expiring = Expiring {
         let trouble: Option<Trouble> = serde_json::from_slice(value).ok();
         trouble.is_none_or(|trouble| !trouble.lasts(now_ms))
     },
+    needs_tag: None,
 };
 
 /// The upstreams in trouble: in memory and, for components, whose instances live for a second, in

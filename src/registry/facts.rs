@@ -43,6 +43,24 @@ pub(super) struct ManifestFact {
     /// The digest of the manifest's subject.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Digest>,
+    /// Whether the manifest came from an upstream, and never from a client's push.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cached: bool,
+}
+
+/// The last noted pull of a cached manifest.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct UseFact {
+    pub used_ms: u64,
+}
+
+/// The cached manifests that the next round of the collection evicts because of the size of all.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct EvictionFact {
+    /// The limit of the size when the time was chosen, in bytes.
+    pub bytes_max: u64,
+    /// Manifests that were last pulled before this time go, in milliseconds since the Unix epoch.
+    pub before_ms: u64,
 }
 
 /// Where a blob's bytes are.

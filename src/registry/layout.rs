@@ -12,6 +12,7 @@
 //! | a warning about a repository | `warning/<repo>!` |
 //! | a warning about a tag | `warning/<repo>!<tag>` |
 //! | where the bytes of a large manifest are | `large/<repo>!<digest>` |
+//! | when a cached manifest was last pulled | `used/<repo>!<digest>` |
 //! | an upload | `upload/<repo>!<session>` |
 //! | the bytes that a broken request left of an upload | `upload/<repo>!<session>!arrived` |
 //! | the state of the collection | `collection/…` |
@@ -57,6 +58,7 @@ pub(super) enum Kind {
     Referrer,
     Warning,
     Large,
+    Used,
     Upload,
 }
 
@@ -78,8 +80,8 @@ impl Key {
         self.0
     }
 
-    /// The digest at the end of a key of the kinds `Manifest`, `Blob`, `Content`, `Referrer` and
-    /// `Large`.
+    /// The digest at the end of a key of the kinds `Manifest`, `Blob`, `Content`, `Referrer`,
+    /// `Large` and `Used`.
     pub(super) fn digest(&self) -> &str {
         self.0.rsplit([END, '/']).next().unwrap_or_default()
     }
@@ -124,6 +126,7 @@ impl Kind {
             Self::Referrer => "referrer",
             Self::Warning => "warning",
             Self::Large => "large",
+            Self::Used => "used",
             Self::Upload => "upload",
         }
     }
@@ -232,8 +235,20 @@ pub(super) fn large(repository: &RepositoryName, digest: &Digest) -> Key {
     Kind::Large.within(repository).key(digest)
 }
 
+/// When a cached manifest was last pulled.
+pub(super) fn last_use(repository: impl Display, digest: impl Display) -> Key {
+    Kind::Used.within(repository).key(digest)
+}
+
+/// The key of another kind that ends as `key` does.
+pub(super) fn of_kind(key: &Key, from: &Prefix, to: Kind) -> Key {
+    to.everywhere().key(from.rest(key))
+}
+
 /// The state of the collection, which every push reads.
 pub(super) const COLLECTION_STATE: &str = "collection/state";
+/// The cached manifests that the next round evicts.
+pub(super) const COLLECTION_EVICTION: &str = "collection/eviction";
 /// When a push was last refused because of a collection.
 pub(super) const COLLECTION_REFUSED: &str = "collection/refused";
 
@@ -387,7 +402,7 @@ mod tests {
 
     #[test]
     fn kinds_never_share_a_prefix() {
-        let kinds = [Kind::Tag, Kind::Tagged, Kind::Repository, Kind::Referrer];
+        let kinds = [Kind::Tag, Kind::Tagged, Kind::Repository, Kind::Referrer, Kind::Upload, Kind::Used];
         for kind in kinds {
             for other in kinds.into_iter().filter(|other| *other != kind) {
                 assert!(!kind.everywhere().starts_with(&*other.everywhere()));

@@ -45,6 +45,16 @@ pub struct Limits {
     pub marks_max: usize,
     /// Whether a manifest may name blobs and manifests that the repository does not hold.
     pub sparse_manifests: bool,
+    /// How long a cached manifest stays after its last pull, in milliseconds; `None` collects
+    /// cached manifests by the rules of pushed manifests.
+    pub mirror_lifetime_ms: Option<u64>,
+    /// The size of the blobs that cached manifests may keep, in bytes. Beyond this size, the
+    /// manifests that were not pulled for the longest time go first. A blob counts once in each
+    /// mirrored repository. `None` sets no limit.
+    pub mirror_bytes_max: Option<u64>,
+    /// How long a noted pull of a cached manifest stands for further pulls, in milliseconds: each
+    /// manifest costs at most one write in this time.
+    pub use_noted_ms: u64,
 }
 
 impl Limits {
@@ -67,6 +77,9 @@ impl Limits {
         collect_step_ms_max: 10_000,
         marks_max: 1 << 14,
         sparse_manifests: false,
+        mirror_lifetime_ms: Some(30 * 24 * 60 * 60 * 1000),
+        mirror_bytes_max: None,
+        use_noted_ms: 24 * 60 * 60 * 1000,
     };
 }
 

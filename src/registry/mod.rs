@@ -29,6 +29,7 @@ mod manifests;
 mod sharing;
 mod tags;
 mod uploads;
+mod uses;
 mod warnings;
 
 #[cfg(test)]
@@ -63,11 +64,12 @@ use content::Content;
 use facts::Facts;
 use guard::CollectionGuard;
 use lists::Lists;
-use manifests::{Manifests, PushRequest};
+use manifests::{Manifests, PushRequest, Source};
 use mirrored::MirroredPrefixes;
 use sharing::Sharing;
 use tags::Tags;
 use uploads::Uploads;
+use uses::Uses;
 use warnings::Warnings;
 
 /// The result of a mount.
@@ -94,6 +96,7 @@ struct Parts {
     lists: Lists,
     warnings: Warnings,
     uploads: Uploads,
+    uses: Uses,
     manifests: Manifests,
     collection: Collection,
     platform: Arc<dyn Platform>,
@@ -130,18 +133,21 @@ impl Registry {
         let tags = Tags { facts: facts.clone(), limits: limits.clone(), platform: platform.clone() };
         let warnings = Warnings { facts: facts.clone(), limits: limits.clone() };
         let uploads = Uploads::new(facts.clone(), content.clone(), blobs.clone(), platform.clone(), limits.clone());
+        let uses = Uses { facts: facts.clone(), limits: limits.clone(), platform: platform.clone() };
         let manifests = Manifests::new(sharing, tags, uploads.clone(), limits.clone(), mirrored.clone());
         let collection = Collection {
             facts: facts.clone(),
             content: content.clone(),
             guard,
             manifests: manifests.reader.clone(),
+            uses: uses.clone(),
             platform: platform.clone(),
             limits: limits.clone(),
             expiring: &[],
             mirrored,
         };
-        let parts = Parts { facts, content, blobs, lists, warnings, uploads, manifests, collection, platform, limits };
+        let parts =
+            Parts { facts, content, blobs, lists, warnings, uploads, uses, manifests, collection, platform, limits };
         Self { parts: Arc::new(parts) }
     }
 
@@ -327,6 +333,15 @@ impl Registry {
         self.parts.uploads.complete(repository, id, digest, chunk).await
     }
 
+    /// Ends an upload with the bytes that the upload has, and makes these bytes a blob of the
+    /// repository under their own digest. Returns the digest.
+    ///
+    /// # Errors
+    /// [`Error::UploadUnknown`] when the upload has ended or was cancelled.
+    pub async fn close_upload(&self, repository: &RepositoryName, id: &SessionId) -> Result<Digest> {
+        self.parts.uploads.close(repository, id).await
+    }
+
     /// Uploads a whole blob in one request.
     ///
     /// # Errors
@@ -398,7 +413,40 @@ impl Registry {
         body: Body,
         precondition: &Precondition,
     ) -> Result<Pushed> {
-        self.parts.manifests.push(&PushRequest { repository, reference, tags, content_type, precondition }, body).await
+        let source = Source::Client;
+        let request = PushRequest { repository, reference, tags, content_type, precondition, source };
+        self.parts.manifests.push(&request, body).await
+    }
+
+    /// Stores a manifest that was fetched from an upstream, then points `tag` to the manifest. The
+    /// collector may evict the manifest later ([`Limits::mirror_lifetime_ms`],
+    /// [`Limits::mirror_bytes_max`]), unless a client has pushed the manifest to the repository.
+    ///
+    /// # Errors
+    /// As [`Registry::push_manifest`].
+    pub async fn cache_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        tag: Option<&Tag>,
+        content_type: Option<&str>,
+        body: Body,
+    ) -> Result<Pushed> {
+        let (reference, precondition) = (Reference::Digest(digest.clone()), Precondition::default());
+        let (reference, tags) = (&reference, tag.map(std::slice::from_ref).unwrap_or_default());
+        let (precondition, source) = (&precondition, Source::Upstream);
+        let request = PushRequest { repository, reference, tags, content_type, precondition, source };
+        self.parts.manifests.push(&request, body).await
+    }
+
+    /// Notes that a client pulls a manifest. Costs nothing for a manifest that was pushed or
+    /// recently fetched, else one key read, and at most one write a day
+    /// ([`Limits::use_noted_ms`]).
+    pub async fn note_use(&self, repository: &RepositoryName, manifest: &Manifest) -> Result<()> {
+        match manifest.fetched_ms {
+            Some(fetched_ms) => self.parts.uses.note(repository, &manifest.digest, fetched_ms).await,
+            None => Ok(()),
+        }
     }
 
     /// Removes a tag, or a manifest with all tags that point to it.

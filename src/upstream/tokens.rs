@@ -33,6 +33,7 @@ pub(super) const TOKENS: Expiring = Expiring {
         let stored: Option<Stored> = serde_json::from_slice(value).ok();
         stored.is_none_or(|stored| !is_current(stored.until_ms, now_ms))
     },
+    needs_tag: None,
 };
 
 /// The value of a token's key.

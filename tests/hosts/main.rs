@@ -6,6 +6,7 @@ mod check;
 mod components;
 #[cfg(target_os = "linux")]
 mod data_folder;
+mod kills;
 mod local_names;
 mod mirrors;
 mod plug;

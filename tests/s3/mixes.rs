@@ -11,6 +11,7 @@ use crate::support::client::{Client, chunked, whole};
 use crate::support::host::{Host, Kind};
 use crate::support::repository::Repository;
 use crate::support::runner::{self, pieces};
+use crate::support::upstream::goes_on_after_kills;
 use crate::support::value::{noise, sha256};
 use bytes::Bytes;
 use futures_util::stream;
@@ -53,6 +54,17 @@ fn spin() {
             transcripts(server, Kind::SpinHost(keys), keys).await;
         }
         redirects(server, Kind::SpinHost("spin-sqlite"), "spin-sqlite").await;
+    });
+}
+
+#[test]
+fn a_fill_goes_on_after_a_kill() {
+    on_a_server(async |server| {
+        for kind in [Kind::Native, Kind::Wasi] {
+            let more = [("KEYS", "files".to_owned()), ("REDIRECTS", "false".to_owned())];
+            let settings: BTreeMap<_, _> = server.environment().into_iter().chain(more).collect();
+            goes_on_after_kills(kind, &settings.into_iter().collect::<Vec<_>>()).await;
+        }
     });
 }
 

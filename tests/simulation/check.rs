@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 use crate::contents::contents;
 use crate::executor::Step;
 use crate::model::{ManifestId, Model, Promise};
+use crate::upstream::EXPIRED_MS;
 use crate::world::World;
 
 type Outcome<T = ()> = Result<T, String>;
@@ -69,7 +70,7 @@ fn is_needed(world: &World, key: &str) -> bool {
 }
 
 pub fn everything(world: &World) -> Outcome {
-    (0..world.setting.repositories).try_for_each(|number| repository(world, number))
+    world.repositories().try_for_each(|number| repository(world, number))
 }
 
 /// Checks that all acknowledged content of a repository is served.
@@ -214,7 +215,7 @@ pub fn collected(world: &World) -> Outcome {
     let request = CollectRequest { grace_ms: 0, untagged_lifetime_ms: Some(0), dry_run: false };
     let (mut left, mut expected) = (BTreeSet::new(), BTreeSet::new());
     for _ in 0..ROUNDS_MAX {
-        world.scheduler.pass_ms(4_000_000);
+        world.scheduler.pass_ms(if world.cache.is_some() { EXPIRED_MS } else { 4_000_000 });
         loop {
             let report = now(world.bare.collect_step(&request));
             let report = report.map_err(|error| format!("collection at the end: {error}"))?;
@@ -258,13 +259,19 @@ fn fact(world: &World, key: &str) -> Outcome<Json> {
 fn in_use(world: &World) -> Outcome<BTreeSet<String>> {
     let mut all = BTreeSet::new();
     let (mut locations, mut unread) = (BTreeSet::new(), BTreeSet::new());
-    for number in 0..world.setting.repositories {
+    for number in world.repositories() {
         let name = world.repository(number);
         let prefix = format!("tag/{name}!");
         let mut open = Vec::new();
         for key in now(world.keys.list(&prefix, None, 1000)).unwrap() {
             let digest: Digest = fact(world, &key)?["digest"].as_str().unwrap_or_default().parse().unwrap();
-            all.insert(format!("tagged/{name}!{digest}!{}", &key[prefix.len()..]));
+            let tag = &key[prefix.len()..];
+            all.insert(format!("tagged/{name}!{digest}!{tag}"));
+            // A tag that came from the upstream stays if it leads to a pushed manifest.
+            let of_cache = format!("mirror/tag/{name}!{tag}");
+            if now(world.keys.get(&of_cache)).unwrap().is_some() {
+                all.insert(of_cache);
+            }
             all.insert(format!("repository/{name}!"));
             open.push(contents().manifest_of(&digest).ok_or("a manifest that nobody pushed")?);
             all.insert(key);
@@ -293,6 +300,11 @@ fn in_use(world: &World) -> Outcome<BTreeSet<String>> {
                 all.insert(large);
             }
             all.insert(key);
+            // A cached referrer stays with its pushed subject, and so does the note of its last pull.
+            let note = format!("used/{name}!{}", this.digest);
+            if now(world.keys.get(&note)).unwrap().is_some() {
+                all.insert(note);
+            }
             if let Some(subject) = this.subject {
                 let subject = &contents().manifests[subject].digest;
                 let referrer = format!("referrer/{name}!{subject}!{}", this.digest);

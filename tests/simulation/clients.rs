@@ -11,6 +11,7 @@ use eyot::registry::{Chunk, Error, Mounted, PageRequest};
 
 use crate::contents::{Manifest, contents};
 use crate::model::Writing;
+use crate::upstream;
 use crate::world::World;
 
 /// `None` when a request failed in a way after which a client gives up.
@@ -23,6 +24,9 @@ pub async fn client(world: World) {
 }
 
 async fn operation(world: &World) -> Outcome {
+    if let Some(cache) = world.cache.as_ref().filter(|_| world.scheduler.below(2) == 0) {
+        return upstream::operation(world, cache).await;
+    }
     let (first, count) = world.setting.manifests;
     let repository = world.scheduler.below(world.setting.repositories);
     let tag = world.scheduler.below(world.setting.tags);

@@ -1,6 +1,6 @@
 //! Simulates many concurrent clients and collectors over failing stores, in an order that follows
 //! from a seed. The test asserts that acknowledged content is never lost and that no garbage is
-//! left.
+//! left. A fifth of the seeds also have an upstream, pulls through the cache, and evictions.
 //!
 //! `EYOT_SIM_SEED=<seed>` runs one seed and prints its events; `EYOT_SIM_SEEDS=<number>` sets the
 //! number of seeds, and `EYOT_SIM_FIRST=<seed>` the first seed.
@@ -12,6 +12,7 @@ mod contents;
 mod executor;
 mod model;
 mod stores;
+mod upstream;
 mod world;
 
 use std::sync::Mutex;
@@ -46,6 +47,9 @@ fn run(seed: u64, traced: bool) -> Story {
 
 fn play(world: &World) -> Result<(), String> {
     let (setting, scheduler) = (&world.setting, &world.scheduler);
+    if world.cache.is_some() {
+        upstream::push_before(world);
+    }
     let mut executor = Executor::new(scheduler.clone());
     let mut clients: Vec<TaskId> =
         (0..setting.clients).map(|_| executor.spawn(clients::client(world.clone()))).collect();
@@ -81,6 +85,10 @@ fn play(world: &World) -> Result<(), String> {
     }
     scheduler.note("quiet", "");
     check::quiet(world)?;
+    if let Some(cache) = &world.cache {
+        upstream::comes_through(world, cache)?;
+        check::quiet(world)?;
+    }
     check::collected(world)
 }
 

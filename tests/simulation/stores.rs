@@ -18,6 +18,8 @@ use crate::executor::Scheduler;
 pub struct Gated<S: ?Sized> {
     pub scheduler: Scheduler,
     pub inner: Arc<S>,
+    /// Whether a blob store can read content before its commit. S3 cannot.
+    pub reads_stages: bool,
 }
 
 #[async_trait]
@@ -58,7 +60,7 @@ impl KeyValue for Gated<dyn KeyValue> {
 
     fn for_upkeep(&self) -> Option<Arc<dyn KeyValue>> {
         let inner = self.inner.for_upkeep()?;
-        Some(Arc::new(Gated { scheduler: self.scheduler.clone(), inner }))
+        Some(Arc::new(Gated { scheduler: self.scheduler.clone(), inner, reads_stages: self.reads_stages }))
     }
 }
 
@@ -100,6 +102,9 @@ impl BlobStore for Gated<dyn BlobStore> {
     }
 
     async fn read_stage(&self, stage: &Stage, range: Range<u64>) -> Result<Option<Body>> {
+        if !self.reads_stages {
+            return Ok(None);
+        }
         self.scheduler.gate("read", &stage.0).await;
         self.inner.read_stage(stage, range).await
     }

@@ -15,6 +15,7 @@ use crate::contents::INLINE_BYTES_MAX;
 use crate::executor::Scheduler;
 use crate::model::Model;
 use crate::stores::{Gated, Unconditional};
+use crate::upstream::{self, Cache, Caching};
 
 /// The parameters that differ from seed to seed.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub struct Setting {
     pub deletes: bool,
     pub grace_ms: u64,
     pub untagged_lifetime_ms: Option<u64>,
+    /// The cache of an upstream, if the world has an upstream.
+    pub caching: Option<Caching>,
     pub limits: Limits,
 }
 
@@ -40,6 +43,7 @@ impl Setting {
     pub fn new(dice: &mut Dice) -> Self {
         let conditions = dice.below(3) > 0;
         let untagged_lifetime_ms = [None, Some(0), Some(0), Some(1_000), Some(60_000)][dice.below(5)];
+        let caching = Caching::of_a_fifth(dice);
         Self {
             conditions,
             packed: dice.below(3) == 0,
@@ -56,6 +60,7 @@ impl Setting {
             deletes: dice.below(3) > 0,
             grace_ms: [0, 0, 0, 1_000, 60_000][dice.below(5)],
             untagged_lifetime_ms,
+            caching,
             limits: Limits {
                 manifest_inline_bytes_max: INLINE_BYTES_MAX,
                 page_entries_max: [1, 2, 1000][dice.below(3)],
@@ -88,14 +93,19 @@ pub struct World {
     pub blobs: Arc<dyn BlobStore>,
     /// Uploads in progress, for other clients to interfere with.
     pub sessions: Arc<Mutex<Vec<(usize, SessionId)>>>,
+    pub cache: Option<Cache>,
 }
 
 impl World {
     pub fn new(seed: u64, traced: bool) -> Self {
         let mut dice = Dice::new(seed ^ 0x00c0_ffee);
-        let setting = Setting::new(&mut dice);
+        let mut setting = Setting::new(&mut dice);
+        if let Some(caching) = &setting.caching {
+            setting.limits = caching.limit(setting.limits);
+        }
         let scheduler = Scheduler::new(seed, traced);
         let platform = scheduler.platform.clone();
+        let reads_stages = setting.caching.as_ref().is_none_or(|caching| caching.reads_stages);
         let faults = Faults::new(seed ^ 0xfa17, setting.faults_per_mille);
 
         let exact: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
@@ -103,6 +113,7 @@ impl World {
         let behind_gates: Arc<dyn KeyValue> = Arc::new(Gated {
             scheduler: scheduler.clone(),
             inner: Arc::new(Faulty::new(faults.clone(), keys.clone())) as Arc<dyn KeyValue>,
+            reads_stages,
         });
         let (blobs, blobs_behind_gates): (Arc<dyn BlobStore>, Arc<dyn BlobStore>) = if setting.packed {
             let pack = |keys| Arc::new(PackedBlobStore::new(keys, platform.clone(), CHUNK_BYTES_MIN));
@@ -110,12 +121,15 @@ impl World {
         } else {
             let blobs: Arc<dyn BlobStore> = Arc::new(MemoryBlobStore::new(platform.clone()));
             let faulty = Arc::new(Faulty::new(faults.clone(), blobs.clone())) as Arc<dyn BlobStore>;
-            (blobs, Arc::new(Gated { scheduler: scheduler.clone(), inner: faulty }))
+            (blobs, Arc::new(Gated { scheduler: scheduler.clone(), inner: faulty, reads_stages }))
         };
+        let has_upstream = setting.caching.is_some();
+        let mirroring = |registry| if has_upstream { upstream::mirroring(registry) } else { registry };
         let registries = std::array::from_fn(|_| {
-            Registry::new(behind_gates.clone(), blobs_behind_gates.clone(), platform.clone(), setting.limits.clone())
+            let (keys, blobs) = (behind_gates.clone(), blobs_behind_gates.clone());
+            mirroring(Registry::new(keys, blobs, platform.clone(), setting.limits.clone()))
         });
-        let bare = Registry::new(
+        let bare = mirroring(Registry::new(
             keys.clone(),
             blobs.clone(),
             platform,
@@ -123,9 +137,15 @@ impl World {
                 page_entries_max: 1000,
                 collect_step_keys_max: 1000,
                 collect_page_entries_max: 250,
+                // At the end all cached content is evicted.
+                mirror_lifetime_ms: Some(0),
                 ..setting.limits.clone()
             },
-        );
+        ));
+        let cache = setting
+            .caching
+            .as_ref()
+            .map(|caching| Cache::new(caching, &scheduler, &registries, &bare, &behind_gates, &keys));
         Self {
             setting: Arc::new(setting),
             scheduler,
@@ -136,6 +156,7 @@ impl World {
             keys,
             blobs,
             sessions: Arc::default(),
+            cache,
         }
     }
 
@@ -149,8 +170,13 @@ impl World {
         &self.registries[self.scheduler.below(self.registries.len())]
     }
 
+    /// The numbers of all repositories.
+    pub fn repositories(&self) -> impl Iterator<Item = usize> + use<> {
+        (0..self.setting.repositories).chain(self.cache.as_ref().map(|_| upstream::MIRRORED))
+    }
+
     pub fn repository(&self, number: usize) -> RepositoryName {
-        ["a", "a/b"][number].parse().unwrap()
+        ["a", "a/b", "up/app"][number].parse().unwrap()
     }
 
     pub fn tag(&self, number: usize) -> Tag {

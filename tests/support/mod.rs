@@ -12,4 +12,6 @@ pub mod random;
 pub mod repository;
 pub mod runner;
 pub mod transcript;
+#[cfg(feature = "native")]
+pub mod upstream;
 pub mod value;

@@ -2,15 +2,12 @@
 
 use anyhow::Result;
 
-use super::setting::{AnySetting, Flag, Number, Optional, OrNever, Setting};
+use super::setting::{AnySetting, Flag, Number, Optional, OrNever, SECONDS_MAX, Setting};
 use super::stores::VALUE_BYTES_MAX;
 use super::values::Values;
 use crate::registry::Limits;
 
 const DEFAULT: Limits = Limits::DEFAULT;
-
-/// The most seconds that a setting can have: as many as fit into 64 bits as milliseconds.
-const SECONDS_MAX: u64 = u64::MAX / 1000;
 
 /// The least value of `body_bytes_max`: the most that a request about users and tokens has.
 const BODY_BYTES_MAX_LEAST: u64 = 64 * 1024;
@@ -133,7 +130,7 @@ pub(crate) fn read_body_bytes_max(values: Values<'_>) -> Result<Option<u64>> {
 pub(crate) fn read_limits(values: Values<'_>) -> Result<Limits> {
     let milliseconds = |setting: &Setting<Number>| values.read(setting).map(|seconds| seconds * 1000);
     let grace_ms = milliseconds(&GRACE_SECONDS)?;
-    Ok(Limits {
+    let limits = Limits {
         manifest_bytes_max: values.read(&MANIFEST_BYTES_MAX)?,
         manifest_inline_bytes_max: values.read(&MANIFEST_INLINE_BYTES_MAX)?,
         blob_bytes_max: values.read(&BLOB_BYTES_MAX)?,
@@ -149,7 +146,8 @@ pub(crate) fn read_limits(values: Values<'_>) -> Result<Limits> {
         warnings: values.read(&WARNINGS)?,
         sparse_manifests: values.read(&SPARSE_MANIFESTS)?,
         ..DEFAULT
-    })
+    };
+    super::mirrors::read_limits(values, limits)
 }
 
 /// How long caches may answer for a tag, in seconds.

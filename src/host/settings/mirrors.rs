@@ -2,10 +2,11 @@
 
 use anyhow::{Context as _, Result};
 
-use super::setting::{AnySetting, Optional, Setting, Text};
+use super::setting::{AnySetting, Number, Optional, OrNever, SECONDS_MAX, Setting, Text};
 use super::values::Values;
 use crate::auth::{Seal, Secret};
 use crate::mirror::Mirroring;
+use crate::registry::Limits;
 
 static UPSTREAMS: Setting<Optional<Text>> = Setting::new(
     "upstreams",
@@ -21,7 +22,27 @@ static UPSTREAM_LOGINS: Setting<Optional<Text>> = Setting::new(
 )
 .secret();
 
-pub(super) static SETTINGS: &[&dyn AnySetting] = &[&UPSTREAMS, &UPSTREAM_LOGINS];
+static MIRROR_LIFETIME_SECONDS: Setting<OrNever<Number>> = Setting::new(
+    "mirror_lifetime_seconds",
+    OrNever(Number { least: 0, most: SECONDS_MAX, default: 30 * 24 * 60 * 60 }),
+    "how long cached manifests and tags stay after their last pull, in seconds",
+)
+.details("Pulls are noted once a day, so a manifest stays up to a day longer.");
+
+static MIRROR_BYTES_MAX: Setting<Optional<Number>> = Setting::new(
+    "mirror_bytes_max",
+    Optional { kind: Number { least: 1, most: u64::MAX, default: 0 }, unset: "no limit" },
+    "the size of all cached layers beyond which the collection removes those not pulled for the longest time, in bytes",
+);
+
+pub(super) static SETTINGS: &[&dyn AnySetting] =
+    &[&UPSTREAMS, &UPSTREAM_LOGINS, &MIRROR_LIFETIME_SECONDS, &MIRROR_BYTES_MAX];
+
+/// Adds to `limits` those of cached content.
+pub(super) fn read_limits(values: Values<'_>, limits: Limits) -> Result<Limits> {
+    let mirror_lifetime_ms = values.read(&MIRROR_LIFETIME_SECONDS)?.map(|seconds| seconds * 1000);
+    Ok(Limits { mirror_lifetime_ms, mirror_bytes_max: values.read(&MIRROR_BYTES_MAX)?, ..limits })
+}
 
 /// The upstreams, and the secret from which the encryption of their tokens is derived.
 #[derive(Clone, Debug)]

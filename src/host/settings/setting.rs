@@ -18,6 +18,9 @@ pub const NATIVE: &[Host] = &[Host::Native];
 /// The hosts of a value that only Spin has.
 pub const SPIN: &[Host] = &[Host::Spin];
 
+/// The most seconds that a setting can have: as many as fit into 64 bits as milliseconds.
+pub const SECONDS_MAX: u64 = u64::MAX / 1000;
+
 /// One setting. `kind` says which values are valid and which value is the default.
 pub struct Setting<K> {
     /// The name in lower case, as a variable of Spin has it. Environment variables have the name in

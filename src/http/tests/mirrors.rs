@@ -302,3 +302,37 @@ fn lists_are_the_upstreams() {
         assert_eq!((status, text(response).contains(&signature)), (StatusCode::OK, expected), "{filter}");
     }
 }
+
+#[test]
+fn cached_content_is_deleted_as_everywhere_and_comes_again_with_the_next_pull() {
+    let setup = Setup::new("anonymous ** all");
+    let manifest_digest = Algorithm::Sha256.digest(manifest().as_bytes());
+    let by_tag = "docker.io/library/app/manifests/v1".to_owned();
+    let by_digest = format!("docker.io/library/app/manifests/{manifest_digest}");
+    let blob = format!("docker.io/library/app/blobs/{}", blob_digest());
+    for path in [&by_tag, &blob] {
+        assert!(!text(setup.get(path).1).is_empty(), "{path}");
+    }
+    setup.asked();
+    for path in [&by_tag, &by_digest, &blob] {
+        assert_eq!(setup.status("DELETE", path), 202, "{path}");
+        assert_eq!(setup.status("DELETE", path), 404, "{path} is deleted already");
+        // This upstream gives manifests by tag only.
+        let pulled = if path == &by_digest { &by_tag } else { path };
+        assert!(!text(setup.get(pulled).1).is_empty(), "{pulled}");
+        assert!(setup.asked(), "{pulled} comes from the upstream again");
+    }
+    // The whole repository goes with its manifests, and a collection removes the rest.
+    assert_eq!(setup.status("DELETE", &by_digest), 202);
+    let collected = loop {
+        let step = crate::registry::CollectRequest { grace_ms: 0, ..setup.registry.collect_request() };
+        let report = block_on(setup.registry.collect_step(&step)).unwrap();
+        if report.done {
+            break report;
+        }
+    };
+    assert_eq!(collected.blobs.removed, 1, "{collected:?}");
+    assert_eq!(text(setup.get("_catalog").1), r#"{"repositories":[]}"#);
+    assert!(!setup.asked());
+    assert_eq!(setup.status("GET", &by_tag), 200);
+}

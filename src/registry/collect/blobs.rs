@@ -22,7 +22,8 @@ impl Collector<'_> {
         let candidate = |(key, mark)| Candidate::key(key, unsure || named.contains(mark));
         let candidates: Vec<Candidate> = keys.into_iter().zip(&marks).map(candidate).collect();
         let outcomes = self.collect_keys(after.as_deref(), &candidates).await?;
-        outcomes.into_iter().for_each(|outcome| self.cursor.report.blobs.add(outcome));
+        outcomes.iter().for_each(|outcome| self.cursor.report.blobs.add(*outcome));
+        self.measure_blobs(&candidates, &outcomes).await?;
         if !more {
             let is_mirrored =
                 self.cursor.repository.as_ref().is_some_and(|name| self.collection.mirrored.contain(name));

@@ -7,7 +7,7 @@ use super::report::Outcome;
 use crate::platform::Causes;
 use crate::registry::layout::{Collectable, Key};
 use crate::registry::{Error, Result};
-use crate::store::{self, When};
+use crate::store::{self, Version, When};
 
 /// A key or object that a round has looked at.
 #[derive(Clone, Debug)]
@@ -17,15 +17,18 @@ pub(super) struct Candidate {
     pub in_use: bool,
     /// Keys of indexes that lead to the item. A removal deletes these keys first.
     pub index_keys: Vec<Key>,
+    /// The version of the key's value that the decision is about. Where the store has conditional
+    /// deletes, a key with another version stays.
+    pub version: Option<Version>,
 }
 
 impl Candidate {
     pub(super) fn key(key: Key, in_use: bool) -> Self {
-        Self { item: Collectable::Key(key), in_use, index_keys: Vec::new() }
+        Self { item: Collectable::Key(key), in_use, index_keys: Vec::new(), version: None }
     }
 
     pub(super) fn object(name: String, in_use: bool) -> Self {
-        Self { item: Collectable::Object(name), in_use, index_keys: Vec::new() }
+        Self { item: Collectable::Object(name), in_use, index_keys: Vec::new(), version: None }
     }
 }
 
@@ -68,7 +71,7 @@ impl Collector<'_> {
         earliest: Earliest,
     ) -> Result<Vec<Decision>> {
         let condemned = self.condemned_among(after, candidates).await?;
-        let at_once = earliest == Earliest::SameRound && self.cursor.grace_ms == 0;
+        let at_once = earliest == Earliest::SameRound && self.grace_ms() == 0;
         let mut decisions = Vec::new();
         for Candidate { item, in_use, .. } in candidates {
             let was_condemned = condemned.binary_search(&item.condemned()).is_ok();
@@ -153,7 +156,7 @@ impl Collector<'_> {
             self.condemn(item).await?;
             return Ok(Decision::Condemn);
         }
-        let is_over = fact.since_ms.saturating_add(self.cursor.grace_ms) <= now_ms;
+        let is_over = fact.since_ms.saturating_add(self.grace_ms()) <= now_ms;
         // Remove only items that an earlier round condemned: since then this round has looked at
         // all possible references again.
         if is_over && fact.round < self.cursor.report.round {
@@ -163,8 +166,13 @@ impl Collector<'_> {
         Ok(Decision::Condemn)
     }
 
+    /// How long a candidate must have been condemned before its removal, in milliseconds.
+    fn grace_ms(&self) -> u64 {
+        if self.evicts() { self.cursor.evicting.grace_ms } else { self.cursor.grace_ms }
+    }
+
     pub(super) fn note_due(&mut self, since_ms: u64) {
-        let due_ms = since_ms.saturating_add(self.cursor.grace_ms);
+        let due_ms = since_ms.saturating_add(self.grace_ms());
         let next = &mut self.cursor.report.next_due_ms;
         *next = Some(next.map_or(due_ms, |next| next.min(due_ms)));
     }

@@ -111,7 +111,7 @@ impl Collector<'_> {
             }
         }
         if !more {
-            self.cursor.enter(Phase::Condemned);
+            self.cursor.enter(Phase::Evictable);
         }
         Ok(())
     }

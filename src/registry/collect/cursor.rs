@@ -24,7 +24,7 @@ pub(super) enum Phase {
     NextRepository,
     /// Removes upload sessions that have expired.
     Uploads,
-    /// Marks the manifests that tags point to.
+    /// Evicts cached tags that nobody pulls, and marks the manifests that other tags point to.
     Tags,
     /// Marks the manifests that pushes are about to tag.
     Pushes,
@@ -60,8 +60,12 @@ pub(super) enum Phase {
     Contents,
     /// Decides on the objects of the blob store.
     Objects,
+    /// Chooses the cached manifests that the next round evicts because of the size of all.
+    Evictable,
     /// Deletes the condemnations of keys that no longer exist.
     Condemned,
+    /// Deletes the notes of pulls of manifests that no longer exist.
+    Uses,
     /// Removes expired keys of other layers.
     Expired,
     /// Removes the remains of killed writers from the key-value store, and finds files that are
@@ -84,6 +88,12 @@ pub(super) struct Cursor {
     pub after: Option<String>,
     pub grace_ms: u64,
     pub untagged_lifetime_ms: Option<u64>,
+    /// Which cached manifests the round evicts.
+    pub evicting: Evicting,
+    /// The manifests that the next round evicts, as far as the phase `Evictable` has chosen: the
+    /// size of their blobs in bytes, and the time before which the manifests were last pulled.
+    pub evictable_bytes: u64,
+    pub evictable_before_ms: u64,
     /// Whether a fact or manifest could not be read: then unmarked content may be in use.
     pub unsure: bool,
     pub report: Report,
@@ -99,7 +109,18 @@ pub(super) struct Cursor {
     pub sets: Sets,
 }
 
-/// The marks of the round. All sets but the last two belong to one repository at a time.
+/// The cached manifests that a round evicts.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Evicting {
+    /// Manifests that were last pulled before this time go, in milliseconds since the Unix epoch.
+    pub before_ms: u64,
+    /// The grace period of keys of mirrored repositories, in milliseconds. The period of other keys
+    /// protects pushes and allows for mistakes of clients. Cached content needs no such period,
+    /// because the next pull fetches the content again.
+    pub grace_ms: u64,
+}
+
+/// The marks of the round. All sets but the last three belong to one repository at a time.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Sets {
     /// The manifests in use, and the reverse-index entries (digest to tag) in use.
@@ -117,6 +138,11 @@ pub(super) struct Sets {
     pub named: Marks,
     /// Blobs that manifests need and the repository lacks; at most as many as fit into memory.
     pub missing: Marks,
+    /// The blobs that cached manifests name, each with the time of a manifest's last pull
+    /// (`eviction.rs`).
+    pub pulled: Marks,
+    /// The blobs of mirrored repositories, each with the time of the last pull and the size.
+    pub cached: Marks,
     /// The digests that repositories hold, as blobs or as large manifests.
     pub content: Marks,
     /// The objects of the blob store that facts refer to.
@@ -124,14 +150,14 @@ pub(super) struct Sets {
 }
 
 impl Sets {
-    fn all(&self) -> [&Marks; 9] {
-        let Self { kept, present, edges, frontier, reached, named, missing, content, objects } = self;
-        [kept, present, edges, frontier, reached, named, missing, content, objects]
+    fn all(&self) -> [&Marks; 11] {
+        let Self { kept, present, edges, frontier, reached, named, missing, pulled, cached, content, objects } = self;
+        [kept, present, edges, frontier, reached, named, missing, pulled, cached, content, objects]
     }
 
-    fn all_mut(&mut self) -> [&mut Marks; 9] {
-        let Self { kept, present, edges, frontier, reached, named, missing, content, objects } = self;
-        [kept, present, edges, frontier, reached, named, missing, content, objects]
+    fn all_mut(&mut self) -> [&mut Marks; 11] {
+        let Self { kept, present, edges, frontier, reached, named, missing, pulled, cached, content, objects } = self;
+        [kept, present, edges, frontier, reached, named, missing, pulled, cached, content, objects]
     }
 
     fn text(&self) -> String {
@@ -146,13 +172,16 @@ impl Sets {
 }
 
 impl Cursor {
-    pub(super) fn new(report: Report, grace_ms: u64, untagged_lifetime_ms: Option<u64>) -> Self {
+    pub(super) fn new(report: Report, grace_ms: u64, untagged_lifetime_ms: Option<u64>, evicting: Evicting) -> Self {
         Self {
             phase: Phase::default(),
             repository: None,
             after: None,
             grace_ms,
             untagged_lifetime_ms,
+            evicting,
+            evictable_bytes: 0,
+            evictable_before_ms: 0,
             unsure: false,
             report,
             follows: 0,

@@ -31,7 +31,11 @@ impl Collector<'_> {
         let lifetime_ms = self.cursor.untagged_lifetime_ms.unwrap_or(u64::MAX);
         let store = self.mark_store();
         for read in self.read_manifests(keys).await?.into_iter().filter_map(|(_, read)| read) {
-            if now_ms.saturating_sub(read.fact.pushed_ms) < lifetime_ms {
+            let is_kept = match self.evicts() && read.fact.cached {
+                true => self.is_pulled(&read.digest, &read.fact).await?,
+                false => now_ms.saturating_sub(read.fact.pushed_ms) < lifetime_ms,
+            };
+            if is_kept {
                 self.cursor.sets.kept.mark(&store, [mark_of(&read.digest)]).await?;
             }
             let edges = self.edges(&read);

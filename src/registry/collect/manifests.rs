@@ -36,9 +36,15 @@ impl Collector<'_> {
         let outcomes = self.collect_keys(after.as_deref(), &candidates).await?;
         outcomes.iter().for_each(|outcome| self.cursor.report.manifests.add(*outcome));
         let remaining = all.into_iter().zip(outcomes).filter(|(_, outcome)| *outcome != Outcome::Removed);
-        for ((key, read), _) in remaining {
-            match read.and_then(|read| read.manifest) {
-                Some(manifest) => self.mark_named(&manifest).await?,
+        for ((key, read), outcome) in remaining {
+            match read.as_ref().and_then(|read| Some((&read.fact, read.manifest.as_ref()?))) {
+                Some((fact, manifest)) => {
+                    self.mark_named(manifest).await?;
+                    // A condemned manifest is about to go, so its size does not count.
+                    if outcome == Outcome::Kept {
+                        self.mark_pulled(&key, fact, manifest).await?;
+                    }
+                }
                 None => self.report_unknown(&key),
             }
         }
@@ -67,8 +73,10 @@ impl Collector<'_> {
 
     async fn manifest_candidate(&mut self, key: &Key, read: Option<&ManifestRead>) -> Result<Candidate> {
         let store = self.mark_store();
+        let evicts = self.evicts();
         let cursor = &mut self.cursor;
-        let keeps_all = cursor.untagged_lifetime_ms.is_none() || cursor.unsure || read.is_none();
+        let keeps_untagged = cursor.untagged_lifetime_ms.is_none() && !evicts;
+        let keeps_all = keeps_untagged || cursor.unsure || read.is_none();
         let in_use = keeps_all || cursor.sets.kept.has(&store, &mark_of(key.digest())).await?;
         let mut candidate = Candidate::key(key.clone(), in_use);
         if let Some(subject) = read.and_then(|read| read.fact.subject.as_ref()) {

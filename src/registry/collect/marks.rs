@@ -210,6 +210,17 @@ impl Marks {
         Ok(names.into_iter().collect())
     }
 
+    /// The first name that sorts after `after`; `None` at the end of the set.
+    pub(super) async fn first_after(&mut self, store: &MarkStore<'_>, after: &str) -> Result<Option<String>> {
+        let in_memory = self.in_memory.range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
+        let mut first = in_memory.take(1).next().cloned();
+        for run in &mut self.runs {
+            let next = run.seek_after(store, after).await?.first().cloned();
+            first = first.into_iter().chain(next).min();
+        }
+        Ok(first)
+    }
+
     /// Prepares for questions that start from the first name again.
     pub(super) fn rewind(&mut self) {
         for run in &mut self.runs {
@@ -358,6 +369,8 @@ mod tests {
             all.sort();
             for n in 0..30_011 {
                 let name = format!("{n:05}");
+                let next = all.get(all.partition_point(|other| ***other <= *name)).map(|next| (*next).clone());
+                assert_eq!(block_on(marks.first_after(&store, &name)), Ok(next), "after {name}");
                 assert_eq!(block_on(marks.has(&store, &name)), Ok(all.binary_search(&&name).is_ok()), "{name}");
             }
             marks.rewind();

@@ -13,6 +13,7 @@ mod blobs;
 mod candidates;
 mod content;
 mod cursor;
+mod eviction;
 mod graph;
 mod leftovers;
 mod manifests;
@@ -37,10 +38,11 @@ use super::limits::{LEASE_MS, LEASES_LISTED_MAX, RIGHT_OF_WAY_MS};
 use super::manifests::ManifestReader;
 use super::mirrored::MirroredPrefixes;
 use super::pages::KeyPages;
+use super::uses::Uses;
 use super::{Error, Limits, Result, layout};
 use crate::platform::{Causes, Platform};
 use crate::store::{self, Expiring, When};
-use cursor::{Cursor, Phase};
+use cursor::{Cursor, Evicting, Phase};
 
 /// The settings of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,11 +89,13 @@ pub(super) struct Collection {
     pub content: Content,
     pub guard: CollectionGuard,
     pub manifests: ManifestReader,
+    pub uses: Uses,
     pub platform: Arc<dyn Platform>,
     pub limits: Arc<Limits>,
     /// The keys of other layers that expire.
     pub expiring: &'static [Expiring],
-    /// The repositories whose missing blobs are not reported.
+    /// The repositories whose missing blobs are not reported, and whose cached manifests are
+    /// evicted.
     pub mirrored: MirroredPrefixes,
 }
 
@@ -184,16 +188,17 @@ impl Collection {
     async fn begin_round(&self, request: &CollectRequest, deadline: Deadline) -> Result<Cursor> {
         let round = self.guard.collection_state().await?.round + 1;
         let report = Report { round, dry_run: request.dry_run, ..Report::default() };
-        let mut grace_ms = request.grace_ms;
+        let mut least_grace_ms = 0;
         if !request.dry_run {
             if self.guard.was_push_refused().await? {
-                grace_ms = grace_ms.max(RIGHT_OF_WAY_MS);
+                least_grace_ms = RIGHT_OF_WAY_MS;
             }
             // Announce the round before marking begins: from here on each push protects the keys
             // that it references.
             self.write_state(&CollectionState { round, activity: Activity::Marking }, deadline).await?;
         }
-        Ok(Cursor::new(report, grace_ms, request.untagged_lifetime_ms))
+        let evicting = Evicting { before_ms: self.evict_before_ms().await?, grace_ms: least_grace_ms };
+        Ok(Cursor::new(report, request.grace_ms.max(least_grace_ms), request.untagged_lifetime_ms, evicting))
     }
 
     async fn write_state(&self, state: &CollectionState, deadline: Deadline) -> Result<()> {
@@ -266,7 +271,9 @@ impl<'a> Collector<'a> {
             Phase::ContentOfBlobs => self.content_of_facts(Kind::Blob, Phase::Contents).await,
             Phase::Contents => self.contents().await,
             Phase::Objects => self.objects().await,
+            Phase::Evictable => self.evictable().await,
             Phase::Condemned => self.condemned().await,
+            Phase::Uses => self.uses().await,
             Phase::TidyKeys => self.tidy_keys().await,
             Phase::TidyContent => self.tidy_content().await,
             Phase::Expired => self.expired().await,

@@ -26,6 +26,13 @@ pub struct Report {
     pub manifests: Tally,
     /// Blobs, counted once for each repository.
     pub blobs: Tally,
+    /// Tags of mirrored repositories. Tags that nobody pulls are removed.
+    #[serde(default)]
+    pub cached_tags: Tally,
+    /// The size of the blobs that cached manifests keep, in bytes. Counted only if the setting
+    /// `mirror_bytes_max` sets a limit.
+    #[serde(default)]
+    pub cached_bytes: u64,
     /// Dangling keys, unused files and empty folders, left behind by pushes and deletions that were
     /// cut off or overtaken.
     pub leftovers: Tally,

@@ -37,7 +37,8 @@ impl Collector<'_> {
         // Compare names as their keys sort, which end each name.
         let next = found.into_iter().min_by_key(|name| layout::repository(name));
         let cursor = &mut self.cursor;
-        (cursor.sets, cursor.unsure, cursor.follows) = (Sets::default(), false, 0);
+        let cached = std::mem::take(&mut cursor.sets.cached);
+        (cursor.sets, cursor.unsure, cursor.follows) = (Sets { cached, ..Sets::default() }, false, 0);
         let Some(next) = next else {
             cursor.enter(Phase::ContentOfUploads);
             return Ok(());

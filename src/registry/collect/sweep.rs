@@ -113,7 +113,18 @@ impl Collector<'_> {
         for name in &candidate.index_keys {
             keys.delete(name).await?;
         }
-        keys.delete(key).await?;
+        let removed = match &candidate.version {
+            Some(version) => match keys.delete_unchanged(key, version).await {
+                Err(store::Error::Unsupported(_)) => keys.delete(key).await,
+                removed => removed,
+            },
+            None => keys.delete(key).await,
+        };
+        if let Err(store::Error::Conflict(_)) = removed {
+            self.forget_condemnation(&candidate.item).await?;
+            return Ok(Outcome::Kept);
+        }
+        removed?;
         self.forget_condemnation(&candidate.item).await?;
         Ok(Outcome::Removed)
     }

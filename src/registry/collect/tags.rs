@@ -1,4 +1,4 @@
-//! Marks the manifests that tags keep in use, and decides on the entries of the reverse index
+//! Marks the manifests that tags keep in use, evicts cached tags, and decides on the entries of the reverse index
 //! (digest to tag).
 
 use super::Collector;
@@ -13,7 +13,11 @@ use crate::registry::limits::PUSH_MS_MAX;
 
 impl Collector<'_> {
     pub(super) async fn tags(&mut self) -> Result<()> {
-        let (keys, more) = self.page(&self.keys_of(Kind::Tag)).await?;
+        let after = self.cursor.after.clone();
+        let (mut keys, more) = self.page(&self.keys_of(Kind::Tag)).await?;
+        if self.evicts() {
+            keys = self.evict_tags(after.as_deref(), keys).await?;
+        }
         self.mark_tags(keys).await?;
         if !more {
             self.cursor.enter(Phase::Pushes);
@@ -61,9 +65,13 @@ impl Collector<'_> {
                 done.push(self.keys_of(Kind::Tag).key(tag));
             }
         }
+        if self.is_dry() && self.evicts() {
+            // A dry run removes no tag.
+            done = self.not_evicted(done).await?;
+        }
         self.mark_tags(done).await?;
         if !more {
-            let keeps_all = self.cursor.untagged_lifetime_ms.is_none();
+            let keeps_all = self.cursor.untagged_lifetime_ms.is_none() && !self.evicts();
             self.cursor.enter(if keeps_all { Phase::Manifests } else { Phase::Present });
         }
         Ok(())

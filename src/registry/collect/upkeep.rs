@@ -8,9 +8,9 @@ use super::cursor::Phase;
 use super::report::Outcome;
 use crate::registry::Result;
 use crate::registry::guard::{Activity, CollectionState, ProtectionFact};
-use crate::registry::layout::{self, Collectable, Key};
+use crate::registry::layout::{self, Collectable, Key, Kind};
 use crate::registry::limits::CALLS_AT_ONCE_MAX;
-use crate::store::{Tidied, TidyRequest};
+use crate::store::{Entry, Tidied, TidyRequest};
 
 impl Collector<'_> {
     /// Deletes the condemnations of keys that no longer exist. The phase `Objects` does the same
@@ -24,7 +24,31 @@ impl Collector<'_> {
             self.forget_condemnation(&Collectable::Key(key)).await?;
         }
         if !more {
+            self.cursor.enter(Phase::Uses);
+        }
+        Ok(())
+    }
+
+    /// Deletes the notes of pulls of manifests that no longer exist.
+    pub(super) async fn uses(&mut self) -> Result<()> {
+        let used = Kind::Used.everywhere();
+        let (notes, more) = self.page(&used).await?;
+        let manifests: Vec<Key> = notes.iter().map(|note| layout::of_kind(note, &used, Kind::Manifest)).collect();
+        let exist = self.collection.facts.are_there(&manifests).await?;
+        for (note, _) in notes.iter().zip(exist).filter(|(_, exists)| !exists) {
+            self.remove_leftover(note).await?;
+        }
+        if !more {
             self.cursor.enter(Phase::Expired);
+        }
+        Ok(())
+    }
+
+    async fn remove_leftover(&mut self, key: &Key) -> Result<()> {
+        self.cursor.report.leftovers.add(Outcome::Removed);
+        if !self.is_dry() {
+            self.check_lease()?;
+            self.collection.facts.keys.delete(key).await?;
         }
         Ok(())
     }
@@ -36,20 +60,26 @@ impl Collector<'_> {
             self.cursor.enter(Phase::TidyKeys);
             return Ok(());
         };
-        let (keys, more) = self.page(&layout::other_layer(family.prefix)).await?;
+        let prefix = layout::other_layer(family.prefix);
+        let (keys, more) = self.page(&prefix).await?;
         let reads =
             keys.into_iter().map(|key| async move { collection.facts.keys.get(&key).await.map(|entry| (key, entry)) });
         let reads: Vec<_> = reads.collect();
         let entries: Vec<_> = stream::iter(reads).buffered(CALLS_AT_ONCE_MAX).try_collect().await?;
         let now_ms = collection.platform.now_ms();
+        let mut with_tag = Vec::new();
         for (key, entry) in entries {
-            if entry.is_some_and(|entry| (family.is_expired)(&entry.value, now_ms)) {
-                self.cursor.report.leftovers.add(Outcome::Removed);
-                if !self.is_dry() {
-                    self.check_lease()?;
-                    collection.facts.keys.delete(&key).await?;
-                }
+            let Some(Entry { value, .. }) = entry else { continue };
+            if (family.is_expired)(&value, now_ms) {
+                self.remove_leftover(&key).await?;
+            } else if family.needs_tag.is_some_and(|needs_tag| needs_tag(&value)) {
+                with_tag.push(key);
             }
+        }
+        let tags: Vec<Key> = with_tag.iter().map(|key| layout::of_kind(key, &prefix, Kind::Tag)).collect();
+        let exist = collection.facts.are_there(&tags).await?;
+        for (key, _) in with_tag.iter().zip(exist).filter(|(_, exists)| !exists) {
+            self.remove_leftover(key).await?;
         }
         if !more {
             self.cursor.expiring += 1;

@@ -51,6 +51,16 @@ pub(super) struct PushRequest<'a> {
     pub content_type: Option<&'a str>,
     /// A condition for the digest that `reference` leads to.
     pub precondition: &'a Precondition,
+    pub source: Source,
+}
+
+/// Where a manifest comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A client has pushed the manifest.
+    Client,
+    /// The manifest was fetched from an upstream, and can be fetched again.
+    Upstream,
 }
 
 /// The manifests of all repositories.
@@ -107,8 +117,11 @@ impl Manifests {
         self.references.check_count(&manifest)?;
         let descriptor = manifest.descriptor(&media_type, &digest, bytes.len() as u64);
         self.referrers.check(&manifest, &descriptor)?;
-        let fact = self.new_fact(&manifest, media_type, bytes.len() as u64);
         let repository = request.repository;
+        let fact = ManifestFact {
+            cached: request.source == Source::Upstream && !self.was_pushed(repository, &digest).await?,
+            ..self.new_fact(&manifest, media_type, bytes.len() as u64)
+        };
         let push = Push { repository, manifest: &manifest, descriptor: &descriptor, fact: &fact, bytes: &bytes };
         let tags = self.store_and_point(request, &push).await?;
         Ok(Pushed { digest, subject: fact.subject, tags })
@@ -128,7 +141,14 @@ impl Manifests {
         let [nonce @ .., _, _, _, _, _, _, _, _] = self.platform.random();
         let subject = manifest.subject.as_ref().map(|subject| subject.digest.clone());
         let (pushed_ms, push) = (self.platform.now_ms(), u64::from_le_bytes(nonce));
-        ManifestFact { media_type, size, pushed_ms, push, large: false, subject }
+        ManifestFact { media_type, size, pushed_ms, push, large: false, subject, cached: false }
+    }
+
+    /// Whether the repository has a manifest because a client has pushed the manifest, before the
+    /// repository began to mirror an upstream.
+    async fn was_pushed(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
+        let known: Option<ManifestFact> = self.facts.load(&layout::manifest(repository, digest)).await?;
+        Ok(known.is_some_and(|known| !known.cached))
     }
 
     /// Stores a manifest, then points the tags of the request. Returns the pointed tags out of

@@ -20,6 +20,9 @@ pub struct Manifest {
     pub media_type: String,
     /// The size of the manifest in bytes.
     pub size: u64,
+    /// When the manifest was fetched from an upstream, in milliseconds since the Unix epoch; `None`
+    /// for a manifest that a client pushed.
+    pub(in crate::registry) fetched_ms: Option<u64>,
     /// The key of the fact that says where the bytes are in the blob store; `None` for a manifest
     /// whose bytes are in `inline`.
     large: Option<Key>,
@@ -52,7 +55,8 @@ impl ManifestReader {
         let found = self.facts.load_version(&layout::manifest(repository, &digest)).await?;
         let (fact, inline, _): (ManifestFact, _, _) = found.ok_or_else(unknown)?;
         let large = fact.large.then(|| layout::large(repository, &digest));
-        Ok(Manifest { digest, media_type: fact.media_type, size: fact.size, large, inline })
+        let fetched_ms = fact.cached.then_some(fact.pushed_ms);
+        Ok(Manifest { digest, media_type: fact.media_type, size: fact.size, fetched_ms, large, inline })
     }
 
     /// The manifest's bytes, as they were pushed.

@@ -139,6 +139,17 @@ impl Uploads {
         }
     }
 
+    /// Ends an upload with the bytes that the upload has. `Registry::close_upload` documents the
+    /// errors.
+    pub(super) async fn close(&self, repository: &RepositoryName, id: &SessionId) -> Result<Digest> {
+        let _running = self.begin_append(repository, id)?;
+        let session = self.sessions.get(repository, id).await?;
+        let digest = session.acknowledged().hasher()?.finish();
+        self.complete_session(repository, session, &digest, Chunk { range: None, body: Body::empty() }, CutBody::Keep)
+            .await?;
+        Ok(digest)
+    }
+
     /// Uploads a whole blob in one request. `Registry::complete_upload` documents the errors.
     pub(super) async fn push(&self, repository: &RepositoryName, digest: &Digest, body: Body) -> Result<()> {
         // A collector marks the content of sessions, so the content counts as in use until the blob
