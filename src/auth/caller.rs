@@ -14,6 +14,13 @@ pub struct Grant {
     pub actions: Vec<Action>,
 }
 
+impl Grant {
+    /// Permits `actions` in the repositories whose names match.
+    pub fn new(repositories: Pattern, actions: impl Into<Vec<Action>>) -> Self {
+        Self { repositories, actions: actions.into() }
+    }
+}
+
 /// The caller of a request, as far as known, and everything that the caller may do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caller {

@@ -19,7 +19,7 @@ mod logins;
 mod oidc;
 mod outbound;
 mod password;
-mod pattern;
+pub(crate) mod pattern;
 mod policy;
 mod remembered;
 mod scope;

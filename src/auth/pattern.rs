@@ -59,7 +59,7 @@ thread_local! {
 
 /// Whether a text matches a pattern. The literal beginning and end of the pattern are compared
 /// first, which decides most rules in linear time.
-pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     #[cfg(test)]
     MATCHES.with(|count| count.set(count.get() + 1));
     let Some(first) = pattern.iter().position(|byte| *byte == b'*') else { return pattern == text };

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 
 use super::config::Config;
+use super::export::{self, Export};
 use super::log::{escape_panics, log_to_standard_error, visible};
 use super::outbound::NativePlatform;
 use super::settings::{Host, Values, help, help_of, nearest_setting};
@@ -48,9 +49,12 @@ enum Command {
     /// Runs whole rounds of the garbage collection. Progress goes to standard error, and a report
     /// of each round in JSON to standard output.
     Collect(Collect),
-    /// Try what the stores guarantee, and print what follows
+    /// Write repositories to a folder for a web server, or as OCI layouts
+    Export(Export),
+    /// Try what the stores guarantee and whether the upstreams answer, and print what follows
     ///
-    /// Exits with status 1 if a store breaks a guarantee that eyot needs.
+    /// Exits with status 1 if a store breaks a guarantee that eyot needs, or if an upstream does not
+    /// answer as a registry or refuses its login.
     Check,
     /// Take images from a folder, an archive or another registry
     Import(import::Import),
@@ -163,6 +167,7 @@ fn run(line: &CommandLine) -> Result<ExitCode> {
         match &line.command {
             Command::Serve(serve) => self::serve(serve, &config).await,
             Command::Collect(options) => collect(options, &config).await,
+            Command::Export(options) => export::run(options, &config).await,
             Command::Check => check(&config).await,
             Command::Import(request) => import::run(request, &config).await,
             Command::User(request) => users::manage(&config, request).await.map(|()| ExitCode::SUCCESS),
@@ -228,22 +233,23 @@ fn print_progress(report: &Report) {
 }
 
 async fn check(config: &Config) -> Result<ExitCode> {
-    let findings = config
-        .open(Arc::new(NativePlatform::default()), None)?
-        .registry()
-        .check()
-        .await
-        .context("cannot use the stores")?;
-    for finding in &findings {
-        let verdict = match finding.verdict {
+    let stores = config.open(Arc::new(NativePlatform::default()), None)?;
+    let findings = stores.registry().check().await.context("cannot use the stores")?;
+    let upstreams = stores.handler().check_upstreams().await;
+    let of_stores = findings.into_iter().map(|found| (found.verdict, found.guarantee.to_owned(), found.means));
+    let of_upstreams =
+        upstreams.into_iter().map(|found| (found.verdict, format!("upstream {}", found.upstream), found.means));
+    let mut is_broken = false;
+    for (verdict, subject, means) in of_stores.chain(of_upstreams) {
+        is_broken |= verdict == Verdict::Broken;
+        let verdict = match verdict {
             Verdict::Holds => "holds  ",
             Verdict::Missing => "missing",
             Verdict::Broken => "BROKEN ",
         };
-        println!("{verdict}  {}: {}", finding.guarantee, finding.means);
+        writeln!(std::io::stdout(), "{verdict}  {}", visible(&format!("{subject}: {means}")))?;
     }
-    let broken = findings.iter().any(|finding| finding.verdict == Verdict::Broken);
-    Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if is_broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 #[cfg(test)]

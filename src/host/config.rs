@@ -23,14 +23,10 @@ use crate::store::{BlobStore, Expiring, KeyValue};
 use crate::{auth, import, upstream};
 
 /// The expiring keys of all layers.
-static EXPIRING: [Expiring; 6] = [
-    auth::EXPIRING[0],
-    upstream::EXPIRING[0],
-    mirror::EXPIRING[0],
-    mirror::EXPIRING[1],
-    mirror::EXPIRING[2],
-    import::EXPIRING[0],
-];
+static EXPIRING: [Expiring; 7] = {
+    let [tags, lists, fills, troubles] = mirror::EXPIRING;
+    [auth::EXPIRING[0], upstream::EXPIRING[0], tags, lists, fills, troubles, import::EXPIRING[0]]
+};
 
 /// The settings, read and checked.
 #[derive(Clone, Debug)]

@@ -17,6 +17,8 @@ pub mod settings;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod command;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
+mod export;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
 mod import;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod native;
@@ -32,6 +34,9 @@ mod stall;
 pub mod tls;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod users;
+
+#[cfg(all(feature = "test-server", not(target_family = "wasm")))]
+pub mod testing;
 
 #[cfg(all(any(feature = "wasi", feature = "spin"), target_os = "wasi"))]
 mod component;

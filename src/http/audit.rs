@@ -1,4 +1,5 @@
 //! Writes a line to the log for each change and for each refused login: user, address and action.
+//! Makes the [`Event`] of each change for observers.
 //!
 //! The lines have the target [`TARGET`] and the level of warnings, so that they appear by default.
 //! Texts of clients are quoted, with control characters and changes of direction escaped.
@@ -9,9 +10,10 @@ use std::net::IpAddr;
 use http::StatusCode;
 
 use super::error::Error;
+use super::event::Event;
 use super::reply::Reply;
 use crate::auth::{Caller, Credentials, Refusal};
-use crate::oci::RepositoryName;
+use crate::oci::{Digest, RepositoryName, Tag};
 
 /// The target of the audit lines, which sets them apart from other lines.
 pub const TARGET: &str = "eyot::audit";
@@ -20,7 +22,8 @@ const USER_CHARACTERS_MAX: usize = crate::auth::USER_NAME_BYTES_MAX;
 
 /// The description of a change that an operation makes: the action and its object.
 pub(super) struct Change {
-    action: &'static str,
+    event: Event,
+    /// The object, as the audit line shows it.
     object: String,
 }
 
@@ -34,12 +37,26 @@ pub(super) struct Running {
 
 impl Change {
     pub(super) fn new(action: &'static str) -> Self {
-        Self { action, object: String::new() }
+        Self { event: Event::new(action), object: String::new() }
     }
 
     /// A change in a repository.
     pub(super) fn of_repository(action: &'static str, repository: &RepositoryName) -> Self {
-        Self::new(action).with("repository", repository)
+        let mut change = Self::new(action).with("repository", repository);
+        change.event.repository = Some(repository.clone());
+        change
+    }
+
+    /// Adds a tag that the change points or removes.
+    pub(super) fn with_tag(mut self, tag: &Tag) -> Self {
+        self.event.tags.push(tag.clone());
+        self.with("tag", tag)
+    }
+
+    /// Adds the digest of the content that the change removes.
+    pub(super) fn with_digest(mut self, digest: &Digest) -> Self {
+        self.event.digest = Some(digest.clone());
+        self.with("digest", digest)
     }
 
     /// Adds a value whose grammar excludes control characters.
@@ -54,28 +71,37 @@ impl Change {
     }
 
     /// Begins the change, made by `caller` from `address`.
-    pub(super) fn begin(self, caller: &Caller, address: Option<IpAddr>) -> Running {
+    pub(super) fn begin(mut self, caller: &Caller, address: Option<IpAddr>) -> Running {
+        (self.event.user, self.event.address) = (caller.user.clone(), address);
         Running { change: self, user: user_and_address(caller.user.as_deref(), address), is_logged: false }
     }
 }
 
 impl Running {
-    /// Logs the change with its outcome. A refused operation has changed nothing, and neither has a
-    /// mount that began an upload: both are not logged. A failure may have changed something and is
-    /// logged.
-    pub(super) fn finish(mut self, outcome: &Result<Reply, Error>) {
+    /// Logs the change with its outcome, and returns the event of a change that was made. A refused
+    /// operation has changed nothing, and neither has a mount that began an upload: both are not
+    /// logged. A failure may have changed something and is logged.
+    pub(super) fn finish(mut self, outcome: &Result<Reply, Error>) -> Option<Event> {
         self.is_logged = true;
         match outcome {
-            Ok(reply) if self.change.action == "mount-blob" && reply.status() == StatusCode::ACCEPTED => {}
-            Ok(reply) => self.log(&reply.digest().map(|digest| format!(" digest={digest}")).unwrap_or_default()),
-            Err(why) if why.may_have_changed() => self.log(" outcome=failed"),
-            Err(_) => {}
+            Ok(reply) if self.change.event.action == "mount-blob" && reply.status() == StatusCode::ACCEPTED => None,
+            Ok(reply) => {
+                self.log(&reply.digest().map(|digest| format!(" digest={digest}")).unwrap_or_default());
+                let event = self.change.event.clone();
+                let digest = reply.digest().and_then(|digest| digest.parse().ok());
+                Some(Event { digest: digest.or(event.digest), ..event })
+            }
+            Err(why) if why.may_have_changed() => {
+                self.log(" outcome=failed");
+                None
+            }
+            Err(_) => None,
         }
     }
 
     fn log(&self, outcome: &str) {
-        let (Change { action, object }, user) = (&self.change, &self.user);
-        log_line(format_args!("{action} {user}{object}{outcome}"));
+        let (Change { event, object }, user) = (&self.change, &self.user);
+        log_line(format_args!("{} {user}{object}{outcome}", event.action));
     }
 }
 

@@ -9,17 +9,21 @@ mod credentials;
 mod drain;
 mod endpoints;
 mod error;
+mod event;
 mod head;
 mod limits;
 mod origin;
 mod panics;
 mod permission;
+mod prefix;
 mod progress;
 mod pulled;
 mod query;
 mod redirects;
 mod reply;
 mod request_id;
+#[cfg(feature = "tower")]
+mod service;
 mod site;
 #[cfg(test)]
 mod tests;
@@ -31,7 +35,7 @@ use http::{Method, Request, Response};
 use tracing::Instrument as _;
 
 use crate::auth::{Access, Seal};
-use crate::mirror::Mirrors;
+use crate::mirror::{Mirrors, UpstreamFinding};
 use crate::platform::Body;
 use crate::registry::Registry;
 
@@ -40,12 +44,14 @@ use drain::Drain;
 use endpoints::Call;
 use error::Error;
 use permission::Permission;
+use prefix::PathPrefix;
 use reply::Reply;
 use request_id::RequestId;
 
 pub use audit::TARGET as AUDIT_TARGET;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub(crate) use audit::log_own as audit_own;
+pub use event::Event;
 pub use origin::{Peer, Proxies, ProxiesError};
 pub use progress::Progress;
 pub use redirects::Redirects;
@@ -68,6 +74,8 @@ pub struct Handler {
     tag_max_age_seconds: u32,
     redirects: Redirects,
     mirrors: Option<Mirrors>,
+    observer: Option<Arc<dyn Fn(&Event) + Send + Sync>>,
+    prefix: PathPrefix,
     /// Seals names in cursors if the registry has no tokens.
     own_seal: Seal,
 }
@@ -84,6 +92,8 @@ impl Handler {
             tag_max_age_seconds: 0,
             redirects: Redirects::all_but(""),
             mirrors: None,
+            observer: None,
+            prefix: PathPrefix::default(),
             own_seal: Seal::new(key),
         }
     }
@@ -104,6 +114,43 @@ impl Handler {
     /// The upstreams whose repositories are pulled through this registry; none by default.
     pub fn with_mirrors(self, mirrors: Mirrors) -> Self {
         Self { mirrors: Some(mirrors), ..self }
+    }
+
+    /// Calls `observer` after each change that a request has made, and before the client gets the
+    /// answer. The observer runs on the thread of the request, so it must not block: a program that
+    /// sends messages puts the event into a channel. If the client goes away before the answer, or
+    /// the process ends, a change may have no event.
+    ///
+    /// ```
+    /// use eyot::Handler;
+    ///
+    /// let handler = Handler::in_memory().with_observer(|event| {
+    ///     if event.action == "push-manifest" {
+    ///         println!("{:?} has the new tags {:?}", event.repository, event.tags);
+    ///     }
+    /// });
+    /// ```
+    pub fn with_observer(self, observer: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        Self { observer: Some(Arc::new(observer)), ..self }
+    }
+
+    /// The path below which a program serves the handler, such as `/registry`. Answers then lead
+    /// clients to `/registry/v2/…`. Requests may come with the prefix, or without the prefix from a
+    /// router that removes prefixes. Container clients only know registries at the root of a host,
+    /// so a prefix suits clients of your own, and proxies that rewrite paths.
+    ///
+    /// # Errors
+    /// If `path` is not an absolute path. The text says which form is allowed.
+    pub fn with_path_prefix(self, path: &str) -> Result<Self, &'static str> {
+        Ok(Self { prefix: PathPrefix::new(path)?, ..self })
+    }
+
+    /// Tries whether each upstream answers and takes its login.
+    pub async fn check_upstreams(&self) -> Vec<UpstreamFinding> {
+        match &self.mirrors {
+            Some(mirrors) => mirrors.check().await,
+            None => Vec::new(),
+        }
     }
 
     /// The URL by which clients reach the registry (`https://registry.example`). Clients are sent
@@ -138,6 +185,12 @@ impl Handler {
         self
     }
 
+    /// The registry behind the handler, for code beside HTTP: a collection on a schedule, a list of
+    /// tags, a push by the program itself.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
     /// Serves a registry in memory to anyone, for tests. The content is lost when the handler is
     /// dropped.
     #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
@@ -150,10 +203,12 @@ impl Handler {
     pub async fn handle(&self, mut request: Request<Body>) -> Response<Body> {
         let id = RequestId::of(request.headers(), self.registry.platform());
         request.extensions_mut().insert(id.clone());
+        self.prefix.remove_from(request.uri_mut());
         let span = id.span();
         let response = self.answer(request).instrument(span.clone()).await;
         let mut response = response.map(|body| panics::guarded(span, body));
         id.write_to(response.headers_mut());
+        self.prefix.add_to(response.headers_mut());
         response
     }
 
@@ -192,8 +247,9 @@ impl Handler {
         let _carried_out = (permission != Permission::None).then(|| Progress::begin(&head.extensions));
         let change = operation.change().map(|change| change.begin(&caller, self.authorizer.address(head)));
         let outcome = operation.perform(self, Call { head, caller: &caller, body }).await;
-        if let Some(change) = change {
-            change.finish(&outcome);
+        let event = change.and_then(|change| change.finish(&outcome));
+        if let (Some(event), Some(observer)) = (event, &self.observer) {
+            observer(&event);
         }
         outcome.map(|reply| namespace.iter().fold(reply, |reply, namespace| reply.with_namespace(namespace)))
     }

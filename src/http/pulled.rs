@@ -33,8 +33,8 @@ pub(super) enum Chosen {
 
 /// A blob that a pull has found.
 pub(super) enum FoundBlob {
-    /// In this registry.
-    Here(Blob),
+    /// In this registry, and the upstream that the blob came from.
+    Here(Blob, Option<Box<MirroredRepository>>),
     /// Not here, but maybe at the upstream of this repository.
     Upstream(Box<MirroredRepository>),
 }
@@ -140,19 +140,26 @@ impl Pulled {
     /// Looks a blob up. The content of a mirrored blob that is here costs no more than that of an
     /// own blob.
     pub(super) async fn blob(&self, registry: &Registry, caller: &Caller, digest: &Digest) -> Result<FoundBlob, Error> {
-        if !self.is_default() || self.begins_here(caller) {
+        if self.begins_here(caller) {
             match registry.blob(&self.name, digest).await {
-                Err(registry::Error::BlobUnknown(_)) if !matches!(self.source, Source::Own) => {}
-                found => return Ok(FoundBlob::Here(found?)),
+                Err(registry::Error::BlobUnknown(_)) if self.is_default() => {}
+                found => return Ok(FoundBlob::Here(found?, None)),
             }
         }
-        match self.choose(registry, caller).await? {
-            Chosen::Own => Err(registry::Error::BlobUnknown(digest.clone()).into()),
-            Chosen::Mirror(mirrored) if self.is_default() => match registry.blob(mirrored.name(), digest).await {
-                Err(registry::Error::BlobUnknown(_)) => Ok(FoundBlob::Upstream(mirrored)),
-                found => Ok(FoundBlob::Here(found?)),
+        let mirrored = match &self.source {
+            Source::Mirror(mirrored) => Box::new(mirrored.clone()),
+            _ => match self.choose(registry, caller).await? {
+                Chosen::Own => return Err(registry::Error::BlobUnknown(digest.clone()).into()),
+                Chosen::Mirror(mirrored) => mirrored,
             },
-            Chosen::Mirror(mirrored) => Ok(FoundBlob::Upstream(mirrored)),
+        };
+        match registry.blob(mirrored.name(), digest).await {
+            Err(registry::Error::BlobUnknown(_)) => Ok(FoundBlob::Upstream(mirrored)),
+            found => {
+                let blob = found?;
+                mirrored.count_hit();
+                Ok(FoundBlob::Here(blob, Some(mirrored)))
+            }
         }
     }
 }

@@ -137,7 +137,10 @@ impl Source for Remote {
     async fn referrers(&self, _: &str, subject: &Digest) -> Result<Vec<Digest>> {
         let referrers = self.client.referrers(&self.repository, subject).await;
         let referrers = referrers.map_err(|error| self.absent_or(error, &format!("the referrers of {subject}")))?;
-        Ok(referrers.into_iter().map(|descriptor| descriptor.digest).collect())
+        if !referrers.is_complete {
+            return Err(Error::refused(format!("the list of referrers of {subject} is too long to be read")));
+        }
+        Ok(referrers.entries.into_iter().map(|descriptor| descriptor.digest).collect())
     }
 
     async fn blob(&self, _: &str, digest: &Digest, start: u64) -> Result<FoundBlob> {

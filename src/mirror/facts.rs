@@ -4,10 +4,12 @@
 //! | fact | key |
 //! | --- | --- |
 //! | when a tag was checked with the upstream | `mirror/tag/<repo>!<tag>` |
+//! | the upstream's tags of a repository | `mirror/list/<repo>!tags` |
+//! | the upstream's referrers of a manifest | `mirror/list/<repo>!<digest>` |
 //! | the upload session that holds the beginning of a blob | `mirror/fill/<repo>!<digest>` |
 //! | an upstream is in trouble (`trouble.rs`) | `mirror/trouble/<upstream>` |
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use super::{Mirror, Result};
@@ -36,6 +38,15 @@ pub(super) const TAGS: Expiring = Expiring {
     },
 };
 
+/// Lists that are not served any more.
+pub(super) const LISTS: Expiring = Expiring {
+    prefix: "mirror/list/",
+    is_expired: |value, now_ms| {
+        let fact: Option<ListFact<IgnoredAny>> = serde_json::from_slice(value).ok();
+        fact.is_none_or(|fact| now_ms > fact.until_ms || now_ms.abs_diff(fact.checked_ms) > TAG_KEPT_MS)
+    },
+};
+
 /// Facts about fills that nobody continues any more.
 pub(super) const FILLS: Expiring = Expiring {
     prefix: "mirror/fill/",
@@ -60,6 +71,19 @@ pub(super) struct TagFact {
     pub is_absent: bool,
 }
 
+/// A list of the upstream, or that there is none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct ListFact<T> {
+    pub checked_ms: u64,
+    /// The time after which the fact has no use.
+    pub until_ms: u64,
+    /// Whether the upstream said that the list does not exist.
+    #[serde(default)]
+    pub is_absent: bool,
+    /// The whole list; `None` if the list is too large for one value.
+    pub entries: Option<Vec<T>>,
+}
+
 /// The fill of a blob.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct FillFact {
@@ -69,6 +93,14 @@ pub(super) struct FillFact {
 
 pub(super) fn tag(repository: &RepositoryName, tag: &Tag) -> String {
     format!("{}{repository}!{tag}", TAGS.prefix)
+}
+
+pub(super) fn tag_list(repository: &RepositoryName) -> String {
+    format!("{}{repository}!tags", LISTS.prefix)
+}
+
+pub(super) fn referrer_list(repository: &RepositoryName, subject: &Digest) -> String {
+    format!("{}{repository}!{subject}", LISTS.prefix)
 }
 
 pub(super) fn fill(repository: &RepositoryName, digest: &Digest) -> String {
@@ -84,10 +116,20 @@ impl Mirror {
 
     /// Writes a fact. Best effort: without the fact the next pull asks the upstream again.
     pub(super) async fn note<T: Serialize>(&self, key: &str, fact: &T) {
+        self.note_up_to(key, fact, u64::MAX).await;
+    }
+
+    /// Writes a fact as [`Mirror::note`] does, if the value has at most `bytes_max` bytes. Returns
+    /// whether the value has.
+    pub(super) async fn note_up_to<T: Serialize>(&self, key: &str, fact: &T, bytes_max: u64) -> bool {
         let value = serde_json::to_vec(fact).unwrap_or_default();
+        if value.len() as u64 > bytes_max {
+            return false;
+        }
         if let Err(error) = self.keys.put(key, value.into(), When::Always).await {
             tracing::warn!("a fact about mirrored content is not kept: {error}");
         }
+        true
     }
 
     /// Removes a fact. Best effort: the collector removes expired facts.

@@ -42,10 +42,14 @@ pub(super) struct Filler {
     digest: Digest,
     /// The size of the blob that the upstream states, in bytes.
     pub(super) size: u64,
+    /// The byte from which the upstream was asked first.
+    started_at: u64,
     /// The bytes that an earlier fill left in the session, which come first.
     stored_before: Option<Body>,
     source: Body,
     reconnects: u32,
+    /// Whether no request has shown that the upstream does not serve the rest of a blob alone.
+    serves_ranges: bool,
     /// The session that takes the bytes; `None` if the bytes are not stored (any more).
     session: Option<SessionId>,
     /// How many bytes the session has acknowledged.
@@ -109,25 +113,31 @@ impl Filler {
                 return Err(error);
             }
         };
-        let hasher = Hasher::new(digest.algorithm());
-        let piece_since_ms = repository.mirror.platform.now_ms();
-        tracing::info!("{}: filling {digest} from byte {} of {}", repository.local, part.start, part.size);
-        Ok(Self {
+        let begun = Self::without_storing(repository, digest, part);
+        Ok(Self { stored_before, session, stored, ..begun })
+    }
+
+    /// Gives the whole of a blob to a reader, without storing the blob.
+    pub(super) fn without_storing(repository: MirroredRepository, digest: Digest, part: BlobPart) -> Self {
+        tracing::debug!("{}: reading {digest} from byte {} of {}", repository.local, part.start, part.size);
+        Self {
             size: part.size,
-            stored_before,
+            started_at: part.start,
+            stored_before: None,
             source: part.body,
             reconnects: 0,
-            session,
-            stored,
+            serves_ranges: true,
+            session: None,
+            stored: 0,
             piece: BytesMut::new(),
-            piece_since_ms,
-            hasher,
+            piece_since_ms: repository.mirror.platform.now_ms(),
+            hasher: Hasher::new(digest.algorithm()),
             received: 0,
             last: None,
             has_ended: false,
             repository,
             digest,
-        })
+        }
     }
 
     /// The session that holds the acknowledged bytes.
@@ -196,7 +206,11 @@ impl Filler {
             );
             match self.repository.open(&self.digest, self.received).await {
                 Ok(part) if part.start == self.received && part.size == self.size => self.source = part.body,
-                _ => return Err(error),
+                Ok(part) => {
+                    self.serves_ranges = part.start == self.received;
+                    return Err(error);
+                }
+                Err(_) => return Err(error),
             }
         }
     }
@@ -248,13 +262,23 @@ impl Filler {
             self.repository.drop_fill(&self.digest, self.session.take()).await;
             return Err(BodyError::Interrupted(why));
         }
-        let Some(session) = self.session.clone() else { return Ok(()) };
+        let Some(session) = self.session.clone() else {
+            tracing::info!("{}: {} went through without being stored", self.repository.local, self.digest);
+            return Ok(());
+        };
         let rest = self.piece.split().freeze();
         let range = (!rest.is_empty()).then_some(self.stored..self.size);
         let chunk = Chunk { range, body: rest.into() };
         let (registry, local) = (&self.repository.mirror.registry, &self.repository.local);
         match registry.complete_upload(local, &session, &self.digest, chunk).await {
             Ok(()) => {
+                let (upstream, rest) = (self.repository.upstream(), self.repository.mirror.rate_limit());
+                let fetched = self.size - self.started_at;
+                tracing::info!(
+                    "{local}: stored {}, {fetched} of {} bytes from {upstream}{rest}",
+                    self.digest,
+                    self.size
+                );
                 self.session = None;
                 self.repository.mirror.forget(&facts::fill(local, &self.digest)).await;
             }
@@ -265,7 +289,7 @@ impl Filler {
     }
 
     /// Ends a fill that failed. After a broken connection the acknowledged bytes stay for the next
-    /// fill. After a body of a wrong length nothing stays.
+    /// fill, if a fill can continue them. After a body of a wrong length nothing stays.
     async fn leave(&mut self, error: &BodyError) {
         tracing::warn!(
             "{}: the fill of {} from {} fails: {error}",
@@ -273,9 +297,10 @@ impl Filler {
             self.digest,
             self.repository.upstream()
         );
-        let session = self.session.take();
-        if matches!(error, BodyError::Length { .. }) || self.stored == 0 {
-            self.repository.drop_fill(&self.digest, session).await;
+        let Some(session) = self.session.take() else { return };
+        let is_interrupted = !matches!(error, BodyError::Length { .. });
+        if !(is_interrupted && self.serves_ranges && self.stored > 0 && self.repository.can_read(&session).await) {
+            self.repository.drop_fill(&self.digest, Some(session)).await;
         }
     }
 }
@@ -361,6 +386,11 @@ impl MirroredRepository {
         let begun_ms = self.mirror.platform.now_ms();
         self.mirror.note(&facts::fill(&self.local, digest), &FillFact { session: session.to_string(), begun_ms }).await;
         Ok(Some(session))
+    }
+
+    /// Whether the store can read the acknowledged bytes of a session.
+    async fn can_read(&self, session: &SessionId) -> bool {
+        matches!(self.mirror.registry.read_upload(&self.local, session, 0).await, Ok(Some(_)))
     }
 
     /// Gives up what a fill has stored. Best effort: the collector removes what stays.

@@ -33,10 +33,10 @@ impl MirroredRepository {
     pub async fn manifest(&self, reference: &Reference) -> Result<MirroredManifest> {
         match reference {
             Reference::Digest(_) => match self.held(reference).await? {
-                Some(manifest) => Ok(manifest.into()),
+                Some(manifest) => Ok(self.hit(manifest)),
                 None => {
                     self.check()?;
-                    Ok(self.fetch(reference).await.map_err(|error| self.absent_is_unknown(error, reference))?.into())
+                    Ok(self.fetch(reference).await.map_err(|error| self.absent(error, reference))?.into())
                 }
             },
             Reference::Tag(tag) => self.tagged(tag, reference).await,
@@ -56,7 +56,7 @@ impl MirroredRepository {
         };
         let options = &self.mirror.options;
         if !fact.is_absent && age_ms < options.fresh_ms {
-            return Ok(held.into());
+            return Ok(self.hit(held));
         }
         let is_servable = !fact.is_absent && age_ms < options.fresh_ms.saturating_add(options.stale_ms);
         if is_servable && let Some(why) = self.mirror.troubles.current(self.upstream()).await {
@@ -87,7 +87,7 @@ impl MirroredRepository {
         match self.fetch_tag(key, reference).await {
             Err(super::Error::Upstream(error)) if error.kind.is_absence() => {
                 self.note_absent(key).await;
-                Err(self.absent_is_unknown(error.into(), reference))
+                Err(self.absent(error.into(), reference))
             }
             fetched => Ok(fetched?.into()),
         }
@@ -106,6 +106,7 @@ impl MirroredRepository {
         let manifest = match digest {
             Some(digest) if digest == held.digest => {
                 self.note_checked(key, digest, entity_tag).await;
+                self.revalidated(reference);
                 return self.held_again(reference).await;
             }
             Some(digest) => self.held(&Reference::Digest(digest)).await?,
@@ -115,6 +116,7 @@ impl MirroredRepository {
             Some(manifest) => {
                 self.point(reference, &manifest).await?;
                 self.note_checked(key, manifest.digest, entity_tag).await;
+                self.revalidated(reference);
                 self.held_again(reference).await
             }
             None => self.fetch_tag(key, reference).await,
@@ -137,8 +139,11 @@ impl MirroredRepository {
 
     async fn request(&self, reference: &Reference) -> Result<FetchedManifest> {
         let limit_bytes = self.mirror.registry.limits().manifest_bytes_max;
-        tracing::info!("{}: fetching {reference} from {}", self.local, self.upstream());
-        Ok(self.mirror.client.manifest(&self.remote, reference, limit_bytes).await?)
+        self.mirror.counters.miss();
+        let fetched = self.mirror.client.manifest(&self.remote, reference, limit_bytes).await?;
+        let (bytes, rest) = (fetched.bytes.len(), self.mirror.rate_limit());
+        tracing::info!("{}: fetched {reference} from {}, {bytes} bytes{rest}", self.local, self.upstream());
+        Ok(fetched)
     }
 
     /// Pushes a fetched manifest into the registry. A manifest that the registry does not take is
@@ -200,17 +205,23 @@ impl MirroredRepository {
 
     fn stale(&self, manifest: Manifest, why: &str) -> MirroredManifest {
         tracing::warn!("{}: served from the cache without a check: {why}", self.local);
+        self.mirror.counters.stale();
         MirroredManifest { manifest, warning: Some(format!("stale: {why}")) }
     }
 
-    /// Makes the upstream's absence an error of the registry, as in every other repository.
-    fn absent_is_unknown(&self, error: super::Error, reference: &Reference) -> super::Error {
-        match error {
-            super::Error::Upstream(error) if error.kind.is_absence() => {
-                tracing::info!("{}: {reference} is not there: {error}", self.local);
-                registry::Error::ManifestUnknown(reference.to_string()).into()
-            }
-            error => error,
-        }
+    fn hit(&self, manifest: Manifest) -> MirroredManifest {
+        self.mirror.counters.hit();
+        manifest.into()
+    }
+
+    /// Counts and logs that a tag leads to a manifest that is here.
+    fn revalidated(&self, reference: &Reference) {
+        self.mirror.counters.revalidated();
+        let rest = self.mirror.rate_limit();
+        tracing::info!("{}: {} confirms the manifest of {reference} that is here{rest}", self.local, self.upstream());
+    }
+
+    fn absent(&self, error: super::Error, reference: &Reference) -> super::Error {
+        self.absent_is_unknown(error, reference, || registry::Error::ManifestUnknown(reference.to_string()))
     }
 }

@@ -11,6 +11,8 @@
 //! first fills, and other requests stream through without storing.
 
 mod blobs;
+mod checks;
+mod counters;
 mod error;
 mod facts;
 mod filler;
@@ -24,23 +26,26 @@ mod trouble;
 
 use std::sync::Arc;
 
-pub use blobs::{BlobRange, MirroredBlob, ServedRange};
+pub use blobs::{BlobRange, BlobSource, MirroredBlob, ServedRange};
+pub use checks::UpstreamFinding;
+pub use counters::Counts;
 pub use error::{Error, Result};
 pub use lists::Listed;
 pub use manifests::MirroredManifest;
-pub use settings::{Mirroring, Options, SettingsError};
+pub use settings::{LineError, Mirroring, Options, SettingsError};
 
 use crate::auth::Seal;
 use crate::oci::RepositoryName;
 use crate::platform::Platform;
-use crate::registry::Registry;
+use crate::registry::{self, Registry};
 use crate::store::{Expiring, KeyValue};
 use crate::upstream::Client;
+use counters::Counters;
 use shared::Fills;
 use trouble::Troubles;
 
 /// The keys of this layer that a collection may remove when they have expired.
-pub const EXPIRING: [Expiring; 3] = [facts::TAGS, facts::FILLS, trouble::TROUBLES];
+pub const EXPIRING: [Expiring; 4] = [facts::TAGS, facts::LISTS, facts::FILLS, trouble::TROUBLES];
 
 /// All upstreams that a registry mirrors.
 #[derive(Clone)]
@@ -58,6 +63,7 @@ pub struct Mirror {
     platform: Arc<dyn Platform>,
     troubles: Troubles,
     fills: Fills,
+    counters: Arc<Counters>,
 }
 
 /// A repository of an upstream and its place in this registry.
@@ -90,25 +96,23 @@ impl Mirrors {
             platform: platform.clone(),
             troubles: troubles.clone(),
             fills: fills.clone(),
+            counters: Arc::default(),
         });
         Self { mirrors: mirrors.collect() }
     }
 
     /// The mirrored repository with this name; `None` for a name outside of all prefixes.
     pub fn find(&self, name: &RepositoryName) -> Option<MirroredRepository> {
-        let of = |mirror: &Mirror| {
-            let remote = name.as_str().strip_prefix(mirror.name())?.strip_prefix('/')?;
-            mirror.repository(remote)
-        };
-        self.mirrors.iter().find_map(of)
+        self.mirrors.iter().find_map(|mirror| mirror.below_prefix(name))
     }
 
     /// The mirrored repository that a client means by a name and a namespace (the `ns` parameter);
     /// `None` if no upstream has the namespace. The namespace only chooses among the upstreams of
-    /// the settings, and is never used as an address.
+    /// the settings, and is never used as an address. The name may begin with the upstream's prefix:
+    /// BuildKit and containerd send both where the URL of a mirror ends in the prefix.
     pub fn in_namespace(&self, namespace: &str, name: &RepositoryName) -> Option<MirroredRepository> {
         let mirror = self.mirrors.iter().find(|mirror| mirror.client.upstream().serves_namespace(namespace))?;
-        mirror.repository(name.as_str())
+        mirror.below_prefix(name).or_else(|| mirror.repository(name.as_str()))
     }
 
     /// The repository of the default upstream with this name; `None` without a default upstream.
@@ -120,6 +124,11 @@ impl Mirrors {
 impl Mirror {
     fn name(&self) -> &str {
         self.client.upstream().name()
+    }
+
+    /// The mirrored repository with this name, if the name begins with the upstream's prefix.
+    fn below_prefix(&self, name: &RepositoryName) -> Option<MirroredRepository> {
+        self.repository(name.as_str().strip_prefix(self.name())?.strip_prefix('/')?)
     }
 
     fn repository(&self, remote: &str) -> Option<MirroredRepository> {
@@ -140,11 +149,33 @@ impl MirroredRepository {
         self.mirror.name()
     }
 
+    /// Whether clients are redirected to where the upstream redirects pulls of blobs.
+    pub fn redirects(&self) -> bool {
+        self.mirror.options.redirects
+    }
+
+    /// Makes the upstream's absence an error of the registry, as in every other repository.
+    /// `unknown` is that error, for the content that `named` names.
+    fn absent_is_unknown(
+        &self,
+        error: impl Into<Error>,
+        named: impl std::fmt::Display,
+        unknown: impl FnOnce() -> registry::Error,
+    ) -> Error {
+        match error.into() {
+            Error::Upstream(error) if error.kind.is_absence() => {
+                tracing::info!("{}: {named} is not there: {error}", self.local);
+                unknown().into()
+            }
+            error => error,
+        }
+    }
+
     /// Fails for a repository that the settings do not mirror.
     fn check(&self) -> Result<()> {
         if self.mirror.options.mirrors(&self.remote) {
             return Ok(());
         }
-        Err(crate::registry::Error::NameUnknown(self.local.clone()).into())
+        Err(registry::Error::NameUnknown(self.local.clone()).into())
     }
 }

@@ -2,9 +2,9 @@
 
 use std::str::FromStr;
 
-use crate::auth::{Pattern, Secret};
+use crate::auth::{Pattern, PatternError, Secret};
 use crate::oci::RepositoryName;
-use crate::upstream::{Login, Upstream};
+use crate::upstream::{Login, Upstream, UpstreamError};
 
 /// How long a tag is fresh unless an upstream says otherwise, in seconds.
 const FRESH_SECONDS_DEFAULT: u64 = 5 * 60;
@@ -32,7 +32,8 @@ const UPSTREAMS_MAX: usize = 100;
 /// | `stale=SECONDS` | how much longer a tag is served while the upstream fails (604800) |
 /// | `only=PATTERNS` | which of the upstream's repositories are mirrored, separated by commas (all) |
 /// | `default` | names that are not in this registry mean this upstream |
-/// | `realm=HOSTS` | further hosts that give tokens for this upstream, separated by commas |
+/// | `realm=HOSTS` | other hosts that give tokens for this upstream, separated by commas |
+/// | `redirect` | clients are redirected to where the upstream redirects pulls of blobs |
 /// | `plain-http` | the URL may be http, although the host is not this machine |
 #[derive(Clone, Debug, Default)]
 pub struct Mirroring {
@@ -50,17 +51,64 @@ pub struct Options {
     pub only: Vec<Pattern>,
     /// Whether names that are not in this registry mean this upstream.
     pub is_default: bool,
+    /// Whether clients are redirected to where the upstream redirects pulls of blobs. Blobs are then
+    /// not stored.
+    pub redirects: bool,
 }
 
 /// The text does not describe upstreams or logins. The error shows no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct SettingsError(String);
+pub enum SettingsError {
+    /// An upstream cannot be read. The text is the beginning of the line.
+    #[error("{0:?}: {1}")]
+    Upstream(String, LineError),
+    /// There are too many upstreams.
+    #[error("there are more than {most} upstreams", most = UPSTREAMS_MAX)]
+    TooMany,
+    /// More than one upstream is the default.
+    #[error("more than one upstream has the option default")]
+    Defaults,
+    /// The repositories of one upstream would lie among those of another.
+    #[error("the names {0} and {1} are the same or one in the other")]
+    Names(String, String),
+    /// The line of a login, by its number, has another form.
+    #[error("line {0}: want NAME USER PASSWORD, or NAME TOKEN")]
+    Login(usize),
+    /// The line of a login, by its number, names no upstream.
+    #[error("line {0}: no upstream has the name that the line begins with")]
+    LoginName(usize),
+}
+
+/// Why the text of one upstream cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LineError {
+    /// The text has fewer than two words.
+    #[error("want NAME URL and options, as in: docker.io https://registry-1.docker.io")]
+    Form,
+    /// The name cannot be the prefix of a repository.
+    #[error("the name is not a repository prefix such as docker.io")]
+    Name,
+    /// The URL cannot be used.
+    #[error(transparent)]
+    Url(#[from] UpstreamError),
+    /// The value of an option is no time.
+    #[error("option {0}: {1:?} is not a number of seconds from 0 to {most}", most = TAG_SECONDS_MAX)]
+    Seconds(&'static str, String),
+    /// The value of `only` has a text that is no pattern.
+    #[error("option only: {0:?} is {1}")]
+    Only(String, PatternError),
+    /// The value of `realm` has a text that is no host.
+    #[error("option realm: {0}")]
+    Realm(UpstreamError),
+    /// The option does not exist.
+    #[error("{0:?} is not one of fresh=, stale=, only=, realm=, default, redirect, plain-http")]
+    Option(String),
+}
 
 impl Default for Options {
     fn default() -> Self {
         let (fresh_ms, stale_ms) = (FRESH_SECONDS_DEFAULT * 1000, STALE_SECONDS_DEFAULT * 1000);
-        Self { fresh_ms, stale_ms, only: Vec::new(), is_default: false }
+        Self { fresh_ms, stale_ms, only: Vec::new(), is_default: false, redirects: false }
     }
 }
 
@@ -87,14 +135,10 @@ impl Mirroring {
                     Login::Password { user: user.to_owned(), password: Secret::new(password) }
                 }
                 (Some(token), None) => Login::Token(Secret::new(token)),
-                _ => return Err(SettingsError(format!("line {number}: want NAME USER PASSWORD, or NAME TOKEN"))),
+                _ => return Err(SettingsError::Login(number)),
             };
             let found = self.upstreams.iter_mut().find(|(upstream, _)| upstream.name() == name);
-            let Some((upstream, _)) = found else {
-                return Err(SettingsError(format!(
-                    "line {number}: no upstream has the name that the line begins with"
-                )));
-            };
+            let Some((upstream, _)) = found else { return Err(SettingsError::LoginName(number)) };
             *upstream = upstream.clone().with_login(login);
         }
         Ok(self)
@@ -125,14 +169,14 @@ impl FromStr for Mirroring {
         let texts = lines.flat_map(|line| line.split(';')).map(str::trim).filter(|text| !text.is_empty());
         let parsed = texts.map(|text| {
             let shown: String = text.chars().take(100).collect();
-            parse_upstream(text).map_err(|why| SettingsError(format!("{shown:?}: {why}")))
+            parse_upstream(text).map_err(|why| SettingsError::Upstream(shown, why))
         });
         let upstreams = parsed.collect::<Result<Vec<_>, _>>()?;
         if upstreams.len() > UPSTREAMS_MAX {
-            return Err(SettingsError(format!("there are more than {UPSTREAMS_MAX} upstreams")));
+            return Err(SettingsError::TooMany);
         }
         if upstreams.iter().filter(|(_, options)| options.is_default).count() > 1 {
-            return Err(SettingsError("more than one upstream has the option default".into()));
+            return Err(SettingsError::Defaults);
         }
         for (at, (upstream, _)) in upstreams.iter().enumerate() {
             let (name, is_within) = (upstream.name(), |name: &str, outer: &str| {
@@ -141,24 +185,21 @@ impl FromStr for Mirroring {
             let clashes =
                 |(other, _): &&(Upstream, Options)| is_within(name, other.name()) || is_within(other.name(), name);
             if let Some((other, _)) = upstreams[..at].iter().find(clashes) {
-                return Err(SettingsError(format!(
-                    "the names {} and {name} are the same or one in the other",
-                    other.name()
-                )));
+                return Err(SettingsError::Names(other.name().to_owned(), name.to_owned()));
             }
         }
         Ok(Self { upstreams })
     }
 }
 
-fn parse_upstream(text: &str) -> Result<(Upstream, Options), String> {
+fn parse_upstream(text: &str) -> Result<(Upstream, Options), LineError> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let [name, url, options @ ..] = words.as_slice() else {
-        return Err("want NAME URL and options, as in: docker.io https://registry-1.docker.io".into());
+        return Err(LineError::Form);
     };
-    name.parse::<RepositoryName>().map_err(|_| "the name is not a repository prefix such as docker.io".to_owned())?;
+    name.parse::<RepositoryName>().map_err(|_| LineError::Name)?;
     let allows_http = options.contains(&"plain-http");
-    let mut upstream = Upstream::new(name, url, allows_http).map_err(|why| why.to_string())?;
+    let mut upstream = Upstream::new(name, url, allows_http)?;
     let mut parsed = Options::default();
     for option in options {
         match option.split_once('=').unwrap_or((option, "")) {
@@ -166,26 +207,28 @@ fn parse_upstream(text: &str) -> Result<(Upstream, Options), String> {
             ("stale", value) => parsed.stale_ms = milliseconds("stale", value)?,
             ("only", value) => {
                 for pattern in value.split(',') {
-                    parsed.only.push(pattern.parse().map_err(|why| format!("option only: {pattern:?} is {why}"))?);
+                    let pattern = pattern.parse().map_err(|why| LineError::Only(pattern.to_owned(), why))?;
+                    parsed.only.push(pattern);
                 }
             }
             ("realm", value) => {
                 for host in value.split(',') {
-                    upstream = upstream.with_realm_host(host).map_err(|why| format!("option realm: {why}"))?;
+                    upstream = upstream.with_realm_host(host).map_err(LineError::Realm)?;
                 }
             }
             ("default", "") => parsed.is_default = true,
+            ("redirect", "") => parsed.redirects = true,
             ("plain-http", "") => {}
-            _ => return Err(format!("{option:?} is not one of fresh=, stale=, only=, realm=, default, plain-http")),
+            _ => return Err(LineError::Option((*option).to_owned())),
         }
     }
     Ok((upstream, parsed))
 }
 
-fn milliseconds(name: &str, value: &str) -> Result<u64, String> {
+fn milliseconds(name: &'static str, value: &str) -> Result<u64, LineError> {
     match value.parse() {
         Ok(seconds @ 0..=TAG_SECONDS_MAX) => Ok(seconds * 1000),
-        _ => Err(format!("option {name}: {value:?} is not a number of seconds from 0 to {TAG_SECONDS_MAX}")),
+        _ => Err(LineError::Seconds(name, value.to_owned())),
     }
 }
 

@@ -1,7 +1,12 @@
+mod counters;
+mod lists;
+
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_executor::block_on;
 use futures_util::stream;
@@ -13,12 +18,16 @@ use crate::oci::{Algorithm, Digest, Reference};
 use crate::platform::{Body, BodyError, SendError};
 use crate::registry::{self, Limits};
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
+use crate::store::{self, BlobStore, Family, Location, Stage, Stored};
 use crate::upstream::Kind;
 use crate::upstream::scripted::Scripted;
 
 const SECOND_MS: u64 = 1000;
 /// How many bytes one read of a blob's answer gives.
 const READ_BYTES: usize = 64 * 1024;
+
+const DOCKER_AND_QUAY: &str =
+    "docker.io https://docker.io fresh=60 stale=600 default; quay https://quay.io only=team/*";
 
 /// The behaviour of the upstream.
 #[derive(Default)]
@@ -35,6 +44,15 @@ struct Upstream {
     short_by: usize,
     no_digests: bool,
     no_ranges: bool,
+    /// The list of tags.
+    tag_list: Vec<String>,
+    /// The lists of referrers, by subject.
+    referrers: HashMap<String, Vec<serde_json::Value>>,
+    /// The most entries of a page of a list; 0: no limit.
+    entries_per_page: usize,
+    /// The host to which pulls of blobs are redirected.
+    redirects_to: Option<&'static str>,
+    rate_limit: Option<&'static str>,
 }
 
 struct Setup {
@@ -49,16 +67,21 @@ struct Setup {
 
 impl Setup {
     fn new() -> Self {
-        Self::with("docker.io https://docker.io fresh=60 stale=600 default; quay https://quay.io only=team/*")
+        Self::with(DOCKER_AND_QUAY)
     }
 
     fn with(settings: &str) -> Self {
+        Self::over(settings, true)
+    }
+
+    fn over(settings: &str, reads_stages: bool) -> Self {
         let (upstream, sent) = (Arc::<Mutex<Upstream>>::default(), Arc::<AtomicU64>::default());
         let (script, counted) = (upstream.clone(), sent.clone());
         let scripted = Arc::new(Scripted::new(move |request| answer(&script.lock().unwrap(), request, &counted)));
         let platform: Arc<dyn Platform> = scripted.clone();
         let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
-        let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
+        let blobs: Arc<dyn BlobStore> = Arc::new(MemoryBlobStore::new(platform.clone()));
+        let blobs = if reads_stages { blobs } else { Arc::new(WithoutReading(blobs)) };
         let settings: Mirroring = settings.parse().unwrap();
         let registry = Registry::new(keys.clone(), blobs, platform.clone(), Limits::default());
         let registry = registry.with_mirrored_prefixes(settings.prefixes());
@@ -112,6 +135,48 @@ impl Setup {
     }
 }
 
+/// A blob store that reads committed content only, as S3 does.
+struct WithoutReading(Arc<dyn BlobStore>);
+
+#[async_trait]
+impl BlobStore for WithoutReading {
+    async fn stage(&self) -> store::Result<Stage> {
+        self.0.stage().await
+    }
+
+    async fn append(&self, stage: &Stage, body: Body) -> store::Result<Stage> {
+        self.0.append(stage, body).await
+    }
+
+    async fn commit(&self, stage: &Stage, digest: &Digest) -> store::Result<Location> {
+        self.0.commit(stage, digest).await
+    }
+
+    async fn discard(&self, stage: &Stage) -> store::Result<()> {
+        self.0.discard(stage).await
+    }
+
+    async fn read(&self, location: &Location, range: Range<u64>) -> store::Result<Body> {
+        self.0.read(location, range).await
+    }
+
+    async fn family(&self, stage: &Stage) -> store::Result<Family> {
+        self.0.family(stage).await
+    }
+
+    async fn names_of(&self, location: &Location) -> store::Result<Vec<String>> {
+        self.0.names_of(location).await
+    }
+
+    async fn list(&self, after: Option<&str>, limit: usize) -> store::Result<Vec<Stored>> {
+        self.0.list(after, limit).await
+    }
+
+    async fn remove(&self, name: &str) -> store::Result<()> {
+        self.0.remove(name).await
+    }
+}
+
 fn manifest(layer: &Digest) -> Bytes {
     let media_type = "application/vnd.oci.image.manifest.v1+json";
     let blob = |digest: &Digest| serde_json::json!({"mediaType": "x/y", "digest": digest, "size": 5});
@@ -139,8 +204,16 @@ fn answer(upstream: &Upstream, request: &Request<Body>, sent: &Arc<AtomicU64>) -
             retry_after.into_iter().fold(status(code), |response, value| response.header("retry-after", value));
         return Ok(response.body(Body::empty()).unwrap());
     }
+    let host = request.uri().host().unwrap_or_default();
     let mut path = request.uri().path().rsplit('/');
     let (name, kind) = (path.next().unwrap_or_default(), path.next().unwrap_or_default());
+    if name == "list" || kind == "referrers" {
+        return Ok(lists::answer(upstream, request, name).unwrap_or_else(|| status(404).body(Body::empty()).unwrap()));
+    }
+    if let Some(target) = upstream.redirects_to.filter(|target| kind == "blobs" && *target != host) {
+        let target = format!("https://{target}{}", request.uri().path());
+        return Ok(status(307).header("location", target).body(Body::empty()).unwrap());
+    }
     if kind == "manifests" {
         let Some(bytes) = upstream.tags.get(name).or_else(|| upstream.manifests.get(name)) else {
             return Ok(status(404).body(Body::empty()).unwrap());
@@ -155,6 +228,8 @@ fn answer(upstream: &Upstream, request: &Request<Body>, sent: &Arc<AtomicU64>) -
             true => status(200),
             false => status(200).header("docker-content-digest", digest).header("etag", tag),
         };
+        let response =
+            upstream.rate_limit.iter().fold(response, |response, rest| response.header("ratelimit-remaining", *rest));
         return Ok(response.body(body.into()).unwrap());
     }
     let Some(bytes) = upstream.blobs.get(name) else { return Ok(status(404).body(Body::empty()).unwrap()) };
@@ -341,6 +416,8 @@ fn names_lead_to_upstreams() {
     ] {
         assert_eq!(found(setup.mirrors.in_namespace(namespace, &name("app"))).as_deref(), expected, "{namespace}");
     }
+    let both = setup.mirrors.in_namespace("docker.io", &name("docker.io/library/app"));
+    assert_eq!(found(both).as_deref(), Some("docker.io/library/app"));
     assert_eq!(found(setup.mirrors.by_default(&name("a/b"))).as_deref(), Some("docker.io/a/b"));
     // Nothing is asked about repositories that are not mirrored.
     let other = setup.mirrors.find(&name("quay/other/app")).unwrap();
@@ -356,14 +433,22 @@ fn read(body: Body) -> Result<Bytes, BodyError> {
 
 impl Setup {
     fn with_blob(length: usize) -> (Self, Digest, Bytes) {
-        let (setup, bytes) = (Self::new(), blob(length));
+        Self::with_blob_in(length, true)
+    }
+
+    /// A blob at the upstream, and a registry whose store may be unable to read staged bytes.
+    fn with_blob_in(length: usize, reads_stages: bool) -> (Self, Digest, Bytes) {
+        let (setup, bytes) = (Self::over(DOCKER_AND_QUAY, reads_stages), blob(length));
         let digest = digest(&bytes);
         setup.up().blobs.insert(digest.to_string(), bytes.clone());
         (setup, digest, bytes)
     }
 
     fn fetch(&self, digest: &Digest) -> Result<MirroredBlob> {
-        block_on(self.repository().blob(digest))
+        match block_on(self.repository().blob(digest))? {
+            BlobSource::Stream(blob) => Ok(blob),
+            BlobSource::Redirect(url) => panic!("a redirect to {url}"),
+        }
     }
 
     fn is_stored(&self, digest: &Digest) -> bool {
@@ -458,6 +543,67 @@ fn a_connection_that_breaks_is_made_again_a_few_times() {
     assert!(read(setup.fetch(&digest).unwrap().body).is_err());
     assert!(!setup.is_stored(&digest));
     assert_eq!(setup.requests().len(), 3);
+}
+
+#[test]
+fn what_arrived_before_a_connection_broke_stays_only_if_a_fill_can_continue() {
+    for (no_ranges, reads_stages, kept) in [(false, true, true), (true, true, false), (false, false, false)] {
+        let case = format!("ranges: {}, stages: {reads_stages}", !no_ranges);
+        let (setup, digest, bytes) = Setup::with_blob_in(3 * PIECE_BYTES, reads_stages);
+        // Each connection breaks after more than a piece. An upstream with ranges breaks three times.
+        setup.up().breaks_after = Some(if no_ranges { PIECE_BYTES + READ_BYTES } else { PIECE_BYTES / 2 });
+        setup.up().no_ranges = no_ranges;
+        assert!(read(setup.fetch(&digest).unwrap().body).is_err(), "{case}");
+        assert!(!setup.is_stored(&digest), "{case}");
+        let left = (setup.keys("upload/").is_empty(), setup.keys("mirror/fill/").is_empty());
+        assert_eq!(left, (!kept, !kept), "{case}");
+        setup.sent();
+        setup.up().breaks_after = None;
+        setup.platform.pass_ms(4 * SECOND_MS);
+        assert!(read(setup.fetch(&digest).unwrap().body).unwrap() == bytes, "{case}");
+        let expected = if kept { bytes.len() - PIECE_BYTES } else { bytes.len() };
+        assert_eq!(setup.sent(), expected as u64, "{case}");
+        assert!(setup.is_stored(&digest), "{case}");
+    }
+}
+
+#[test]
+fn acknowledged_bytes_that_were_wrong_go_with_the_next_fill() {
+    let (setup, digest, bytes) = Setup::with_blob(2 * PIECE_BYTES);
+    let mut wrong = bytes.to_vec();
+    wrong[0] ^= 1;
+    setup.up().blobs.insert(digest.to_string(), wrong.into());
+    setup.up().breaks_after = Some(PIECE_BYTES / 2);
+    assert!(read(setup.fetch(&digest).unwrap().body).is_err());
+    assert_eq!(setup.keys("upload/").len(), 1, "the bytes before the broken connection may be right");
+    // The rest is right, but the whole is not.
+    setup.up().breaks_after = None;
+    setup.up().blobs.insert(digest.to_string(), bytes.clone());
+    setup.platform.pass_ms(4 * SECOND_MS);
+    assert!(read(setup.fetch(&digest).unwrap().body).is_err());
+    assert!(!setup.is_stored(&digest));
+    assert_eq!((setup.keys("upload/"), setup.keys("mirror/fill/")), (vec![], vec![]));
+    assert!(read(setup.fetch(&digest).unwrap().body).unwrap() == bytes);
+}
+
+#[test]
+fn a_redirect_of_the_upstream_is_passed_on_if_the_option_says_so() {
+    let setup = Setup::with("docker.io https://docker.io redirect");
+    let bytes = blob(100);
+    let digest = digest(&bytes);
+    setup.up().blobs.insert(digest.to_string(), bytes.clone());
+    setup.up().redirects_to = Some("cdn.example");
+    let BlobSource::Redirect(url) = block_on(setup.repository().blob(&digest)).unwrap() else { panic!("no redirect") };
+    assert_eq!(url, format!("https://cdn.example/v2/library/app/blobs/{digest}"));
+    assert_eq!(setup.requests().len(), 1);
+    // The upstream serves the blob itself: the blob streams through, with its digest checked.
+    setup.up().redirects_to = None;
+    assert_eq!(read(setup.fetch(&digest).unwrap().body).unwrap(), bytes);
+    setup.up().blobs.insert(digest.to_string(), blob(99));
+    assert!(read(setup.fetch(&digest).unwrap().body).is_err());
+    assert_eq!((setup.is_stored(&digest), setup.keys("upload/").len()), (false, 0));
+    let absent = super::tests::digest(b"other");
+    assert_eq!(setup.fetch(&absent).unwrap_err(), registry::Error::BlobUnknown(absent.clone()).into());
 }
 
 #[test]

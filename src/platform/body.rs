@@ -152,6 +152,20 @@ impl Body {
         }
     }
 
+    /// The same body, which calls `see` with all bytes as they pass, and with an error.
+    pub fn inspected<F>(mut self, mut see: F) -> Self
+    where
+        F: FnMut(Result<&Bytes, &BodyError>) + Send + Unpin + 'static,
+    {
+        Self::from_poll(self.length(), move |cx| {
+            let polled = self.poll_next(cx);
+            if let Poll::Ready(Some(read)) = &polled {
+                see(read.as_ref());
+            }
+            polled
+        })
+    }
+
     /// The same body, after its first bytes have arrived. A body that turns out to be empty gets
     /// the length 0.
     pub async fn peeked(mut self) -> Self {

@@ -1,6 +1,7 @@
 //! Blobs of repositories: looking them up, reading, adding, deleting.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::content::Content;
@@ -59,6 +60,12 @@ impl Blobs {
             return Ok(None);
         }
         Ok(self.content.blobs.redirect(&blob.fact.location).await?)
+    }
+
+    /// The file that holds exactly the bytes of the blob, if the blob store keeps such a file.
+    pub(super) fn file(&self, blob: &Blob) -> Option<PathBuf> {
+        // The file of an empty blob may be missing.
+        if blob.size == 0 { None } else { self.content.blobs.file(&blob.fact.location) }
     }
 
     /// Removes a blob from a repository, if the precondition holds.

@@ -191,8 +191,12 @@ pub(super) fn digest_and_tag(reverse_entry: &str) -> (&str, &str) {
     reverse_entry.split_once(END).unwrap_or_default()
 }
 
+pub(super) fn manifests(repository: &RepositoryName) -> Prefix {
+    Kind::Manifest.within(repository)
+}
+
 pub(super) fn manifest(repository: &RepositoryName, digest: &Digest) -> Key {
-    Kind::Manifest.within(repository).key(digest)
+    manifests(repository).key(digest)
 }
 
 pub(super) fn referrers(repository: impl Display, subject: &Digest) -> Prefix {

@@ -1,5 +1,5 @@
-//! Lists: a repository's tags, and the repositories (distribution-spec, "Listing tags"), in byte
-//! order.
+//! Lists: a repository's tags and manifests, and the repositories (distribution-spec, "Listing
+//! tags"), in byte order.
 
 use std::sync::Arc;
 
@@ -51,6 +51,13 @@ impl Lists {
             return Err(Error::NameUnknown(repository.clone()));
         }
         Ok(page)
+    }
+
+    /// The digests of a repository's manifests.
+    pub(super) async fn manifests(&self, repository: &RepositoryName, request: &PageRequest) -> Result<Page> {
+        let prefix = layout::manifests(repository);
+        let entry = |key: &str| key.strip_prefix(prefix.as_str()).map(str::to_owned);
+        self.page(&prefix, request, entry, |_| true).await
     }
 
     /// The repositories to which manifests were pushed, out of those that are `visible`. The number

@@ -35,6 +35,7 @@ mod warnings;
 mod tests;
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use blobs::Blob;
@@ -210,6 +211,12 @@ impl Registry {
     /// offers such URLs.
     pub async fn redirect_blob(&self, blob: &Blob) -> Result<Option<String>> {
         self.parts.blobs.redirect(blob).await
+    }
+
+    /// The file on this machine that holds exactly the bytes of the blob, and that never changes.
+    /// `None` where the blob store does not keep the blob as a file of its own.
+    pub fn blob_file(&self, blob: &Blob) -> Option<PathBuf> {
+        self.parts.blobs.file(blob)
     }
 
     /// Removes a blob from a repository. The bytes stay for other repositories until no repository
@@ -433,6 +440,12 @@ impl Registry {
     /// [`Error::NameUnknown`] when no manifest was ever pushed to the repository.
     pub async fn tags(&self, repository: &RepositoryName, request: &PageRequest) -> Result<Page> {
         self.parts.lists.tags(repository, request).await
+    }
+
+    /// The digests of a repository's manifests, tagged or not. The list of a repository that does
+    /// not exist is empty.
+    pub async fn manifests(&self, repository: &RepositoryName, request: &PageRequest) -> Result<Page> {
+        self.parts.lists.manifests(repository, request).await
     }
 
     /// The repositories to which manifests were pushed, out of those that are `visible`. The number

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -121,6 +122,13 @@ pub trait BlobStore: Send + Sync {
     async fn redirect(&self, location: &Location) -> Result<Option<String>> {
         let _ = location;
         Ok(None)
+    }
+
+    /// The file on this machine that holds exactly the bytes of committed content, and that never
+    /// changes. `None` where the content is not a file of its own.
+    fn file(&self, location: &Location) -> Option<PathBuf> {
+        let _ = location;
+        None
     }
 
     /// The family of a stage. [`list`](Self::list) shows the objects of the stage under names of

@@ -2,6 +2,7 @@
 //! vary between machines, so tests can require an exact number.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -142,6 +143,10 @@ impl<S: BlobStore + ?Sized> BlobStore for Counting<S> {
 
     async fn redirect(&self, location: &Location) -> Result<Option<String>> {
         self.inner.redirect(location).await
+    }
+
+    fn file(&self, location: &Location) -> Option<PathBuf> {
+        self.inner.file(location)
     }
 
     async fn family(&self, stage: &Stage) -> Result<Family> {

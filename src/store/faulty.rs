@@ -2,6 +2,7 @@
 //! retrying client.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -254,6 +255,10 @@ impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
 
     async fn redirect(&self, location: &Location) -> Result<Option<String>> {
         faulty!(self, self.inner.redirect(location))
+    }
+
+    fn file(&self, location: &Location) -> Option<PathBuf> {
+        self.inner.file(location)
     }
 
     async fn family(&self, stage: &Stage) -> Result<Family> {

@@ -13,6 +13,14 @@ const HUB_NAMES: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker
 const HUB_HOST: &str = "registry-1.docker.io";
 /// The namespace of Docker Hub's repositories with one-component names.
 const HUB_NAMESPACE: &str = "library/";
+/// The hosts of registries whose tokens come from another host, and these other hosts. A rule by
+/// parent domains would need the list of public suffixes: everybody can have a host below
+/// `github.io`.
+const REALM_HOSTS: [(&str, &str); 3] = [
+    (HUB_HOST, "auth.docker.io"),
+    ("registry.gitlab.com", "gitlab.com"),
+    ("registry.digitalocean.com", "api.digitalocean.com"),
+];
 
 /// Another registry: its name, its URL and the login there.
 #[derive(Clone, Debug)]
@@ -39,9 +47,21 @@ pub enum Login {
 }
 
 /// The reason why a text cannot be the URL of an upstream, or a host of its realm.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct UpstreamError(&'static str);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UpstreamError {
+    /// The text is no URL of a server.
+    #[error("want a URL that begins with https:// and a host")]
+    Url,
+    /// The URL is http, and the host is not this machine.
+    #[error("http sends logins and content unprotected: want https://, or the option plain-http")]
+    PlainHttp,
+    /// The URL has parts that the URL of a registry has not.
+    #[error("want a URL without a user, a query and a fragment")]
+    Parts,
+    /// The text is no host name.
+    #[error("want a host name without a port")]
+    RealmHost,
+}
 
 impl Upstream {
     /// An upstream under a name, at a URL such as `https://quay.io`. The URL may have a path, which
@@ -51,21 +71,19 @@ impl Upstream {
     /// # Errors
     /// When the URL does not have that form.
     pub fn new(name: &str, url: &str, allows_http: bool) -> Result<Self, UpstreamError> {
-        let mut url = Url::parse(url).map_err(|_| UpstreamError("want a URL that begins with https:// and a host"))?;
+        let mut url = Url::parse(url).map_err(|_| UpstreamError::Url)?;
         let is_hub_host = url.host_str().is_some_and(is_hub_name);
         if !url.has_host() || !matches!(url.scheme(), "https" | "http") {
-            return Err(UpstreamError("want a URL that begins with https:// and a host"));
+            return Err(UpstreamError::Url);
         }
         if url.scheme() == "http" && !allows_http && !is_local(&url) {
-            return Err(UpstreamError(
-                "http sends logins and content unprotected: want https://, or the option plain-http",
-            ));
+            return Err(UpstreamError::PlainHttp);
         }
         if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
-            return Err(UpstreamError("want a URL without a user, a query and a fragment"));
+            return Err(UpstreamError::Parts);
         }
         if is_hub_host {
-            url.set_host(Some(HUB_HOST)).map_err(|_| UpstreamError("want a URL with a host"))?;
+            url.set_host(Some(HUB_HOST)).map_err(|_| UpstreamError::Url)?;
         }
         let path = format!("{}/", url.path().trim_end_matches('/'));
         url.set_path(&path);
@@ -80,7 +98,7 @@ impl Upstream {
     }
 
     /// The same upstream, whose tokens may also come from this host. By default tokens come from
-    /// the upstream's own host and from hosts in the same parent domain.
+    /// the upstream's own host and, for a few registries, from the known host of their tokens.
     ///
     /// # Errors
     /// When the text is not a host name.
@@ -90,13 +108,18 @@ impl Upstream {
                 self.realm_hosts.extend(url.host_str().map(str::to_owned));
                 Ok(self)
             }
-            _ => Err(UpstreamError("want a host name without a port")),
+            _ => Err(UpstreamError::RealmHost),
         }
     }
 
     /// The name of the upstream.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether there are credentials for the upstream.
+    pub fn has_login(&self) -> bool {
+        self.login.is_some()
     }
 
     pub(super) fn login(&self) -> Option<&Login> {
@@ -143,17 +166,12 @@ impl Upstream {
         url.origin() == self.url.origin()
     }
 
-    /// Whether tokens may be requested at `realm`: on the upstream's own host, in the same parent
-    /// domain, or on a host that the operator has named.
+    /// Whether tokens may be requested at `realm`: on the upstream's own host, on the known host of
+    /// the registry's tokens, or on a host that the operator has named.
     pub(super) fn trusts_realm(&self, realm: &Url) -> bool {
-        let (Some(Host::Domain(own)), Some(Host::Domain(other))) = (self.url.host(), realm.host()) else {
-            return self.is_safe(realm) && self.url.host() == realm.host();
-        };
-        let is_below = |domain: &str| other.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
-        let parent = own.split_once('.').map(|(_, parent)| parent).filter(|parent| parent.contains('.'));
-        let is_related =
-            other == own || is_below(own) || parent.is_some_and(|parent| other == parent || is_below(parent));
-        self.is_safe(realm) && (is_related || self.realm_hosts.iter().any(|host| host == other))
+        let (Some(own), Some(other)) = (self.url.host_str(), realm.host_str()) else { return false };
+        let is_known = own == other || REALM_HOSTS.contains(&(own, other));
+        self.is_safe(realm) && (is_known || self.realm_hosts.iter().any(|host| host == other))
     }
 }
 
@@ -244,23 +262,35 @@ mod tests {
     }
 
     #[test]
-    fn tokens_come_from_related_hosts_over_https() {
-        let hub = Upstream::new("docker.io", "https://registry-1.docker.io", false).unwrap();
-        let named = Upstream::new("ghcr", "https://ghcr.io", false).unwrap().with_realm_host("login.example").unwrap();
-        let local = Upstream::new("local", "http://127.0.0.1:5000", false).unwrap();
+    fn tokens_come_from_the_own_host_and_named_hosts_over_https() {
+        let upstream = |url: &str| Upstream::new("up", url, false).unwrap();
+        let named = upstream("https://ghcr.io").with_realm_host("login.example").unwrap();
+        let hub = upstream("https://docker.io");
+        let local = upstream("http://127.0.0.1:5000").with_realm_host("127.0.0.2").unwrap();
+        let local = local.with_realm_host("localhost").unwrap();
+        // Everybody can have a host below the public suffix github.io.
+        let (gitlab, pages) = (upstream("https://registry.gitlab.com"), upstream("https://images.github.io"));
         for (upstream, realm, expected) in [
             (&hub, "https://auth.docker.io/token", true),
-            (&hub, "https://docker.io/token", true),
             (&hub, "https://registry-1.docker.io:8443/token", true),
+            (&hub, "https://docker.io/token", false),
             (&hub, "http://auth.docker.io/token", false),
             (&hub, "https://auth.docker.io.evil.example/token", false),
             (&hub, "https://evildocker.io/token", false),
-            (&hub, "https://auth.example/token", false),
+            (&gitlab, "https://gitlab.com/jwt/auth", true),
+            (&gitlab, "https://auth.docker.io/token", false),
+            (&pages, "https://images.github.io/token", true),
+            (&pages, "https://evil.github.io/token", false),
+            (&pages, "https://github.io/token", false),
             (&named, "https://ghcr.io/token", true),
             (&named, "https://login.example/token", true),
+            (&named, "https://a.login.example/token", false),
             (&named, "https://other.io/token", false),
             (&local, "http://127.0.0.1:5001/token", true),
-            (&local, "http://127.0.0.2:5001/token", false),
+            (&local, "http://127.0.0.2:5001/token", true),
+            (&local, "http://localhost:5001/token", true),
+            (&local, "http://127.0.0.3:5001/token", false),
+            (&local, "data:text/plain,token", false),
         ] {
             assert_eq!(upstream.trusts_realm(&Url::parse(realm).unwrap()), expected, "{realm}");
         }

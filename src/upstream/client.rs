@@ -7,16 +7,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, IF_NONE_MATCH, LOCATION, RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use serde::Deserialize;
 use url::Url;
 
 use super::Result;
-use super::address::{Login, Upstream};
+use super::address::Upstream;
 use super::answer;
-use super::challenge::Challenge;
 use super::error::{Error, Kind};
 use super::tokens::Tokens;
-use crate::auth::{Seal, Secret};
+use super::traffic::{Traffic, TrafficCounts};
+use crate::auth::Seal;
 use crate::oci::manifest::{DOCKER_IMAGE, DOCKER_LIST, OCI_ARTIFACT, OCI_IMAGE, OCI_INDEX, ORAS_ARTIFACT};
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
 use crate::platform::{Body, Platform, SendError};
@@ -28,8 +27,6 @@ pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const GET_TIMEOUT: Duration = Duration::from_secs(20);
 /// How many redirects of one request are followed.
 const REDIRECTS_MAX: usize = 5;
-/// The most bytes of a token server's answer.
-const TOKEN_ANSWER_BYTES_MAX: u64 = 64 * 1024;
 /// How this registry names itself to upstreams. Some upstreams refuse requests without a name.
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("eyot/", env!("CARGO_PKG_VERSION")));
 
@@ -37,11 +34,12 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("eyot/", env!("CARGO
 #[derive(Clone)]
 pub struct Client {
     upstream: Arc<Upstream>,
-    tokens: Arc<Tokens>,
+    pub(super) tokens: Arc<Tokens>,
     platform: Arc<dyn Platform>,
     /// Whether the upstream itself takes the operator's login, so that further requests carry the
     /// login from the beginning.
-    takes_login: Arc<AtomicBool>,
+    pub(super) takes_login: Arc<AtomicBool>,
+    traffic: Arc<Traffic>,
 }
 
 /// A request to the upstream's own host.
@@ -49,16 +47,38 @@ pub(super) struct Asked<'a> {
     pub(super) method: Method,
     pub(super) url: Url,
     /// The repository that a token must be for.
-    pub(super) repository: &'a RepositoryName,
+    pub(super) repository: Option<&'a RepositoryName>,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) timeout: Duration,
+    /// Whether a redirect to another host is the answer, and is not followed.
+    stops_at_redirects: bool,
 }
 
-/// An answer after all redirects.
-struct Followed {
-    response: Response<Body>,
+impl<'a> Asked<'a> {
+    pub(super) fn get(url: Url, repository: impl Into<Option<&'a RepositoryName>>) -> Self {
+        let (method, timeout) = (Method::GET, GET_TIMEOUT);
+        Self { method, url, repository: repository.into(), headers: Vec::new(), timeout, stops_at_redirects: false }
+    }
+
+    fn head(url: Url, repository: &'a RepositoryName) -> Self {
+        Self { method: Method::HEAD, timeout: HEAD_TIMEOUT, ..Self::get(url, repository) }
+    }
+}
+
+/// An answer after all redirects that were followed.
+pub(super) struct Followed {
+    pub(super) response: Response<Body>,
     /// Whether the upstream's own host gave the answer.
-    is_own: bool,
+    pub(super) is_own: bool,
+    /// The target of a redirect that was not followed.
+    target: Option<Url>,
+}
+
+impl Followed {
+    /// Whether the upstream itself asks for a login.
+    pub(super) fn wants_login(&self) -> bool {
+        self.is_own && self.response.status() == StatusCode::UNAUTHORIZED
+    }
 }
 
 /// The answer to a question about a manifest.
@@ -88,6 +108,16 @@ pub struct FetchedManifest {
     pub bytes: Bytes,
 }
 
+/// Where an upstream serves a blob.
+#[derive(Debug)]
+pub enum BlobPlace {
+    /// The upstream itself sends the blob.
+    Here(BlobPart),
+    /// At the URL to which the upstream redirects. The URL needs no login, and is http only if the
+    /// upstream's own URL is http.
+    Elsewhere(Url),
+}
+
 /// A blob from an upstream, or its end. The caller must check the digest.
 #[derive(Debug)]
 pub struct BlobPart {
@@ -103,12 +133,18 @@ impl Client {
     /// A client that shares tokens through `keys`. `seal` encrypts the tokens there.
     pub fn new(upstream: Upstream, keys: Arc<dyn KeyValue>, platform: Arc<dyn Platform>, seal: Seal) -> Self {
         let tokens = Arc::new(Tokens::new(keys, platform.clone(), seal));
-        Self { upstream: Arc::new(upstream), tokens, platform, takes_login: Arc::default() }
+        let upstream = Arc::new(upstream);
+        Self { upstream, tokens, platform, takes_login: Arc::default(), traffic: Arc::default() }
     }
 
     /// The upstream.
     pub fn upstream(&self) -> &Upstream {
         &self.upstream
+    }
+
+    /// What went between this instance and the upstream since the instance began.
+    pub fn traffic(&self) -> TrafficCounts {
+        self.traffic.counts()
     }
 
     /// Asks which manifest a reference leads to, with one HEAD request. `known` is the entity tag
@@ -125,8 +161,7 @@ impl Client {
         let mut headers = vec![(ACCEPT, accepted_manifests())];
         headers.extend(known.and_then(|tag| Some((IF_NONE_MATCH, HeaderValue::from_str(tag).ok()?))));
         let url = self.upstream.endpoint(&format!("v2/{repository}/manifests/{reference}"), &[]);
-        let asked = Asked { method: Method::HEAD, url, repository, headers, timeout: HEAD_TIMEOUT };
-        let response = self.send(asked).await?;
+        let response = self.send(Asked { headers, ..Asked::head(url, repository) }).await?;
         if response.status() == StatusCode::NOT_MODIFIED {
             return Ok(ManifestHead::NotModified);
         }
@@ -147,8 +182,7 @@ impl Client {
     ) -> Result<FetchedManifest> {
         let headers = vec![(ACCEPT, accepted_manifests())];
         let url = self.upstream.endpoint(&format!("v2/{repository}/manifests/{reference}"), &[]);
-        let asked = Asked { method: Method::GET, url, repository, headers, timeout: GET_TIMEOUT };
-        let (head, body) = self.send(asked).await?.into_parts();
+        let (head, body) = self.send(Asked { headers, ..Asked::get(url, repository) }).await?.into_parts();
         let bytes = self.collect(body, limit_bytes).await?;
         let digest = match reference {
             Reference::Digest(digest) => digest.clone(),
@@ -169,6 +203,31 @@ impl Client {
     pub async fn blob(&self, repository: &RepositoryName, digest: &Digest, start: u64) -> Result<BlobPart> {
         let range = HeaderValue::from_str(&format!("bytes={start}-")).ok().filter(|_| start > 0);
         let response = self.get_blob(repository, digest, range).await?;
+        self.part(repository, digest, start, response).await
+    }
+
+    /// Finds out where the upstream serves a blob, and begins to fetch a blob that the upstream
+    /// itself serves. A redirect to another host is not followed.
+    ///
+    /// # Errors
+    /// [`Error`], with the class of the trouble.
+    pub async fn blob_place(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobPlace> {
+        let asked = Asked { stops_at_redirects: true, ..self.blob_request(repository, digest, None) };
+        let Followed { response, target, .. } = self.send_counted(asked).await?;
+        Ok(match target {
+            Some(target) => BlobPlace::Elsewhere(target),
+            None => BlobPlace::Here(self.part(repository, digest, 0, response).await?),
+        })
+    }
+
+    /// The answer to a request for a blob from byte `start` on.
+    async fn part(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        start: u64,
+        response: Response<Body>,
+    ) -> Result<BlobPart> {
         let (head, body) = response.into_parts();
         if head.status == StatusCode::PARTIAL_CONTENT {
             return match answer::content_range(&head.headers) {
@@ -205,14 +264,7 @@ impl Client {
     /// # Errors
     /// [`Error`], with the class of the trouble.
     pub async fn blob_size(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
-        let asked = Asked {
-            method: Method::HEAD,
-            url: self.blob_url(repository, digest),
-            repository,
-            headers: Vec::new(),
-            timeout: HEAD_TIMEOUT,
-        };
-        let declared = match self.send(asked).await {
+        let declared = match self.send(Asked::head(self.blob_url(repository, digest), repository)).await {
             Ok(response) => answer::length(response.headers()),
             Err(error) if matches!(error.kind, Kind::Down(_)) => None,
             Err(error) => return Err(error),
@@ -237,11 +289,19 @@ impl Client {
         digest: &Digest,
         range: Option<HeaderValue>,
     ) -> Result<Response<Body>> {
+        self.send(self.blob_request(repository, digest, range)).await
+    }
+
+    fn blob_request<'a>(
+        &self,
+        repository: &'a RepositoryName,
+        digest: &Digest,
+        range: Option<HeaderValue>,
+    ) -> Asked<'a> {
         // An encoded body would have another digest.
         let identity = (ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let headers = std::iter::once(identity).chain(range.map(|range| (RANGE, range))).collect();
-        let url = self.blob_url(repository, digest);
-        self.send(Asked { method: Method::GET, url, repository, headers, timeout: GET_TIMEOUT }).await
+        Asked { headers, ..Asked::get(self.blob_url(repository, digest), repository) }
     }
 
     fn blob_url(&self, repository: &RepositoryName, digest: &Digest) -> Url {
@@ -250,36 +310,46 @@ impl Client {
 
     /// Sends a request, with a login if the upstream asks for one.
     pub(super) async fn send(&self, asked: Asked<'_>) -> Result<Response<Body>> {
+        Ok(self.send_counted(asked).await?.response)
+    }
+
+    async fn send_counted(&self, asked: Asked<'_>) -> Result<Followed> {
+        let sent = self.send_with_login(asked).await;
+        sent.inspect_err(|error| self.traffic.failed(error))
+    }
+
+    async fn send_with_login(&self, asked: Asked<'_>) -> Result<Followed> {
         let name = self.upstream.name();
-        let known = match self.upstream.login().filter(|_| self.takes_login.load(Relaxed)) {
-            Some(login) => login.header(),
-            None => self.tokens.find(name, asked.repository).await,
+        let known = match (self.upstream.login().filter(|_| self.takes_login.load(Relaxed)), asked.repository) {
+            (Some(login), _) => login.header(),
+            (None, Some(repository)) => self.tokens.find(name, repository).await,
+            (None, None) => None,
         };
         let mut followed = self.follow(&asked, known.as_ref()).await?;
         let mut is_own_login = false;
-        if followed.response.status() == StatusCode::UNAUTHORIZED && followed.is_own {
-            if known.is_some() {
-                self.tokens.forget(name, asked.repository).await;
+        if followed.wants_login() {
+            if let (Some(_), Some(repository)) = (&known, asked.repository) {
+                self.tokens.forget(name, repository).await;
             }
             let (authorization, is_login) = self.log_in(asked.repository, followed.response.headers()).await?;
             is_own_login = is_login;
             followed = self.follow(&asked, Some(&authorization)).await?;
         }
-        let Followed { response, is_own } = followed;
-        if let Some(remaining) = answer::text(response.headers(), &HeaderName::from_static("ratelimit-remaining")) {
-            tracing::debug!("upstream {name}: rate limit remaining {remaining}");
+        if followed.target.is_some() {
+            return Ok(followed);
         }
-        match answer::trouble(response.status(), response.headers(), is_own) {
-            None => Ok(response),
-            Some(Kind::Denied) if is_own_login && response.status() == StatusCode::UNAUTHORIZED => {
-                Err(self.refused_login(format!("answer {}", response.status())))
+        let (status, headers) = (followed.response.status(), followed.response.headers());
+        match answer::trouble(status, headers, followed.is_own) {
+            None => Ok(followed),
+            Some(Kind::Denied) if is_own_login && status == StatusCode::UNAUTHORIZED => {
+                Err(self.refused_login(format!("answer {status}")))
             }
             Some(kind) => Err(self.error(kind)),
         }
     }
 
     /// Sends a request and follows redirects. Only the upstream's own host gets the authorization.
-    async fn follow(&self, asked: &Asked<'_>, authorization: Option<&HeaderValue>) -> Result<Followed> {
+    pub(super) async fn follow(&self, asked: &Asked<'_>, authorization: Option<&HeaderValue>) -> Result<Followed> {
         let mut url = asked.url.clone();
         for _ in 0..=REDIRECTS_MAX {
             let is_own = self.upstream.is_own(&url);
@@ -291,105 +361,32 @@ impl Client {
             let response = self.exchange(request, asked.timeout).await?;
             let is_redirect = response.status().is_redirection() && response.status() != StatusCode::NOT_MODIFIED;
             if !is_redirect {
-                return Ok(Followed { response, is_own });
+                return Ok(Followed { response, is_own, target: None });
             }
             let target = answer::text(response.headers(), &LOCATION).and_then(|target| url.join(target).ok());
-            url = match target {
-                Some(target) if self.upstream.is_safe(&target) => target,
+            url = match target.filter(|target| self.upstream.is_safe(target)) {
+                Some(target) if asked.stops_at_redirects && !self.upstream.is_own(&target) => {
+                    return Ok(Followed { response, is_own, target: Some(target) });
+                }
+                Some(target) => target,
                 _ => return Err(self.error(Kind::Invalid("a redirect to a URL that is absent or not https".into()))),
             };
         }
         Err(self.error(Kind::Invalid(format!("more than {REDIRECTS_MAX} redirects"))))
     }
 
-    /// The `Authorization` header that answers a challenge, and whether the header carries the
-    /// operator's login itself.
-    async fn log_in(&self, repository: &RepositoryName, headers: &HeaderMap) -> Result<(HeaderValue, bool)> {
-        let login = self.upstream.login();
-        let unusable = || self.refused_login("no header can carry the login".into());
-        match (Challenge::of(headers), login) {
-            (None, _) => {
-                Err(self.error(Kind::Invalid("answer 401 without a login challenge that is known here".into())))
-            }
-            (Some(Challenge::Basic), None) => Err(self.error(Kind::Denied)),
-            (Some(Challenge::Basic), Some(login)) | (Some(_), Some(login @ Login::Token(_))) => {
-                self.takes_login.store(true, Relaxed);
-                Ok((login.header().ok_or_else(unusable)?, true))
-            }
-            (Some(Challenge::Bearer { realm, service }), login) => {
-                let (token, lifetime) = self.token(repository, &realm, service.as_deref(), login).await?;
-                let kept = self.tokens.keep(self.upstream.name(), repository, token, lifetime).await;
-                let header =
-                    kept.ok_or_else(|| self.error(Kind::Invalid("the token cannot be sent in a header".into())))?;
-                Ok((header, false))
-            }
-        }
-    }
-
-    /// Requests a token to pull one repository. Returns the token and its lifetime in seconds.
-    async fn token(
-        &self,
-        repository: &RepositoryName,
-        realm: &str,
-        service: Option<&str>,
-        login: Option<&Login>,
-    ) -> Result<(Secret, Option<u64>)> {
-        let mut url = Url::parse(realm).map_err(|_| self.error(Kind::Invalid("the token realm is no URL".into())))?;
-        if !self.upstream.trusts_realm(&url) {
-            let host = url.host_str().unwrap_or_default();
-            let why = format!(
-                "the token realm {}://{host} is not https or not of the upstream's domain; the option realm= of the \
-                 setting upstreams can allow the host",
-                url.scheme()
-            );
-            return Err(self.error(Kind::Invalid(why)));
-        }
-        url.set_fragment(None);
-        url.query_pairs_mut()
-            .extend_pairs(service.map(|service| ("service", service)))
-            .append_pair("scope", &format!("repository:{repository}:pull"));
-        let mut request = self.request(Method::GET, &url, Body::empty())?;
-        if let Some(login) = login {
-            let header = login.header().ok_or_else(|| self.refused_login("no header can carry the login".into()))?;
-            request.headers_mut().insert(AUTHORIZATION, header);
-        }
-        let response = self.exchange(request, HEAD_TIMEOUT).await?;
-        let status = response.status();
-        match answer::trouble(status, response.headers(), true) {
-            None if status == StatusCode::OK => {}
-            Some(Kind::Denied) if login.is_some() => {
-                return Err(self.refused_login(format!("the token server answers {status}")));
-            }
-            Some(Kind::Unknown | Kind::Invalid(_)) | None => {
-                return Err(self.error(Kind::Invalid(format!("the token server answers {status}"))));
-            }
-            Some(kind) => return Err(self.error(kind)),
-        }
-        #[derive(Deserialize)]
-        struct Granted {
-            token: Option<String>,
-            access_token: Option<String>,
-            expires_in: Option<u64>,
-        }
-        let bytes = self.collect(response.into_body(), TOKEN_ANSWER_BYTES_MAX).await?;
-        let granted = serde_json::from_slice(&bytes).ok().and_then(|granted: Granted| {
-            let token = granted.token.or(granted.access_token).filter(|token| !token.is_empty())?;
-            Some((Secret::new(token), granted.expires_in))
-        });
-        granted.ok_or_else(|| self.error(Kind::Invalid("the token server's answer has no token".into())))
-    }
-
-    fn request(&self, method: Method, url: &Url, body: Body) -> Result<Request<Body>> {
+    pub(super) fn request(&self, method: Method, url: &Url, body: Body) -> Result<Request<Body>> {
         let request = Request::builder().method(method).uri(url.as_str()).header(USER_AGENT, AGENT).body(body);
         request.map_err(|_| self.error(Kind::Invalid("a URL that cannot be requested".into())))
     }
 
-    async fn exchange(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>> {
-        let host = request.uri().host().unwrap_or_default().to_owned();
+    pub(super) async fn exchange(&self, request: Request<Body>, timeout: Duration) -> Result<Response<Body>> {
+        let server = request.uri().authority().map(|server| server.to_string()).unwrap_or_default();
+        self.traffic.requested();
         let sent = self.platform.send(request, timeout).await;
-        sent.map_err(|error| match error {
-            SendError::TimedOut(why) => self.error(Kind::Slow(format!("{host}: {why}"))),
-            error => self.error(Kind::Down(format!("{host}: {error}"))),
+        sent.map(|response| self.traffic.answered(response)).map_err(|error| match error {
+            SendError::TimedOut(why) => self.error(Kind::Slow(format!("{server}: {why}"))),
+            error => self.error(Kind::Down(format!("{server}: {error}"))),
         })
     }
 
@@ -404,13 +401,6 @@ impl Client {
     /// An error of this upstream.
     pub(crate) fn error(&self, kind: Kind) -> Error {
         Error { upstream: self.upstream.name().to_owned(), kind }
-    }
-
-    /// The error for a login that the upstream refuses. The operator has to act, so the log says so.
-    fn refused_login(&self, why: String) -> Error {
-        let error = self.error(Kind::Login(why));
-        tracing::error!("{error}; see the setting upstream_logins");
-        error
     }
 }
 

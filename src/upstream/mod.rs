@@ -13,16 +13,19 @@ mod challenge;
 mod client;
 mod error;
 mod lists;
+mod login;
 #[cfg(test)]
 pub(crate) mod scripted;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod traffic;
 
 pub use address::{Login, Upstream, UpstreamError};
-pub use client::{BlobPart, Client, FetchedManifest, ManifestHead};
+pub use client::{BlobPart, BlobPlace, Client, FetchedManifest, ManifestHead};
 pub use error::{Error, Kind};
-pub use lists::TagPage;
+pub use lists::{TagPage, WholeList};
+pub use traffic::{RateLimit, TrafficCounts};
 
 use crate::store::Expiring;
 

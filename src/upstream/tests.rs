@@ -343,9 +343,117 @@ fn lists_of_tags_and_referrers() {
     assert_eq!(page(2, Some("a")), Ok(TagPage { tags, continues: true }));
     assert_eq!(page(5, None), Ok(TagPage { tags: Vec::new(), continues: false }));
     assert!(matches!(kind(page(6, None)), Kind::Invalid(_)));
-    assert_eq!(block_on(client.referrers(&repository(), &digest)), Ok(Vec::new()));
+    let empty = WholeList { entries: Vec::new(), is_complete: true };
+    assert_eq!(block_on(client.referrers(&repository(), &digest)), Ok(empty.clone()));
     let none = Setup::new(|_| answer(404, &[], ""));
-    assert_eq!(block_on(none.client().referrers(&repository(), &digest)), Ok(Vec::new()));
+    assert_eq!(block_on(none.client().referrers(&repository(), &digest)), Ok(empty));
+}
+
+#[test]
+fn the_pages_of_a_list_follow_the_links_of_the_upstream() {
+    let setup = Setup::new(|request| match request.uri().path_and_query().unwrap().as_str() {
+        "/v2/library/alpine/tags/list?n=1000" => answer(
+            200,
+            &[("link", "</v2/other?x=1>; rel=\"prev\", <list?token=t,1>; title=a; rel=next")],
+            r#"{"tags":["b"]}"#,
+        ),
+        "/v2/library/alpine/tags/list?token=t,1" => answer(200, &[], r#"{"tags":["a"]}"#),
+        _ => answer(404, &[], ""),
+    });
+    let listed = |setup: &Setup, bytes_max| block_on(setup.client().all_tags(&repository(), bytes_max));
+    let tags = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<_>>();
+    assert_eq!(listed(&setup, 1000), Ok(WholeList { entries: tags(&["b", "a"]), is_complete: true }));
+    assert_eq!(listed(&setup, 5), Ok(WholeList { entries: tags(&["b"]), is_complete: false }));
+    // A list whose pages never end is read as far as the limit.
+    let endless = Setup::new(|_| answer(200, &[("link", "<list>; rel=\"next\"")], r#"{"tags":["a"]}"#));
+    assert!(!listed(&endless, u64::MAX).unwrap().is_complete);
+    assert_eq!(endless.platform.take_requests().len(), 50);
+    // The next page is asked at the upstream's own host only.
+    let elsewhere =
+        Setup::new(|_| answer(200, &[("link", "<https://evil.example/>; rel=\"next\"")], r#"{"tags":["a"]}"#));
+    assert!(matches!(kind(listed(&elsewhere, 1000)), Kind::Invalid(why) if why.contains("another host")));
+}
+
+#[test]
+fn a_redirect_to_another_host_can_be_the_answer() {
+    let digest = Algorithm::Sha256.digest(b"hello");
+    let place = |setup: &Setup, url: &str| {
+        let upstream = Upstream::new("docker.io", url, true).unwrap();
+        block_on(setup.client_of(upstream, seal(1)).blob_place(&repository(), &digest))
+    };
+    // The upstream's own redirects are followed with the login, and the next host gets none.
+    let setup = Setup::new(|request| match (request.uri().path(), request.headers().get("authorization")) {
+        ("/token", _) => answer(200, &[], "{\"token\":\"t\"}"),
+        (_, None) => answer(401, &[("www-authenticate", CHALLENGE)], ""),
+        ("/moved", Some(_)) => answer(307, &[("location", "https://cdn.example/blob?sig=1")], ""),
+        _ => answer(301, &[("location", "/moved")], ""),
+    });
+    let found = place(&setup, "https://docker.io").unwrap();
+    assert!(matches!(found, BlobPlace::Elsewhere(url) if url.as_str() == "https://cdn.example/blob?sig=1"));
+    assert!(!setup.platform.take_requests().iter().any(|line| line.contains("cdn.example")));
+    // A client is sent to http only where the upstream itself is reached by http.
+    let plain = Setup::new(|_| answer(307, &[("location", "http://cdn.example/blob")], ""));
+    assert!(matches!(kind(place(&plain, "https://docker.io")), Kind::Invalid(_)));
+    assert!(matches!(place(&plain, "http://quay.example"), Ok(BlobPlace::Elsewhere(_))));
+    let file = Setup::new(|_| answer(307, &[("location", "file:///etc/passwd")], ""));
+    assert!(matches!(kind(place(&file, "http://docker.io")), Kind::Invalid(_)));
+    // The upstream sends the blob itself.
+    let direct = Setup::new(|_| answer(200, &[("content-length", "5")], "hello"));
+    let BlobPlace::Here(part) = place(&direct, "https://docker.io").unwrap() else { panic!("a redirect") };
+    assert_eq!((part.start, part.size), (0, 5));
+    let absent = Setup::new(|_| answer(404, &[], ""));
+    assert_eq!(kind(place(&absent, "https://docker.io")), Kind::Unknown);
+}
+
+#[test]
+fn a_check_says_what_is_wrong_with_an_upstream() {
+    let failed = |error: Option<SendError>| {
+        Setup::new(move |_| match &error {
+            Some(error) => Err(error.clone()),
+            None => answer(200, &[], "{}"),
+        })
+    };
+    let fixed = |status: u16, headers: &'static [(&str, &str)]| Setup::new(move |_| answer(status, headers, ""));
+    let basic: &[(&str, &str)] = &[("www-authenticate", "Basic realm=\"x\"")];
+    let bearer = |token_status: u16, status: u16| {
+        Setup::new(move |request| match request.uri().path() {
+            "/token" => answer(token_status, &[], "{\"token\":\"t\"}"),
+            _ if request.headers().contains_key("authorization") => answer(status, &[], "{}"),
+            _ => answer(401, &[("www-authenticate", CHALLENGE)], ""),
+        })
+    };
+    for (case, setup, has_login, expected) in [
+        ("open", failed(None), false, None),
+        ("open, with a login", failed(None), true, None),
+        ("refused", failed(Some(SendError::Failed("connection refused".into()))), false, Some("fails: registry-1")),
+        ("slow", failed(Some(SendError::TimedOut("no answer within 5 s".into()))), false, Some("too slow")),
+        ("no registry", fixed(404, &[]), false, Some("/v2/ is no registry: answer 404")),
+        ("web page", fixed(200, &[("content-type", "text/html; charset=utf-8")]), false, Some("is a web page")),
+        ("forbidden", fixed(403, &[]), false, Some("is no registry: answer 403")),
+        ("server error", fixed(500, &[]), false, Some("the upstream fails: answer 500")),
+        ("wants a login", fixed(401, basic), false, Some("wants a login, and none is set")),
+        ("wrong password", fixed(401, basic), true, Some("refuses the login of this registry: answer 401")),
+        ("tokens", bearer(200, 200), true, None),
+        ("wrong password at the token server", bearer(401, 200), true, Some("the token server answers 401")),
+        ("the token is refused", bearer(200, 401), true, Some("refuses the login")),
+        ("tokens for single repositories only", bearer(403, 401), false, None),
+        ("no token without a repository", bearer(200, 401), false, None),
+        ("token server down", bearer(503, 401), false, Some("answer 503")),
+    ] {
+        let client = if has_login { setup.with_login() } else { setup.client() };
+        let found = block_on(client.check()).map_err(|error| error.kind.to_string());
+        match expected {
+            None => assert_eq!(found, Ok(()), "{case}"),
+            Some(text) => assert!(found.as_ref().is_err_and(|why| why.contains(text)), "{case}: {found:?}"),
+        }
+        assert!(setup.platform.take_requests()[0].starts_with("GET https://registry-1.docker.io/v2/"), "{case}");
+    }
+    // A token of the check is for no repository.
+    let setup = bearer(200, 200);
+    block_on(setup.with_login().check()).unwrap();
+    let requests = setup.platform.take_requests();
+    assert_eq!(requests[1], "GET https://auth.docker.io/token?service=registry.docker.io Basic bWU6aHVudGVyMg==");
+    assert_eq!(block_on(setup.keys.list("", None, 10)).unwrap(), [""; 0]);
 }
 
 #[test]

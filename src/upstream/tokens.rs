@@ -146,7 +146,7 @@ fn key(upstream: &str, repository: &RepositoryName) -> String {
     format!("{}{upstream}!{repository}", TOKENS.prefix)
 }
 
-fn bearer(token: &Secret) -> Option<HeaderValue> {
+pub(super) fn bearer(token: &Secret) -> Option<HeaderValue> {
     sensitive(&format!("Bearer {}", token.expose()))
 }
 

@@ -7,6 +7,7 @@ no_docker='' no_podman='' no_containerd=''
 if [ "$(id -u)" = 0 ]; then
   dockerd --data-root "$work/dockerd/data" --exec-root "$work/dockerd/exec" -p "$work/dockerd/pid" \
     -H "unix://$work/docker.sock" --iptables=false --ip6tables=false --bridge=none \
+    ${dockerd_options[@]+"${dockerd_options[@]}"} \
     >"$work/dockerd.log" 2>&1 &
   dockerd=$!
   stop_docker() { kill "$dockerd" && wait "$dockerd"; }

@@ -140,7 +140,8 @@ start() { # HOST|HOST-s3 DATA [PORT]
     export "${environment[@]}"
     if [[ $host = spin-host* ]]; then
       exec "${EYOT_SPIN_HOST:-tests/spin_host/target/debug/spin-host}" --component target/eyot-spin.wasm \
-        --state "$data/spin" --listen "$registry" --mount "$data::/data"
+        --compiled target/eyot-spin.compiled --manifest "${spin_manifest:-spin.toml}" --state "$data/spin" \
+        --listen "$registry" --mount "$data::/data"
     fi
     exec scripts/up --host "$host" --port "$port" --data "$data" "${sets[@]}"
   ) >>"$server_log" 2>&1 &

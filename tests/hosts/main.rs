@@ -2,6 +2,7 @@
 //! the components and hosts that the tests need.
 #![cfg(all(feature = "native", not(target_family = "wasm")))]
 
+mod check;
 mod components;
 #[cfg(target_os = "linux")]
 mod data_folder;

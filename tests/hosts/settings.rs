@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use eyot::host::settings::{Host as SettingHost, all_settings};
 
 use crate::support::host::{self, Host, Kind};
+use crate::support::hub::{Hub, REPOSITORY};
 
 /// The variables of Spin's manifest that are not settings of eyot: the hosts to which the component
 /// may send requests.
@@ -19,9 +20,9 @@ const MANIFEST_ONLY: [&str; 4] = ["oidc_host", "upstream_host", "upstream_token_
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-fn get(address: std::net::SocketAddr, header: &str) -> String {
+fn get(address: SocketAddr, path: &str, header: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("a connection");
-    let request = format!("GET /v2/ HTTP/1.1\r\nHost: {address}\r\n{header}Connection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{header}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("a request that is taken");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
@@ -63,12 +64,12 @@ fn components_do_not_warn_with_every_instance() {
     for kind in [Kind::Wasi, Kind::SpinHost("spin-sqlite")] {
         let host = Host::start(kind);
         for _ in 0..REQUESTS {
-            assert!(get(host.client.address, "").starts_with("HTTP/1.1 200"));
+            assert!(get(host.client.address, "/v2/", "").starts_with("HTTP/1.1 200"));
         }
         assert_eq!(host.times_logged("auth_mode") + host.times_logged("warn"), 0);
     }
     let host = Host::start(Kind::Native);
-    assert!(get(host.client.address, "").starts_with("HTTP/1.1 200"));
+    assert!(get(host.client.address, "/v2/", "").starts_with("HTTP/1.1 200"));
     host.must_log("auth_mode is none");
     assert_eq!(host.times_logged("auth_mode is none"), 1);
 }
@@ -78,7 +79,7 @@ fn a_wrong_setting_is_in_each_answer_and_seldom_in_the_log() {
     for kind in [Kind::Wasi, Kind::SpinHost("spin-sqlite")] {
         let host = Host::start_with(kind, &[("AUTH_MODE", "nonee\u{202e}")]);
         for _ in 0..REQUESTS {
-            let answer = get(host.client.address, "");
+            let answer = get(host.client.address, "/v2/", "");
             assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
             let text = r#"the registry is not set up: setting auth_mode: \"nonee\\u{202e}\" is not one of none, "#;
             assert!(answer.contains(text), "{answer}");
@@ -93,11 +94,11 @@ fn a_wrong_setting_is_in_each_answer_and_seldom_in_the_log() {
 fn a_misspelt_name_stops_a_component_and_causes_a_warning_natively() {
     let misspelt = [("AUHT_MODE", "read_write")];
     let host = Host::start_with(Kind::Wasi, &misspelt);
-    let answer = get(host.client.address, "");
+    let answer = get(host.client.address, "/v2/", "");
     assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
     assert!(answer.contains("setting AUHT_MODE: eyot has no such setting; AUTH_MODE has a similar name"), "{answer}");
     let host = Host::start_with(Kind::Native, &misspelt);
-    assert!(get(host.client.address, "").starts_with("HTTP/1.1 200"));
+    assert!(get(host.client.address, "/v2/", "").starts_with("HTTP/1.1 200"));
     host.must_log("AUHT_MODE: eyot has no such setting; AUTH_MODE has a similar name");
     assert_eq!(host.times_logged("AUHT_MODE: eyot has no such setting; AUTH_MODE has a similar name"), 1);
 }
@@ -119,7 +120,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --from)
       mount=$(sed -n 's/^files = \[{ source = "\(.*\)", destination = .*/\1/p' "$2")
-      options+=(--mount "$mount::/data"); shift 2 ;;
+      options+=(--mount "$mount::/data" --manifest "$2"); shift 2 ;;
     --listen | --variable) options+=("$1" "$2"); shift 2 ;;
     --state-dir) options+=(--state "$2"); shift 2 ;;
     up | --direct-mounts | --allow-transient-write) shift ;;
@@ -231,24 +232,55 @@ fn the_script_keeps_secrets_off_command_lines() {
     for host in ["native", "wasmtime", "spin"] {
         let port = host::free_port();
         let mut script = project.up(host, port, &["auth_user=me", "auth_password"]);
-        let mut child = script.env("AUTH_PASSWORD", PASSWORD).process_group(0).spawn().expect("bash");
-        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-        let serving = lines.any(|line| line.is_ok_and(|line| line.starts_with("eyot is serving")));
-        let address = ([127, 0, 0, 1], port).into();
-        let answers = serving.then(|| (get(address, ""), get(address, BASIC), command_lines()));
-        // A shell that starts the tests in the background makes the tests ignore SIGINT, and bash
-        // cannot trap an ignored signal.
-        let told = Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status();
-        assert!(told.expect("a program of every system").success());
-        let output = child.wait_with_output().expect("an end");
-        let said = String::from_utf8_lossy(&output.stderr);
-        let (refused, let_in, commands) = answers.unwrap_or_else(|| panic!("{host}: {said}"));
+        script.env("AUTH_PASSWORD", PASSWORD);
+        let answers = |address| (get(address, "/v2/", ""), get(address, "/v2/", BASIC), command_lines());
+        let ((refused, let_in, commands), status, said) = while_serving(script, port, answers);
         assert!(refused.starts_with("HTTP/1.1 401"), "{host}: {refused}");
         assert!(let_in.starts_with("HTTP/1.1 200"), "{host}: {let_in}");
         assert!(!commands.contains("long passphrase"), "{host}: {commands}");
         assert_eq!(said.contains("'worker panicked'"), host == "spin", "{said}");
-        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert_eq!(status, Some(0), "{said}");
     }
+}
+
+/// Runs `scripts/up`, acts while the server serves, and stops the script. Returns the exit status
+/// and the standard error output too.
+fn while_serving<T>(mut script: Command, port: u16, act: impl FnOnce(SocketAddr) -> T) -> (T, Option<i32>, String) {
+    let mut child = script.process_group(0).spawn().expect("bash");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let is_serving = lines.any(|line| line.is_ok_and(|line| line.starts_with("eyot is serving")));
+    let result = is_serving.then(|| act(([127, 0, 0, 1], port).into()));
+    // A shell that starts the tests in the background makes the tests ignore SIGINT, and bash
+    // cannot trap an ignored signal.
+    let told = Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status();
+    assert!(told.expect("a program of every system").success());
+    let output = child.wait_with_output().expect("an end");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (result.unwrap_or_else(|| panic!("the script does not serve: {said}")), output.status.code(), said)
+}
+
+/// On Spin a component may send requests only to the hosts that the manifest allows.
+#[test]
+fn the_script_allows_requests_to_upstreams() {
+    let (project, hub) = (Project::new(), Hub::start());
+    let digest = hub.add_blob("a layer".into());
+    let [_, _, storage] = hub.urls();
+    let setting = format!("upstreams={}", hub.setting(""));
+    for (outbound, expected) in [(vec![], "502"), (vec!["--outbound", &storage], "200")] {
+        let port = host::free_port();
+        let mut script = project.up("spin", port, &[&setting]);
+        script.args(&outbound);
+        let pull = |address| get(address, &format!("/v2/docker.io/{REPOSITORY}/blobs/{digest}"), "");
+        let (answer, _, said) = while_serving(script, port, pull);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{outbound:?}: {answer}\n{said}");
+        assert_eq!(answer.contains("allowed_outbound_hosts"), expected == "502", "{answer}");
+    }
+    let (status, said) = {
+        let mut script = project.up("spin", host::free_port(), &[]);
+        let output = script.args(["--outbound", "cdn.example.com/path"]).output().expect("bash");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert!(status == Some(1) && said.contains("--outbound takes the URL of a server"), "{said}");
 }
 
 /// The arguments of all processes, as every user can read them.

@@ -14,9 +14,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("auth", &["auth", "store", "platform", "oci"]),
     ("upstream", &["upstream", "auth", "store", "platform", "oci"]),
     ("mirror", &["mirror", "upstream", "registry", "auth", "store", "platform", "oci"]),
+    ("export", &["export", "auth", "registry", "store", "platform", "oci"]),
     ("import", &["import", "upstream", "registry", "auth", "store", "platform", "oci"]),
     ("http", &["http", "mirror", "upstream", "auth", "registry", "store", "platform", "oci"]),
-    ("host", &["host", "http", "import", "mirror", "upstream", "auth", "registry", "store", "platform", "oci"]),
+    (
+        "host",
+        &["host", "http", "export", "import", "mirror", "upstream", "auth", "registry", "store", "platform", "oci"],
+    ),
 ];
 
 /// Crates that only a host may use; the store that wraps Spin's stores is the one exception.

@@ -1,6 +1,7 @@
-//! The project's own files: the layers of the code, and the links of the pages.
+//! The project's own files: the layers of the code, the links of the pages, and the examples.
 #![cfg(not(target_family = "wasm"))]
 
+mod examples;
 mod layers;
 mod modules;
 mod pages;

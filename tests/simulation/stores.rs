@@ -1,6 +1,7 @@
 //! Stores whose every call waits at a gate, and a key store without conditional writes.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -105,6 +106,10 @@ impl BlobStore for Gated<dyn BlobStore> {
 
     async fn redirect(&self, location: &Location) -> Result<Option<String>> {
         self.inner.redirect(location).await
+    }
+
+    fn file(&self, location: &Location) -> Option<PathBuf> {
+        self.inner.file(location)
     }
 
     async fn family(&self, stage: &Stage) -> Result<Family> {

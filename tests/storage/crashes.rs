@@ -3,6 +3,7 @@
 //! failed storage call: every change that the answer reports as done is done.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -144,6 +145,10 @@ impl BlobStore for Fused<dyn BlobStore> {
 
     async fn redirect(&self, location: &Location) -> Result<Option<String>, Error> {
         fused!(self, self.inner.redirect(location))
+    }
+
+    fn file(&self, location: &Location) -> Option<PathBuf> {
+        self.inner.file(location)
     }
 
     async fn family(&self, stage: &Stage) -> Result<Family, Error> {

@@ -117,6 +117,7 @@ fn spin_host(data: &Path, settings: &[Setting], component: &Path, keys: &str) ->
     let mut command = Command::new(built("EYOT_SPIN_HOST", "tests/spin_host/target/debug/spin-host"));
     command.arg("--component").arg(component).arg("--state").arg(data);
     command.arg("--compiled").arg(compiled(component));
+    command.arg("--manifest").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("spin.toml"));
     command.args(["--listen", "127.0.0.1:0", "--variable", "blobs=packed", "--variable", "auth_mode=none"]);
     command.args(["--variable", &format!("keys={keys}")]);
     // If a name occurs twice, the test host uses the last value.
@@ -183,7 +184,7 @@ impl Host {
     /// Starts the host after the shell commands in `place`, which get the data folder as `$1`.
     /// Mounts by these commands are visible only to the host's process.
     pub fn start_in<V: AsRef<str>>(kind: Kind, settings: &[(&'static str, V)], place: Option<&'static str>) -> Self {
-        let settings: Vec<Setting> = settings.iter().map(|(name, value)| (*name, value.as_ref().to_owned())).collect();
+        let settings = owned(settings);
         let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder for data");
         let log = Log::default();
         let (child, address) = spawn(kind, data.path(), &settings, &log, place);
@@ -269,6 +270,12 @@ impl Host {
         }
     }
 
+    /// As [`Host::kill_and_restart`], with other settings.
+    pub fn restart_with<V: AsRef<str>>(&mut self, settings: &[(&'static str, V)]) {
+        self.settings = owned(settings);
+        self.kill_and_restart();
+    }
+
     /// The host's data folder.
     pub fn data(&self) -> &Path {
         self.data.path()
@@ -299,6 +306,10 @@ impl Drop for Host {
             eprintln!("the host's last lines:\n{}", last.join("\n"));
         }
     }
+}
+
+fn owned<V: AsRef<str>>(settings: &[(&'static str, V)]) -> Vec<Setting> {
+    settings.iter().map(|(name, value)| (*name, value.as_ref().to_owned())).collect()
 }
 
 fn spawn(kind: Kind, data: &Path, settings: &[Setting], log: &Log, place: Option<&'static str>) -> (Child, SocketAddr) {

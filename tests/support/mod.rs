@@ -5,6 +5,8 @@ pub mod client;
 #[cfg(feature = "native")]
 pub mod host;
 #[cfg(feature = "native")]
+pub mod hub;
+#[cfg(feature = "native")]
 mod memory;
 pub mod random;
 pub mod repository;

@@ -15,7 +15,7 @@ use crate::http::error::Error;
 use crate::http::permission::Permission;
 use crate::http::pulled::{FoundBlob, Pulled};
 use crate::http::reply::{Freshness, Reply};
-use crate::mirror::{BlobRange, MirroredRepository};
+use crate::mirror::{BlobRange, BlobSource, MirroredRepository};
 use crate::oci::range::RangeRequest;
 use crate::oci::{Digest, RepositoryName};
 use crate::platform::Body;
@@ -59,8 +59,8 @@ impl Operation for GetBlob {
 
     async fn perform(self: Box<Self>, handler: &Handler, call: Call<'_>) -> Result<Reply, Error> {
         let (registry, digest, head) = (&handler.registry, &self.digest, call.head);
-        let blob = match self.repository.blob(registry, call.caller, digest).await? {
-            FoundBlob::Here(blob) => blob,
+        let (blob, mirrored) = match self.repository.blob(registry, call.caller, digest).await? {
+            FoundBlob::Here(blob, mirrored) => (blob, mirrored),
             // A client that is about to push asks by HEAD which layers are here. A layer of the
             // default upstream is none of an own repository.
             FoundBlob::Upstream(_) if self.repository.is_default() && head.method == Method::HEAD => {
@@ -97,6 +97,10 @@ impl Operation for GetBlob {
             Method::HEAD => Body::empty().with_length(blob.size),
             _ => registry.read_blob(&blob, part.clone().unwrap_or(0..blob.size)).await?,
         };
+        let body = match mirrored {
+            Some(mirrored) => mirrored.counted(body),
+            None => body,
+        };
         let reply = Reply::content(MEDIA_TYPE, digest, Freshness::Immutable, body).with_accept_ranges();
         Ok(match part {
             Some(part) => reply.with_partial(&part, blob.size),
@@ -106,7 +110,7 @@ impl Operation for GetBlob {
 }
 
 /// A blob that this registry does not hold, from an upstream. A question about the blob and a range
-/// of the blob go through; the whole blob is also stored.
+/// of the blob go through. The whole blob is also stored, unless the upstream redirects clients.
 async fn from_upstream(head: &Parts, mirrored: &MirroredRepository, digest: &Digest) -> Result<Reply, Error> {
     conditional::read_precondition(head).check(Some(digest))?;
     if conditional::is_known(head, digest) {
@@ -117,15 +121,19 @@ async fn from_upstream(head: &Parts, mirrored: &MirroredRepository, digest: &Dig
         let size = mirrored.blob_size(digest).await?;
         return Ok(reply(Body::empty().with_length(size)));
     }
-    if let Some(range) = head.headers.get(RANGE).filter(|_| conditional::is_range_valid(head, digest)) {
+    // A client that is redirected repeats the range at the URL of the redirect.
+    let is_range = !mirrored.redirects() && conditional::is_range_valid(head, digest);
+    if let Some(range) = head.headers.get(RANGE).filter(|_| is_range) {
         let BlobRange { media_type, served, body } = mirrored.blob_range(digest, range).await?;
         let media_type = media_type.as_deref().unwrap_or(MEDIA_TYPE);
-        return Ok(Reply::content(media_type, digest, Freshness::Immutable, body)
+        return Ok(Reply::content(media_type, digest, Freshness::Immutable, mirrored.counted(body))
             .with_accept_ranges()
             .with_range(served));
     }
-    let blob = mirrored.blob(digest).await?;
-    Ok(reply(blob.body))
+    Ok(match mirrored.blob(digest).await? {
+        BlobSource::Stream(blob) => reply(mirrored.counted(blob.body)),
+        BlobSource::Redirect(url) => Reply::redirect(&url, digest),
+    })
 }
 
 struct DeleteBlob {
@@ -140,7 +148,7 @@ impl Operation for DeleteBlob {
     }
 
     fn change(&self) -> Option<Change> {
-        Some(Change::of_repository("delete-blob", &self.repository).with("digest", &self.digest))
+        Some(Change::of_repository("delete-blob", &self.repository).with_digest(&self.digest))
     }
 
     async fn perform(self: Box<Self>, handler: &Handler, call: Call<'_>) -> Result<Reply, Error> {

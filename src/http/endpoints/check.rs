@@ -1,4 +1,4 @@
-//! The self-check of the stores, an extension of eyot's own (extensions/README of the
+//! The self-check of the stores and upstreams, an extension of eyot's own (extensions/README of the
 //! specification).
 
 use async_trait::async_trait;
@@ -26,6 +26,8 @@ impl Operation for Check {
     }
 
     async fn perform(self: Box<Self>, handler: &Handler, _: Call<'_>) -> Result<Reply, Error> {
-        Ok(Reply::json(&serde_json::json!({ "findings": handler.registry.check().await? })))
+        let findings = handler.registry.check().await?;
+        let upstreams = handler.check_upstreams().await;
+        Ok(Reply::json(&serde_json::json!({ "findings": findings, "upstreams": upstreams })))
     }
 }

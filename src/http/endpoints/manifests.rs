@@ -103,7 +103,7 @@ impl Operation for PutManifest {
             Reference::Digest(_) => None,
         };
         let change = Change::of_repository("push-manifest", &self.repository);
-        Some(named.into_iter().chain(&self.tags).fold(change, |change, tag| change.with("tag", tag)))
+        Some(named.into_iter().chain(&self.tags).fold(change, Change::with_tag))
     }
 
     async fn perform(self: Box<Self>, handler: &Handler, Call { head, body, .. }: Call<'_>) -> Result<Reply, Error> {
@@ -133,10 +133,8 @@ impl Operation for DeleteManifest {
 
     fn change(&self) -> Option<Change> {
         Some(match &self.reference {
-            Reference::Tag(tag) => Change::of_repository("delete-tag", &self.repository).with("tag", tag),
-            Reference::Digest(digest) => {
-                Change::of_repository("delete-manifest", &self.repository).with("digest", digest)
-            }
+            Reference::Tag(tag) => Change::of_repository("delete-tag", &self.repository).with_tag(tag),
+            Reference::Digest(digest) => Change::of_repository("delete-manifest", &self.repository).with_digest(digest),
         })
     }
 

@@ -1,7 +1,5 @@
 //! The manifests that name a subject (distribution-spec, "Listing Referrers").
 
-use std::collections::BTreeSet;
-
 use async_trait::async_trait;
 
 use super::{Call, Endpoint, Operation, operation};
@@ -12,7 +10,7 @@ use crate::http::permission::Permission;
 use crate::http::pulled::{Chosen, Pulled};
 use crate::http::reply::Reply;
 use crate::mirror::Listed;
-use crate::oci::{Descriptor, Digest};
+use crate::oci::Digest;
 use crate::registry::ReferrersRequest;
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
@@ -55,20 +53,8 @@ impl Operation for ListReferrers {
             }
             Chosen::Mirror(mirrored) => mirrored,
         };
-        let mut page = registry.referrers(mirrored.name(), &subject, &request).await?;
-        // The upstream's referrers are on the first page.
-        let mut warnings = Vec::new();
-        if request.last.is_none() {
-            let Listed { list, warning } = mirrored.referrers(&subject).await?;
-            warnings.extend(warning);
-            let is_wanted = |found: &Descriptor| match &request.artifact_type {
-                Some(wanted) => found.artifact_type.as_ref() == Some(wanted),
-                None => true,
-            };
-            let known: BTreeSet<Digest> = page.descriptors.iter().map(|found| found.digest.clone()).collect();
-            let more = list.into_iter().filter(|found| is_wanted(found) && !known.contains(&found.digest));
-            page.descriptors.extend(more);
-        }
+        let Listed { list: page, warning } = mirrored.referrers(&subject, &request).await?;
+        let warnings: Vec<String> = warning.into_iter().collect();
         Ok(Reply::referrers(mirrored.name(), &subject, &request, page).with_warnings(&warnings))
     }
 }

@@ -17,6 +17,8 @@ use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use crate::upstream::scripted::Scripted;
 
 const BLOB: &[u8] = b"0123456789";
+/// A blob that the upstream has elsewhere.
+const MOVED: &[u8] = b"moved";
 
 struct Setup {
     handler: Handler,
@@ -59,6 +61,9 @@ fn answer(request: &Request<Body>) -> Result<Response<Body>, SendError> {
                 format!(r#"{{"manifests":[{{"mediaType":"x/y","digest":"{digest}","size":9,"artifactType":"sig"}}]}}"#);
             respond(200).body(listed.into_bytes().into()).unwrap()
         }
+        ("blobs", digest) if digest == Algorithm::Sha256.digest(MOVED).as_str() => {
+            respond(307).header("location", "https://cdn.example/moved?sig=1").body(Body::empty()).unwrap()
+        }
         ("blobs", digest) if digest == blob_digest().as_str() => match request.headers().get("range") {
             Some(range) if range == "bytes=2-4" => {
                 respond(206).header("content-range", "bytes 2-4/10").body("234".into()).unwrap()
@@ -73,12 +78,16 @@ fn answer(request: &Request<Body>) -> Result<Response<Body>, SendError> {
 
 impl Setup {
     fn new(policy: &str) -> Self {
+        Self::with(policy, "docker.io https://docker.io default")
+    }
+
+    fn with(policy: &str, settings: &str) -> Self {
         let upstream = Arc::new(Scripted::new(answer));
         let platform: Arc<dyn Platform> = upstream.clone();
         let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
         let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
         let registry = Registry::new(keys.clone(), blobs, platform.clone(), Limits::default());
-        let settings: Mirroring = "docker.io https://docker.io default".parse().unwrap();
+        let settings: Mirroring = settings.parse().unwrap();
         let registry = registry.with_mirrored_prefixes(settings.prefixes());
         let mirrors = Mirrors::new(settings, &registry, &keys, &platform, &Seal::new([1; 32]));
         let access = Access::without_login(policy.parse::<Policy>().unwrap());
@@ -215,6 +224,39 @@ fn a_blob_comes_through_and_stays() {
     let (status, response) = setup.get(&absent);
     assert_eq!(status, StatusCode::NOT_FOUND);
     assert!(text(response).contains("BLOB_UNKNOWN"));
+}
+
+#[test]
+fn a_client_is_sent_where_the_upstream_redirects() {
+    let setup = Setup::with("anonymous ** all", "docker.io https://docker.io redirect");
+    let (digest, absent) = (Algorithm::Sha256.digest(MOVED), Algorithm::Sha256.digest(b"other"));
+    let path = format!("/v2/docker.io/app/blobs/{digest}");
+    for request in [Request::get(&path), Request::get(&path).header("range", "bytes=2-4")] {
+        let response = setup.send(request);
+        assert_eq!(response.status(), StatusCode::TEMPORARY_REDIRECT);
+        let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+        assert_eq!(header("location"), "https://cdn.example/moved?sig=1");
+        assert_eq!((header("cache-control"), header("docker-content-digest")), ("no-store".into(), digest.to_string()));
+        assert_eq!(response.headers()["content-length"], "0");
+    }
+    assert!(block_on(setup.registry.blob(&"docker.io/library/app".parse().unwrap(), &digest)).is_err());
+    // Only those who may pull get the URL.
+    let denied = Setup::with("anonymous own/** all", "docker.io https://docker.io redirect");
+    assert_eq!(denied.send(Request::get(&path)).status(), StatusCode::FORBIDDEN);
+    assert_eq!(setup.status("GET", &format!("docker.io/app/blobs/{absent}")), 404);
+    assert_eq!(text(setup.get(&format!("docker.io/app/blobs/{}", blob_digest())).1).as_bytes(), BLOB);
+}
+
+#[test]
+fn an_administrator_checks_the_upstreams() {
+    let setup = Setup::with("anonymous ** all", "docker.io https://docker.io; q https://q.example");
+    let response = setup.send(Request::post("/v2/_eyot/check"));
+    assert_eq!(response.status(), StatusCode::OK);
+    let found: serde_json::Value = serde_json::from_str(&text(response)).unwrap();
+    let upstreams = &found["upstreams"];
+    assert_eq!((&upstreams[0]["upstream"], &upstreams[0]["verdict"]), (&"docker.io".into(), &"broken".into()));
+    assert!(upstreams[0]["means"].as_str().unwrap().contains("https://registry-1.docker.io/v2/ is no registry"));
+    assert_eq!(upstreams[1]["upstream"], "q");
 }
 
 #[test]

@@ -247,7 +247,7 @@ impl ReferrerIndex {
 impl ReferrersRequest {
     /// Whether a referrer with this descriptor belongs to the requested ones. Media types are
     /// compared without regard to letter case.
-    fn wants(&self, descriptor: &Descriptor) -> bool {
+    pub fn wants(&self, descriptor: &Descriptor) -> bool {
         let is = |wanted: &str| descriptor.artifact_type.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(wanted));
         self.artifact_type.as_deref().is_none_or(is)
     }

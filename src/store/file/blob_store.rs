@@ -168,6 +168,10 @@ impl BlobStore for FileBlobStore {
         Ok(Some(reading::body(file, range.end - range.start, self.platform.clone())))
     }
 
+    fn file(&self, location: &Location) -> Option<PathBuf> {
+        shelves::path_of(&self.folder.blobs, &location.0).ok()
+    }
+
     async fn family(&self, stage: &Stage) -> Result<Family> {
         Ok(Family::named(FileStage::open(stage)?.family))
     }

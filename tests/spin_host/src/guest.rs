@@ -11,6 +11,7 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use crate::allowed::AllowedHosts;
 use crate::bindings;
 use crate::calls::Calls;
 use crate::key_value::KeyValue;
@@ -25,6 +26,7 @@ pub struct Services {
     pub key_value: Arc<KeyValue>,
     pub sqlite: Sqlite,
     pub variables: Variables,
+    pub allowed_hosts: Arc<AllowedHosts>,
     mounts: Vec<Mount>,
 }
 
@@ -35,11 +37,14 @@ impl Services {
         }
         let key_value = KeyValue::open(&options.state, options.value_bytes_max, options.manners)
             .context("cannot open the key-value store")?;
+        let variables = Variables::new(&options.variables);
+        let allowed_hosts = AllowedHosts::read(options.manifest.as_deref(), &variables)?;
         Ok(Self {
             calls: Calls::default(),
             key_value: Arc::new(key_value),
             sqlite: Sqlite::new(&options.state, options.manners),
-            variables: Variables::new(&options.variables),
+            variables,
+            allowed_hosts: Arc::new(allowed_hosts),
             mounts: options.mounts.clone(),
         })
     }
@@ -64,13 +69,14 @@ impl Guest {
             wasi.preopened_dir(host, guest, FsPerms::ReadWrite)
                 .with_context(|| format!("cannot mount {}", host.display()))?;
         }
+        let outbound = PlainHttp { allowed_hosts: services.allowed_hosts.clone() };
         Ok(Self {
             services,
             table: ResourceTable::new(),
             open_stores: 0,
             wasi: wasi.build(),
             http: WasiHttpCtx::new(),
-            outbound: PlainHttp,
+            outbound,
         })
     }
 }

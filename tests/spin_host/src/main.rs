@@ -3,6 +3,7 @@
 //! The host is a test tool. The host has the same pitfalls as Spin, and reports an error where Spin
 //! would hang silently. `--help` lists the options.
 
+mod allowed;
 mod bindings;
 mod calls;
 mod guest;

@@ -19,6 +19,7 @@ usage: spin-host --component FILE.wasm --state DIR --listen ADDRESS:PORT [option
   --listen ADDRESS:PORT      port 0 takes any free port; the line on stdout names it
   --variable NAME=VALUE      a Spin variable, or NAME=@FILE for what a file holds; may be repeated. Others come from the
                              environment, where SPIN_VARIABLE_NAME names them in capitals
+  --manifest FILE            outbound requests go only to the allowed_outbound_hosts of this manifest
   --mount HOSTDIR::GUESTDIR  a read-write directory for the guest; may be repeated
   --value-bytes-max N        larger key-value values are refused (134217728)
   --idle-milliseconds N      an instance idle for so long is dropped (1000)
@@ -60,6 +61,7 @@ pub struct Options {
     pub listen: SocketAddr,
     pub variables: Vec<(String, String)>,
     pub mounts: Vec<Mount>,
+    pub manifest: Option<PathBuf>,
     pub value_bytes_max: usize,
     pub idle: Duration,
     pub compiled: Option<PathBuf>,
@@ -81,6 +83,7 @@ impl Options {
         let mut listen = None;
         let mut variables = Vec::new();
         let mut mounts = Vec::new();
+        let mut manifest = None;
         let mut value_bytes_max = VALUE_BYTES_MAX;
         let mut idle = IDLE;
         let mut compiled = None;
@@ -102,6 +105,7 @@ impl Options {
                     let host = host.into();
                     mounts.push(Mount { host, guest });
                 }
+                "--manifest" => manifest = Some(PathBuf::from(value)),
                 "--value-bytes-max" => value_bytes_max = parsed(&name, value)?,
                 "--idle-milliseconds" => idle = Duration::from_millis(parsed(&name, value)?),
                 "--manners" => manners = parsed(&name, value)?,
@@ -115,6 +119,7 @@ impl Options {
             listen: listen.context("--listen is missing; see --help")?,
             variables,
             mounts,
+            manifest,
             value_bytes_max,
             idle,
             compiled,

@@ -1,6 +1,8 @@
-//! `wasi:http/client` for plain HTTP, as far as a test needs it: S3 servers on loopback.
+//! `wasi:http/client` for plain HTTP: S3 servers and upstreams on loopback.
 //!
 //! wasmtime's own implementation would bring a TLS stack into the build.
+
+use std::sync::Arc;
 
 use http_body_util::BodyExt as _;
 use hyper::Uri;
@@ -10,13 +12,22 @@ use tokio::net::TcpStream;
 use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-pub struct PlainHttp;
+use crate::allowed::AllowedHosts;
+
+pub struct PlainHttp {
+    pub allowed_hosts: Arc<AllowedHosts>,
+}
 
 type Exchange = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Sending = Box<dyn Future<Output = Result<(Response<WasiBody>, Exchange), Error>> + Send>;
 
 impl WasiHttpHooks for PlainHttp {
     fn send_request(&mut self, request: Request<WasiBody>, _: Option<RequestOptions>, _: Exchange) -> Sending {
+        if !self.allowed_hosts.contain(request.uri()) {
+            // As Spin, which says so in its own log too.
+            eprintln!("a request to {} is not in allowed_outbound_hosts", request.uri());
+            return Box::new(async { Err(Error::HttpRequestDenied) });
+        }
         Box::new(send(request))
     }
 }

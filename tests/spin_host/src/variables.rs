@@ -15,7 +15,8 @@ impl Variables {
         Self(variables.iter().cloned().collect())
     }
 
-    fn get(&self, name: &str) -> Result<String, Error> {
+    /// The value of a variable, from the command line or the environment.
+    pub fn value(&self, name: &str) -> Result<String, Error> {
         if !is_valid(name) {
             return Err(Error::InvalidName(name.to_owned()));
         }
@@ -36,7 +37,7 @@ fn is_valid(name: &str) -> bool {
 
 impl<T: 'static> HostWithStore<T> for HasSelf<Guest> {
     async fn get(store: &Accessor<T, Self>, name: String) -> Result<Result<String, Error>> {
-        Ok(store.with(|mut store| store.get().services.variables.get(&name)))
+        Ok(store.with(|mut store| store.get().services.variables.value(&name)))
     }
 }
 

@@ -1,0 +1,242 @@
+//! Exports for web servers: the files of all repositories, and one configuration that serves them by
+//! a few rules, however many manifests there are.
+//!
+//! | path in the folder | content |
+//! | --- | --- |
+//! | `blobs/<algorithm>/<hex>` | a blob, for all repositories |
+//! | `repositories/<name>/_manifests/<tag or digest>` | a manifest; see [`Server`] |
+//! | `repositories/<name>/_referrers/<digest>` | an image index: the referrers of a manifest |
+//! | `repositories/<name>/_tags` | the list of tags |
+//! | `manifests/<entry>/<entry>` | nginx and Caddy: a manifest, for all repositories |
+//! | `catalog`, `version`, `no-referrers`, `errors/<code>` | answers that all repositories share |
+//! | `nginx.conf`, `apache.conf` or `Caddyfile` | the configuration |
+//!
+//! An `<entry>` is `<digest>,<type>,<subtype>`, with the two halves of the media type. No component
+//! of a repository's name begins with `_`, so that repositories within repositories never collide
+//! with the files of a repository.
+
+use std::collections::BTreeSet;
+
+use super::error::Result;
+use super::limits::limit;
+use super::tree::{Digests, Item, Output, Taken, Tree, index, json, remove_content, repositories_below};
+use crate::oci::{Descriptor, Digest, RepositoryName};
+
+/// The longest name of a file on the usual file systems.
+const FILE_NAME_BYTES_MAX: usize = 255;
+
+/// The name of a file with HTTP headers in front of a manifest.
+const HEADED: &str = "headed";
+
+/// The codes of the answers with status 404 (distribution-spec, "Error Codes").
+const ERRORS: [(&str, &str); 4] = [
+    ("BLOB_UNKNOWN", "this registry does not have the blob"),
+    ("MANIFEST_UNKNOWN", "this registry does not have the manifest"),
+    ("NAME_UNKNOWN", "this registry does not have the repository"),
+    ("UNSUPPORTED", "this registry has no such path"),
+];
+
+/// A web server, and how the server learns the media type and the digest of a manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Server {
+    /// `_manifests/<reference>` is a symbolic link to the folder `manifests/<entry>`. nginx resolves
+    /// the link, and reads the entry in the path.
+    Nginx,
+    /// `_manifests/<reference>/headed` is a file with HTTP headers in front of the manifest, for
+    /// mod_asis. The name of the file has no dot, because mod_mime would take the end of a tag such
+    /// as `v1.gz` for an encoding.
+    Apache,
+    /// As for nginx. Caddy finds the file in the folder by a wildcard, and reads the entry in the
+    /// name of the file.
+    Caddy,
+}
+
+/// A folder for a web server.
+pub(super) struct Site {
+    server: Server,
+    /// The path of the folder on the machine of the web server.
+    root: String,
+    /// The entries of all repositories so far.
+    entries: BTreeSet<String>,
+}
+
+impl Site {
+    pub(super) fn new(server: Server, served_from: &str) -> Self {
+        Self { server, root: served_from.trim_end_matches('/').to_owned(), entries: BTreeSet::new() }
+    }
+
+    /// The name of the configuration, and its text with `{root}` for the folder.
+    fn configuration(&self) -> (&'static str, &'static str) {
+        match self.server {
+            Server::Nginx => ("nginx.conf", include_str!("hosts/nginx.conf")),
+            Server::Apache => ("apache.conf", include_str!("hosts/apache.conf")),
+            Server::Caddy => ("Caddyfile", include_str!("hosts/Caddyfile")),
+        }
+    }
+
+    /// The path of the file or link that a tag or a digest of a repository leads to.
+    fn reference(&self, repository: &RepositoryName, name: &str) -> String {
+        let path = format!("{}/{name}", manifests_of(repository));
+        if self.server == Server::Apache { format!("{path}/{HEADED}") } else { path }
+    }
+
+    /// Writes what a tag or a digest of a repository leads to.
+    fn put_reference(
+        &self,
+        output: &mut Output<'_>,
+        repository: &RepositoryName,
+        name: &str,
+        item: &Item,
+    ) -> Result<()> {
+        let path = self.reference(repository, name);
+        if self.server == Server::Apache {
+            let Item { digest, media_type, bytes } = item;
+            let length = bytes.len();
+            let head =
+                format!("Content-Type: {media_type}\nDocker-Content-Digest: {digest}\nContent-Length: {length}\n\n");
+            return output.put(&path, &[head.as_bytes(), bytes]);
+        }
+        let up = "../".repeat(repository.as_str().split('/').count() + 2);
+        output.link(&path, &format!("{up}manifests/{}", entry(&item.digest, &item.media_type)))
+    }
+}
+
+fn manifests_of(repository: &RepositoryName) -> String {
+    format!("repositories/{repository}/_manifests")
+}
+
+fn referrers_of(repository: &RepositoryName) -> String {
+    format!("repositories/{repository}/_referrers")
+}
+
+fn tags_of(repository: &RepositoryName) -> String {
+    format!("repositories/{repository}/_tags")
+}
+
+fn entry(digest: &Digest, media_type: &str) -> String {
+    format!("{digest},{}", media_type.replacen('/', ",", 1))
+}
+
+impl Tree for Site {
+    fn shares_blobs(&self) -> bool {
+        true
+    }
+
+    fn blob(&self, _: &RepositoryName, digest: &Digest) -> String {
+        format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
+    }
+
+    fn refusal(&self, media_type: &str) -> Option<&'static str> {
+        // RFC 6838, section 4.2. The server's configuration has the same characters.
+        let is_name =
+            |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+-".contains(&b));
+        let (kind, subtype) = media_type.split_once('/').unwrap_or_default();
+        if !is_name(kind) || !is_name(subtype) {
+            return Some(
+                "the web server cannot be told media types with other characters than letters, digits, . _ + -",
+            );
+        }
+        // The longest digest is that of SHA-512.
+        let entry_bytes = "sha512:".len() + 128 + ",".len() + media_type.len();
+        (entry_bytes > FILE_NAME_BYTES_MAX).then_some("the media type is too long for the name of a file")
+    }
+
+    fn put_manifest(&self, output: &mut Output<'_>, repository: &RepositoryName, item: &Item) -> Result<()> {
+        if self.server != Server::Apache {
+            let entry = entry(&item.digest, &item.media_type);
+            if !self.entries.contains(&entry) {
+                output.put(&format!("manifests/{entry}/{entry}"), &[&item.bytes])?;
+            }
+        }
+        self.put_reference(output, repository, item.digest.as_str(), item)
+    }
+
+    fn put_tag(&self, output: &mut Output<'_>, repository: &RepositoryName, tag: &str, item: &Item) -> Result<()> {
+        self.put_reference(output, repository, tag, item)
+    }
+
+    fn put_referrers(
+        &self,
+        output: &mut Output<'_>,
+        repository: &RepositoryName,
+        subject: &Digest,
+        referrers: &[Descriptor],
+    ) -> Result<()> {
+        let list = index(referrers, "the referrers of a manifest", repository)?;
+        output.put(&format!("{}/{subject}", referrers_of(repository)), &[&list])
+    }
+
+    fn end_repository(
+        &mut self,
+        output: &mut Output<'_>,
+        repository: &RepositoryName,
+        taken: &Taken,
+        delete: bool,
+    ) -> Result<()> {
+        let tags: Vec<&String> = taken.tags.keys().collect();
+        let list = json(&serde_json::json!({"name": repository.as_str(), "tags": tags}), "the tags", repository)?;
+        output.put(&tags_of(repository), &[&list])?;
+        if self.server != Server::Apache {
+            self.entries.extend(taken.manifests.iter().map(|(digest, (media_type, _))| entry(digest, media_type)));
+            limit(self.entries.len(), "the manifests", "all repositories")?;
+        }
+        if !delete {
+            return Ok(());
+        }
+        for (name, _) in output.folder.names(&manifests_of(repository))? {
+            let is_kept = match name.parse::<Digest>() {
+                Ok(digest) => taken.manifests.contains_key(&digest),
+                Err(_) => taken.tags.contains_key(&name),
+            };
+            if !is_kept {
+                output.remove(&self.reference(repository, &name))?;
+            }
+        }
+        for (name, _) in output.folder.names(&referrers_of(repository))? {
+            if name.parse().is_ok_and(|subject: Digest| !taken.subjects.contains(&subject)) {
+                output.remove(&format!("{}/{name}", referrers_of(repository)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end(
+        &mut self,
+        output: &mut Output<'_>,
+        repositories: &[RepositoryName],
+        blobs: &Digests,
+        delete: bool,
+    ) -> Result<()> {
+        let names: Vec<&str> = repositories.iter().map(RepositoryName::as_str).collect();
+        let catalog = json(&serde_json::json!({"repositories": names}), "the names", "all repositories")?;
+        output.put("catalog", &[&catalog])?;
+        output.put("version", &[b"{}"])?;
+        output.put("no-referrers", &[&index(&[], "", "")?])?;
+        for (code, message) in ERRORS {
+            let error = serde_json::json!({"errors": [{"code": code, "message": message}]});
+            output.put(&format!("errors/{code}"), &[error.to_string().as_bytes()])?;
+        }
+        let (name, text) = self.configuration();
+        output.put(name, &[text.replace("{root}", &self.root).as_bytes()])?;
+        if !delete {
+            return Ok(());
+        }
+        for gone in repositories_below(output.folder, "repositories/", "_manifests")? {
+            if repositories.binary_search(&gone).is_err() {
+                output.remove(&tags_of(&gone))?;
+                for (name, _) in output.folder.names(&referrers_of(&gone))? {
+                    output.remove(&format!("{}/{name}", referrers_of(&gone)))?;
+                }
+                for (name, _) in output.folder.names(&manifests_of(&gone))? {
+                    output.remove(&self.reference(&gone, &name))?;
+                }
+            }
+        }
+        for (name, _) in output.folder.names("manifests")? {
+            if name.contains(',') && !self.entries.contains(&name) {
+                output.remove(&format!("manifests/{name}/{name}"))?;
+            }
+        }
+        remove_content(output, "blobs", |digest| blobs.contains(digest))
+    }
+}

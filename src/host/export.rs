@@ -1,0 +1,110 @@
+//! `eyot export`: writes repositories to a folder for web servers or other tools.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use super::config::Config;
+use super::outbound::NativePlatform;
+use crate::export::{self, Kind, Request, Selection, Selector, Summary};
+use crate::oci::RepositoryName;
+use crate::platform::Platform as _;
+
+/// The least time between two lines of progress, in milliseconds.
+const PROGRESS_MS: u64 = 2000;
+
+const EXAMPLES: &str = "\
+Examples:
+  eyot export --for nginx /srv/registry                    # all repositories
+  eyot export --for caddy /srv/registry 'team/**' app:v1   # some
+  eyot export --for nginx --delete /srv/registry           # and remove what is gone
+  eyot export --for oci-layout /backup/registry            # a backup that skopeo and oras read
+  skopeo copy oci:/backup/registry/team/app:v1 docker://registry.example.org/team/app:v1
+
+A server may run meanwhile. Run again, an export writes only what is new. The summary goes to
+standard output in JSON. The status is 1 if anything could not be exported, with the reason.
+docs/static-sites.md has the setup of each web server.";
+
+/// What `eyot export` does.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Export {
+    /// What will read the folder: nginx, apache, caddy or oci-layout
+    #[arg(long = "for", value_name = "HOST")]
+    kind: Kind,
+    /// The folder to write; made if missing
+    folder: PathBuf,
+    /// Repositories or REPOSITORY:TAG, all if missing; * stands for a part of a name, ** for anything
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    selectors: Vec<Selector>,
+    /// Remove from the folder what the selected repositories do not have (any more)
+    #[arg(long)]
+    delete: bool,
+    /// Change nothing, and report what would be written and removed
+    #[arg(long)]
+    dry_run: bool,
+    /// Link to the files of the data folder where the file systems allow links, in place of copies.
+    /// Only the owner of the data folder can read the links.
+    #[arg(long)]
+    link: bool,
+    /// The path of the folder on the web server, if the folder will be moved there
+    #[arg(long, value_name = "PATH")]
+    served_from: Option<String>,
+}
+
+impl Export {
+    fn request(&self) -> Result<Request> {
+        let folder = std::path::absolute(&self.folder)
+            .with_context(|| format!("cannot find the folder {}", self.folder.display()))?;
+        let served_from = self.served_from.clone().unwrap_or_else(|| folder.display().to_string());
+        Ok(Request {
+            kind: self.kind,
+            folder,
+            served_from,
+            selection: Selection::new(self.selectors.clone()),
+            delete: self.delete,
+            dry_run: self.dry_run,
+            link: self.link,
+        })
+    }
+}
+
+/// Exports to a folder. Prints progress to standard error, and the summary to standard output.
+///
+/// # Errors
+/// When the registry cannot be read or the folder cannot be written.
+pub(super) async fn run(options: &Export, config: &Config) -> Result<ExitCode> {
+    let request = options.request()?;
+    let platform = Arc::new(NativePlatform::default());
+    let registry = config.open(platform.clone(), None)?.registry();
+    let mut next_ms = platform.now_ms() + PROGRESS_MS;
+    let mut progress = |summary: &Summary, repository: &RepositoryName| {
+        if platform.now_ms() >= next_ms {
+            next_ms = platform.now_ms() + PROGRESS_MS;
+            eprintln!("{repository}: {}", describe(summary));
+        }
+    };
+    let summary = export::export(&registry, &request, &mut progress).await?;
+    for problem in &summary.named_problems {
+        eprintln!("eyot: {}", super::log::visible(problem));
+    }
+    let named = summary.named_problems.len() as u64;
+    if summary.problems > named {
+        eprintln!("eyot: {} more problems", summary.problems - named);
+    }
+    eprintln!("{}{}", if request.dry_run { "would be done: " } else { "" }, describe(&summary));
+    writeln!(std::io::stdout(), "{}", serde_json::json!(summary))?;
+    Ok(if summary.problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn describe(summary: &Summary) -> String {
+    let Summary { repositories, tags, manifests, blobs, files_written, bytes_written, files_removed, .. } = summary;
+    format!(
+        "{repositories} repositories, {tags} tags, {manifests} manifests, {blobs} blobs looked at; \
+         {files_written} files with {bytes_written} bytes written, {files_removed} files removed"
+    )
+}
