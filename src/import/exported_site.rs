@@ -175,8 +175,8 @@ mod tests {
         assert_eq!(block_on(site.repositories()).unwrap(), ["apache", "team/nginx"]);
         for repository in ["apache", "team/nginx"] {
             let tag: Tag = "v1".parse().unwrap();
-            assert_eq!(block_on(site.tags(repository)).unwrap(), std::slice::from_ref(&tag));
-            assert_eq!(block_on(site.listed(repository)).unwrap(), std::slice::from_ref(&digest));
+            assert_eq!(block_on(site.tags(repository)).unwrap()[..], *std::slice::from_ref(&tag));
+            assert_eq!(block_on(site.listed(repository)).unwrap()[..], *std::slice::from_ref(&digest));
             assert_eq!(block_on(site.resolve(repository, &tag)).unwrap(), digest);
             let found = block_on(site.manifest(repository, &digest, 1000)).unwrap();
             assert_eq!(
