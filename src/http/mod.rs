@@ -60,9 +60,6 @@ pub use progress::Progress;
 pub use redirects::Redirects;
 pub use request_id::REQUEST_SPAN;
 
-/// A function that is told of each change.
-type Observer = dyn Fn(&Event) + Send + Sync;
-
 /// Answers requests of the OCI distribution API.
 ///
 /// ```

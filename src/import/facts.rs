@@ -21,6 +21,7 @@ pub(super) const UPLOADS: Expiring = Expiring {
         let fact: Option<UploadFact> = serde_json::from_slice(value).ok();
         fact.is_none_or(|fact| now_ms.abs_diff(fact.begun_ms) > UPLOAD_KEPT_MS)
     },
+    needs_tag: None,
 };
 
 /// The upload of a blob.
