@@ -105,6 +105,15 @@ impl CollectionGuard {
         Ok(Window::new(since_ms, PROTECTION_MS).deadline())
     }
 
+    /// Removes the protections of `keys` that the push wrote, because every later round sees the
+    /// writes of the push. A protection that stays delays a removal by one round and does no other
+    /// harm, so an error of the store is ignored.
+    pub(super) async fn unprotect(&self, push: &str, keys: &[Key]) {
+        for key in keys {
+            let _ = self.facts.keys.delete(&layout::protection(key, push)).await;
+        }
+    }
+
     /// Whether the keys were safe from the collector up to now, and whether every round sees the
     /// writes of the push or respects its protections. If not, the push must protect its keys and
     /// check them again.

@@ -35,6 +35,11 @@ impl Push<'_> {
         format!("{:016x}", self.fact.push)
     }
 
+    /// The key of the fact that says where the content of a large manifest is.
+    fn large_key(&self) -> Key {
+        layout::large(self.repository, &self.descriptor.digest)
+    }
+
     /// The keys of the reverse index (digest to tag) for tags that will point to the manifest.
     fn reverse_entries(&self, tags: &[&Tag]) -> Vec<Key> {
         tags.iter().map(|tag| layout::tag_of(self.repository, &self.descriptor.digest, tag)).collect()
@@ -46,7 +51,7 @@ impl Push<'_> {
     fn protected_keys(&self, nested: &BTreeSet<Digest>, reverse_entries: &[Key]) -> Vec<Key> {
         let repository = self.repository;
         let mut keys = self.written_keys(reverse_entries);
-        keys.push(layout::large(repository, &self.descriptor.digest));
+        keys.push(self.large_key());
         for named in self.manifest.digests().union(nested) {
             keys.push(layout::blob(repository, named));
             keys.push(layout::manifest(repository, named));
@@ -119,6 +124,9 @@ impl ManifestStorage {
             }
             let deadline = self.store_with_reverse_index(push, &reverse_entries).await?;
             if self.guard.confirm(&push.name(), &keys, &protection).await? {
+                if !protection.is_protected() && self.is_large(push) {
+                    self.guard.unprotect(&push.name(), &[push.large_key()]).await;
+                }
                 return Ok(deadline);
             }
             (effort, stored) = (Effort::Always, Some(deadline));
@@ -152,8 +160,7 @@ impl ManifestStorage {
             // round that begins between the two writes could collect the content before a crash of
             // the push, and the fact would then lead nowhere. Protect the content alone: a fact
             // that names other missing content is reported, and a later push mends that.
-            let large = [layout::large(push.repository, &push.descriptor.digest)];
-            self.guard.protect(&push.name(), &large, Effort::Always).await?;
+            self.guard.protect(&push.name(), &[push.large_key()], Effort::Always).await?;
         }
         if protection.is_protected() {
             nested = self.references.nested(push.repository, push.manifest).await?;
@@ -174,7 +181,7 @@ impl ManifestStorage {
         if !self.is_large(push) {
             return Ok(true);
         }
-        let large = layout::large(push.repository, &push.descriptor.digest);
+        let large = push.large_key();
         self.sharing.share(&large, &large, Some(push.fact.size)).await
     }
 
