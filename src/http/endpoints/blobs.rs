@@ -5,6 +5,7 @@ use http::Method;
 use http::header::RANGE;
 use http::request::Parts;
 
+use super::pull::{Read, pull};
 use super::{Call, Endpoint, Operation, operation};
 use crate::auth::Action;
 use crate::http::Handler;
@@ -26,11 +27,7 @@ const MEDIA_TYPE: &str = "application/octet-stream";
 const PATH: &str = "/v2/<name>/blobs/<digest>";
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[
-    Endpoint {
-        method: "GET",
-        path: PATH,
-        parse: |target| operation(GetBlob { repository: target.repository()?.into(), digest: target.digest()? }),
-    },
+    Endpoint { method: "GET", path: PATH, parse: |target| pull(target, GetBlob { digest: target.digest()? }) },
     Endpoint {
         method: "DELETE",
         path: PATH,
@@ -39,31 +36,18 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
 ];
 
 struct GetBlob {
-    repository: Pulled,
     digest: Digest,
 }
 
 #[async_trait]
-impl Operation for GetBlob {
-    fn permission(&self) -> Permission<'_> {
-        self.repository.permission()
-    }
-
-    fn pulled(&mut self) -> Option<&mut Pulled> {
-        Some(&mut self.repository)
-    }
-
-    fn change(&self) -> Option<Change> {
-        None
-    }
-
-    async fn perform(self: Box<Self>, handler: &Handler, call: Call<'_>) -> Result<Reply, Error> {
+impl Read for GetBlob {
+    async fn read(self, repository: Pulled, handler: &Handler, call: Call<'_>) -> Result<Reply, Error> {
         let (registry, digest, head) = (&handler.registry, &self.digest, call.head);
-        let (blob, mirrored) = match self.repository.blob(registry, call.caller, digest).await? {
+        let (blob, mirrored) = match repository.blob(registry, call.caller, digest).await? {
             FoundBlob::Here(blob, mirrored) => (blob, mirrored),
             // A client that is about to push asks by HEAD which layers are here. A layer of the
             // default upstream is none of an own repository.
-            FoundBlob::Upstream(_) if self.repository.is_default() && head.method == Method::HEAD => {
+            FoundBlob::Upstream(_) if repository.is_default() && head.method == Method::HEAD => {
                 return Err(registry::Error::BlobUnknown(digest.clone()).into());
             }
             FoundBlob::Upstream(mirrored) => return from_upstream(head, &mirrored, digest).await,

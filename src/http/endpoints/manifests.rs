@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use http::Method;
 use http::header::CONTENT_TYPE;
 
+use super::pull::{Read, pull};
 use super::{Call, Endpoint, Operation, operation};
 use crate::auth::Action;
 use crate::http::Handler;
@@ -24,9 +25,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         method: "GET",
         path: PATH,
-        parse: |target| {
-            operation(GetManifest { repository: target.repository()?.into(), reference: target.reference()? })
-        },
+        parse: |target| pull(target, GetManifest { reference: target.reference()? }),
     },
     Endpoint {
         method: "PUT",
@@ -44,26 +43,13 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
 ];
 
 struct GetManifest {
-    repository: Pulled,
     reference: Reference,
 }
 
 #[async_trait]
-impl Operation for GetManifest {
-    fn permission(&self) -> Permission<'_> {
-        self.repository.permission()
-    }
-
-    fn pulled(&mut self) -> Option<&mut Pulled> {
-        Some(&mut self.repository)
-    }
-
-    fn change(&self) -> Option<Change> {
-        None
-    }
-
-    async fn perform(self: Box<Self>, handler: &Handler, call: Call<'_>) -> Result<Reply, Error> {
-        let Self { repository, reference } = *self;
+impl Read for GetManifest {
+    async fn read(self, repository: Pulled, handler: &Handler, call: Call<'_>) -> Result<Reply, Error> {
+        let Self { reference } = self;
         let (registry, head) = (&handler.registry, call.head);
         let MirroredManifest { manifest, warning } = repository.manifest(registry, call.caller, &reference).await?;
         let (tag, freshness) = match &reference {

@@ -12,6 +12,7 @@ mod manifests;
 mod mounts;
 mod packages;
 mod path;
+mod pull;
 mod referrers;
 mod tags;
 pub(super) mod token;

@@ -2,11 +2,10 @@
 
 use async_trait::async_trait;
 
-use super::{Call, Endpoint, Operation, operation};
+use super::pull::{Read, pull};
+use super::{Call, Endpoint};
 use crate::http::Handler;
-use crate::http::audit::Change;
 use crate::http::error::Error;
-use crate::http::permission::Permission;
 use crate::http::pulled::{Chosen, Pulled};
 use crate::http::reply::Reply;
 use crate::mirror::Listed;
@@ -19,32 +18,19 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     parse: |target| {
         let query = &target.query;
         let request = ReferrersRequest { artifact_type: query.media_type("artifactType"), last: query.text("last") };
-        operation(ListReferrers { repository: target.repository()?.into(), subject: target.digest()?, request })
+        pull(target, ListReferrers { subject: target.digest()?, request })
     },
 }];
 
 struct ListReferrers {
-    repository: Pulled,
     subject: Digest,
     request: ReferrersRequest,
 }
 
 #[async_trait]
-impl Operation for ListReferrers {
-    fn permission(&self) -> Permission<'_> {
-        self.repository.permission()
-    }
-
-    fn pulled(&mut self) -> Option<&mut Pulled> {
-        Some(&mut self.repository)
-    }
-
-    fn change(&self) -> Option<Change> {
-        None
-    }
-
-    async fn perform(self: Box<Self>, handler: &Handler, call: Call<'_>) -> Result<Reply, Error> {
-        let Self { repository, subject, request } = *self;
+impl Read for ListReferrers {
+    async fn read(self, repository: Pulled, handler: &Handler, call: Call<'_>) -> Result<Reply, Error> {
+        let Self { subject, request } = self;
         let registry = &handler.registry;
         let mirrored = match repository.choose(registry, call.caller).await? {
             Chosen::Own => {
