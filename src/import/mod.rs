@@ -1,6 +1,6 @@
 //! Imports: images from elsewhere, pushed into a registry.
 //!
-//! A [`Source`] is a place that holds images: a folder, an archive, another registry ([`open`],
+//! A [`Source`] is a place that holds images: a folder, an archive, another registry ([`open()`],
 //! [`Remote`]). [`import`] pushes what a source holds as a client would: blobs first, then the
 //! manifests that an index names, then the manifest itself, then its tags. Content that the registry
 //! has already is not read from the source, so a second import goes on where the first one ended.
