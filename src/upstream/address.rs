@@ -213,6 +213,16 @@ fn is_local(url: &Url) -> bool {
 mod tests {
     use super::*;
 
+    /// `scripts/up` lets the Spin component ask the same hosts for tokens.
+    #[test]
+    fn the_script_that_starts_spin_knows_the_hosts_of_tokens() {
+        let script = include_str!("../../scripts/up");
+        for (own, realm) in REALM_HOSTS {
+            assert!(script.contains(&format!("{own}) echo https://{realm} ;;")), "{own}: {realm}");
+        }
+        assert_eq!(script.matches(") echo https://").count(), REALM_HOSTS.len());
+    }
+
     #[test]
     fn docker_hub_has_several_names_and_a_namespace() {
         let hub = Upstream::new("docker.io", "https://docker.io", false).unwrap();
