@@ -19,7 +19,7 @@ mod logins;
 mod oidc;
 mod outbound;
 mod password;
-pub(crate) mod pattern;
+mod pattern;
 mod policy;
 mod remembered;
 mod scope;
@@ -45,7 +45,7 @@ pub use password::{
 };
 #[cfg(test)]
 pub(crate) use pattern::MATCHES;
-pub use pattern::{Pattern, PatternError};
+pub use pattern::{Pattern, PatternError, TagPattern, TagPatternError};
 pub use policy::{Policy, PolicyError, RULES_MAX};
 pub use scope::{SCOPE_BYTES_MAX, Scope};
 pub use seal::Seal;

@@ -1,10 +1,10 @@
-//! Patterns of repository names.
+//! Patterns of names of repositories and of tags.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::oci::RepositoryName;
 use crate::oci::name::NAME_BYTES_MAX;
+use crate::oci::{RepositoryName, Tag};
 
 /// A pattern of repository names. `team/app` matches just that repository, `team/*` the
 /// repositories directly in `team`, `team/**` the repositories at any depth in `team`, `**` all
@@ -51,6 +51,41 @@ impl Pattern {
     }
 }
 
+/// A pattern of tags, in which `*` stands for any text.
+///
+/// ```
+/// use eyot::auth::TagPattern;
+/// let pattern: TagPattern = "v1.*".parse().unwrap();
+/// assert!(pattern.matches("v1.2"));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagPattern(String);
+
+/// The text is not a pattern of tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a pattern of tags: want a tag in which * stands for any text, as in v1.*")]
+pub struct TagPatternError;
+
+impl TagPattern {
+    /// Whether the pattern matches a tag.
+    pub fn matches(&self, tag: &str) -> bool {
+        // A tag has no slash, so one star stands for any text.
+        matches(self.0.as_bytes(), tag.as_bytes())
+    }
+}
+
+impl FromStr for TagPattern {
+    type Err = TagPatternError;
+
+    fn from_str(text: &str) -> Result<Self, TagPatternError> {
+        // The rest must be a tag with any text in the place of a star.
+        match text.replace('*', "x").parse::<Tag>() {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(_) => Err(TagPatternError),
+        }
+    }
+}
+
 #[cfg(test)]
 thread_local! {
     /// How many texts this thread has compared with patterns.
@@ -59,7 +94,7 @@ thread_local! {
 
 /// Whether a text matches a pattern. The literal beginning and end of the pattern are compared
 /// first, which decides most rules in linear time.
-pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     #[cfg(test)]
     MATCHES.with(|count| count.set(count.get() + 1));
     let Some(first) = pattern.iter().position(|byte| *byte == b'*') else { return pattern == text };
@@ -119,6 +154,29 @@ impl fmt::Display for Pattern {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patterns_of_tags() {
+        for (pattern, tag, expected) in [
+            ("v1", "v1", true),
+            ("v1", "v10", false),
+            ("*", "anything", true),
+            ("v1.*", "v1.2", true),
+            ("v1.*", "v2.1", false),
+            ("*-alpine", "3-alpine", true),
+            ("*-alpine", "3-alpine-x", false),
+            ("v*-*-x", "v1-a-b-x", true),
+            ("v*-*-x", "v1-x", false),
+            ("a*a", "a", false),
+            ("a*b*b", "ab", false),
+        ] {
+            let pattern: TagPattern = pattern.parse().unwrap();
+            assert_eq!(pattern.matches(tag), expected, "{pattern:?} {tag}");
+        }
+        for wrong in ["", "a b", ".x", "a/b"] {
+            assert_eq!(wrong.parse::<TagPattern>(), Err(TagPatternError), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_star_stays_in_its_component() {

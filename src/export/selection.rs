@@ -2,9 +2,8 @@
 
 use std::str::FromStr;
 
-use crate::auth::pattern::{Pattern, PatternError, matches};
+use crate::auth::{Pattern, PatternError, TagPattern, TagPatternError};
 use crate::oci::RepositoryName;
-use crate::oci::name::TAG_BYTES_MAX;
 
 /// `REPOSITORY` or `REPOSITORY:TAG`, both with `*` as a wildcard. In repositories, `*` stands for a
 /// part of a component and `**` for anything.
@@ -12,7 +11,7 @@ use crate::oci::name::TAG_BYTES_MAX;
 pub struct Selector {
     repositories: Pattern,
     /// `None` selects all tags, and manifests without a tag.
-    tags: Option<String>,
+    tags: Option<TagPattern>,
 }
 
 /// The reason why a text does not select anything.
@@ -22,8 +21,8 @@ pub enum SelectorError {
     #[error(transparent)]
     Repositories(#[from] PatternError),
     /// The part after the colon is not a pattern of tags.
-    #[error("not a pattern of tags after the colon: want letters, digits, _ . - and * for any characters")]
-    Tags,
+    #[error(transparent)]
+    Tags(#[from] TagPatternError),
 }
 
 impl FromStr for Selector {
@@ -31,14 +30,10 @@ impl FromStr for Selector {
 
     fn from_str(text: &str) -> Result<Self, SelectorError> {
         let (repositories, tags) = match text.split_once(':') {
-            Some((repositories, tags)) => (repositories, Some(tags)),
+            Some((repositories, tags)) => (repositories, Some(tags.parse()?)),
             None => (text, None),
         };
-        let known = |b: u8| b.is_ascii_alphanumeric() || b"_.-*".contains(&b);
-        if tags.is_some_and(|tags| !(1..=TAG_BYTES_MAX).contains(&tags.len()) || !tags.bytes().all(known)) {
-            return Err(SelectorError::Tags);
-        }
-        Ok(Self { repositories: repositories.parse()?, tags: tags.map(str::to_owned) })
+        Ok(Self { repositories: repositories.parse()?, tags })
     }
 }
 
@@ -54,7 +49,7 @@ pub(super) enum Selected<'a> {
     /// All tags and all manifests.
     Everything,
     /// The tags that one of the patterns matches, with the manifests that belong to the tags.
-    Tags(Vec<&'a str>),
+    Tags(Vec<&'a TagPattern>),
 }
 
 impl Selection {
@@ -71,7 +66,7 @@ impl Selection {
         for selector in self.0.iter().filter(|selector| selector.repositories.matches(repository)) {
             match &selector.tags {
                 None => return Selected::Everything,
-                Some(tags) => patterns.push(tags.as_str()),
+                Some(tags) => patterns.push(tags),
             }
         }
         if patterns.is_empty() { Selected::Nothing } else { Selected::Tags(patterns) }
@@ -90,8 +85,7 @@ impl Selected<'_> {
         match self {
             Self::Nothing => false,
             Self::Everything => true,
-            // A tag has no slash, so that one star stands for any characters.
-            Self::Tags(patterns) => patterns.iter().any(|pattern| matches(pattern.as_bytes(), tag.as_bytes())),
+            Self::Tags(patterns) => patterns.iter().any(|pattern| pattern.matches(tag)),
         }
     }
 }
@@ -118,8 +112,8 @@ mod tests {
     #[test]
     fn other_texts_are_refused() {
         for (text, expected) in [
-            ("app:", SelectorError::Tags),
-            ("app:a/b", SelectorError::Tags),
+            ("app:", SelectorError::Tags(TagPatternError)),
+            ("app:a/b", SelectorError::Tags(TagPatternError)),
             ("App", SelectorError::Repositories(PatternError)),
             (":v1", SelectorError::Repositories(PatternError)),
         ] {

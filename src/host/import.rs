@@ -11,9 +11,10 @@ use clap::Args;
 use super::config::Config;
 use super::log::visible;
 use super::outbound::NativePlatform;
-use crate::auth::Pattern;
+use crate::auth::{Pattern, TagPattern};
+
 use crate::http::audit_own;
-use crate::import::{Options, Progress, Remote, RemoteAddress, Report, Source, Step, TagPattern, Target, import, open};
+use crate::import::{Options, Progress, Remote, RemoteAddress, Report, Source, Step, Target, import, open};
 use crate::oci::RepositoryName;
 use crate::platform::Platform;
 use crate::store::KeyValue;

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 
 use super::error::{Error, Result};
 use super::files::{self, Files, Section, join};
-use super::limits::{FOLDERS_MAX, LINK_BYTES_MAX, MANIFESTS_MAX};
+use super::limits::{LINK_BYTES_MAX, MANIFESTS_MAX};
 use super::source::{FoundBlob, FoundManifest, Source};
 use crate::oci::{Algorithm, Digest, Tag};
 
@@ -62,23 +62,7 @@ impl Distribution {
 #[async_trait]
 impl Source for Distribution {
     async fn repositories(&self) -> Result<Vec<String>> {
-        let top = join(&self.root, REPOSITORIES);
-        let (mut repositories, mut folders, mut looked_into) = (Vec::new(), vec![String::new()], 0);
-        while let Some(folder) = folders.pop() {
-            looked_into += 1;
-            if looked_into > FOLDERS_MAX {
-                return Err(Error::refused(format!("{top} has more than {FOLDERS_MAX} folders below it")));
-            }
-            let names = self.files.list(&join(&top, &folder)).await?;
-            if names.iter().any(|name| name.text == MANIFESTS) {
-                repositories.push(folder.clone());
-            }
-            // Folders of distribution itself begin with `_`, as no part of a name does.
-            let below = names.iter().filter(|name| name.is_folder && !name.text.starts_with('_'));
-            folders.extend(below.map(|name| join(&folder, &name.text)));
-        }
-        repositories.sort();
-        Ok(repositories)
+        files::repositories_with(&*self.files, &join(&self.root, REPOSITORIES), MANIFESTS).await
     }
 
     async fn tags(&self, repository: &str) -> Result<Vec<Tag>> {

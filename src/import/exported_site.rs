@@ -13,7 +13,7 @@ use async_trait::async_trait;
 
 use super::error::{Error, Result};
 use super::files::{self, Files, join};
-use super::limits::{FOLDERS_MAX, LIST_BYTES_MAX, MANIFESTS_MAX};
+use super::limits::{LIST_BYTES_MAX, MANIFESTS_MAX};
 use super::source::{FoundBlob, FoundManifest, Source};
 use crate::oci::{Digest, Tag};
 
@@ -89,22 +89,7 @@ impl ExportedSite {
 #[async_trait]
 impl Source for ExportedSite {
     async fn repositories(&self) -> Result<Vec<String>> {
-        let (mut repositories, mut folders, mut looked_into) = (Vec::new(), vec![String::new()], 0);
-        while let Some(folder) = folders.pop() {
-            looked_into += 1;
-            if looked_into > FOLDERS_MAX {
-                return Err(Error::refused(format!("{REPOSITORIES} has more than {FOLDERS_MAX} folders below it")));
-            }
-            let names = self.files.list(&join(REPOSITORIES, &folder)).await?;
-            if names.iter().any(|name| name.text == MANIFESTS) {
-                repositories.push(folder.clone());
-            }
-            // Folders of the site itself begin with `_`, as no part of a name does.
-            let below = names.iter().filter(|name| name.is_folder && !name.text.starts_with('_'));
-            folders.extend(below.map(|name| join(&folder, &name.text)));
-        }
-        repositories.sort();
-        Ok(repositories)
+        files::repositories_with(&*self.files, REPOSITORIES, MANIFESTS).await
     }
 
     async fn tags(&self, repository: &str) -> Result<Vec<Tag>> {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use super::error::{Error, Result};
-use super::limits::PIECE_BYTES;
+use super::limits::{FOLDERS_MAX, PIECE_BYTES};
 use super::source::FoundBlob;
 use crate::platform::{Body, BodyError};
 
@@ -36,6 +36,56 @@ pub(super) struct Name {
     pub(super) text: String,
     /// Whether the name is that of a folder itself, and not of a link to a folder.
     pub(super) is_folder: bool,
+}
+
+/// A walk through a folder of a tree and all folders below, in no order.
+pub(super) struct FolderWalk<'a> {
+    files: &'a dyn Files,
+    top: String,
+    /// The folders that are still to be looked into, relative to the top.
+    folders: Vec<String>,
+    looked_into: usize,
+}
+
+impl<'a> FolderWalk<'a> {
+    pub(super) fn new(files: &'a dyn Files, top: impl Into<String>) -> Self {
+        Self { files, top: top.into(), folders: vec![String::new()], looked_into: 0 }
+    }
+
+    /// A folder, relative to the top, and its names; `None` at the end.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] after `FOLDERS_MAX` folders.
+    pub(super) async fn next(&mut self) -> Result<Option<(String, Vec<Name>)>> {
+        let Some(folder) = self.folders.pop() else { return Ok(None) };
+        self.looked_into += 1;
+        if self.looked_into > FOLDERS_MAX {
+            let top = if self.top.is_empty() { "the source" } else { &self.top };
+            return Err(Error::refused(format!("{top} has more than {FOLDERS_MAX} folders below it")));
+        }
+        let names = self.files.list(&join(&self.top, &folder)).await?;
+        Ok(Some((folder, names)))
+    }
+
+    /// Goes on into those folders among the names of `folder` that `wanted` chooses.
+    pub(super) fn enter(&mut self, folder: &str, names: &[Name], wanted: impl Fn(&str) -> bool) {
+        let below = names.iter().filter(|name| name.is_folder && wanted(&name.text));
+        self.folders.extend(below.map(|name| join(folder, &name.text)));
+    }
+}
+
+/// The folders below `top` that have a folder `mark`, in byte order: the repositories of trees in
+/// which each repository's own folders begin with `_`, as no part of a repository's name does.
+pub(super) async fn repositories_with(files: &dyn Files, top: &str, mark: &str) -> Result<Vec<String>> {
+    let (mut repositories, mut walk) = (Vec::new(), FolderWalk::new(files, top));
+    while let Some((folder, names)) = walk.next().await? {
+        walk.enter(&folder, &names, |name| !name.starts_with('_'));
+        if names.iter().any(|name| name.text == mark) {
+            repositories.push(folder);
+        }
+    }
+    repositories.sort();
+    Ok(repositories)
 }
 
 /// A section of an open file: a whole file, or a file in an archive.

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use serde::Deserialize;
 
 use super::error::{Error, Result};
-use super::files::{self, Files, join};
-use super::limits::{FOLDERS_MAX, LIST_BYTES_MAX, MANIFESTS_MAX};
+use super::files::{self, Files, FolderWalk, join};
+use super::limits::{LIST_BYTES_MAX, MANIFESTS_MAX};
 use super::reference::named;
 use super::source::{FoundBlob, FoundManifest, Source};
 use crate::oci::{Descriptor, Digest, Tag};
@@ -72,16 +72,12 @@ impl Layouts {
 
     /// The layouts in all folders of the tree. The path of a folder is the name of the repository.
     pub(super) async fn open_all(files: Box<dyn Files>) -> Result<Self> {
-        let mut repositories = BTreeMap::new();
-        let (mut folders, mut looked_into) = (vec![String::new()], 0);
-        while let Some(folder) = folders.pop() {
-            looked_into += 1;
-            if looked_into > FOLDERS_MAX {
-                return Err(Error::refused(format!("the folder has more than {FOLDERS_MAX} folders below it")));
-            }
-            let names = files.list(&folder).await?;
+        let (mut repositories, mut walk) = (BTreeMap::new(), FolderWalk::new(&*files, ""));
+        while let Some((folder, names)) = walk.next().await? {
             let has = |wanted: &str| names.iter().any(|name| name.text == wanted);
             let is_layout = has(INDEX) && has(BLOBS);
+            // Repositories may lie in the folder of another one, but not in its content.
+            walk.enter(&folder, &names, |name| !(is_layout && name == BLOBS));
             if is_layout && !folder.is_empty() {
                 let index = read_index(&*files, &folder).await?.ok_or_else(|| Error::absent(INDEX))?;
                 let mut layout = Layout { folder: folder.clone(), ..Layout::default() };
@@ -89,11 +85,8 @@ impl Layouts {
                     let tag = descriptor.annotations.get(REF_NAME).and_then(|name| tag_of(name));
                     layout.add(descriptor, tag);
                 }
-                repositories.insert(folder.clone(), layout);
+                repositories.insert(folder, layout);
             }
-            // Repositories may lie in the folder of another one, but not in its content.
-            let below = names.iter().filter(|name| name.is_folder && !(is_layout && name.text == BLOBS));
-            folders.extend(below.map(|name| join(&folder, &name.text)));
         }
         Ok(Self { files, repositories })
     }

@@ -56,7 +56,7 @@ pub use {
     error::{Error, Result},
     importer::import,
     open::open,
-    options::{Options, TagPattern, TagPatternError, Target, TargetError},
+    options::{Options, Target, TargetError},
     remote::{Remote, RemoteAddress},
     report::{Problem, Progress, Report, Step},
     source::{FoundBlob, FoundManifest, Source},

@@ -12,8 +12,8 @@ use std::sync::{Mutex, PoisonError};
 use async_trait::async_trait;
 
 use super::error::{Error, Result};
-use super::files::{Files, join};
-use super::limits::{FOLDERS_MAX, LIST_BYTES_MAX, MANIFESTS_MAX};
+use super::files::{Files, FolderWalk, join};
+use super::limits::{LIST_BYTES_MAX, MANIFESTS_MAX};
 use super::source::{FoundBlob, FoundManifest, Source};
 use crate::oci::{Algorithm, Digest, Tag};
 
@@ -46,20 +46,14 @@ impl StaticTree {
 #[async_trait]
 impl Source for StaticTree {
     async fn repositories(&self) -> Result<Vec<String>> {
-        let (mut repositories, mut folders, mut looked_into) = (Vec::new(), vec![String::new()], 0);
-        while let Some(folder) = folders.pop() {
-            looked_into += 1;
-            if looked_into > FOLDERS_MAX {
-                return Err(Error::refused(format!("{TOP} has more than {FOLDERS_MAX} folders below it")));
-            }
-            let place = join(TOP, &folder);
+        let (mut repositories, mut walk) = (Vec::new(), FolderWalk::new(&*self.files, TOP));
+        while let Some((folder, names)) = walk.next().await? {
+            walk.enter(&folder, &names, |_| true);
             // A repository may itself be called `manifests`, so its files tell what a folder is.
-            let manifests = self.files.list(&join(&place, MANIFESTS)).await?;
+            let manifests = self.files.list(&join(&join(TOP, &folder), MANIFESTS)).await?;
             if manifests.iter().any(|name| !name.is_folder && is_reference(&name.text)) && !folder.is_empty() {
-                repositories.push(folder.clone());
+                repositories.push(folder);
             }
-            let names = self.files.list(&place).await?;
-            folders.extend(names.iter().filter(|name| name.is_folder).map(|name| join(&folder, &name.text)));
         }
         repositories.sort();
         Ok(repositories)

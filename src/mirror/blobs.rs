@@ -133,6 +133,7 @@ impl MirroredRepository {
         };
         Ok(BlobRange { media_type: media_type.map(str::to_owned), served, body: body.with_length(length) })
     }
+
     /// Begins a pull of a blob that is not here.
     fn begin(&self, digest: &Digest) -> Result<()> {
         self.check()?;

@@ -13,11 +13,8 @@ use serde::de::DeserializeOwned;
 use super::facts::{self, ABSENT_MS, ListFact};
 use super::{MirroredRepository, Result};
 use crate::oci::{Descriptor, Digest};
-use crate::registry::{self, Page, PageRequest, Referrers, ReferrersRequest};
+use crate::registry::{self, Page, PageRequest, REFERRERS_PAGE_BYTES_MAX, Referrers, ReferrersRequest};
 use crate::upstream::{self, WholeList};
-
-/// The most bytes of a page of referrers: clients accept an index of at most 4 MiB.
-const REFERRERS_PAGE_BYTES_MAX: usize = 4 * 1024 * 1024 - 1024;
 
 /// A list of a mirrored repository.
 #[derive(Debug)]
@@ -216,7 +213,7 @@ fn cut_referrers(
     let (mut page, mut bytes) = (Vec::new(), 0);
     for (digest, found) in all {
         let bytes_before = bytes;
-        bytes += serde_json::to_vec(&found).map_or(0, |json| json.len() + 1);
+        bytes += serde_json::to_vec(&found).map_or(0, |json| json.len() as u64 + 1);
         let is_full = page.len() >= count || bytes_before > 0 && bytes > REFERRERS_PAGE_BYTES_MAX;
         if is_full || own_next.as_ref().is_some_and(|end| digest > *end) {
             let last = page.last().map(|found: &Descriptor| found.digest.to_string());

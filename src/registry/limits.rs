@@ -91,7 +91,7 @@ impl Default for Limits {
 
 /// How many bytes are read and listed for a page of referrers. The whole page then is an index of
 /// at most 4 MiB, which every client accepts as a manifest.
-pub(super) const REFERRERS_PAGE_BYTES_MAX: u64 = 4 * 1024 * 1024 - 1024;
+pub(crate) const REFERRERS_PAGE_BYTES_MAX: u64 = 4 * 1024 * 1024 - 1024;
 
 /// The limit that replaces `REFERRERS_PAGE_BYTES_MAX` for a page that is made while other pages use
 /// all of the memory for pages, in bytes.

@@ -43,6 +43,7 @@ pub use blobs::Blob;
 pub use collect::{CollectRequest, Named, Report, Tally};
 pub use error::{Error, InvalidDigest, InvalidManifest, InvalidSize, InvalidUpload, InvalidWarning, Result};
 pub use limits::Limits;
+pub(crate) use limits::REFERRERS_PAGE_BYTES_MAX;
 pub use lists::{Page, PageRequest};
 pub use manifests::{Manifest, Pushed, Referrers, ReferrersRequest};
 pub(crate) use memory::Share;

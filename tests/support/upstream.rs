@@ -4,7 +4,6 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
@@ -37,8 +36,6 @@ pub struct Served {
     /// The request lines, with the first byte of the `Range` header.
     requests: Mutex<Vec<String>>,
     bytes: AtomicU64,
-    /// How long the upstream waits before it sends bytes, in milliseconds for each MiB.
-    pub pause_ms: AtomicU64,
     /// The byte before which the upstream waits; `None` if the upstream does not wait.
     gate: Mutex<Option<u64>>,
     opened: Condvar,
@@ -99,9 +96,6 @@ fn answer(mut connection: TcpStream, blob: &Bytes, served: &Served) -> Option<()
     write!(connection, "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n").ok()?;
     let mut sent = start;
     for piece in blob.slice(start..).chunks(SENT_AT_ONCE) {
-        if sent % MIB == 0 {
-            std::thread::sleep(Duration::from_millis(served.pause_ms.load(Relaxed)));
-        }
         sent += piece.len();
         let gate = served.gate.lock().unwrap();
         drop(served.opened.wait_while(gate, |gate| gate.is_some_and(|until| sent as u64 > until)).unwrap());

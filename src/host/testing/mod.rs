@@ -226,7 +226,11 @@ impl Drop for TestRegistry {
 
 async fn accept(listener: TcpListener, (handler, shared): (Handler, Arc<Shared>)) {
     loop {
-        let Ok((stream, peer)) = listener.accept().await else { continue };
+        let Ok((stream, peer)) = listener.accept().await else {
+            // Most likely no file descriptor is free. Connections of other tests must end first.
+            tokio::task::yield_now().await;
+            continue;
+        };
         tokio::spawn(connection(stream, peer, handler.clone(), shared.clone()));
     }
 }

@@ -1,5 +1,5 @@
-//! Marks the manifests that tags keep in use, evicts cached tags, and decides on the entries of the reverse index
-//! (digest to tag).
+//! Marks the manifests that tags keep in use, evicts cached tags, and decides on the entries of the
+//! reverse index (digest to tag).
 
 use super::Collector;
 use super::candidates::Candidate;
