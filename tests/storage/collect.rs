@@ -1,7 +1,7 @@
 //! Garbage collection over each pair of stores: which content is removed and which is kept, and
 //! that every step can be interrupted.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -657,6 +657,78 @@ fn an_upload_that_is_cancelled_at_its_end_is_not_acknowledged() {
     assert!(!world.has_blob("layer"), "a fact must not refer to removed content");
     world.blob("layer");
     assert_eq!(world.read("layer"), "layer");
+}
+
+/// Keys that run a round without grace just before a manifest gets its fact, and fail every call
+/// after the fact: the push dies there.
+struct Dying {
+    inner: Arc<dyn KeyValue>,
+    other: Registry,
+    is_dead: AtomicBool,
+}
+
+impl Dying {
+    fn inner(&self) -> eyot::store::Result<&dyn KeyValue> {
+        match self.is_dead.load(Ordering::Relaxed) {
+            true => Err(eyot::store::Error::unavailable("the process was killed")),
+            false => Ok(&*self.inner),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl KeyValue for Dying {
+    async fn get(&self, key: &str) -> eyot::store::Result<Option<Entry>> {
+        self.inner()?.get(key).await
+    }
+
+    async fn put(&self, key: &str, value: Bytes, when: When) -> eyot::store::Result<Option<Version>> {
+        let inner = self.inner()?;
+        if !key.starts_with("manifest/") {
+            return inner.put(key, value, when).await;
+        }
+        let request = CollectRequest { grace_ms: 0, untagged_lifetime_ms: None, dry_run: false };
+        while !self.other.collect_step(&request).await.unwrap().done {}
+        inner.put(key, value, when).await?;
+        self.is_dead.store(true, Ordering::Relaxed);
+        self.inner().map(|_| None)
+    }
+
+    async fn delete(&self, key: &str) -> eyot::store::Result<()> {
+        self.inner()?.delete(key).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> eyot::store::Result<Vec<String>> {
+        self.inner()?.list(prefix, after, limit).await
+    }
+}
+
+/// A round passes between the content and the fact of a large manifest, and the push dies after the
+/// fact. The fact must lead to the content, now and after more rounds.
+#[test]
+fn a_push_that_dies_leaves_no_large_manifest_without_content() {
+    let limits = Limits { manifest_inline_bytes_max: 500, ..Limits::default() };
+    let mut world = World::with_limits(limits.clone());
+    let other = world.registry.clone();
+    let large = json!({
+        "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], "annotations": { "padding": "x".repeat(1000) },
+    });
+    let (bytes, keys) = (
+        Bytes::from(large.to_string()),
+        Dying { inner: world.keys.clone(), other: other.clone(), is_dead: AtomicBool::new(false) },
+    );
+    world.registry = Registry::new(Arc::new(keys), world.blobs.clone(), world.clock.clone(), limits);
+    let reference = Reference::Digest(digest(&bytes));
+    let push = world.registry.push_manifest(&world.repository, &reference, &[], Some(OCI_INDEX), bytes.clone().into());
+    assert!(matches!(block_on(push), Err(Error::Store(_))), "the push dies");
+    world.registry = other;
+    for round in 0..4 {
+        let manifest = block_on(world.registry.manifest(&world.repository, &reference)).expect("the fact is there");
+        let body = block_on(world.registry.read_manifest(&manifest));
+        let body = body.unwrap_or_else(|error| panic!("after {round} more rounds: {error}"));
+        assert_eq!(block_on(body.collect_up_to(10_000)).unwrap(), bytes);
+        world.collect_as(&CollectRequest { grace_ms: 0, untagged_lifetime_ms: None, dry_run: false });
+    }
 }
 
 /// Runs steps of rounds without grace before each storage call of a client, so that rounds begin
