@@ -60,14 +60,17 @@ impl Operation for GetReadiness {
 }
 
 /// The result of the last probe of the stores. Anyone may ask, so an instance probes its stores at
-/// most once in [`READY_PROBE_EVERY_MS`]. Requests in between get the last result.
+/// most once in [`READY_PROBE_EVERY_MS`]. Requests in between get the last result. Before the first
+/// result each request probes the stores, because an instance that nobody has probed yet is not
+/// known to be out of order.
 #[derive(Clone, Default)]
 pub(in crate::http) struct Readiness(Arc<Mutex<LastProbe>>);
 
 #[derive(Default)]
 struct LastProbe {
     begun_ms: u64,
-    is_ready: bool,
+    /// `None` until the first probe of this instance has ended.
+    is_ready: Option<bool>,
 }
 
 impl Readiness {
@@ -79,17 +82,32 @@ impl Readiness {
         for problem in &problems {
             tracing::warn!("{problem}");
         }
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_ready = problems.is_empty();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_ready = Some(problems.is_empty());
         problems.is_empty()
     }
 
     /// The last result, if it is fresh. Otherwise the caller has begun a probe.
     fn begin(&self, now_ms: u64) -> Option<bool> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if now_ms.abs_diff(last.begun_ms) < READY_PROBE_EVERY_MS {
-            return Some(last.is_ready);
+        if last.is_ready.is_some() && now_ms.abs_diff(last.begun_ms) < READY_PROBE_EVERY_MS {
+            return last.is_ready;
         }
         last.begun_ms = now_ms;
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_probes_of_a_new_instance_at_once_wait_for_the_stores() {
+        let readiness = Readiness::default();
+        assert_eq!([readiness.begin(5000), readiness.begin(5000)], [None, None]);
+        readiness.0.lock().unwrap().is_ready = Some(true);
+        assert_eq!(readiness.begin(5000), Some(true));
+        assert_eq!(readiness.begin(5000 + READY_PROBE_EVERY_MS), None);
+        assert_eq!(readiness.begin(5000 + READY_PROBE_EVERY_MS), Some(true), "the last result, while a probe runs");
     }
 }
