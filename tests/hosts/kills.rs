@@ -12,3 +12,8 @@ async fn natively_a_fill_goes_on_after_a_kill() {
 async fn under_wasmtime_a_fill_goes_on_after_a_kill() {
     goes_on_after_kills(Kind::Wasi, &[]).await;
 }
+
+#[tokio::test]
+async fn under_spin_a_fill_goes_on_after_a_kill() {
+    goes_on_after_kills(Kind::SpinHost("spin-sqlite"), &[]).await;
+}

@@ -111,7 +111,10 @@ pub async fn goes_on_after_kills(kind: Kind, settings: &[(&'static str, String)]
     let size = 16 * MIB;
     for killed_at in [1, 3 * MIB, 9 * MIB + 7, size - 1] {
         let upstream = Upstream::start(size);
-        let settings = [settings, &upstream.settings()].concat();
+        let mut settings = [settings, &upstream.settings()].concat();
+        if matches!(kind, Kind::SpinHost(_)) {
+            settings.push(("UPSTREAM_HOST", format!("http://{}", upstream.address)));
+        }
         let mut host = Host::start_with(kind, &settings);
         upstream.open(Some(AHEAD_BYTES));
         let mut body = host.client.open(upstream.request()).await.unwrap().into_body();
