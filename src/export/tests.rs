@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_executor::block_on;
 use serde_json::{Value, json};
 
-use super::{Kind, Request, Result, Selection, Summary, export};
+use super::{Kind, Place, Request, Result, Selection, Summary, export};
 use crate::oci::manifest::{OCI_IMAGE, OCI_INDEX};
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
 use crate::platform::SystemPlatform;
@@ -85,7 +85,7 @@ impl World {
     fn export(&self, folder: &Path, change: impl FnOnce(&mut Request)) -> Result<Summary> {
         let mut request = Request {
             kind: Kind::Nginx,
-            folder: folder.to_owned(),
+            place: Place::Folder(folder.to_owned()),
             served_from: "/srv/registry".to_owned(),
             selection: Selection::default(),
             delete: false,
@@ -117,13 +117,18 @@ fn tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
+/// The kinds that go to a folder.
+fn kinds() -> impl Iterator<Item = Kind> {
+    Kind::ALL.into_iter().filter(|kind| kind.goes_to_folder())
+}
+
 fn selection(texts: &[&str]) -> Selection {
     Selection::new(texts.iter().map(|text| text.parse().unwrap()).collect())
 }
 
 #[test]
 fn a_second_export_writes_nothing_and_reads_no_blob() {
-    for kind in Kind::ALL {
+    for kind in kinds() {
         let (world, folder) = (World::in_memory(), tempfile::tempdir().unwrap());
         world.fill();
         let first = world.export(folder.path(), |request| request.kind = kind).unwrap();
@@ -139,7 +144,7 @@ fn a_second_export_writes_nothing_and_reads_no_blob() {
 
 #[test]
 fn with_delete_the_folder_becomes_that_of_a_first_export() {
-    for kind in Kind::ALL {
+    for kind in kinds() {
         let (world, folder) = (World::in_memory(), tempfile::tempdir().unwrap());
         world.fill();
         world.export(folder.path(), |request| request.kind = kind).unwrap();
@@ -170,7 +175,7 @@ fn with_delete_the_folder_becomes_that_of_a_first_export() {
 
 #[test]
 fn tags_bring_what_belongs_to_them_and_nothing_else() {
-    for kind in Kind::ALL {
+    for kind in kinds() {
         let (world, folder) = (World::in_memory(), tempfile::tempdir().unwrap());
         world.fill();
         let only = |request: &mut Request| (request.kind, request.selection) = (kind, selection(&["app:late*"]));
@@ -247,6 +252,8 @@ fn other_folders_and_paths_are_refused() {
     world.export(folder.path(), |_| {}).unwrap();
     let text = refusal(|request| request.kind = Kind::OciLayout);
     assert!(text.ends_with("is an export for nginx; name another folder, or export for nginx"), "{text}");
+    let text = refusal(|request| request.kind = Kind::S3);
+    assert!(text.starts_with("an export for s3 goes to a bucket (s3://BUCKET/PREFIX), and "), "{text}");
     // Files of others in an export stay.
     fs::write(folder.path().join("mine"), "x").unwrap();
     fs::write(folder.path().join("blobs-mine"), "x").unwrap();
