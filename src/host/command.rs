@@ -56,7 +56,7 @@ enum Command {
     /// Exits with status 1 if a store breaks a guarantee that eyot needs, or if an upstream does not
     /// answer as a registry or refuses its login.
     Check,
-    /// Take images from a folder, an archive or another registry
+    /// Take images from a folder, an archive, a bucket or another registry
     Import(import::Import),
     /// Add, remove and list users
     #[command(subcommand)]
@@ -171,7 +171,7 @@ fn run(line: &CommandLine) -> Result<ExitCode> {
             Command::Collect(options) => collect(options, &config).await,
             Command::Export(options) => export::run(options, &config, values).await,
             Command::Check => check(&config).await,
-            Command::Import(request) => import::run(request, &config).await,
+            Command::Import(request) => import::run(request, &config, values).await,
             Command::User(request) => users::manage(&config, request).await.map(|()| ExitCode::SUCCESS),
             Command::Settings { .. } => Ok(ExitCode::SUCCESS),
         }

@@ -1,4 +1,4 @@
-//! Exports to a bucket of a real S3 server, behind a proxy that counts requests and bytes.
+//! Exports to a bucket of a real S3 server, and imports from there, behind a proxy that counts requests and bytes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,12 +7,14 @@ use bytes::Bytes;
 use eyot::Registry;
 use eyot::export::{Kind, Place, Request, Selection, Summary, export};
 use eyot::host::outbound::NativePlatform;
+use eyot::import::{Options, import, open_bucket};
 use eyot::oci::manifest::{OCI_IMAGE, OCI_INDEX};
 use eyot::oci::{Reference, RepositoryName};
 use eyot::platform::SystemPlatform;
 use eyot::registry::Limits;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use eyot::store::s3::{Head, Listed, PART_BYTES_MIN, S3Settings, S3Tree};
+use eyot::store::{BlobStore, KeyValue};
 use serde_json::{Value, json};
 
 use crate::content::{MIB, content, digest};
@@ -22,6 +24,7 @@ use crate::s3_server::{self, Kind as Server, S3Server};
 struct World {
     proxy: Proxy,
     settings: S3Settings,
+    keys: Arc<dyn KeyValue>,
     registry: Registry,
 }
 
@@ -38,18 +41,14 @@ impl World {
             part_bytes: PART_BYTES_MIN,
             ..server.settings()
         };
-        let registry = match in_bucket {
-            true => {
-                let s3 = s3_server::open(settings.clone());
-                let keys = Arc::new(s3.key_value());
-                Registry::new(keys, Arc::new(s3.blob_store()), Arc::new(NativePlatform::default()), Limits::default())
-            }
-            false => {
-                let blobs = Arc::new(MemoryBlobStore::new(Arc::new(SystemPlatform)));
-                Registry::new(Arc::new(MemoryKeyValue::default()), blobs, Arc::new(SystemPlatform), Limits::default())
-            }
+        let s3 = s3_server::open(settings.clone());
+        let (keys, blobs): (Arc<dyn KeyValue>, Arc<dyn BlobStore>) = match in_bucket {
+            true => (Arc::new(s3.key_value()), Arc::new(s3.blob_store())),
+            false => (Arc::new(MemoryKeyValue::default()), Arc::new(MemoryBlobStore::new(Arc::new(SystemPlatform)))),
         };
-        Self { proxy, settings, registry }
+        let platform = Arc::new(NativePlatform::default());
+        let registry = Registry::new(keys.clone(), blobs, platform, Limits::default());
+        Self { proxy, settings, keys, registry }
     }
 
     async fn blob(&self, repository: &str, bytes: Bytes) -> Value {
@@ -252,5 +251,71 @@ fn a_bucket_holds_layouts_and_keeps_foreign_objects() {
         assert!(text.starts_with("s3://eyot/registry/ has files that are not of an export"), "{text}");
         let text = refusal("nginx/", Kind::Nginx).await;
         assert_eq!(text, "an export for nginx goes to a folder, and s3://eyot/nginx/ is none");
+    });
+}
+
+/// An exported tree and layouts in a bucket move in again, with equal exports, and layers are read
+/// by ranges.
+#[test]
+fn a_bucket_moves_in() {
+    run(async |server| {
+        let world = World::new(server, true).await;
+        world.fill().await;
+        let first = world.tree("first/");
+        world.export(&first, |_| {}).await.unwrap();
+        let first = objects(&first).await;
+        for kind in [Kind::S3, Kind::OciLayout] {
+            let from = world.tree(&format!("{}/", kind.as_str()));
+            world.export(&from, |request| request.kind = kind).await.unwrap();
+            let here = World::new(server, false).await;
+            let source = open_bucket(from.clone(), here.registry.limits().manifest_bytes_max).await.unwrap();
+            let report = import(&here.registry, &here.keys, &*source, &Options::default(), &|_| {}).await;
+            assert!(report.is_complete(), "{kind:?}: {report:?}");
+            let again = here.tree(&format!("again-{}/", kind.as_str()));
+            here.export(&again, |_| {}).await.unwrap();
+            let again = objects(&again).await;
+            assert_eq!(again.keys().collect::<Vec<_>>(), first.keys().collect::<Vec<_>>(), "{kind:?}");
+            assert!(again == first, "{kind:?}: an export of an import of an export has the same bytes");
+        }
+        let error = open_bucket(world.tree("none/"), 1000).await.err().unwrap().to_string();
+        assert!(error.starts_with("s3://eyot/none/ is none of the folders that can be imported"), "{error}");
+    });
+}
+
+/// The data of distribution in a bucket, as its S3 driver writes them.
+#[test]
+fn the_data_of_distribution_move_in_from_a_bucket() {
+    run(async |server| {
+        let world = World::new(server, false).await;
+        let tree = world.tree("old/");
+        let (config, layer) = (Bytes::from_static(b"{}"), content(4, 6 * MIB));
+        let described = |bytes: &Bytes| json!({"mediaType": "x/y", "digest": digest(bytes), "size": bytes.len()});
+        let image = json!({"schemaVersion": 2, "mediaType": OCI_IMAGE, "config": described(&config), "layers": [described(&layer)]});
+        let image = Bytes::from(image.to_string());
+        let put = async |path: String, bytes: &Bytes| {
+            let path = format!("docker/registry/v2/{path}");
+            tree.put(&path, &Head::of("application/octet-stream"), vec![bytes.clone()]).await.unwrap();
+        };
+        for bytes in [&config, &layer, &image] {
+            let hex = digest(bytes).hex().to_owned();
+            put(format!("blobs/sha256/{}/{hex}/data", &hex[..2]), bytes).await;
+        }
+        let link = Bytes::from(digest(&image).to_string());
+        let manifests = "repositories/team/app/_manifests";
+        put(format!("{manifests}/revisions/sha256/{}/link", digest(&image).hex()), &link).await;
+        put(format!("{manifests}/tags/v1/current/link"), &link).await;
+        world.proxy.take();
+        let source = open_bucket(tree, 1_000_000).await.unwrap();
+        let report = import(&world.registry, &world.keys, &*source, &Options::default(), &|_| {}).await;
+        assert!(report.is_complete(), "{report:?}");
+        assert_eq!((report.tags, report.manifests, report.blobs), (1, 1, 2));
+        let tagged = world.registry.manifest(&name("team/app"), &"v1".parse().unwrap()).await.unwrap();
+        assert_eq!(tagged.digest, digest(&image));
+        let (seen, _) = world.proxy.take();
+        assert!(seen.iter().all(|seen| ["GET", "HEAD"].contains(&seen.method.as_str())), "{seen:?}");
+        let reads = |bytes: &Bytes| {
+            seen.iter().filter(|seen| seen.method == "GET" && seen.path.contains(digest(bytes).hex())).count()
+        };
+        assert_eq!(reads(&layer), 1, "each layer is read once");
     });
 }
