@@ -61,6 +61,21 @@ pub enum Error {
          digits and / . _ - + @"
     )]
     Path(String),
+    /// The rules of a host of static pages are too many.
+    #[error("the export needs {count} {what}; {host} takes {most}: export fewer repositories or tags")]
+    Host {
+        /// The host.
+        host: &'static str,
+        /// The rules.
+        what: &'static str,
+        /// How many rules the export needs.
+        count: usize,
+        /// How many rules the host takes.
+        most: usize,
+    },
+    /// The URL of the blobs is no URL.
+    #[error("{0:?} is not a URL of blobs: want https://HOST/PATH of letters, digits and / . _ - + : @")]
+    BlobsUrl(String),
     /// A list is too long.
     #[error("{what} of {repository} are more than an export can hold in memory; export fewer repositories or tags")]
     TooMany {

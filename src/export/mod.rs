@@ -11,6 +11,7 @@ mod error;
 mod folder;
 mod limits;
 mod oci_layout;
+mod pages;
 mod repository;
 mod request;
 mod selection;
@@ -34,6 +35,7 @@ use bucket::Bucket;
 use folder::Folder;
 use limits::limit;
 use oci_layout::OciLayouts;
+use pages::{Pages, PagesHost};
 use repository::Run;
 use selection::Selected;
 use site::{Server, Site};
@@ -53,6 +55,9 @@ pub async fn export(
     request: &Request,
     progress: &mut (dyn FnMut(&Summary, &RepositoryName) + Send),
 ) -> Result<Summary> {
+    if let Some(url) = request.blobs_url.as_ref().filter(|url| !is_url(url)) {
+        return Err(Error::BlobsUrl(url.clone()));
+    }
     let target = target(request).await?;
     let mut run = Run::new(registry, request, target, tree(request), progress);
     let mut exported: Vec<RepositoryName> = Vec::new();
@@ -100,13 +105,23 @@ async fn target(request: &Request) -> Result<Box<dyn Target>> {
 /// The places of the files of an export.
 fn tree(request: &Request) -> Box<dyn Tree> {
     let site = |server| Box::new(Site::new(server, &request.served_from));
+    let pages = |host| Box::new(Pages::new(host, request.blobs_url.as_deref()));
     match request.kind {
         Kind::Nginx => site(Server::Nginx),
         Kind::Apache => site(Server::Apache),
         Kind::Caddy => site(Server::Caddy),
         Kind::S3 => Box::new(ApiPaths),
+        Kind::Netlify => pages(PagesHost::Netlify),
+        Kind::CloudflarePages => pages(PagesHost::Cloudflare),
         Kind::OciLayout => Box::new(OciLayouts),
     }
+}
+
+/// Whether a text is a URL that can stand in a redirect.
+fn is_url(url: &str) -> bool {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let known = |b: u8| b.is_ascii_alphanumeric() || b"/._-+:@".contains(&b);
+    rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(known))
 }
 
 /// Checks that a path has no characters with a meaning in the configuration of a web server.

@@ -228,6 +228,10 @@ impl<'a> Run<'a> {
         }
         limit(self.taken.blobs.len(), "the blobs", name)?;
         self.summary.blobs += 1;
+        if let Some(reason) = self.tree.blob_refusal(blob.size) {
+            self.summary.problem(format!("{name}: the blob {digest} has {} bytes: {reason}", blob.size));
+            return Ok(true);
+        }
         let path = self.tree.blob(name, digest);
         if self.target.has(&path, digest, blob.size).await? {
             return Ok(true);

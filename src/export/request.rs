@@ -17,13 +17,18 @@ pub enum Kind {
     Caddy,
     /// A bucket of S3 or R2 that is served as it is.
     S3,
+    /// Netlify.
+    Netlify,
+    /// Cloudflare Pages.
+    CloudflarePages,
     /// Tools that read OCI image layouts: one layout for each repository.
     OciLayout,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [Self::Nginx, Self::Apache, Self::Caddy, Self::S3, Self::OciLayout];
+    pub const ALL: [Self; 7] =
+        [Self::Nginx, Self::Apache, Self::Caddy, Self::S3, Self::Netlify, Self::CloudflarePages, Self::OciLayout];
 
     /// The name on the command line.
     pub fn as_str(self) -> &'static str {
@@ -32,6 +37,8 @@ impl Kind {
             Self::Apache => "apache",
             Self::Caddy => "caddy",
             Self::S3 => "s3",
+            Self::Netlify => "netlify",
+            Self::CloudflarePages => "cloudflare-pages",
             Self::OciLayout => "oci-layout",
         }
     }
@@ -77,6 +84,9 @@ pub struct Request {
     pub place: Place,
     /// The path of the folder on the machine of the web server, for the server's configuration.
     pub served_from: String,
+    /// The URL below which the blobs will be served, for hosts of static pages; `None` where the
+    /// site serves the blobs itself.
+    pub blobs_url: Option<String>,
     /// The repositories and tags to take.
     pub selection: Selection,
     /// Remove what the selection does not have (any more).

@@ -102,6 +102,11 @@ pub(super) trait Tree: Send + Sync {
         false
     }
 
+    /// The reason why the host cannot serve blobs of this size, if there is one.
+    fn blob_refusal(&self, _size: u64) -> Option<&'static str> {
+        None
+    }
+
     /// The path of a blob.
     fn blob(&self, repository: &RepositoryName, digest: &Digest) -> String;
 

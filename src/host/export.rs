@@ -24,6 +24,7 @@ Examples:
   eyot export --for caddy /srv/registry 'team/**' app:v1   # some
   eyot export --for nginx --delete /srv/registry           # and remove what is gone
   eyot export --for s3 s3://my-bucket                      # a bucket that is served as it is
+  eyot export --for cloudflare-pages site --blobs-url https://blobs.example.org
   eyot export --for oci-layout /backup/registry            # a backup that skopeo and oras read
   skopeo copy oci:/backup/registry/team/app:v1 docker://registry.example.org/team/app:v1
 
@@ -36,7 +37,8 @@ S3_SECRET_ACCESS_KEY. docs/static-sites.md has the setup of each host.";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Export {
-    /// What will read the export: nginx, apache, caddy, s3 (a bucket) or oci-layout
+    /// What will read the export: nginx, apache, caddy, s3 (a bucket), netlify, cloudflare-pages or
+    /// oci-layout
     #[arg(long = "for", value_name = "HOST")]
     kind: Kind,
     /// The folder to write, made if missing; or s3://BUCKET/PREFIX, for s3 and oci-layout
@@ -58,6 +60,10 @@ pub(super) struct Export {
     /// The path of the folder on the web server, if the folder will be moved there
     #[arg(long, value_name = "PATH")]
     served_from: Option<String>,
+    /// The URL below which the blobs will be served, for netlify and cloudflare-pages: the folder
+    /// `blobs` of the export must be copied there, such as to R2
+    #[arg(long, value_name = "URL")]
+    blobs_url: Option<String>,
 }
 
 impl Export {
@@ -78,6 +84,7 @@ impl Export {
             kind: self.kind,
             place,
             served_from,
+            blobs_url: self.blobs_url.clone(),
             selection: Selection::new(self.selectors.clone()),
             delete: self.delete,
             dry_run: self.dry_run,

@@ -95,6 +95,7 @@ impl World {
             kind: Kind::S3,
             place: Place::Bucket(tree.clone()),
             served_from: String::new(),
+            blobs_url: None,
             selection: Selection::default(),
             delete: false,
             dry_run: false,
