@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream;
 
-use super::unblock;
+use super::read_at_once;
 use crate::platform::{Body, ClientPace, Platform};
 use crate::store::Error;
 
@@ -25,7 +25,7 @@ pub(super) fn body(file: File, length: u64, platform: Arc<dyn Platform>) -> Body
             return Ok::<_, Error>(None);
         }
         let bytes = left.min(pace.next_bytes(platform.now_ms()) as u64) as usize;
-        let (file, piece) = unblock(move || read_piece(file, bytes)).await?;
+        let (file, piece) = read_at_once(move || read_piece(file, bytes)).await?;
         let left = left - piece.len() as u64;
         Ok(Some((piece, (file, left, pace, platform))))
     });
