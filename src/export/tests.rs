@@ -265,13 +265,13 @@ fn other_folders_and_paths_are_refused() {
 /// A rule of `_headers` or `_redirects` matches as Cloudflare documents it: one `*` stands for any
 /// text, `:name` for a text without `/`. Returns the texts for the placeholders.
 fn matched(pattern: &str, path: &str) -> Option<BTreeMap<String, String>> {
-    let (mut found, mut path, mut parts) = (BTreeMap::new(), path, pattern.split_inclusive(['*', '/']));
+    let (mut found, mut path) = (BTreeMap::new(), path);
     if let Some((before, after)) = pattern.split_once('*') {
         // Greedy: the longest text for which the rest matches.
         let rest = path.strip_prefix(before)?;
         return (0..=rest.len()).rev().find_map(|end| matched(after, rest.get(end..)?));
     }
-    while let Some(part) = parts.next() {
+    for part in pattern.split_inclusive('/') {
         match part.trim_end_matches('/').strip_prefix(':') {
             Some(name) => {
                 let end = path.find('/').unwrap_or(path.len());
