@@ -145,3 +145,46 @@ fn describe(summary: &Summary) -> String {
          {files_written} files with {bytes_written} bytes written, {files_removed} files removed"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::s3::PART_BYTES_DEFAULT;
+
+    #[test]
+    fn an_export_lies_beside_the_objects_of_the_registry() {
+        let settings = |bucket: &str, prefix: &str| S3Settings {
+            endpoint: "https://s3.example".into(),
+            public_endpoint: None,
+            region: "eu-1".into(),
+            bucket: bucket.into(),
+            prefix: prefix.into(),
+            path_style: true,
+            access_key_id: "key".into(),
+            secret_access_key: "secret".into(),
+            session_token: None,
+            part_bytes: PART_BYTES_DEFAULT,
+            equal_parts: false,
+            conditional_puts: true,
+            redirect_lifetime: Duration::from_secs(60),
+        };
+        for (store, export, is_apart) in [
+            ("", "", false),
+            ("", "site/", true),
+            ("", "blobs/site/", false),
+            ("", "keys/", false),
+            ("registry/", "", false),
+            ("registry/", "registry/", false),
+            ("registry/", "registry/blobs/", false),
+            ("registry/", "registry/site/", true),
+            ("registry/", "site/", true),
+        ] {
+            let (own, target) = (settings("b", store), settings("b", export));
+            let checked = check_apart("s3://b/x", &target, Some(&own));
+            assert_eq!(checked.is_ok(), is_apart, "{store:?} and {export:?}");
+            assert!(check_apart("s3://c/x", &settings("c", export), Some(&own)).is_ok(), "another bucket");
+        }
+    }
+}

@@ -320,3 +320,25 @@ fn the_data_of_distribution_move_in_from_a_bucket() {
         assert_eq!(reads(&layer), 1, "each layer is read once");
     });
 }
+
+/// Content with another digest than it should have becomes no object, in one request or in parts.
+#[test]
+fn content_with_a_wrong_digest_becomes_no_object() {
+    run(async |server| {
+        let world = World::new(server, false).await;
+        let tree = world.tree("site/");
+        let head = Head::of("application/octet-stream");
+        for (path, length) in [("small", 100), ("large", 12 * MIB)] {
+            world.proxy.take();
+            let filled = tree.fill(path, &head, content(1, length).into(), &digest(b"other")).await;
+            assert!(matches!(filled, Ok(false)), "{path}: {filled:?}");
+            assert_eq!(tree.find(path).await.unwrap(), None, "{path}");
+            let (seen, _) = world.proxy.take();
+            let count = |method: &str| seen.iter().filter(|seen| seen.method == method).count();
+            let expected = if path == "small" { [0, 0, 0] } else { [1, 3, 1] };
+            assert_eq!(["POST", "PUT", "DELETE"].map(count), expected, "{path}: begun, parts, aborted: {seen:?}");
+            let filled = tree.fill(path, &head, content(1, length).into(), &digest(&content(1, length))).await;
+            assert!(matches!(filled, Ok(true)), "{path}: {filled:?}");
+        }
+    });
+}
