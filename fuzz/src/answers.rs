@@ -13,7 +13,7 @@ pub fn answers(data: &[u8]) {
         assert!(bytes <= data.len(), "{uploads:?}");
     }
     if let Ok(page) = Objects::parse(data) {
-        let bytes: usize = page.objects.iter().map(|(name, _)| name.len()).sum();
+        let bytes: usize = page.objects.iter().map(|object| object.name.len()).sum();
         assert!(bytes <= data.len(), "{page:?}");
     }
     for text in [created_upload_id(data), completed_etag(data)].into_iter().flatten() {

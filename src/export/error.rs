@@ -21,16 +21,36 @@ pub enum Error {
         /// The reason.
         source: io::Error,
     },
-    /// The folder holds other files.
+    /// The bucket could not be written or read.
+    #[error("cannot {action} {name}")]
+    Bucket {
+        /// What was tried, as in `write`.
+        action: &'static str,
+        /// The address of the object.
+        name: String,
+        /// The reason.
+        source: store::Error,
+    },
+    /// The folder or bucket holds other files.
     #[error("{0} has files that are not of an export; name a new or an empty folder")]
-    NotAnExport(PathBuf),
-    /// The folder holds an export of another kind.
-    #[error("{folder} is an export for {kind}; name another folder, or export for {kind}")]
+    NotAnExport(String),
+    /// The folder or bucket holds an export of another kind.
+    #[error("{place} is an export for {kind}; name another folder, or export for {kind}")]
     OtherKind {
-        /// The folder.
-        folder: PathBuf,
+        /// The folder, or the address in a bucket.
+        place: String,
         /// The kind of the export in the folder.
         kind: String,
+    },
+    /// The kind of export does not go to this kind of target.
+    #[error("an export for {kind} goes to {wanted}, and {place} is none")]
+    Place {
+        /// The kind of the export.
+        kind: &'static str,
+        /// The kind of target that is wanted.
+        wanted: &'static str,
+        /// The target.
+        place: String,
     },
     /// Another export writes the folder.
     #[error("another export is writing to {0}; wait until it has ended")]
@@ -41,6 +61,21 @@ pub enum Error {
          digits and / . _ - + @"
     )]
     Path(String),
+    /// The rules of a host of static pages are too many.
+    #[error("the export needs {count} {what}; {host} takes {most}: export fewer repositories or tags")]
+    Host {
+        /// The host.
+        host: &'static str,
+        /// The rules.
+        what: &'static str,
+        /// How many rules the export needs.
+        count: usize,
+        /// How many rules the host takes.
+        most: usize,
+    },
+    /// The URL of the blobs is no URL.
+    #[error("{0:?} is not a URL of blobs: want https://HOST/PATH of letters, digits and / . _ - + : @")]
+    BlobsUrl(String),
     /// A list is too long.
     #[error("{what} of {repository} are more than an export can hold in memory; export fewer repositories or tags")]
     TooMany {

@@ -3,9 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use async_trait::async_trait;
+
 use super::error::Result;
-use super::tree::{Digests, Item, Output, Taken, Tree, index, plain, remove_content, repositories_below};
+use super::tree::{Digests, Item, JSON, Output, Taken, Tree, index, plain, remove_content, repositories_below};
+use crate::oci::manifest::OCI_INDEX;
 use crate::oci::{Descriptor, Digest, RepositoryName};
+use crate::store::s3::Head;
 
 /// The file that marks a layout, and its content.
 const MARK: &str = "oci-layout";
@@ -21,6 +25,7 @@ fn path_of(repository: &RepositoryName, digest: &Digest) -> String {
     format!("{repository}/blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
 }
 
+#[async_trait]
 impl Tree for OciLayouts {
     fn shares_blobs(&self) -> bool {
         false
@@ -34,39 +39,40 @@ impl Tree for OciLayouts {
         None
     }
 
-    fn put_manifest(&self, output: &mut Output<'_>, repository: &RepositoryName, item: &Item) -> Result<()> {
-        output.put(&path_of(repository, &item.digest), &[&item.bytes])
+    async fn put_manifest(&self, output: &mut Output<'_>, repository: &RepositoryName, item: &Item) -> Result<()> {
+        output.put(&path_of(repository, &item.digest), &item.head(), &[&item.bytes]).await
     }
 
-    fn put_tag(&self, _: &mut Output<'_>, _: &RepositoryName, _: &str, _: &Item) -> Result<()> {
+    async fn put_tag(&self, _: &mut Output<'_>, _: &RepositoryName, _: &str, _: &Item) -> Result<()> {
         // The index has the tags.
         Ok(())
     }
 
-    fn put_referrers(&self, _: &mut Output<'_>, _: &RepositoryName, _: &Digest, _: &[Descriptor]) -> Result<()> {
+    async fn put_referrers(&self, _: &mut Output<'_>, _: &RepositoryName, _: &Digest, _: &[Descriptor]) -> Result<()> {
         // Readers of layouts find referrers by the subjects of the manifests in the index.
         Ok(())
     }
 
-    fn end_repository(
+    async fn end_repository(
         &mut self,
         output: &mut Output<'_>,
         repository: &RepositoryName,
         taken: &Taken,
         delete: bool,
     ) -> Result<()> {
-        output.put(&format!("{repository}/{MARK}"), &[MARK_CONTENT])?;
+        output.put(&format!("{repository}/{MARK}"), &Head::of(JSON), &[MARK_CONTENT]).await?;
         let index = index(&listed(taken), "the manifests", repository)?;
-        output.put(&format!("{repository}/index.json"), &[&index])?;
+        output.put(&format!("{repository}/index.json"), &Head::of(OCI_INDEX), &[&index]).await?;
         if !delete {
             return Ok(());
         }
         remove_content(output, &format!("{repository}/blobs"), |digest| {
             taken.blobs.contains(digest) || taken.manifests.contains_key(digest)
         })
+        .await
     }
 
-    fn end(
+    async fn end(
         &mut self,
         output: &mut Output<'_>,
         repositories: &[RepositoryName],
@@ -76,11 +82,11 @@ impl Tree for OciLayouts {
         if !delete {
             return Ok(());
         }
-        for gone in repositories_below(output.folder, "", MARK)? {
+        for gone in repositories_below(output.target, "", MARK).await? {
             if repositories.binary_search(&gone).is_err() {
-                output.remove(&format!("{gone}/index.json"))?;
-                output.remove(&format!("{gone}/{MARK}"))?;
-                remove_content(output, &format!("{gone}/blobs"), |_| false)?;
+                output.remove(&format!("{gone}/index.json")).await?;
+                output.remove(&format!("{gone}/{MARK}")).await?;
+                remove_content(output, &format!("{gone}/blobs"), |_| false).await?;
             }
         }
         Ok(())

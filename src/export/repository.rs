@@ -3,22 +3,23 @@
 use std::collections::BTreeSet;
 
 use super::error::Result;
-use super::folder::{CopyError, Folder};
 use super::limits::limit;
 use super::request::Request;
 use super::selection::Selected;
 use super::summary::Summary;
+use super::target::{Content, CopyError, Target};
 use super::tree::{Digests, Item, Output, Taken, Tree, plain};
 use crate::oci::{Descriptor, Digest, Manifest, Reference, RepositoryName, Tag};
 use crate::platform::Causes;
 use crate::registry::{self, PageRequest, ReferrersRequest, Registry};
 use crate::store;
+use crate::store::s3::Head;
 
 /// An export under way.
 pub(super) struct Run<'a> {
     registry: &'a Registry,
     request: &'a Request,
-    folder: Folder,
+    target: Box<dyn Target>,
     tree: Box<dyn Tree>,
     progress: &'a mut (dyn FnMut(&Summary, &RepositoryName) + Send),
     pub(super) summary: Summary,
@@ -72,12 +73,12 @@ impl<'a> Run<'a> {
     pub(super) fn new(
         registry: &'a Registry,
         request: &'a Request,
-        folder: Folder,
+        target: Box<dyn Target>,
         tree: Box<dyn Tree>,
         progress: &'a mut (dyn FnMut(&Summary, &RepositoryName) + Send),
     ) -> Self {
         let (summary, taken, seen) = Default::default();
-        Self { registry, request, folder, tree, progress, summary, taken, seen }
+        Self { registry, request, target, tree, progress, summary, taken, seen }
     }
 
     /// Exports one repository. Returns whether the selection has anything of the repository.
@@ -100,19 +101,18 @@ impl<'a> Run<'a> {
         for tag in self.tags(name, selected).await? {
             self.tag(name, &tag).await?;
         }
-        let mut output = Output { folder: &self.folder, summary: &mut self.summary };
-        self.tree.end_repository(&mut output, name, &self.taken, self.request.delete)?;
+        let mut output = Output { target: &*self.target, summary: &mut self.summary };
+        self.tree.end_repository(&mut output, name, &self.taken, self.request.delete).await?;
         self.summary.repositories += 1;
         (self.progress)(&self.summary, name);
         Ok(true)
     }
 
     /// Writes what all repositories share, and ends the export.
-    pub(super) fn finish(&mut self, exported: &[RepositoryName]) -> Result<()> {
-        let mut output = Output { folder: &self.folder, summary: &mut self.summary };
-        self.tree.end(&mut output, exported, &self.taken.blobs, self.request.delete)?;
-        self.folder.close();
-        Ok(())
+    pub(super) async fn finish(&mut self, exported: &[RepositoryName]) -> Result<()> {
+        let mut output = Output { target: &*self.target, summary: &mut self.summary };
+        self.tree.end(&mut output, exported, &self.taken.blobs, self.request.delete).await?;
+        self.target.close().await
     }
 
     async fn all_manifests(&mut self, name: &RepositoryName) -> Result<()> {
@@ -179,7 +179,7 @@ impl<'a> Run<'a> {
                     let Some(read) = self.read(name, &digest).await? else { continue };
                     let manifests = self.content_of(name, &read).await?;
                     if manifests.is_empty() {
-                        self.put(name, &read)?;
+                        self.put(name, &read).await?;
                     } else {
                         steps.push(Step::Leave(digest));
                         steps.extend(manifests.into_iter().map(Step::Enter));
@@ -187,7 +187,7 @@ impl<'a> Run<'a> {
                 }
                 Step::Leave(digest) => {
                     if let Some(read) = self.read(name, &digest).await? {
-                        self.put(name, &read)?;
+                        self.put(name, &read).await?;
                     }
                 }
             }
@@ -228,24 +228,27 @@ impl<'a> Run<'a> {
         }
         limit(self.taken.blobs.len(), "the blobs", name)?;
         self.summary.blobs += 1;
-        let path = self.tree.blob(name, digest);
-        if self.folder.has(&path, blob.size) {
+        if let Some(reason) = self.tree.blob_refusal(blob.size) {
+            self.summary.problem(format!("{name}: the blob {digest} has {} bytes: {reason}", blob.size));
             return Ok(true);
         }
-        if self.folder.is_dry() {
+        let path = self.tree.blob(name, digest);
+        if self.target.has(&path, digest, blob.size).await? {
+            return Ok(true);
+        }
+        let head = Head { content_type: "application/octet-stream", digest: Some(digest), is_immutable: true };
+        let (file, object) = (self.registry.blob_file(&blob), self.registry.blob_object(&blob));
+        let content = Content { digest, size: blob.size, file, object };
+        if self.target.adopt(&path, &head, &content, &mut self.summary).await? {
+            return Ok(true);
+        }
+        if self.target.is_dry() {
             self.summary.files_written += 1;
             self.summary.bytes_written += blob.size;
             return Ok(true);
         }
-        if let Some(file) = self.registry.blob_file(&blob).filter(|_| self.request.link)
-            && self.folder.hard_link(&path, &file, blob.size)?
-        {
-            self.summary.files_written += 1;
-            self.summary.blobs_linked += 1;
-            return Ok(true);
-        }
         let filled = match self.registry.read_blob(&blob, 0..blob.size).await {
-            Ok(body) => self.folder.fill(&path, body, digest, &mut self.summary).await,
+            Ok(body) => self.target.fill(&path, &head, body, digest, &mut self.summary).await,
             Err(registry::Error::Store(error)) => Err(CopyError::Source(error)),
             Err(error) => return Err(error.into()),
         };
@@ -263,7 +266,7 @@ impl<'a> Run<'a> {
     }
 
     /// Writes a manifest whose content was taken.
-    fn put(&mut self, name: &RepositoryName, read: &Read) -> Result<()> {
+    async fn put(&mut self, name: &RepositoryName, read: &Read) -> Result<()> {
         let item = &read.item;
         self.summary.manifests += 1;
         if let Some(reason) = self.tree.refusal(&item.media_type) {
@@ -271,8 +274,8 @@ impl<'a> Run<'a> {
             self.summary.problem(format!("{name}: the manifest {digest} has the media type {media_type:?}: {reason}"));
             return Ok(());
         }
-        let mut output = Output { folder: &self.folder, summary: &mut self.summary };
-        self.tree.put_manifest(&mut output, name, item)?;
+        let mut output = Output { target: &*self.target, summary: &mut self.summary };
+        self.tree.put_manifest(&mut output, name, item).await?;
         if let Some(parsed) = &read.parsed {
             for child in parsed.children() {
                 self.taken.children.insert(&child.digest);
@@ -286,11 +289,18 @@ impl<'a> Run<'a> {
 
     /// Writes the lists of referrers.
     async fn referrers(&mut self, name: &RepositoryName) -> Result<()> {
-        for subject in self.taken.subjects.clone() {
-            let mut referrers = self.referrers_of(name, &subject).await?;
+        let mut subjects = self.taken.subjects.clone();
+        if self.tree.lists_all_referrers() {
+            subjects.extend(self.taken.manifests.keys().cloned());
+        }
+        for subject in subjects {
+            let mut referrers = match self.taken.subjects.contains(&subject) {
+                true => self.referrers_of(name, &subject).await?,
+                false => Vec::new(),
+            };
             referrers.retain(|referrer| self.taken.manifests.contains_key(&referrer.digest));
-            let mut output = Output { folder: &self.folder, summary: &mut self.summary };
-            self.tree.put_referrers(&mut output, name, &subject, &referrers)?;
+            let mut output = Output { target: &*self.target, summary: &mut self.summary };
+            self.tree.put_referrers(&mut output, name, &subject, &referrers).await?;
         }
         Ok(())
     }
@@ -317,8 +327,8 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let Some(read) = self.read(name, &manifest.digest).await? else { return Ok(()) };
-        let mut output = Output { folder: &self.folder, summary: &mut self.summary };
-        self.tree.put_tag(&mut output, name, tag.as_str(), &read.item)?;
+        let mut output = Output { target: &*self.target, summary: &mut self.summary };
+        self.tree.put_tag(&mut output, name, tag.as_str(), &read.item).await?;
         self.taken.tags.insert(tag.as_str().to_owned(), read.descriptor());
         Ok(())
     }

@@ -17,10 +17,14 @@
 
 use std::collections::BTreeSet;
 
+use async_trait::async_trait;
+
 use super::error::Result;
 use super::limits::limit;
-use super::tree::{Digests, Item, Output, Taken, Tree, index, json, remove_content, repositories_below};
+use super::tree::{Digests, Item, JSON, Output, Taken, Tree, index, json, remove_content, repositories_below};
+use crate::oci::manifest::OCI_INDEX;
 use crate::oci::{Descriptor, Digest, RepositoryName};
+use crate::store::s3::Head;
 
 /// The longest name of a file on the usual file systems.
 const FILE_NAME_BYTES_MAX: usize = 255;
@@ -81,7 +85,7 @@ impl Site {
     }
 
     /// Writes what a tag or a digest of a repository leads to.
-    fn put_reference(
+    async fn put_reference(
         &self,
         output: &mut Output<'_>,
         repository: &RepositoryName,
@@ -94,10 +98,10 @@ impl Site {
             let length = bytes.len();
             let head =
                 format!("Content-Type: {media_type}\nDocker-Content-Digest: {digest}\nContent-Length: {length}\n\n");
-            return output.put(&path, &[head.as_bytes(), bytes]);
+            return output.put(&path, &item.head(), &[head.as_bytes(), bytes]).await;
         }
         let up = "../".repeat(repository.as_str().split('/').count() + 2);
-        output.link(&path, &format!("{up}manifests/{}", entry(&item.digest, &item.media_type)))
+        output.link(&path, &format!("{up}manifests/{}", entry(&item.digest, &item.media_type))).await
     }
 }
 
@@ -117,6 +121,7 @@ fn entry(digest: &Digest, media_type: &str) -> String {
     format!("{digest},{}", media_type.replacen('/', ",", 1))
 }
 
+#[async_trait]
 impl Tree for Site {
     fn shares_blobs(&self) -> bool {
         true
@@ -141,21 +146,27 @@ impl Tree for Site {
         (entry_bytes > FILE_NAME_BYTES_MAX).then_some("the media type is too long for the name of a file")
     }
 
-    fn put_manifest(&self, output: &mut Output<'_>, repository: &RepositoryName, item: &Item) -> Result<()> {
+    async fn put_manifest(&self, output: &mut Output<'_>, repository: &RepositoryName, item: &Item) -> Result<()> {
         if self.server != Server::Apache {
             let entry = entry(&item.digest, &item.media_type);
             if !self.entries.contains(&entry) {
-                output.put(&format!("manifests/{entry}/{entry}"), &[&item.bytes])?;
+                output.put(&format!("manifests/{entry}/{entry}"), &item.head(), &[&item.bytes]).await?;
             }
         }
-        self.put_reference(output, repository, item.digest.as_str(), item)
+        self.put_reference(output, repository, item.digest.as_str(), item).await
     }
 
-    fn put_tag(&self, output: &mut Output<'_>, repository: &RepositoryName, tag: &str, item: &Item) -> Result<()> {
-        self.put_reference(output, repository, tag, item)
+    async fn put_tag(
+        &self,
+        output: &mut Output<'_>,
+        repository: &RepositoryName,
+        tag: &str,
+        item: &Item,
+    ) -> Result<()> {
+        self.put_reference(output, repository, tag, item).await
     }
 
-    fn put_referrers(
+    async fn put_referrers(
         &self,
         output: &mut Output<'_>,
         repository: &RepositoryName,
@@ -163,10 +174,10 @@ impl Tree for Site {
         referrers: &[Descriptor],
     ) -> Result<()> {
         let list = index(referrers, "the referrers of a manifest", repository)?;
-        output.put(&format!("{}/{subject}", referrers_of(repository)), &[&list])
+        output.put(&format!("{}/{subject}", referrers_of(repository)), &Head::of(OCI_INDEX), &[&list]).await
     }
 
-    fn end_repository(
+    async fn end_repository(
         &mut self,
         output: &mut Output<'_>,
         repository: &RepositoryName,
@@ -175,7 +186,7 @@ impl Tree for Site {
     ) -> Result<()> {
         let tags: Vec<&String> = taken.tags.keys().collect();
         let list = json(&serde_json::json!({"name": repository.as_str(), "tags": tags}), "the tags", repository)?;
-        output.put(&tags_of(repository), &[&list])?;
+        output.put(&tags_of(repository), &Head::of(JSON), &[&list]).await?;
         if self.server != Server::Apache {
             self.entries.extend(taken.manifests.iter().map(|(digest, (media_type, _))| entry(digest, media_type)));
             limit(self.entries.len(), "the manifests", "all repositories")?;
@@ -183,24 +194,24 @@ impl Tree for Site {
         if !delete {
             return Ok(());
         }
-        for (name, _) in output.folder.names(&manifests_of(repository))? {
+        for (name, _) in output.target.names(&manifests_of(repository)).await? {
             let is_kept = match name.parse::<Digest>() {
                 Ok(digest) => taken.manifests.contains_key(&digest),
                 Err(_) => taken.tags.contains_key(&name),
             };
             if !is_kept {
-                output.remove(&self.reference(repository, &name))?;
+                output.remove(&self.reference(repository, &name)).await?;
             }
         }
-        for (name, _) in output.folder.names(&referrers_of(repository))? {
+        for (name, _) in output.target.names(&referrers_of(repository)).await? {
             if name.parse().is_ok_and(|subject: Digest| !taken.subjects.contains(&subject)) {
-                output.remove(&format!("{}/{name}", referrers_of(repository)))?;
+                output.remove(&format!("{}/{name}", referrers_of(repository))).await?;
             }
         }
         Ok(())
     }
 
-    fn end(
+    async fn end(
         &mut self,
         output: &mut Output<'_>,
         repositories: &[RepositoryName],
@@ -209,34 +220,34 @@ impl Tree for Site {
     ) -> Result<()> {
         let names: Vec<&str> = repositories.iter().map(RepositoryName::as_str).collect();
         let catalog = json(&serde_json::json!({"repositories": names}), "the names", "all repositories")?;
-        output.put("catalog", &[&catalog])?;
-        output.put("version", &[b"{}"])?;
-        output.put("no-referrers", &[&index(&[], "", "")?])?;
+        output.put("catalog", &Head::of(JSON), &[&catalog]).await?;
+        output.put("version", &Head::of(JSON), &[b"{}"]).await?;
+        output.put("no-referrers", &Head::of(OCI_INDEX), &[&index(&[], "", "")?]).await?;
         for (code, message) in ERRORS {
             let error = serde_json::json!({"errors": [{"code": code, "message": message}]});
-            output.put(&format!("errors/{code}"), &[error.to_string().as_bytes()])?;
+            output.put(&format!("errors/{code}"), &Head::of(JSON), &[error.to_string().as_bytes()]).await?;
         }
         let (name, text) = self.configuration();
-        output.put(name, &[text.replace("{root}", &self.root).as_bytes()])?;
+        output.put(name, &Head::of("text/plain"), &[text.replace("{root}", &self.root).as_bytes()]).await?;
         if !delete {
             return Ok(());
         }
-        for gone in repositories_below(output.folder, "repositories/", "_manifests")? {
+        for gone in repositories_below(output.target, "repositories/", "_manifests").await? {
             if repositories.binary_search(&gone).is_err() {
-                output.remove(&tags_of(&gone))?;
-                for (name, _) in output.folder.names(&referrers_of(&gone))? {
-                    output.remove(&format!("{}/{name}", referrers_of(&gone)))?;
+                output.remove(&tags_of(&gone)).await?;
+                for (name, _) in output.target.names(&referrers_of(&gone)).await? {
+                    output.remove(&format!("{}/{name}", referrers_of(&gone))).await?;
                 }
-                for (name, _) in output.folder.names(&manifests_of(&gone))? {
-                    output.remove(&self.reference(&gone, &name))?;
+                for (name, _) in output.target.names(&manifests_of(&gone)).await? {
+                    output.remove(&self.reference(&gone, &name)).await?;
                 }
             }
         }
-        for (name, _) in output.folder.names("manifests")? {
+        for (name, _) in output.target.names("manifests").await? {
             if name.contains(',') && !self.entries.contains(&name) {
-                output.remove(&format!("manifests/{name}/{name}"))?;
+                output.remove(&format!("manifests/{name}/{name}")).await?;
             }
         }
-        remove_content(output, "blobs", |digest| blobs.contains(digest))
+        remove_content(output, "blobs", |digest| blobs.contains(digest)).await
     }
 }

@@ -19,6 +19,8 @@ pub struct Summary {
     pub bytes_written: u64,
     /// The blobs that were taken by a hard link.
     pub blobs_linked: u64,
+    /// The blobs that were copied inside the bucket.
+    pub blobs_copied: u64,
     /// The files that were removed.
     pub files_removed: u64,
     /// How much could not be exported as it should be.

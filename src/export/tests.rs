@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_executor::block_on;
 use serde_json::{Value, json};
 
-use super::{Kind, Request, Result, Selection, Summary, export};
+use super::{Kind, Place, Request, Result, Selection, Summary, export};
 use crate::oci::manifest::{OCI_IMAGE, OCI_INDEX};
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
 use crate::platform::SystemPlatform;
@@ -85,8 +85,9 @@ impl World {
     fn export(&self, folder: &Path, change: impl FnOnce(&mut Request)) -> Result<Summary> {
         let mut request = Request {
             kind: Kind::Nginx,
-            folder: folder.to_owned(),
+            place: Place::Folder(folder.to_owned()),
             served_from: "/srv/registry".to_owned(),
+            blobs_url: None,
             selection: Selection::default(),
             delete: false,
             dry_run: false,
@@ -117,13 +118,18 @@ fn tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
+/// The kinds that go to a folder.
+fn kinds() -> impl Iterator<Item = Kind> {
+    Kind::ALL.into_iter().filter(|kind| kind.goes_to_folder())
+}
+
 fn selection(texts: &[&str]) -> Selection {
     Selection::new(texts.iter().map(|text| text.parse().unwrap()).collect())
 }
 
 #[test]
 fn a_second_export_writes_nothing_and_reads_no_blob() {
-    for kind in Kind::ALL {
+    for kind in kinds() {
         let (world, folder) = (World::in_memory(), tempfile::tempdir().unwrap());
         world.fill();
         let first = world.export(folder.path(), |request| request.kind = kind).unwrap();
@@ -139,7 +145,7 @@ fn a_second_export_writes_nothing_and_reads_no_blob() {
 
 #[test]
 fn with_delete_the_folder_becomes_that_of_a_first_export() {
-    for kind in Kind::ALL {
+    for kind in kinds() {
         let (world, folder) = (World::in_memory(), tempfile::tempdir().unwrap());
         world.fill();
         world.export(folder.path(), |request| request.kind = kind).unwrap();
@@ -170,7 +176,7 @@ fn with_delete_the_folder_becomes_that_of_a_first_export() {
 
 #[test]
 fn tags_bring_what_belongs_to_them_and_nothing_else() {
-    for kind in Kind::ALL {
+    for kind in kinds() {
         let (world, folder) = (World::in_memory(), tempfile::tempdir().unwrap());
         world.fill();
         let only = |request: &mut Request| (request.kind, request.selection) = (kind, selection(&["app:late*"]));
@@ -247,9 +253,165 @@ fn other_folders_and_paths_are_refused() {
     world.export(folder.path(), |_| {}).unwrap();
     let text = refusal(|request| request.kind = Kind::OciLayout);
     assert!(text.ends_with("is an export for nginx; name another folder, or export for nginx"), "{text}");
+    let text = refusal(|request| request.kind = Kind::S3);
+    assert!(text.starts_with("an export for s3 goes to a bucket (s3://BUCKET/PREFIX), and "), "{text}");
     // Files of others in an export stay.
     fs::write(folder.path().join("mine"), "x").unwrap();
     fs::write(folder.path().join("blobs-mine"), "x").unwrap();
     world.export(folder.path(), |request| request.delete = true).unwrap();
     assert!(tree(folder.path()).contains_key("mine"));
+}
+
+/// A rule of `_headers` or `_redirects` matches as Cloudflare documents it: one `*` stands for any
+/// text, `:name` for a text without `/`. Returns the texts for the placeholders.
+fn matched(pattern: &str, path: &str) -> Option<BTreeMap<String, String>> {
+    let (mut found, mut path) = (BTreeMap::new(), path);
+    if let Some((before, after)) = pattern.split_once('*') {
+        // Greedy: the longest text for which the rest matches.
+        let rest = path.strip_prefix(before)?;
+        return (0..=rest.len()).rev().find_map(|end| matched(after, rest.get(end..)?));
+    }
+    for part in pattern.split_inclusive('/') {
+        match part.trim_end_matches('/').strip_prefix(':') {
+            Some(name) => {
+                let end = path.find('/').unwrap_or(path.len());
+                found.insert(name.to_owned(), path[..end].to_owned());
+                path = path[end..].strip_prefix(if part.ends_with('/') { "/" } else { "" })?;
+            }
+            None => path = path.strip_prefix(part)?,
+        }
+    }
+    path.is_empty().then_some(found)
+}
+
+/// Answers as Cloudflare Pages documents it: redirects first, then the file with the headers of all
+/// rules that match the path of the request. Returns the headers and the bytes.
+fn pages_answer(site: &Path, path: &str) -> Option<(BTreeMap<String, String>, Vec<u8>)> {
+    let text = |name: &str| fs::read_to_string(site.join(name)).unwrap();
+    let filled = |text: &str, values: &BTreeMap<String, String>| {
+        values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!(":{name}"), value))
+    };
+    let mut file = path.to_owned();
+    for line in text("_redirects").lines() {
+        let parts: Vec<&str> = line.split(' ').collect();
+        let Some(values) = matched(parts[0], path) else { continue };
+        let to = filled(parts[1], &values);
+        if parts[2] == "302" {
+            return pages_answer(site, &to);
+        }
+        file = to;
+        break;
+    }
+    if file.ends_with('/') {
+        file.push_str("index.html");
+    }
+    let bytes = fs::read(site.join(file.trim_start_matches('/'))).ok()?;
+    let (mut headers, mut values) = (BTreeMap::<String, String>::new(), None);
+    for line in text("_headers").lines() {
+        let Some(header) = line.strip_prefix("  ") else {
+            values = matched(line, path);
+            continue;
+        };
+        let Some(values) = &values else { continue };
+        match (header.strip_prefix("! "), header.split_once(": ")) {
+            (Some(gone), _) => drop(headers.remove(gone)),
+            (None, Some((name, value))) => {
+                let value = filled(value, values);
+                let joined = headers.get(name).map(|own| format!("{own}, {value}"));
+                headers.insert(name.to_owned(), joined.unwrap_or(value));
+            }
+            (None, None) => panic!("the line {line:?} is no header"),
+        }
+    }
+    Some((headers, bytes))
+}
+
+#[test]
+fn the_rules_of_cloudflare_pages_give_each_manifest_its_type() {
+    let (world, folder) = (World::in_memory(), tempfile::tempdir().unwrap());
+    world.fill();
+    let summary = world.export(folder.path(), |request| request.kind = Kind::CloudflarePages).unwrap();
+    assert_eq!((summary.problems, summary.repositories), (0, 3), "{summary:?}");
+    let site = folder.path().join("site");
+    for (repository, tag) in [("app", "v1"), ("app", "latest"), ("app", "v2"), ("app/b", "v1"), ("app/tags", "v1")] {
+        let expected = block_on(world.registry.manifest(&name(repository), &reference(tag))).unwrap();
+        for reference in [tag, expected.digest.as_str()] {
+            let path = format!("/v2/{repository}/manifests/{reference}");
+            let (headers, bytes) = pages_answer(&site, &path).unwrap_or_else(|| panic!("{path} is missing"));
+            assert_eq!(headers["Content-Type"], expected.media_type, "{path}");
+            assert_eq!(headers["Docker-Content-Digest"], expected.digest.as_str(), "{path}");
+            assert_eq!(Algorithm::Sha256.digest(&bytes), expected.digest, "{path}");
+        }
+    }
+    let layer = Algorithm::Sha256.digest(b"two");
+    let (headers, bytes) = pages_answer(&site, &format!("/v2/app/tags/blobs/{layer}")).unwrap();
+    assert_eq!((headers["Docker-Content-Digest"].as_str(), bytes.as_slice()), (layer.as_str(), &b"two"[..]));
+    for (path, expected) in [
+        ("/v2/", "application/json"),
+        ("/v2/_catalog", "application/json"),
+        ("/v2/app/tags/tags/list", "application/json"),
+        (
+            &format!(
+                "/v2/app/referrers/{}",
+                block_on(world.registry.manifest(&name("app"), &reference("v2"))).unwrap().digest
+            ),
+            OCI_INDEX,
+        ),
+    ] {
+        let (headers, bytes) = pages_answer(&site, path).unwrap_or_else(|| panic!("{path} is missing"));
+        assert_eq!((headers["Content-Type"].as_str(), bytes.is_empty()), (expected, false), "{path}");
+    }
+    assert!(pages_answer(&site, "/v2/app/manifests/none").is_none());
+}
+
+#[test]
+fn hosts_of_pages_name_what_they_cannot_take() {
+    let (world, folder) = (World::in_memory(), tempfile::tempdir().unwrap());
+    let large = "x".repeat(25 * 1024 * 1024 + 1);
+    world.image("app", &["v1"], &large, None);
+    let digest = Algorithm::Sha256.digest(large.as_bytes());
+    let kind = |request: &mut Request| request.kind = Kind::CloudflarePages;
+    let summary = world.export(folder.path(), kind).unwrap();
+    assert_eq!(summary.problems, 1);
+    let named = &summary.named_problems[0];
+    assert!(named.contains(digest.as_str()) && named.contains("--blobs-url"), "{named}");
+    let elsewhere = |request: &mut Request| {
+        (request.kind, request.blobs_url) = (Kind::CloudflarePages, Some("https://blobs.example.org/".to_owned()));
+    };
+    let summary = world.export(folder.path(), elsewhere).unwrap();
+    assert_eq!((summary.problems, folder.path().join(format!("blobs/{digest}")).exists()), (0, true));
+    let redirects = fs::read_to_string(folder.path().join("site/_redirects")).unwrap();
+    assert!(redirects.ends_with("/v2/*/blobs/:digest https://blobs.example.org/:digest 302\n"), "{redirects}");
+    let other = |url: &'static str| {
+        world.export(folder.path(), |request| {
+            (request.kind, request.blobs_url) = (Kind::CloudflarePages, Some(url.to_owned()));
+        })
+    };
+    assert!(other("blobs.example.org").unwrap_err().to_string().starts_with("\"blobs.example.org\" is not a URL"));
+
+    // One manifest of the usual type, and more of another type than there are rules.
+    for number in 0..100 {
+        let index = json!({"schemaVersion": 2, "manifests": [], "annotations": {"number": number.to_string()}});
+        world.push("indexes", &[], OCI_INDEX, &index);
+        world.image("app", &[], &format!("layer {number}"), None);
+    }
+    let text = world.export(folder.path(), elsewhere).unwrap_err().to_string();
+    assert!(text.starts_with("the export needs 105 header rules"), "{text}");
+    assert!(text.contains("Cloudflare Pages takes 100"), "{text}");
+}
+
+#[test]
+fn netlify_has_a_rule_for_each_depth_of_names() {
+    let (world, folder) = (World::in_memory(), tempfile::tempdir().unwrap());
+    world.fill();
+    world.export(folder.path(), |request| request.kind = Kind::Netlify).unwrap();
+    let text = |name: &str| fs::read_to_string(folder.path().join("site").join(name)).unwrap();
+    let redirects = text("_redirects");
+    for line in ["/v2/:name1/blobs/:digest /blobs/:digest 200", "/v2/:name1/:name2/blobs/:digest /blobs/:digest 200"] {
+        assert!(redirects.lines().any(|found| found == line), "{line}: {redirects}");
+    }
+    assert_eq!(redirects.lines().filter(|line| line.ends_with(" 302")).count(), 5, "one for each tag");
+    let index = block_on(world.registry.manifest(&name("app"), &reference("v2"))).unwrap().digest;
+    let rule = format!("/v2/app/manifests/{index}\n  Content-Type: {OCI_INDEX}\n");
+    assert!(text("_headers").contains(&rule), "{}", text("_headers"));
 }

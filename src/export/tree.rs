@@ -2,19 +2,31 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::error::{Error, Result};
-use super::folder::Folder;
 use super::limits::LIST_BYTES_MAX;
 use super::summary::Summary;
+use super::target::Target;
 use crate::oci::{Descriptor, Digest, RepositoryName};
+use crate::store::s3::Head;
+
+/// The media type of lists and other answers.
+pub(super) const JSON: &str = "application/json";
 
 /// A manifest on its way into the folder.
 pub(super) struct Item {
     pub digest: Digest,
     pub media_type: String,
     pub bytes: Bytes,
+}
+
+impl Item {
+    /// What a bucket keeps beside the manifest.
+    pub(super) fn head(&self) -> Head<'_> {
+        Head { content_type: &self.media_type, digest: Some(&self.digest), is_immutable: false }
+    }
 }
 
 /// A set of digests that keeps 16 bytes of each digest. Two digests with the same first 16 bytes
@@ -58,30 +70,42 @@ pub(super) struct Taken {
     pub subjects: BTreeSet<Digest>,
 }
 
-/// The folder, and the summary of what is written there.
+/// The target, and the summary of what is written there.
 pub(super) struct Output<'a> {
-    pub folder: &'a Folder,
+    pub target: &'a dyn Target,
     pub summary: &'a mut Summary,
 }
 
 impl Output<'_> {
-    pub(super) fn put(&mut self, path: &str, parts: &[&[u8]]) -> Result<()> {
-        self.folder.put(path, parts, self.summary)
+    pub(super) async fn put(&mut self, path: &str, head: &Head<'_>, parts: &[&[u8]]) -> Result<()> {
+        self.target.put(path, head, parts, self.summary).await
     }
 
-    pub(super) fn link(&mut self, path: &str, to: &str) -> Result<()> {
-        self.folder.link(path, to, self.summary)
+    pub(super) async fn link(&mut self, path: &str, to: &str) -> Result<()> {
+        self.target.link(path, to, self.summary).await
     }
 
-    pub(super) fn remove(&mut self, path: &str) -> Result<()> {
-        self.folder.remove(path, self.summary)
+    pub(super) async fn remove(&mut self, path: &str) -> Result<()> {
+        self.target.remove(path, self.summary).await
     }
 }
 
 /// Where one kind of export keeps its files.
-pub(super) trait Tree: Send {
+#[async_trait]
+pub(super) trait Tree: Send + Sync {
     /// Whether all repositories share one copy of a blob.
     fn shares_blobs(&self) -> bool;
+
+    /// Whether each manifest needs a list of referrers, because the host cannot answer with an empty
+    /// list by itself.
+    fn lists_all_referrers(&self) -> bool {
+        false
+    }
+
+    /// The reason why the host cannot serve blobs of this size, if there is one.
+    fn blob_refusal(&self, _size: u64) -> Option<&'static str> {
+        None
+    }
 
     /// The path of a blob.
     fn blob(&self, repository: &RepositoryName, digest: &Digest) -> String;
@@ -90,13 +114,14 @@ pub(super) trait Tree: Send {
     fn refusal(&self, media_type: &str) -> Option<&'static str>;
 
     /// Writes a manifest under its digest.
-    fn put_manifest(&self, output: &mut Output<'_>, repository: &RepositoryName, item: &Item) -> Result<()>;
+    async fn put_manifest(&self, output: &mut Output<'_>, repository: &RepositoryName, item: &Item) -> Result<()>;
 
     /// Points a tag to a manifest that was written.
-    fn put_tag(&self, output: &mut Output<'_>, repository: &RepositoryName, tag: &str, item: &Item) -> Result<()>;
+    async fn put_tag(&self, output: &mut Output<'_>, repository: &RepositoryName, tag: &str, item: &Item)
+    -> Result<()>;
 
     /// Writes the list of the manifests that refer to `subject`.
-    fn put_referrers(
+    async fn put_referrers(
         &self,
         output: &mut Output<'_>,
         repository: &RepositoryName,
@@ -106,7 +131,7 @@ pub(super) trait Tree: Send {
 
     /// Writes the lists of a repository, after all else of the repository. Then, if `delete` is
     /// set, removes what the repository does not have any more.
-    fn end_repository(
+    async fn end_repository(
         &mut self,
         output: &mut Output<'_>,
         repository: &RepositoryName,
@@ -116,7 +141,7 @@ pub(super) trait Tree: Send {
 
     /// Writes what all repositories share. Then, if `delete` is set, removes other repositories and
     /// the content that no repository has any more. `blobs` has the shared blobs that stay.
-    fn end(
+    async fn end(
         &mut self,
         output: &mut Output<'_>,
         repositories: &[RepositoryName],
@@ -146,11 +171,11 @@ pub(super) fn index(descriptors: &[Descriptor], what: &'static str, repository: 
 }
 
 /// The repositories below `path`, which are the folders that have an entry `sign`.
-pub(super) fn repositories_below(folder: &Folder, path: &str, sign: &str) -> Result<Vec<RepositoryName>> {
+pub(super) async fn repositories_below(target: &dyn Target, path: &str, sign: &str) -> Result<Vec<RepositoryName>> {
     let mut found = Vec::new();
     let mut names = vec![String::new()];
     while let Some(name) = names.pop() {
-        let entries = folder.names(&format!("{path}{name}"))?;
+        let entries = target.names(format!("{path}{name}").trim_end_matches('/')).await?;
         if entries.iter().any(|(entry, _)| entry == sign) {
             found.extend(name.parse::<RepositoryName>().ok());
         }
@@ -167,12 +192,16 @@ pub(super) fn repositories_below(folder: &Folder, path: &str, sign: &str) -> Res
 
 /// Removes the folders' files of content whose digest is not kept. Content lies at
 /// `<path>/<algorithm>/<hex>`.
-pub(super) fn remove_content(output: &mut Output<'_>, path: &str, is_kept: impl Fn(&Digest) -> bool) -> Result<()> {
+pub(super) async fn remove_content(
+    output: &mut Output<'_>,
+    path: &str,
+    is_kept: impl Fn(&Digest) -> bool + Send,
+) -> Result<()> {
     for algorithm in ["sha256", "sha512"] {
-        for (hex, is_folder) in output.folder.names(&format!("{path}/{algorithm}"))? {
+        for (hex, is_folder) in output.target.names(&format!("{path}/{algorithm}")).await? {
             let digest = format!("{algorithm}:{hex}").parse::<Digest>();
             if !is_folder && digest.is_ok_and(|digest| !is_kept(&digest)) {
-                output.remove(&format!("{path}/{algorithm}/{hex}"))?;
+                output.remove(&format!("{path}/{algorithm}/{hex}")).await?;
             }
         }
     }

@@ -49,14 +49,14 @@ enum Command {
     /// Runs whole rounds of the garbage collection. Progress goes to standard error, and a report
     /// of each round in JSON to standard output.
     Collect(Collect),
-    /// Write repositories to a folder for a web server, or as OCI layouts
+    /// Write repositories to a folder or a bucket, for a web server or as OCI layouts
     Export(Export),
     /// Try what the stores guarantee and whether the upstreams answer, and print what follows
     ///
     /// Exits with status 1 if a store breaks a guarantee that eyot needs, or if an upstream does not
     /// answer as a registry or refuses its login.
     Check,
-    /// Take images from a folder, an archive or another registry
+    /// Take images from a folder, an archive, a bucket or another registry
     Import(import::Import),
     /// Add, remove and list users
     #[command(subcommand)]
@@ -147,11 +147,13 @@ fn run(line: &CommandLine) -> Result<ExitCode> {
         writeln!(std::io::stdout(), "{}", text.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let config = Config::read(Values::new(Host::Native, &|name| match (name, &line.data, &line.command) {
+    let get = |name: &str| match (name, &line.data, &line.command) {
         ("data_dir", Some(folder), _) => Some(folder.clone()),
         ("listen_address", _, Command::Serve(serve)) => Some(serve.address.to_string()),
         _ => std::env::var(name.to_uppercase()).ok(),
-    }))?;
+    };
+    let values = Values::new(Host::Native, &get);
+    let config = Config::read(values)?;
     log_to_standard_error(config.log);
     for (name, _) in std::env::vars_os() {
         // Only a warning: an environment serves other programs too.
@@ -167,9 +169,9 @@ fn run(line: &CommandLine) -> Result<ExitCode> {
         match &line.command {
             Command::Serve(serve) => self::serve(serve, &config).await,
             Command::Collect(options) => collect(options, &config).await,
-            Command::Export(options) => export::run(options, &config).await,
+            Command::Export(options) => export::run(options, &config, values).await,
             Command::Check => check(&config).await,
-            Command::Import(request) => import::run(request, &config).await,
+            Command::Import(request) => import::run(request, &config, values).await,
             Command::User(request) => users::manage(&config, request).await.map(|()| ExitCode::SUCCESS),
             Command::Settings { .. } => Ok(ExitCode::SUCCESS),
         }

@@ -11,14 +11,17 @@ use clap::Args;
 use super::config::Config;
 use super::log::visible;
 use super::outbound::NativePlatform;
+use super::settings::{Values, read_bucket};
 use crate::auth::{Pattern, TagPattern};
-
 use crate::http::audit_own;
-use crate::import::{Options, Progress, Remote, RemoteAddress, Report, Source, Step, Target, import, open};
+use crate::import::{
+    Options, Progress, Remote, RemoteAddress, Report, Source, Step, Target, import, open, open_bucket,
+};
 use crate::oci::RepositoryName;
 use crate::platform::Platform;
 use crate::store::KeyValue;
 use crate::store::memory::MemoryKeyValue;
+use crate::store::s3::{BucketAddress, S3};
 use crate::upstream::{Client, Upstream};
 
 const EXAMPLES: &str = "\
@@ -28,17 +31,20 @@ Examples:
   eyot import skopeo-dir/ --as team/app:v1         a dir: of skopeo, which knows no tag
   eyot import /var/lib/registry                    the data of docker-registry (distribution)
   eyot import docker://quay.io/team/app --tags 'v1.*'
+  eyot import s3://old-registry                    the data of distribution, or a layout, in a bucket
   eyot import /var/lib/zot --prefix old --dry-run  all that zot has, below old/
 
 A server may run on the same stores. What is here already is not read again, so the same command
 goes on where an earlier one was cut off. Exits with status 1 if anything could not be taken.
-The logins of other registries are in the settings UPSTREAMS and UPSTREAM_LOGINS.";
+The server and the login of a bucket are in the settings S3_ENDPOINT, S3_ACCESS_KEY_ID and
+S3_SECRET_ACCESS_KEY. The logins of other registries are in the settings UPSTREAMS and UPSTREAM_LOGINS.";
 
 /// The options of `eyot import`.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Import {
-    /// A folder, an archive (tar or tar.gz), or docker://HOST/REPOSITORY with or without :TAG
+    /// A folder, an archive (tar or tar.gz), s3://BUCKET/PREFIX, or docker://HOST/REPOSITORY with or
+    /// without :TAG
     source: String,
     /// The name here of the only repository of the source, and the tag of its only image
     #[arg(long = "as", value_name = "NAME[:TAG]")]
@@ -58,13 +64,19 @@ pub(super) struct Import {
 }
 
 /// Runs an import. Progress goes to standard error, and a summary to standard output.
-pub(super) async fn run(request: &Import, config: &Config) -> Result<ExitCode> {
+pub(super) async fn run(request: &Import, config: &Config, values: Values<'_>) -> Result<ExitCode> {
     let platform: Arc<dyn Platform> = Arc::new(NativePlatform::default());
     let stores = config.open(platform.clone(), None)?;
     let registry = stores.registry();
-    let source: Box<dyn Source> = match RemoteAddress::is_one(&request.source) {
-        true => Box::new(remote(&request.source, config, platform)?),
-        false => open(Path::new(&request.source), registry.limits().manifest_bytes_max).await?,
+    let manifest_bytes_max = registry.limits().manifest_bytes_max;
+    let source: Box<dyn Source> = if RemoteAddress::is_one(&request.source) {
+        Box::new(remote(&request.source, config, platform)?)
+    } else if BucketAddress::is_one(&request.source) {
+        let settings = read_bucket(values, &request.source.parse()?)?;
+        let bucket = S3::new(settings, platform).map_err(anyhow::Error::msg)?;
+        open_bucket(bucket.tree(), manifest_bytes_max).await?
+    } else {
+        open(Path::new(&request.source), manifest_bytes_max).await?
     };
     let options = Options {
         target: request.target.clone(),

@@ -101,7 +101,7 @@ impl Archive {
                 None => return Ok(None),
                 Some(Node::Link(target)) => path.clone_from(target),
                 Some(Node::File { start, length }) => {
-                    return Ok(Some(Section { file: self.file.clone(), start: *start, length: *length }));
+                    return Ok(Some(Section::of_file(self.file.clone(), *start, *length)));
                 }
             }
         }
@@ -308,6 +308,7 @@ fn unreadable(error: io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::import::files::Origin;
 
     fn builder() -> tar::Builder<Vec<u8>> {
         tar::Builder::new(Vec::new())
@@ -340,7 +341,8 @@ mod tests {
     fn text_of(archive: &Archive, path: &str) -> Result<Option<String>> {
         let Some(section) = archive.section(path)? else { return Ok(None) };
         let mut text = vec![0; section.length as usize];
-        section.file.read_exact_at(&mut text, section.start).unwrap();
+        let Origin::File { file, start } = &section.origin else { panic!("{path} is in no file") };
+        file.read_exact_at(&mut text, *start).unwrap();
         Ok(Some(String::from_utf8(text).unwrap()))
     }
 

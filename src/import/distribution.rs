@@ -107,6 +107,6 @@ impl Source for Distribution {
     }
 
     async fn blob(&self, _: &str, digest: &Digest, start: u64) -> Result<FoundBlob> {
-        Ok(self.content(digest).await?.blob(start))
+        self.content(digest).await?.blob(start).await
     }
 }

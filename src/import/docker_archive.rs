@@ -8,8 +8,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,7 +20,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::error::{Error, Result};
-use super::files::{self, Files, Section};
+use super::files::{self, Files, Origin, Section};
 use super::limits::{CONFIG_BYTES_MAX, LIST_BYTES_MAX, MANIFESTS_MAX, PIECE_BYTES};
 use super::reference::named;
 use super::source::{FoundBlob, FoundManifest, Source};
@@ -140,17 +142,20 @@ impl DockerArchive {
 impl Layer {
     async fn read(path: &str, section: Section, diff_id: Digest) -> Result<Self> {
         let (path, length) = (path.to_owned(), section.length);
+        let Origin::File { file, start } = section.origin.clone() else {
+            return Err(Error::refused(format!("{LIST} names {path}: an archive in a bucket cannot be read here")));
+        };
         blocking::unblock(move || {
             let failed = |error: &dyn Display| Error::refused(format!("the layer {path}: {error}"));
             let mut magic = [0; 4];
-            let read = section.file.read_at(&mut magic, section.start).map_err(|error| failed(&error))?;
+            let read = file.read_at(&mut magic, start).map_err(|error| failed(&error))?;
             match magic {
                 [0x1f, 0x8b, ..] if read.min(length as usize) >= 2 => {}
                 [0x28, 0xb5, 0x2f, 0xfd] => return Err(failed(&"it is compressed with zstd, which is not read here")),
                 _ => return Ok(Self { media_type: LAYER_TYPE.to_owned(), digest: diff_id, section }),
             }
             let mut packed =
-                Hashing { reader: Reading { section: section.clone(), at: 0 }, hasher: Hasher::new(Algorithm::Sha256) };
+                Hashing { reader: Reading { file, start, length, at: 0 }, hasher: Hasher::new(Algorithm::Sha256) };
             let mut unpacked = Hasher::new(diff_id.algorithm());
             let mut decoder = MultiGzDecoder::new(BufReader::new(&mut packed));
             copy(&mut decoder, |piece| unpacked.update(piece)).map_err(|error| failed(&error))?;
@@ -166,16 +171,18 @@ impl Layer {
     }
 }
 
-/// Reads a section from its beginning.
+/// Reads a section of a file from the section's beginning.
 struct Reading {
-    section: Section,
+    file: Arc<File>,
+    start: u64,
+    length: u64,
     at: u64,
 }
 
 impl Read for Reading {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = (self.section.length - self.at).min(buffer.len() as u64) as usize;
-        let read = self.section.file.read_at(&mut buffer[..left], self.section.start + self.at)?;
+        let left = (self.length - self.at).min(buffer.len() as u64) as usize;
+        let read = self.file.read_at(&mut buffer[..left], self.start + self.at)?;
         self.at += read as u64;
         Ok(read)
     }
@@ -246,6 +253,6 @@ impl Source for DockerArchive {
 
     async fn blob(&self, _: &str, digest: &Digest, start: u64) -> Result<FoundBlob> {
         let section = self.blobs.get(digest).ok_or_else(|| Error::absent(format!("{digest} is not in the archive")))?;
-        Ok(section.blob(start))
+        section.blob(start).await
     }
 }

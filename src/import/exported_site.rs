@@ -117,7 +117,7 @@ impl Source for ExportedSite {
         let path = format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex());
         let found = self.files.find(&path).await?;
         let section = found.ok_or_else(|| Error::absent(format!("{digest} is not there: there is no file {path}")))?;
-        Ok(section.blob(start))
+        section.blob(start).await
     }
 }
 

@@ -1,4 +1,5 @@
-//! The port for a tree of files that can only be read: a folder, or the files in an archive.
+//! The port for a tree of files that can only be read: a folder, the files in an archive, or the
+//! objects of a bucket.
 //!
 //! Paths are relative, with `/` between their parts. A path out of the tree is refused by name.
 
@@ -14,7 +15,9 @@ use futures_util::stream;
 use super::error::{Error, Result};
 use super::limits::{FOLDERS_MAX, PIECE_BYTES};
 use super::source::FoundBlob;
-use crate::platform::{Body, BodyError};
+use crate::platform::{Body, BodyError, Causes};
+use crate::store;
+use crate::store::s3::S3Tree;
 
 /// A tree of files.
 #[async_trait]
@@ -88,19 +91,43 @@ pub(super) async fn repositories_with(files: &dyn Files, top: &str, mark: &str) 
     Ok(repositories)
 }
 
-/// A section of an open file: a whole file, or a file in an archive.
+/// The bytes of a file, which can be read from any position.
 #[derive(Clone, Debug)]
 pub(super) struct Section {
-    pub(super) file: Arc<File>,
-    pub(super) start: u64,
+    pub(super) origin: Origin,
+    /// The number of bytes.
     pub(super) length: u64,
+    /// The media type, where the tree of files keeps one.
+    pub(super) media_type: Option<String>,
+}
+
+/// Where the bytes of a section are.
+#[derive(Clone, Debug)]
+pub(super) enum Origin {
+    /// In an open file from byte `start`: a whole file, or a file in an archive.
+    File { file: Arc<File>, start: u64 },
+    /// In an object of a bucket.
+    Object { tree: S3Tree, path: String },
 }
 
 impl Section {
+    /// A section of an open file.
+    pub(super) fn of_file(file: Arc<File>, start: u64, length: u64) -> Self {
+        Self { origin: Origin::File { file, start }, length, media_type: None }
+    }
+
     /// The bytes from `from` to the end of the section.
-    pub(super) fn body(&self, from: u64) -> Body {
+    async fn body(&self, from: u64) -> Result<Body> {
         let from = from.min(self.length);
-        let state = (self.file.clone(), self.start + from, self.length - from);
+        let (file, start) = match &self.origin {
+            Origin::File { file, start } => (file, start),
+            Origin::Object { tree, path } => {
+                let body = tree.read(path, from, self.length).await.map_err(|error| unreadable(path, &error))?;
+                let gone = || Error::absent(format!("{path} was removed or has become shorter"));
+                return body.map(|body| body.with_length(self.length - from)).ok_or_else(gone);
+            }
+        };
+        let state = (file.clone(), start + from, self.length - from);
         let pieces = stream::try_unfold(state, |(file, at, left)| async move {
             if left == 0 {
                 return Ok::<_, BodyError>(None);
@@ -111,7 +138,7 @@ impl Section {
             let piece = piece.map_err(|error| BodyError::Interrupted(error.to_string()))?;
             Ok(Some((piece, (file, at + bytes, left - bytes))))
         });
-        Body::from_stream(pieces).with_length(self.length - from)
+        Ok(Body::from_stream(pieces).with_length(self.length - from))
     }
 
     /// The whole section in memory.
@@ -123,16 +150,21 @@ impl Section {
             let length = self.length;
             return Err(Error::refused(format!("{name} has {length} bytes, and at most {limit_bytes} are read")));
         }
-        let section = self.clone();
-        let read = blocking::unblock(move || read_at(&section.file, section.start, section.length as usize)).await;
+        let body = self.body(0).await?;
+        let read = body.collect_up_to(self.length).await;
         read.map_err(|error| Error::Unreadable(format!("{name}: {error}")))
     }
 
     /// The section as a blob from byte `start`.
-    pub(super) fn blob(&self, start: u64) -> FoundBlob {
+    pub(super) async fn blob(&self, start: u64) -> Result<FoundBlob> {
         let start = start.min(self.length);
-        FoundBlob { start, size: self.length, body: self.body(start) }
+        Ok(FoundBlob { start, size: self.length, body: self.body(start).await? })
     }
+}
+
+/// The error for a tree of files in a bucket that cannot be read.
+pub(super) fn unreadable(path: &str, error: &store::Error) -> Error {
+    Error::Unreadable(format!("{path}: {}", Causes(error)))
 }
 
 fn read_at(file: &File, at: u64, length: usize) -> io::Result<Bytes> {

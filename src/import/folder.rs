@@ -69,7 +69,7 @@ impl Folder {
         }
         let file = fs::File::open(&place).map_err(|error| unreadable(path, &error))?;
         let length = file.metadata().map_err(|error| unreadable(path, &error))?.len();
-        Ok(Some(Section { file: Arc::new(file), start: 0, length }))
+        Ok(Some(Section::of_file(Arc::new(file), 0, length)))
     }
 }
 

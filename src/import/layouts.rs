@@ -163,6 +163,6 @@ impl Source for Layouts {
     }
 
     async fn blob(&self, repository: &str, digest: &Digest, start: u64) -> Result<FoundBlob> {
-        Ok(self.content(repository, digest).await?.blob(start))
+        self.content(repository, digest).await?.blob(start).await
     }
 }

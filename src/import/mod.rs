@@ -1,7 +1,7 @@
 //! Imports: images from elsewhere, pushed into a registry.
 //!
-//! A [`Source`] is a place that holds images: a folder, an archive, another registry ([`open()`],
-//! [`Remote`]). [`import`] pushes what a source holds as a client would: blobs first, then the
+//! A [`Source`] is a place that holds images: a folder, an archive, a bucket, another registry
+//! ([`open()`], [`open_bucket`], [`Remote`]). [`import`] pushes what a source holds as a client would: blobs first, then the
 //! manifests that an index names, then the manifest itself, then its tags. Content that the registry
 //! has already is not read from the source, so a second import goes on where the first one ended.
 //! The registry checks every digest, and takes pushes and collections of others meanwhile.
@@ -14,6 +14,8 @@ mod facts;
 mod archive;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 mod blobs;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+mod bucket;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 mod distribution;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
@@ -55,7 +57,7 @@ mod static_tree;
 pub use {
     error::{Error, Result},
     importer::import,
-    open::open,
+    open::{open, open_bucket},
     options::{Options, Target, TargetError},
     remote::{Remote, RemoteAddress},
     report::{Problem, Progress, Report, Step},

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::archive::Archive;
+use super::bucket::Bucket;
 use super::distribution::Distribution;
 use super::docker_archive::DockerArchive;
 use super::error::{Error, Result};
@@ -13,6 +14,7 @@ use super::layouts::Layouts;
 use super::skopeo_folder::SkopeoFolder;
 use super::source::Source;
 use super::static_tree::StaticTree;
+use crate::store::s3::S3Tree;
 
 /// Opens the source at a path. `manifest_bytes_max` is the size of the largest manifest that the
 /// registry takes.
@@ -47,7 +49,20 @@ pub async fn open(path: &Path, manifest_bytes_max: u64) -> Result<Box<dyn Source
             path.display()
         )));
     }
-    let files: Box<dyn Files> = Box::new(Folder::open(path)?);
+    open_files(Box::new(Folder::open(path)?), &path.display().to_string(), manifest_bytes_max).await
+}
+
+/// Opens the objects of a bucket as the source that they are, as [`open`] does with a folder.
+///
+/// # Errors
+/// When the bucket cannot be read or holds no source.
+pub async fn open_bucket(tree: S3Tree, manifest_bytes_max: u64) -> Result<Box<dyn Source>> {
+    let address = tree.address();
+    open_files(Box::new(Bucket::new(tree)), &address, manifest_bytes_max).await
+}
+
+/// Opens a folder or a bucket with this name in messages.
+async fn open_files(files: Box<dyn Files>, name: &str, manifest_bytes_max: u64) -> Result<Box<dyn Source>> {
     if Layouts::is_layout(&*files).await? {
         return Ok(Box::new(Layouts::open_one(files).await?));
     }
@@ -69,9 +84,8 @@ pub async fn open(path: &Path, manifest_bytes_max: u64) -> Result<Box<dyn Source
     let layouts = Layouts::open_all(files).await?;
     if layouts.is_empty() {
         return Err(Error::refused(format!(
-            "{} is none of the folders that can be imported: an OCI layout, a dir: of skopeo, the data of distribution, \
-             zot or olareg, or a registry of static files",
-            path.display()
+            "{name} is none of the folders that can be imported: an OCI layout, a dir: of skopeo, the data of distribution, \
+             zot or olareg, or a registry of static files"
         )));
     }
     Ok(Box::new(layouts))

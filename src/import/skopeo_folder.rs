@@ -78,6 +78,6 @@ impl Source for SkopeoFolder {
     }
 
     async fn blob(&self, _: &str, digest: &Digest, start: u64) -> Result<FoundBlob> {
-        Ok(self.content(digest, "").await?.blob(start))
+        self.content(digest, "").await?.blob(start).await
     }
 }

@@ -98,7 +98,12 @@ impl Source for StaticTree {
         let found = self.files.find(&path).await?;
         let section = found.ok_or_else(|| Error::absent(format!("{digest} is not there: there is no file {path}")))?;
         let bytes = section.read(&format!("the manifest {digest}"), limit_bytes).await?;
-        Ok(FoundManifest { bytes, media_type: None })
+        // A bucket that serves the tree keeps the media type of each object. Other media types are
+        // those that tools give to any file.
+        Ok(FoundManifest {
+            bytes,
+            media_type: section.media_type.filter(|media_type| media_type.starts_with("application/vnd.")),
+        })
     }
 
     async fn referrers(&self, _: &str, _: &Digest) -> Result<Vec<Digest>> {
@@ -109,7 +114,7 @@ impl Source for StaticTree {
         let path = format!("{TOP}/{repository}/blobs/{digest}");
         let found = self.files.find(&path).await?;
         let section = found.ok_or_else(|| Error::absent(format!("{digest} is not there: there is no file {path}")))?;
-        Ok(section.blob(start))
+        section.blob(start).await
     }
 }
 

@@ -12,7 +12,7 @@ use super::sharing::Sharing;
 use super::{Error, Precondition, Result, layout};
 use crate::oci::{Digest, RepositoryName};
 use crate::platform::{Body, Platform};
-use crate::store::{self, When};
+use crate::store::{self, Object, When};
 
 /// A blob that a repository holds.
 #[derive(Clone, Debug)]
@@ -66,6 +66,13 @@ impl Blobs {
     pub(super) fn file(&self, blob: &Blob) -> Option<PathBuf> {
         // The file of an empty blob may be missing.
         if blob.size == 0 { None } else { self.content.blobs.file(&blob.fact.location) }
+    }
+
+    /// The object in a bucket that holds exactly the bytes of the blob, if the blob store keeps
+    /// such an object.
+    pub(super) fn object(&self, blob: &Blob) -> Option<Object> {
+        // The object of an empty blob may be missing.
+        if blob.size == 0 { None } else { self.content.blobs.object(&blob.fact.location) }
     }
 
     /// Removes a blob from a repository, if the precondition holds.

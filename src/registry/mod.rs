@@ -58,7 +58,7 @@ use crate::platform::{Body, Platform};
 use crate::store::check::Finding;
 use crate::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use crate::store::readiness::NotReady;
-use crate::store::{self, BlobStore, Expiring, KeyValue};
+use crate::store::{self, BlobStore, Expiring, KeyValue, Object};
 use blobs::Blobs;
 use collect::Collection;
 use content::Content;
@@ -231,6 +231,12 @@ impl Registry {
     /// `None` where the blob store does not keep the blob as a file of its own.
     pub fn blob_file(&self, blob: &Blob) -> Option<PathBuf> {
         self.parts.blobs.file(blob)
+    }
+
+    /// The object in a bucket that holds exactly the bytes of the blob, and that never changes.
+    /// `None` where the blob store does not keep the blob as an object of its own.
+    pub fn blob_object(&self, blob: &Blob) -> Option<Object> {
+        self.parts.blobs.object(blob)
     }
 
     /// Removes a blob from a repository. The bytes stay for other repositories until no repository

@@ -22,6 +22,17 @@ pub struct Stage(pub String);
 #[serde(transparent)]
 pub struct Location(pub String);
 
+/// An object in a bucket of an S3 server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// The URL of the server.
+    pub server: String,
+    /// The bucket.
+    pub bucket: String,
+    /// The full name of the object in the bucket.
+    pub name: String,
+}
+
 /// All objects of one upload: its stages, and the content that is committed from them. The names of
 /// these objects begin with the name of the family and a `!`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +138,13 @@ pub trait BlobStore: Send + Sync {
     /// The file on this machine that holds exactly the bytes of committed content, and that never
     /// changes. `None` where the content is not a file of its own.
     fn file(&self, location: &Location) -> Option<PathBuf> {
+        let _ = location;
+        None
+    }
+
+    /// The object in a bucket that holds exactly the bytes of committed content, and that never
+    /// changes. `None` where the content is not an object of its own.
+    fn object(&self, location: &Location) -> Option<Object> {
         let _ = location;
         None
     }

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{BlobStore, Entry, Family, KeyValue, Location, Result, Stage, Stored, Tidied, TidyRequest, Version, When};
+use super::{
+    BlobStore, Entry, Family, KeyValue, Location, Object, Result, Stage, Stored, Tidied, TidyRequest, Version, When,
+};
 use crate::oci::Digest;
 use crate::platform::Body;
 
@@ -147,6 +149,10 @@ impl<S: BlobStore + ?Sized> BlobStore for Counting<S> {
 
     fn file(&self, location: &Location) -> Option<PathBuf> {
         self.inner.file(location)
+    }
+
+    fn object(&self, location: &Location) -> Option<Object> {
+        self.inner.object(location)
     }
 
     async fn family(&self, stage: &Stage) -> Result<Family> {

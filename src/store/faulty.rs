@@ -12,7 +12,8 @@ use futures_util::stream;
 
 use super::contract::yield_now;
 use super::{
-    BlobStore, Entry, Error, Family, KeyValue, Location, Result, Stage, Stored, Tidied, TidyRequest, Version, When,
+    BlobStore, Entry, Error, Family, KeyValue, Location, Object, Result, Stage, Stored, Tidied, TidyRequest, Version,
+    When,
 };
 use crate::oci::Digest;
 use crate::platform::{Body, BodyError};
@@ -259,6 +260,10 @@ impl<S: BlobStore + ?Sized> BlobStore for Faulty<S> {
 
     fn file(&self, location: &Location) -> Option<PathBuf> {
         self.inner.file(location)
+    }
+
+    fn object(&self, location: &Location) -> Option<Object> {
+        self.inner.object(location)
     }
 
     async fn family(&self, stage: &Stage) -> Result<Family> {

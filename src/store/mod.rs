@@ -27,7 +27,7 @@ pub mod s3;
 pub mod spin;
 pub mod unordered;
 
-pub use blob_store::{BlobStore, Family, Location, Stage, Stored};
+pub use blob_store::{BlobStore, Family, Location, Object, Stage, Stored};
 pub use error::{Error, Failure};
 pub use expiring::Expiring;
 pub use key_value::{Entry, KEY_BYTES_MAX, KeyValue, Version, When};

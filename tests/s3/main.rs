@@ -4,6 +4,7 @@
 
 mod authority;
 mod content;
+mod exports;
 mod fake_s3;
 mod mixes;
 mod proxy;

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use eyot::Body;
 use eyot::oci::Digest;
 use eyot::store::{
-    BlobStore, Entry, Error, Family, KeyValue, Location, Result, Stage, Stored, Tidied, TidyRequest, Version, When,
+    BlobStore, Entry, Error, Family, KeyValue, Location, Object, Result, Stage, Stored, Tidied, TidyRequest, Version,
+    When,
 };
 
 use crate::executor::Scheduler;
@@ -115,6 +116,10 @@ impl BlobStore for Gated<dyn BlobStore> {
 
     fn file(&self, location: &Location) -> Option<PathBuf> {
         self.inner.file(location)
+    }
+
+    fn object(&self, location: &Location) -> Option<Object> {
+        self.inner.object(location)
     }
 
     async fn family(&self, stage: &Stage) -> Result<Family> {

@@ -15,7 +15,7 @@ use eyot::platform::{Platform, SystemPlatform};
 use eyot::registry::Limits;
 use eyot::store::memory::{MemoryBlobStore, MemoryKeyValue};
 use eyot::store::{
-    BlobStore, Entry, Error, Family, KeyValue, Location, Stage, Stored, Tidied, TidyRequest, Version, When,
+    BlobStore, Entry, Error, Family, KeyValue, Location, Object, Stage, Stored, Tidied, TidyRequest, Version, When,
 };
 use eyot::{Body, Handler, Registry};
 use http::{Method, Request, Response, StatusCode};
@@ -149,6 +149,10 @@ impl BlobStore for Fused<dyn BlobStore> {
 
     fn file(&self, location: &Location) -> Option<PathBuf> {
         self.inner.file(location)
+    }
+
+    fn object(&self, location: &Location) -> Option<Object> {
+        self.inner.object(location)
     }
 
     async fn family(&self, stage: &Stage) -> Result<Family, Error> {

@@ -31,6 +31,8 @@ pub use values::Values;
 
 pub(super) use access::{AccessSettings, AuthMode};
 pub(super) use limits::{read_body_bytes_max, read_limits, read_tag_max_age_seconds};
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+pub(super) use s3::read_bucket;
 pub(super) use s3::{read_redirects, read_s3};
 pub(super) use server::ServerSettings;
 

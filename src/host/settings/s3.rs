@@ -8,7 +8,8 @@ use super::setting::{AnySetting, Flag, Number, Optional, Setting, Text};
 use super::values::Values;
 use crate::http::Redirects;
 use crate::store::s3::{
-    PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_BYTES_MIN, PREFIX_BYTES_MAX, REDIRECT_SECONDS_MAX, S3Settings,
+    BucketAddress, PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_BYTES_MIN, PREFIX_BYTES_MAX, REDIRECT_SECONDS_MAX,
+    S3Settings,
 };
 
 /// The default validity of the URL of a redirect, in seconds.
@@ -129,19 +130,29 @@ pub(super) static SETTINGS: &[&dyn AnySetting] = &[
     &REDIRECT_EXCEPT,
 ];
 
+const REASON: &str = "S3 needs it";
+
 /// The settings of the bucket.
 pub(crate) fn read_s3(values: Values<'_>) -> Result<S3Settings> {
-    const REASON: &str = "S3 needs it";
     // No valid setting of S3 begins or ends in white space.
     let values = values.trimmed();
+    // The endpoint is the first setting that people give, so its absence is reported first.
+    values.needed(&ENDPOINT, REASON)?;
+    let (bucket, prefix) = (values.needed(&BUCKET, REASON)?, values.read(&PREFIX)?.unwrap_or_default());
+    read_bucket(values, &BucketAddress { bucket, prefix })
+}
+
+/// The settings of another bucket on the same server, with the same credentials.
+pub(crate) fn read_bucket(values: Values<'_>, address: &BucketAddress) -> Result<S3Settings> {
+    let (values, BucketAddress { bucket, prefix }) = (values.trimmed(), address.clone());
     let endpoint = values.needed(&ENDPOINT, REASON)?;
     let host = endpoint.parse::<http::Uri>().ok().and_then(|url| url.host().map(str::to_ascii_lowercase));
     let is_r2 = host.is_some_and(|host| host.ends_with(R2_DOMAIN));
     Ok(S3Settings {
         public_endpoint: values.read(&PUBLIC_ENDPOINT)?,
         region: values.read(&REGION)?.unwrap_or_else(|| if is_r2 { "auto" } else { "us-east-1" }.into()),
-        bucket: values.needed(&BUCKET, REASON)?,
-        prefix: values.read(&PREFIX)?.unwrap_or_default(),
+        bucket,
+        prefix,
         path_style: values.read(&PATH_STYLE)?,
         access_key_id: values.needed(&ACCESS_KEY_ID, REASON)?,
         secret_access_key: values.needed(&SECRET_ACCESS_KEY, REASON)?,

@@ -62,10 +62,24 @@ impl Refusal {
 /// A page of the list of a bucket's objects.
 #[derive(Debug)]
 pub struct Objects {
-    /// The full names of the objects, with their sizes in bytes.
-    pub objects: Vec<(String, Option<u64>)>,
+    /// The objects.
+    pub objects: Vec<Listed>,
+    /// The full names of the folders, each with `/` at its end, if the list was asked for with a
+    /// delimiter.
+    pub folders: Vec<String>,
     /// The token with which the list continues; `None` at the end of the list.
     pub next: Option<String>,
+}
+
+/// An object of a list.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The full name.
+    pub name: String,
+    /// The size in bytes.
+    pub bytes: Option<u64>,
+    /// The ETag without quotes.
+    pub etag: Option<String>,
 }
 
 impl Objects {
@@ -76,12 +90,18 @@ impl Objects {
     pub fn parse(body: &[u8]) -> Result<Self> {
         read(body, "ListBucketResult", |root| {
             let is_encoded = child_text(root, "EncodingType").as_deref() == Some("url");
+            let decoded = |name| if is_encoded { url_decoded(name) } else { name };
             let object = |content: Node<'_, '_>| {
-                let name = required(content, "Key")?;
-                let name = if is_encoded { url_decoded(name) } else { name };
-                Ok((name, parsed(content, "Size", |size| size.trim().parse().ok())?))
+                let etag = child_text(content, "ETag").map(|etag| etag.trim_matches('"').to_owned());
+                Ok(Listed {
+                    name: decoded(required(content, "Key")?),
+                    bytes: parsed(content, "Size", |size| size.trim().parse().ok())?,
+                    etag,
+                })
             };
             let objects = children(root, "Contents").map(object).collect::<Result<_>>()?;
+            let folder = |prefix| Ok(decoded(required(prefix, "Prefix")?));
+            let folders = children(root, "CommonPrefixes").map(folder).collect::<Result<_>>()?;
             let token = child_text(root, "NextContinuationToken").filter(|token| !token.is_empty());
             // Without a token, a truncated list would end too early. A token of a complete list
             // would start the list again.
@@ -90,7 +110,7 @@ impl Objects {
                 (Some(true), None) => return Err(AnswerError::Element("NextContinuationToken")),
                 (_, token) => token,
             };
-            Ok(Self { objects, next })
+            Ok(Self { objects, folders, next })
         })
     }
 }
@@ -151,6 +171,17 @@ pub fn created_upload_id(body: &[u8]) -> Result<String> {
 /// When the answer is a refusal, which S3 may send with status 200, or has no ETag.
 pub fn completed_etag(body: &[u8]) -> Result<String> {
     read(body, "CompleteMultipartUploadResult", |root| required(root, "ETag"))
+}
+
+/// Reads the ETag of the new object or part from the answer to `CopyObject` or `UploadPartCopy`.
+///
+/// # Errors
+/// When the answer is a refusal, which S3 may send with status 200, or has no ETag.
+pub fn copied_etag(body: &[u8]) -> Result<String> {
+    fn etag(root: Node<'_, '_>) -> Result<String> {
+        Ok(required(root, "ETag")?.trim_matches('"').to_owned())
+    }
+    read(body, "CopyObjectResult", etag).or_else(|_| read(body, "CopyPartResult", etag))
 }
 
 /// Parses an answer whose root element must be `root`, and reads the root element.
@@ -224,7 +255,8 @@ mod tests {
              <Contents><Key>x</Key><Size>1</Size></Contents><Contents><Key>y</Key></Contents></ListBucketResult>\n"
         );
         let whole = Objects::parse(xml.as_bytes()).unwrap();
-        assert_eq!(whole.objects, [("x".to_owned(), Some(1)), ("y".to_owned(), None)]);
+        let listed = |name: &str, bytes| Listed { name: name.to_owned(), bytes, etag: None };
+        assert_eq!(whole.objects, [listed("x", Some(1)), listed("y", None)]);
         for end in 0..xml.trim_end().len() {
             assert!(Objects::parse(&xml.as_bytes()[..end]).is_err(), "{}", &xml[..end]);
         }
@@ -255,10 +287,28 @@ mod tests {
         let name = |encoding: &str| {
             let contents = "<Contents><Key>a+b%2Bc&amp;%C3%A9</Key></Contents>";
             let xml = format!("<ListBucketResult>{encoding}{contents}</ListBucketResult>");
-            Objects::parse(xml.as_bytes()).unwrap().objects.remove(0).0
+            Objects::parse(xml.as_bytes()).unwrap().objects.remove(0).name
         };
         assert_eq!(name("<EncodingType>url</EncodingType>"), "a b+c&é");
         assert_eq!(name(""), "a+b%2Bc&%C3%A9");
+    }
+
+    #[test]
+    fn folders_and_etags_are_listed() {
+        let xml = "<ListBucketResult><EncodingType>url</EncodingType><CommonPrefixes><Prefix>a%2Bb/</Prefix>\
+                   </CommonPrefixes><Contents><Key>c</Key><ETag>&quot;d41d&quot;</ETag></Contents></ListBucketResult>";
+        let page = Objects::parse(xml.as_bytes()).unwrap();
+        assert_eq!(page.folders, ["a+b/"]);
+        assert_eq!(page.objects[0].etag.as_deref(), Some("d41d"));
+    }
+
+    #[test]
+    fn copies_have_etags_and_refusals_have_none() {
+        for root in ["CopyObjectResult", "CopyPartResult"] {
+            let xml = format!("<{root}><ETag>\"d41d\"</ETag></{root}>");
+            assert_eq!(copied_etag(xml.as_bytes()).unwrap(), "d41d");
+        }
+        assert!(copied_etag(b"<Error><Code>InternalError</Code></Error>").is_err());
     }
 
     #[test]

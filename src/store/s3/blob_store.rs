@@ -20,7 +20,7 @@ use super::settings::S3Settings;
 use super::staging::{Cut, PARKED_MAX, Parked, Staging, TAIL_BYTES_MAX};
 use crate::oci::{Digest, Hasher};
 use crate::platform::{Body, Causes};
-use crate::store::{BlobStore, Error, Family, Location, Result, Stage, Stored};
+use crate::store::{BlobStore, Error, Family, Location, Object, Result, Stage, Stored};
 
 /// The separator between the family and the token in the name of an object. Listed names have `!`
 /// in its place; objects do not, because S3 servers treat `!` differently.
@@ -296,6 +296,10 @@ impl BlobStore for S3BlobStore {
 
     async fn redirect(&self, location: &Location) -> Result<Option<String>> {
         self.client.presign(&object(&location.0), self.settings.redirect_lifetime).map(Some)
+    }
+
+    fn object(&self, location: &Location) -> Option<Object> {
+        Some(self.client.object(&self.settings, &object(&location.0)))
     }
 
     async fn family(&self, stage: &Stage) -> Result<Family> {

@@ -162,7 +162,7 @@ impl Answer {
             StatusCode::BAD_REQUEST | StatusCode::CONFLICT => is_passing_code(),
             // S3 may send status 200 before the operation is finished, and then report an error in
             // the body.
-            StatusCode::OK => matches!(method, Method::Post) && is_passing_code(),
+            StatusCode::OK => matches!(method, Method::Post | Method::Put) && is_passing_code(),
             status => status.is_server_error(),
         }
     }

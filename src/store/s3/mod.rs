@@ -9,6 +9,7 @@
 //! Names of content are random, so no content is ever overwritten, and deleting content never
 //! affects other content.
 
+mod address;
 #[doc(hidden)]
 pub mod answer;
 mod blob_store;
@@ -20,17 +21,20 @@ mod multipart;
 mod objects;
 mod settings;
 mod staging;
+mod tree;
 
 use std::sync::Arc;
 
 use crate::platform::Platform;
 use client::Client;
 
+pub use address::{BucketAddress, BucketAddressError};
 pub use blob_store::S3BlobStore;
 pub use key_value::S3KeyValue;
 pub use settings::{
     PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_BYTES_MIN, PREFIX_BYTES_MAX, REDIRECT_SECONDS_MAX, S3Settings,
 };
+pub use tree::{FillError, Found, Head, Listed, S3Tree};
 
 /// A bucket, which can be used as a key-value store, as a blob store, or as both.
 #[derive(Clone)]
@@ -62,6 +66,11 @@ impl S3 {
     /// The key-value store in the bucket.
     pub fn key_value(&self) -> S3KeyValue {
         S3KeyValue::new(self.client.clone(), self.settings.conditional_puts)
+    }
+
+    /// The objects below the prefix as a tree of files, for exports and imports.
+    pub fn tree(&self) -> S3Tree {
+        S3Tree::new(self.client.clone(), self.settings.clone())
     }
 
     /// The blob store in the bucket.

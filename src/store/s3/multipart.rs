@@ -1,19 +1,29 @@
 //! Requests for multipart uploads, and what their answers mean.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use http::StatusCode;
 use http::header::CONTENT_LENGTH;
 use md5::{Digest as _, Md5};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rusty_s3::Method;
 
 use super::answer::{self, Refusal, Upload, Uploads};
 use super::client::{Answer, Call, Client, Payload, call_name};
+use super::settings::S3Settings;
 use crate::platform::Causes;
-use crate::store::{Error, Result};
+use crate::store::{Error, Object, Result};
 
 /// The timeout for completing an upload, in which S3 assembles the object.
 const COMPLETE_TIMEOUT: Duration = Duration::from_secs(120);
+/// The most bytes that one request copies inside the server. S3's own limit is 5 GiB; less lets each
+/// request end within its timeout.
+pub(super) const COPY_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// The timeout for a copy of at most [`COPY_BYTES_MAX`].
+const COPY_TIMEOUT: Duration = Duration::from_secs(300);
+/// The characters of a copy's source that are sent as they are: those of a path (RFC 3986).
+const SOURCE_ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The result of completing an upload.
 pub(super) enum Completed {
@@ -27,7 +37,17 @@ impl Client {
     /// Begins a multipart upload and returns its id. No other request may know the name of `object`
     /// yet, because other uploads to `object` may be aborted.
     pub(super) async fn create_upload(&self, object: &str) -> Result<String> {
-        let answer = self.expect(Call::new(Method::Post, object).query("uploads", ""), &[]).await?;
+        self.create_upload_with(object, &[]).await
+    }
+
+    /// Begins a multipart upload of an object with these headers, as
+    /// [`create_upload`](Self::create_upload) does.
+    pub(super) async fn create_upload_with(&self, object: &str, headers: &[(&str, String)]) -> Result<String> {
+        let mut call = Call::new(Method::Post, object).query("uploads", "");
+        for (name, value) in headers {
+            call = call.header(name, value.as_str());
+        }
+        let answer = self.expect(call, &[]).await?;
         let upload_id = answer.parse(&format!("POST {object} (multipart)"), answer::created_upload_id)?;
         // An earlier attempt whose answer was lost may have begun another upload.
         if answer.attempts > 1
@@ -65,6 +85,52 @@ impl Client {
         }
         let etag = answer.etag().map(|etag| etag.trim_matches('"').to_owned());
         etag.ok_or_else(|| unreadable(object, &"the answer to a part has no ETag"))
+    }
+
+    /// The name of an object as the source of a copy.
+    pub(super) fn object(&self, settings: &S3Settings, object: &str) -> Object {
+        let S3Settings { endpoint, bucket, .. } = settings;
+        Object { server: endpoint.clone(), bucket: bucket.clone(), name: self.full_name(object) }
+    }
+
+    /// Makes an object with these headers by a copy inside the server. Returns the refusal if S3
+    /// refuses the copy.
+    pub(super) async fn copy_object(
+        &self,
+        object: &str,
+        from: &Object,
+        headers: &[(&str, String)],
+    ) -> Result<Option<String>> {
+        let mut call = Call::new(Method::Put, object).header("x-amz-copy-source", source(from));
+        call = call.header("x-amz-metadata-directive", "REPLACE").timeout(COPY_TIMEOUT);
+        for (name, value) in headers {
+            call = call.header(name, value.as_str());
+        }
+        Ok(self.copied(object, self.send(call).await?).err())
+    }
+
+    /// Makes a part of an upload by a copy inside the server. Returns the ETag of the part, or the
+    /// refusal if S3 refuses the copy.
+    pub(super) async fn copy_part(
+        &self,
+        object: &str,
+        upload_id: &str,
+        number: usize,
+        from: &Object,
+        range: Range<u64>,
+    ) -> Result<Result<String, String>> {
+        let call = Call::new(Method::Put, object).query("partNumber", number.to_string()).query("uploadId", upload_id);
+        let call = call.header("x-amz-copy-source", source(from)).timeout(COPY_TIMEOUT);
+        let call = call.header("x-amz-copy-source-range", format!("bytes={}-{}", range.start, range.end - 1));
+        Ok(self.copied(object, self.send(call).await?))
+    }
+
+    /// Reads the answer to a copy: the ETag, or the refusal.
+    fn copied(&self, object: &str, answer: Answer) -> Result<String, String> {
+        match answer::copied_etag(&answer.body).ok().filter(|_| answer.status.is_success()) {
+            Some(etag) => Ok(etag),
+            None => Err(self.refusal(&format!("the copy to {object}"), &answer).to_string()),
+        }
     }
 
     /// Completes an upload: makes an object of the parts with these ETags.
@@ -199,6 +265,11 @@ fn is_of_parts(etag: &str, parts: &[String]) -> Option<bool> {
     let hash = hex::decode(hash).ok().filter(|hash| hash.len() == 16)?;
     let is_same = hash[..] == of_bytes.finalize()[..] || hash[..] == of_digits.finalize()[..];
     Some(is_same && count == parts.len().to_string())
+}
+
+/// The source of a copy as S3 wants it in a header.
+fn source(from: &Object) -> String {
+    utf8_percent_encode(&format!("/{}/{}", from.bucket, from.name), SOURCE_ENCODED).to_string()
 }
 
 /// The body of a request that completes an upload.

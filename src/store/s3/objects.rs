@@ -38,11 +38,11 @@ impl Client {
             let answer = self.expect(call, &[]).await?;
             let page = answer.parse(&format!("the list of {prefix:?}"), Objects::parse)?;
             let mut objects = Vec::with_capacity(page.objects.len());
-            for (object, size) in &page.objects {
-                let name = self.own_name(object).filter(|name| name.starts_with(prefix));
+            for object in &page.objects {
+                let name = self.own_name(&object.name).filter(|name| name.starts_with(prefix));
                 // A wrong list would make the caller skip or repeat keys.
-                let name = name.ok_or_else(|| unreadable(&format!("{object} does not belong there")))?;
-                objects.push((name.to_owned(), *size));
+                let name = name.ok_or_else(|| unreadable(&format!("{} does not belong there", object.name)))?;
+                objects.push((name.to_owned(), object.bytes));
             }
             let begins_behind =
                 objects.first().is_none_or(|(first, _)| after.as_ref().is_none_or(|after| first > after));

@@ -77,7 +77,7 @@ impl S3Settings {
         let is_name = |text: &str, more: &str| {
             !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
         };
-        if !is_name(&self.bucket, "-._") || self.bucket.chars().all(|c| c == '.') {
+        if !is_bucket(&self.bucket) {
             return Err(format!("setting s3_bucket: {:?} is not a name of letters, digits, -, . and _", self.bucket));
         }
         if !is_name(&self.region, "-_.") {
@@ -101,9 +101,7 @@ impl S3Settings {
     /// and `..` leads out of the bucket.
     fn check_prefix(&self) -> Result<(), String> {
         let prefix = &self.prefix;
-        let folders = prefix.strip_suffix('/').unwrap_or(prefix);
-        let is_plain = |folder: &str| !["", ".", ".."].contains(&folder) && !folder.chars().any(char::is_control);
-        if !prefix.is_empty() && !folders.split('/').all(is_plain) || prefix.len() > PREFIX_BYTES_MAX {
+        if !is_prefix(prefix) {
             return Err(format!(
                 "setting s3_prefix: {prefix:?} is not a text like registry/, of at most {PREFIX_BYTES_MAX} bytes, that neither \
                  begins with / nor has //, ., .. as a folder or control characters"
@@ -111,6 +109,19 @@ impl S3Settings {
         }
         Ok(())
     }
+}
+
+/// Whether a text can begin the names of objects.
+pub(super) fn is_prefix(prefix: &str) -> bool {
+    let folders = prefix.strip_suffix('/').unwrap_or(prefix);
+    let is_plain = |folder: &str| !["", ".", ".."].contains(&folder) && !folder.chars().any(char::is_control);
+    prefix.is_empty() || prefix.len() <= PREFIX_BYTES_MAX && folders.split('/').all(is_plain)
+}
+
+/// Whether a text can be the name of a bucket in a URL.
+pub(super) fn is_bucket(bucket: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    bucket.chars().all(is_plain) && !bucket.chars().all(|c| c == '.')
 }
 
 /// Shows the settings without the secrets.
