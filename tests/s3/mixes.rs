@@ -58,6 +58,15 @@ fn spin() {
 }
 
 #[test]
+fn spin3() {
+    on_a_server(async |server| {
+        start(server, Kind::Spin3HostContract, "s3", &[]).keeps_the_contract().await;
+        transcripts(server, Kind::Spin3Host, "spin-key-value").await;
+        redirects(server, Kind::Spin3Host, "s3").await;
+    });
+}
+
+#[test]
 fn a_fill_goes_on_after_a_kill() {
     on_a_server(async |server| {
         for kind in [Kind::Native, Kind::Wasi] {
