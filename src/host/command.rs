@@ -12,7 +12,8 @@ use super::config::Config;
 use super::export::{self, Export};
 use super::log::{escape_panics, log_to_standard_error, visible};
 use super::outbound::NativePlatform;
-use super::settings::{Host, Values, help, help_of, nearest_setting};
+use super::ready::{self, Ready};
+use super::settings::{Host, Values, help, help_of, nearest_setting, read_secret_files};
 use super::tls::Certificate;
 use super::users::{self, User};
 use super::{import, native, prune};
@@ -22,7 +23,8 @@ use crate::registry::{CollectRequest, Report};
 use crate::store::check::Verdict;
 
 const EXAMPLES: &str = "\
-Settings are environment variables, and secrets are given only there: see `eyot settings`.
+Settings are environment variables. Secrets are given there, or in files: NAME_FILE is the file of
+the secret NAME. See `eyot settings`.
 
 Try it:
   eyot serve --data /tmp/registry &
@@ -56,6 +58,11 @@ enum Command {
     /// Exits with status 1 if a store breaks a guarantee that eyot needs, or if an upstream does not
     /// answer as a registry or refuses its login.
     Check,
+    /// Ask a running server whether its stores answer, for health checks
+    ///
+    /// Exits with status 0 if GET /readyz of the server answers 200, else with status 1. Reads no
+    /// settings.
+    Ready(Ready),
     /// Take images from a folder, an archive or another registry
     Import(import::Import),
     /// Add, remove and list users
@@ -147,10 +154,14 @@ fn run(line: &CommandLine) -> Result<ExitCode> {
         writeln!(std::io::stdout(), "{}", text.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::Ready(ready) = &line.command {
+        return ready::run(ready).map(|()| ExitCode::SUCCESS);
+    }
+    let secrets = read_secret_files(&|name| std::env::var(name).ok())?;
     let config = Config::read(Values::new(Host::Native, &|name| match (name, &line.data, &line.command) {
         ("data_dir", Some(folder), _) => Some(folder.clone()),
         ("listen_address", _, Command::Serve(serve)) => Some(serve.address.to_string()),
-        _ => std::env::var(name.to_uppercase()).ok(),
+        _ => secrets.get(name).cloned().or_else(|| std::env::var(name.to_uppercase()).ok()),
     }))?;
     log_to_standard_error(config.log);
     for (name, _) in std::env::vars_os() {
@@ -171,7 +182,7 @@ fn run(line: &CommandLine) -> Result<ExitCode> {
             Command::Check => check(&config).await,
             Command::Import(request) => import::run(request, &config).await,
             Command::User(request) => users::manage(&config, request).await.map(|()| ExitCode::SUCCESS),
-            Command::Settings { .. } => Ok(ExitCode::SUCCESS),
+            Command::Ready(_) | Command::Settings { .. } => Ok(ExitCode::SUCCESS),
         }
     })
 }

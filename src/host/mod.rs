@@ -27,6 +27,8 @@ pub mod outbound;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod prune;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
+mod ready;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
 mod slots;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 mod stall;

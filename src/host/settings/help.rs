@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::secret_files::file_variable;
 use super::setting::AnySetting;
 use super::{GROUPS, Host, all_settings, nearest_setting};
 
@@ -27,7 +28,13 @@ pub fn help_of(name: &str) -> Result<String, String> {
         let hint = nearest_setting(name).map(|near| format!("; {near} has a similar name")).unwrap_or_default();
         return Err(format!("eyot has no setting {name}{hint}"));
     };
-    let secret = if setting.secret() { "The value is a secret: give it by the environment.\n" } else { "" };
+    let secret = match (setting.secret(), file_variable(setting)) {
+        (false, _) => String::new(),
+        (true, None) => "The value is a secret: give the value by the environment.\n".to_owned(),
+        (true, Some(variable)) => {
+            format!("The value is a secret: give the value by the environment, or in a file that {variable} names.\n")
+        }
+    };
     Ok(format!("{}: {}\n{secret}", setting.name().to_uppercase(), one_line(setting)))
 }
 
@@ -49,7 +56,8 @@ mod tests {
             assert!(text.contains(setting.help()), "{}", setting.name());
         }
         assert!(help_of("KEYS").unwrap().contains("one of files, s3, memory; default: files"));
-        assert!(help_of("auth_password").unwrap().contains("secret"));
+        assert!(help_of("auth_password").unwrap().contains("in a file that AUTH_PASSWORD_FILE names"));
+        assert!(!help_of("htpasswd").unwrap().contains("HTPASSWD_FILE names"));
         assert_eq!(help_of("auht_mode").unwrap_err(), "eyot has no setting auht_mode; AUTH_MODE has a similar name");
     }
 }

@@ -15,6 +15,8 @@ mod misspelt;
 #[cfg(test)]
 mod pages;
 mod s3;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+mod secret_files;
 mod server;
 pub mod setting;
 mod stores;
@@ -25,6 +27,8 @@ pub use connections::Connections;
 pub use help::{help, help_of};
 pub use mirrors::MirrorSettings;
 pub use misspelt::nearest_setting;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+pub use secret_files::read_secret_files;
 pub use setting::Host;
 pub use stores::{BlobStoreName, KeyValueName, StoreSettings};
 pub use values::Values;
