@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// The folders that are searched for pages, beside the top of the source tree.
-const FOLDERS: [&str; 4] = [".github", "docs", "tests/transcripts", "tests/spin_host"];
+const FOLDERS: [&str; 5] = [".github", "deploy", "docs", "tests/transcripts", "tests/spin_host"];
 /// Folders of build results.
 const BUILT: [&str; 2] = ["target", "node_modules"];
 
