@@ -10,7 +10,10 @@ if [ "$(id -u)" = 0 ]; then
     ${dockerd_options[@]+"${dockerd_options[@]}"} \
     >"$work/dockerd.log" 2>&1 &
   dockerd=$!
-  stop_docker() { kill "$dockerd" && wait "$dockerd"; }
+  stop_docker() {
+    kill "$dockerd" && wait "$dockerd"
+    umount "$work/dockerd/exec/netns/default" 2>/dev/null || true # stays where a container had the host's network
+  }
   on_exit+=(stop_docker)
   export DOCKER_HOST=unix://$work/docker.sock
   for _ in $(seq 150); do ! docker version >/dev/null 2>&1 || break; sleep 0.2; done
