@@ -51,7 +51,39 @@ pub(super) fn run(ready: &Ready) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::BufRead as _;
+
     use super::*;
+
+    /// Runs the check against a server that gives one answer.
+    fn answered(status: &str) -> Result<()> {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", server.local_addr().unwrap());
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+        let served = std::thread::spawn(move || {
+            let (stream, _) = server.accept().unwrap();
+            let mut line = String::new();
+            std::io::BufReader::new(&stream).read_line(&mut line).unwrap();
+            (&stream).write_all(answer.as_bytes()).unwrap();
+            line
+        });
+        let result = run(&Ready { readiness: readiness_of(&url).unwrap() });
+        assert_eq!(served.join().unwrap(), "GET /readyz HTTP/1.1\r\n");
+        result
+    }
+
+    #[test]
+    fn the_answer_decides_and_an_error_says_where_to_look() {
+        answered("200 OK").unwrap();
+        let store = answered("503 Service Unavailable").unwrap_err().to_string();
+        assert!(store.contains("/readyz") && store.contains("a store does not answer"), "{store}");
+        let other = answered("404 Not Found").unwrap_err().to_string();
+        assert!(other.contains("404 Not Found") && other.contains("is there an eyot"), "{other}");
+
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let nobody = run(&Ready { readiness: readiness_of(&format!("http://{closed}")).unwrap() }).unwrap_err();
+        assert!(nobody.to_string().contains("the server does not answer"), "{nobody}");
+    }
 
     #[test]
     fn a_server_is_a_url_without_a_path() {
