@@ -1,4 +1,4 @@
-//! Code that all components (`wasi`, `wasi2`, `spin`) share: the stores of an instance, and answers
+//! Code that all components (`wasi`, `wasi2`, `spin3`, `spin`) share: the stores of an instance, and answers
 //! over them.
 
 use std::sync::OnceLock;

@@ -178,6 +178,7 @@ mod tests {
             (Host::Native, Keys::Files, Blobs::Files, "data"),
             (Host::Wasi, Keys::Files, Blobs::Files, "/data"),
             (Host::Spin, Keys::SpinSqlite, Blobs::Packed, "/data"),
+            (Host::Spin3, Keys::SpinKeyValue, Blobs::Packed, "/data"),
         ] {
             let config = read_on(host, &[("keys", "")]).unwrap();
             let expected = StoreSettings { keys, blobs, data_dir: data_dir.into(), chunk_bytes: 983_040 };
@@ -203,9 +204,12 @@ mod tests {
 
     #[test]
     fn a_host_has_only_its_own_stores_and_settings() {
-        for (host, name, value) in
-            [(Host::Native, "keys", "spin-sqlite"), (Host::Wasi, "keys", "memory"), (Host::Spin, "blobs", "memory")]
-        {
+        for (host, name, value) in [
+            (Host::Native, "keys", "spin-sqlite"),
+            (Host::Wasi, "keys", "memory"),
+            (Host::Spin, "blobs", "memory"),
+            (Host::Spin3, "keys", "spin-sqlite"),
+        ] {
             let error = read_on(host, &[(name, value)]).unwrap_err().to_string();
             assert!(error.starts_with(&format!("setting {name}: \"{value}\" is not one of ")), "{error}");
         }

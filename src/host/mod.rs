@@ -42,16 +42,23 @@ pub mod users;
 #[cfg(all(feature = "test-server", not(target_family = "wasm")))]
 pub mod testing;
 
-// Each component is built with one of the features. If several are on, `spin` wins over `wasi`, and
-// `wasi` over `wasi2`: the world of `spin` offers everything that the world of `wasi` offers.
+// Each component is built with one of the features, where `spin3` includes `wasi2`. If several are
+// on, `spin` wins over `wasi`, and `wasi` over `wasi2`: the world of `spin` offers everything that
+// the world of `wasi` offers.
 #[cfg(all(any(feature = "wasi", feature = "wasi2", feature = "spin"), target_os = "wasi"))]
 mod component;
-#[cfg(all(any(feature = "wasi", feature = "wasi2"), not(feature = "spin"), target_os = "wasi"))]
+#[cfg(all(
+    any(feature = "wasi", all(feature = "wasi2", not(feature = "spin3"))),
+    not(feature = "spin"),
+    target_os = "wasi"
+))]
 mod environment;
 #[cfg(all(any(feature = "wasi", feature = "wasi2", feature = "spin"), target_os = "wasi"))]
 mod exchange;
 #[cfg(all(feature = "spin", target_os = "wasi"))]
 mod spin;
+#[cfg(all(feature = "spin3", not(any(feature = "wasi", feature = "spin")), target_os = "wasi"))]
+mod spin3;
 #[cfg(all(feature = "wasi", not(feature = "spin"), target_os = "wasi"))]
 mod wasi;
 #[cfg(all(feature = "wasi2", not(any(feature = "wasi", feature = "spin")), target_os = "wasi"))]

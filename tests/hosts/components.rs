@@ -66,6 +66,32 @@ mod wasi2_once {
     }
 }
 
+/// The component for Spin 3 shares the requests and bodies with `wasi2`, and the key-value store with
+/// `spin_key_value`.
+mod spin3 {
+    use super::*;
+
+    on_host!(@ Kind::Spin3Host, transcripts, large_blob, cut_pushes, ten_clients, killed_host);
+}
+
+/// Requests are served one after the other.
+mod jco {
+    use super::*;
+
+    /// Node's HTTP parser refuses unknown methods and long headers itself, without a body.
+    const ANSWERED_BY_NODE: [&str; 2] = [
+        "A method that the endpoint does not allow is answered 405 with Allow",
+        "A long URL is answered 414, and long headers 431",
+    ];
+
+    on_host!(@ Kind::Jco, large_blob, cut_pushes, killed_host);
+
+    #[test]
+    fn transcripts() {
+        on(Kind::Jco, async |host| runner::run_all_but(&host.client, &ANSWERED_BY_NODE).await);
+    }
+}
+
 mod ten_thousand_tags {
     use super::*;
 
@@ -91,6 +117,11 @@ mod contract {
     #[test]
     fn spin_key_value() {
         on(Kind::SpinHostContract("spin-key-value"), async |host| host.keeps_the_contract().await);
+    }
+
+    #[test]
+    fn spin3_key_value() {
+        on(Kind::Spin3HostContract, async |host| host.keeps_the_contract().await);
     }
 
     #[test]

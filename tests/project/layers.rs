@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that only a host may use; the store that wraps Spin's stores is the one exception.
-const HOST_CRATES: &[&str] = &["tokio", "hyper", "hyper_util", "wasip2", "wasip3", "spin_sdk", "anyhow"];
+const HOST_CRATES: &[&str] = &["tokio", "hyper", "hyper_util", "wasip2", "wasip3", "spin_sdk", "wit_bindgen", "anyhow"];
 const HOST_CRATE_EXCEPTION: &str = "store::spin";
 
 /// The parts of the registry in order: a part uses only parts that come before it in this list,

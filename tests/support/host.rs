@@ -32,18 +32,31 @@ pub enum Kind {
     Wasi2,
     /// As `Wasi2`, with an instance for every request.
     Wasi2Once,
+    /// The WASI 0.2 component under `jco serve`, on Node.
+    Jco,
     /// The Spin component under the project's own test host. The value names the key store.
     SpinHost(&'static str),
     /// As `SpinHost`, with `--manners real`, for tests of operations that are slow in Spin. An
     /// empty name selects the default store.
     SlowSpinHost(&'static str),
+    /// The component for Spin 3 under the project's own test host, with Spin's key-value store, whose
+    /// values are as small as those of Akamai Functions.
+    Spin3Host,
     /// The Spin component under an installed `spin`.
     Spin,
     /// The components that answer every request by running the contract of their stores.
     WasiContract,
     Wasi2Contract,
     SpinHostContract(&'static str),
+    Spin3HostContract,
 }
+
+/// The manifests of Spin, from which the test host takes the servers that a component may reach.
+const SPIN_MANIFEST: &str = "spin.toml";
+const SPIN3_MANIFEST: &str = "deploy/spin3/spin.toml";
+
+/// The most bytes of a value in the key-value store of Akamai Functions.
+const AKAMAI_VALUE_BYTES_MAX: &str = "1000000";
 
 impl Kind {
     /// Whether the host is missing. Only real Spin may be absent or too old for components of WASI
@@ -67,6 +80,7 @@ impl Kind {
                 let component = built("EYOT_WASI2_COMPONENT", "target/eyot-wasi2.wasm");
                 wasmtime_with(&["--max-instance-reuse-count", "128"], data, settings, &component)
             }
+            Kind::Jco => jco(data, settings, &built("EYOT_WASI2_COMPONENT", "target/eyot-wasi2.wasm")),
             Kind::Wasi2Contract => {
                 wasmtime(data, settings, &built("EYOT_WASI2_CONTRACT", "target/eyot-contract-wasi2.wasm"))
             }
@@ -74,16 +88,22 @@ impl Kind {
                 wasmtime(data, settings, &built("EYOT_WASI_CONTRACT", "target/eyot-contract-wasi.wasm"))
             }
             Kind::SpinHost(keys) => {
-                spin_host(data, settings, &built("EYOT_SPIN_COMPONENT", "target/eyot-spin.wasm"), keys)
+                let component = built("EYOT_SPIN_COMPONENT", "target/eyot-spin.wasm");
+                spin_host(data, settings, &component, SPIN_MANIFEST, keys)
+            }
+            Kind::Spin3Host => spin3_host(data, settings, &built("EYOT_SPIN3_COMPONENT", "target/eyot-spin3.wasm")),
+            Kind::Spin3HostContract => {
+                spin3_host(data, settings, &built("EYOT_SPIN3_CONTRACT", "target/eyot-contract-spin3.wasm"))
             }
             Kind::SlowSpinHost(keys) => {
                 let component = built("EYOT_SPIN_COMPONENT", "target/eyot-spin.wasm");
-                let mut command = spin_host(data, settings, &component, keys);
+                let mut command = spin_host(data, settings, &component, SPIN_MANIFEST, keys);
                 command.args(["--manners", "real"]);
                 command
             }
             Kind::SpinHostContract(keys) => {
-                spin_host(data, settings, &built("EYOT_SPIN_CONTRACT", "target/eyot-contract-spin.wasm"), keys)
+                let component = built("EYOT_SPIN_CONTRACT", "target/eyot-contract-spin.wasm");
+                spin_host(data, settings, &component, SPIN_MANIFEST, keys)
             }
             Kind::Spin => {
                 let mut command = Command::new("spin");
@@ -123,20 +143,53 @@ fn wasmtime_with(options: &[&str], data: &Path, settings: &[Setting], component:
 
 /// The wasmtime program that the scripts use, too.
 pub fn wasmtime_program() -> PathBuf {
-    if let Some(path) = std::env::var_os("EYOT_WASMTIME") {
+    installed("EYOT_WASMTIME", "scripts/install/wasmtime")
+}
+
+/// The program that a variable names, or else the program that a script installs.
+fn installed(variable: &str, script: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(variable) {
         return path.into();
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/install/wasmtime");
-    let output = Command::new(script).stderr(Stdio::inherit()).output().expect("a script of ours");
-    assert!(output.status.success(), "there is no wasmtime; see above");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
+    let output = Command::new(path).stderr(Stdio::inherit()).output().expect("a script of ours");
+    assert!(output.status.success(), "{script} installs nothing; see above");
     String::from_utf8(output.stdout).expect("a path").trim_end().into()
 }
 
-fn spin_host(data: &Path, settings: &[Setting], component: &Path, keys: &str) -> Command {
+/// As docs/hosts.md shows. jco makes Node's module of the component in a folder below `data`.
+fn jco(data: &Path, settings: &[Setting], component: &Path) -> Command {
+    let folder = data.join("jco");
+    std::fs::create_dir_all(&folder).expect("a folder for jco");
+    let module = folder.join("data.mjs");
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/jco/data.mjs"), &module).expect("the module");
+    let registry = data.join("registry");
+    std::fs::create_dir_all(&registry).expect("a folder for the registry");
+    // jco gives the component every variable of the environment.
+    let mut command = Command::new("env");
+    command.args(["-i", &format!("DATA_FOLDER={}", registry.display())]);
+    command.arg(format!("PATH={}", std::env::var("PATH").expect("a path")));
+    if settings.iter().all(|(name, _)| *name != "AUTH_MODE") {
+        command.arg("AUTH_MODE=none");
+    }
+    command.args(settings.iter().map(|(name, value)| format!("{name}={value}")));
+    command.arg("node").arg(installed("EYOT_JCO", "scripts/install/jco")).arg("serve");
+    command.arg("--jco-dir").arg(&folder).arg("--jco-import").arg(&module);
+    command.args(["--host", "127.0.0.1", "--port", &free_port().to_string()]).arg(component);
+    command
+}
+
+fn spin3_host(data: &Path, settings: &[Setting], component: &Path) -> Command {
+    let mut command = spin_host(data, settings, component, SPIN3_MANIFEST, "");
+    command.args(["--value-bytes-max", AKAMAI_VALUE_BYTES_MAX]);
+    command
+}
+
+fn spin_host(data: &Path, settings: &[Setting], component: &Path, manifest: &str, keys: &str) -> Command {
     let mut command = Command::new(built("EYOT_SPIN_HOST", "tests/spin_host/target/debug/spin-host"));
     command.arg("--component").arg(component).arg("--state").arg(data);
     command.arg("--compiled").arg(compiled(component));
-    command.arg("--manifest").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("spin.toml"));
+    command.arg("--manifest").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(manifest));
     command.args(["--listen", "127.0.0.1:0", "--variable", "blobs=packed", "--variable", "auth_mode=none"]);
     command.args(["--variable", &format!("keys={keys}")]);
     // If a name occurs twice, the test host uses the last value.
@@ -403,9 +456,10 @@ fn follow(pipe: impl Read + Send + 'static, log: &Log, addresses: Sender<SocketA
     });
 }
 
-/// Finds the address in a line: all hosts print `http://127.0.0.1:PORT` when they are ready.
+/// Finds the address in a line: all hosts print `http://127.0.0.1:PORT` when they are ready, except
+/// for jco, which prints `@ 127.0.0.1:PORT...`.
 fn address_in(line: &str) -> Option<SocketAddr> {
-    let (_, address) = line.split_once("http://")?;
+    let (_, address) = line.split_once("http://").or_else(|| line.split_once("listening @ "))?;
     let end = address.find(|c: char| !c.is_ascii_digit() && !".:".contains(c));
-    address[..end.unwrap_or(address.len())].parse().ok()
+    address[..end.unwrap_or(address.len())].trim_end_matches('.').parse().ok()
 }

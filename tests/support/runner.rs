@@ -71,11 +71,22 @@ pub fn all() -> Vec<Transcript> {
 /// Runs every transcript and panics with all failures. Repository names are new in each run, so
 /// that a server can be tested repeatedly.
 pub async fn run_all(target: &impl Target) {
+    run_all_but(target, &[]).await;
+}
+
+/// As [`run_all`], without the cases of these titles: those that the HTTP server of a host answers
+/// before the registry sees the request.
+pub async fn run_all_but(target: &impl Target, titles: &[&str]) {
     let prefix = format!("t{:x}", RandomState::new().build_hasher().finish());
     let mut failures = Vec::new();
-    for transcript in &all() {
-        failures.extend(run(transcript, target, &prefix).await);
+    let mut left_out = 0;
+    for mut transcript in all() {
+        let cases = transcript.cases.len();
+        transcript.cases.retain(|case| !titles.contains(&case.title.as_str()));
+        left_out += cases - transcript.cases.len();
+        failures.extend(run(&transcript, target, &prefix).await);
     }
+    assert_eq!(left_out, titles.len(), "each title names one case: {titles:?}");
     assert!(failures.is_empty(), "{} of the transcripts' cases failed:\n\n{}", failures.len(), failures.join("\n"));
 }
 

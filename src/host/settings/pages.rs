@@ -1,5 +1,5 @@
-//! Compares docs/settings.md and spin.toml with the table of settings. With the environment
-//! variable `EYOT_UPDATE=1` the tests write the two files instead:
+//! Compares docs/settings.md and the manifests of Spin with the table of settings. With the
+//! environment variable `EYOT_UPDATE=1` the tests write the files instead:
 //! `EYOT_UPDATE=1 cargo test --lib settings::pages`.
 
 use std::fmt::Write as _;
@@ -59,13 +59,17 @@ fn cell(text: &str) -> String {
 /// The defaults of all hosts: one text, or one for each kind of host.
 fn defaults(setting: &dyn AnySetting) -> String {
     let of = |host| setting.default_text(host).map(|text| format!("`{text}`")).unwrap_or_else(|| cell(setting.unset()));
-    let (native, wasi, spin) = (of(Host::Native), of(Host::Wasi), of(Host::Spin));
-    match (native == wasi, wasi == spin) {
-        _ if setting.hosts() == [Host::Native] => native,
+    let native = of(Host::Native);
+    if setting.hosts() == [Host::Native] {
+        return native;
+    }
+    let (wasi, spin, spin3) = (of(Host::Wasi), of(Host::Spin), of(Host::Spin3));
+    let of_spins = if spin == spin3 { format!("Spin: {spin}") } else { format!("Spin: {spin}; Spin 3: {spin3}") };
+    match (native == wasi, spin == spin3 && wasi == spin) {
         (true, true) => native,
-        (true, false) => format!("{native}; Spin: {spin}"),
+        (true, false) => format!("{native}; {of_spins}"),
         (false, true) => format!("{native}; components: {wasi}"),
-        (false, false) => format!("{native}; WASI: {wasi}; Spin: {spin}"),
+        (false, false) => format!("{native}; WASI: {wasi}; {of_spins}"),
     }
 }
 
@@ -75,9 +79,10 @@ fn accepts(setting: &dyn AnySetting) -> String {
     let Some(names) = all.strip_prefix("one of ") else { return cell(&all) };
     let names = names.split(", ").map(|name| {
         let has = |host| setting.accepts(&[host]).split([' ', ',']).any(|other| other == name);
-        match (has(Host::Native), has(Host::Wasi), has(Host::Spin)) {
-            (true, false, false) => format!("`{name}` (native)"),
-            (false, false, true) => format!("`{name}` (Spin)"),
+        match [Host::Native, Host::Wasi, Host::Spin, Host::Spin3].map(has) {
+            [true, false, false, false] => format!("`{name}` (native)"),
+            [false, false, true, false] => format!("`{name}` (Spin 4.1)"),
+            [false, false, true, true] => format!("`{name}` (Spin)"),
             _ => format!("`{name}`"),
         }
     });
@@ -110,26 +115,28 @@ fn the_page_of_settings_shows_the_table() {
 }
 
 #[test]
-fn the_manifest_of_spin_declares_the_settings() {
-    let of_spin = || all_settings().filter(|setting| setting.hosts().contains(&Host::Spin));
-    let mut variables = String::new();
-    for setting in of_spin() {
-        let other = MANIFEST_DEFAULTS.iter().find(|(name, _)| *name == setting.name());
-        let default = other.map(|(_, default)| (*default).to_owned()).or_else(|| setting.default_text(Host::Spin));
-        let default = default.unwrap_or_default();
-        let secret = if setting.secret() { ", secret = true" } else { "" };
-        writeln!(variables, "# {} ({})", setting.help(), setting.accepts(&[Host::Spin])).unwrap();
-        writeln!(variables, "{} = {{ default = \"{default}\"{secret} }}", setting.name()).unwrap();
+fn the_manifests_of_spin_declare_the_settings() {
+    for (host, manifest) in [(Host::Spin, "spin.toml"), (Host::Spin3, "deploy/spin3/spin.toml")] {
+        let of_spin = || all_settings().filter(|setting| setting.hosts().contains(&host));
+        let mut variables = String::new();
+        for setting in of_spin() {
+            let other = MANIFEST_DEFAULTS.iter().find(|(name, _)| *name == setting.name());
+            let default = other.map(|(_, default)| (*default).to_owned()).or_else(|| setting.default_text(host));
+            let default = default.unwrap_or_default();
+            let secret = if setting.secret() { ", secret = true" } else { "" };
+            writeln!(variables, "# {} ({})", setting.help(), setting.accepts(&[host])).unwrap();
+            writeln!(variables, "{} = {{ default = \"{default}\"{secret} }}", setting.name()).unwrap();
+        }
+        for (name, default, purpose) in MANIFEST_ONLY {
+            write!(variables, "# {purpose}\n{name} = {{ default = \"{default}\" }}\n").unwrap();
+        }
+        check(manifest, "# begin: variables", "# end: variables", &variables);
+        let mut handed_on = String::new();
+        for setting in of_spin() {
+            writeln!(handed_on, "{name} = \"{{{{ {name} }}}}\"", name = setting.name()).unwrap();
+        }
+        check(manifest, "# begin: settings", "# end: settings", &handed_on);
     }
-    for (name, default, purpose) in MANIFEST_ONLY {
-        write!(variables, "# {purpose}\n{name} = {{ default = \"{default}\" }}\n").unwrap();
-    }
-    check("spin.toml", "# begin: variables", "# end: variables", &variables);
-    let mut handed_on = String::new();
-    for setting in of_spin() {
-        writeln!(handed_on, "{name} = \"{{{{ {name} }}}}\"", name = setting.name()).unwrap();
-    }
-    check("spin.toml", "# begin: settings", "# end: settings", &handed_on);
 }
 
 #[test]
@@ -139,7 +146,7 @@ fn every_setting_has_one_entry_and_a_default_that_is_valid() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), count);
-    for host in [Host::Native, Host::Wasi, Host::Spin] {
+    for host in EVERY_HOST.iter().copied() {
         for setting in all_settings() {
             let Some(default) = setting.default_text(host) else { continue };
             let get = |name: &str| (name == setting.name()).then(|| default.clone());

@@ -7,16 +7,20 @@ pub enum Host {
     Native,
     /// The component for any WASI host.
     Wasi,
-    /// The component for Spin.
+    /// The component for Spin 4.1 and later.
     Spin,
+    /// The component for Spin 3.
+    Spin3,
 }
 
 /// The hosts of a setting that every host has.
-pub const EVERY_HOST: &[Host] = &[Host::Native, Host::Wasi, Host::Spin];
+pub const EVERY_HOST: &[Host] = &[Host::Native, Host::Wasi, Host::Spin, Host::Spin3];
 /// The hosts of a setting that only the native program has.
 pub const NATIVE: &[Host] = &[Host::Native];
-/// The hosts of a value that only Spin has.
-pub const SPIN: &[Host] = &[Host::Spin];
+/// The hosts of a value that only Spin 4.1 and later have.
+pub const SPIN_4: &[Host] = &[Host::Spin];
+/// The hosts of a value that every Spin has, and only Spin.
+pub const EVERY_SPIN: &[Host] = &[Host::Spin, Host::Spin3];
 
 /// The most seconds that a setting can have: as many as fit into 64 bits as milliseconds.
 pub const SECONDS_MAX: u64 = u64::MAX / 1000;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::setting::{AnySetting, Choice, EVERY_HOST, Host, NATIVE, Number, SPIN, Setting, Text};
+use super::setting::{AnySetting, Choice, EVERY_HOST, EVERY_SPIN, Host, NATIVE, Number, SPIN_4, Setting, Text};
 use super::values::Values;
 use crate::store::packed::{CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MIN};
 
@@ -44,14 +44,15 @@ static KEYS: Setting<Choice<KeyValueName>> = Setting::new(
     "keys",
     Choice {
         values: &[
-            ("spin-sqlite", KeyValueName::SpinSqlite, SPIN),
-            ("spin-key-value", KeyValueName::SpinKeyValue, SPIN),
+            ("spin-sqlite", KeyValueName::SpinSqlite, SPIN_4),
+            ("spin-key-value", KeyValueName::SpinKeyValue, EVERY_SPIN),
             ("files", KeyValueName::Files, EVERY_HOST),
             ("s3", KeyValueName::S3, EVERY_HOST),
             ("memory", KeyValueName::Memory, NATIVE),
         ],
         default: |host| match host {
             Host::Spin => KeyValueName::SpinSqlite,
+            Host::Spin3 => KeyValueName::SpinKeyValue,
             Host::Native | Host::Wasi => KeyValueName::Files,
         },
     },
@@ -69,7 +70,7 @@ static BLOBS: Setting<Choice<BlobStoreName>> = Setting::new(
             ("memory", BlobStoreName::Memory, NATIVE),
         ],
         default: |host| match host {
-            Host::Spin => BlobStoreName::Packed,
+            Host::Spin | Host::Spin3 => BlobStoreName::Packed,
             Host::Native | Host::Wasi => BlobStoreName::Files,
         },
     },
@@ -82,7 +83,7 @@ static DATA_DIR: Setting<Text> = Setting::new(
         form: "a folder",
         default: |host| match host {
             Host::Native => "data",
-            Host::Wasi | Host::Spin => "/data",
+            Host::Wasi | Host::Spin | Host::Spin3 => "/data",
         },
     },
     "the folder of the store files",

@@ -1,5 +1,6 @@
-//! The component for any WASI 0.2 HTTP host: the stores are files in a preopened folder or S3, and
-//! the settings are environment variables. The bindings are those of the crate `wasip2`
+//! The components of WASI 0.2. The component for any host keeps its data in files of a preopened
+//! folder or in S3, and its settings are environment variables. With the feature `spin3` the
+//! component is that of Spin 3 (`spin3.rs`). The bindings are those of the crate `wasip2`
 //! (docs/decisions/0011).
 #![allow(unsafe_code, reason = "the macro that exports the handler expands to unsafe code")]
 
@@ -12,7 +13,10 @@ use std::sync::Arc;
 
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
-use super::environment;
+#[cfg(not(feature = "spin3"))]
+use super::environment::open;
+#[cfg(feature = "spin3")]
+use super::spin3::open;
 use outbound::Wasi2Platform;
 
 struct Component;
@@ -21,6 +25,6 @@ wasip2::http::proxy::export!(Component);
 
 impl wasip2::exports::http::incoming_handler::Guest for Component {
     fn handle(request: IncomingRequest, to: ResponseOutparam) {
-        executor::run(inbound::answer(request, to, async || environment::open(Arc::new(Wasi2Platform))));
+        executor::run(inbound::answer(request, to, async || open(Arc::new(Wasi2Platform))));
     }
 }

@@ -113,10 +113,19 @@ pub(super) async fn write(
             stream.write(&piece)?;
         }
     }
-    stream.flush()?;
-    room(&stream).await?;
+    match flush(&stream).await {
+        // A server closes the stream as soon as it has the bytes of `Content-Length`.
+        Ok(()) | Err(StreamError::Closed) => {}
+        Err(error) => return Err(error.into()),
+    }
     drop(stream);
     OutgoingBody::finish(to, None).map_err(WriteError::Refused)
+}
+
+/// Waits until the host has sent all bytes that were written.
+async fn flush(stream: &OutputStream) -> Result<(), StreamError> {
+    stream.flush()?;
+    room(stream).await.map(drop)
 }
 
 /// Waits until the host takes at least one byte. Returns how many bytes the host takes.

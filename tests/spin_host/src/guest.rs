@@ -8,8 +8,9 @@ use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
 use wasmtime::error::Context as _;
 use wasmtime::{Config, Engine, Result, Store, ensure};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::p3::bindings::ServicePre;
+use wasmtime_wasi_http::handler::ProxyPre;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_http::{p2, p3};
 
 use crate::allowed::AllowedHosts;
 use crate::bindings;
@@ -95,7 +96,7 @@ impl WasiHttpView for Guest {
 
 /// Loads and links the component, from `compiled` unless that file is older than the component.
 /// Otherwise compiles the component.
-pub fn load(file: &Path, compiled: Option<&Path>) -> Result<ServicePre<Guest>> {
+pub fn load(file: &Path, compiled: Option<&Path>) -> Result<ProxyPre<Guest>> {
     let mut config = Config::new();
     config.wasm_component_model_async(true);
     let engine = Engine::new(&config)?;
@@ -104,7 +105,10 @@ pub fn load(file: &Path, compiled: Option<&Path>) -> Result<ServicePre<Guest>> {
         None => Component::from_file(&engine, file)?,
     };
     let linked = linker(&engine)?.instantiate_pre(&component)?;
-    ServicePre::new(linked)
+    match p3::bindings::ServicePre::new(linked.clone()) {
+        Ok(service) => Ok(ProxyPre::P3(service)),
+        Err(_) => Ok(ProxyPre::P2(p2::bindings::ProxyPre::new(linked)?)),
+    }
 }
 
 fn load_compiled(engine: &Engine, file: &Path, compiled: &Path) -> Result<Component> {
@@ -133,11 +137,16 @@ fn linker(engine: &Engine) -> Result<Linker<Guest>> {
     // Rust's standard library still speaks WASI 0.2.
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi::p3::add_to_linker(&mut linker)?;
-    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    p2::add_only_http_to_linker_async(&mut linker)?;
+    p3::add_to_linker(&mut linker)?;
     bindings::Spin::add_to_linker::<_, HasSelf<Guest>>(&mut linker, |guest| guest)?;
     Ok(linker)
 }
 
-pub fn store(component: &ServicePre<Guest>, services: Arc<Services>) -> Result<Store<Guest>> {
-    Ok(Store::new(component.engine(), Guest::new(services)?))
+pub fn store(component: &ProxyPre<Guest>, services: Arc<Services>) -> Result<Store<Guest>> {
+    let engine = match component {
+        ProxyPre::P2(component) => component.engine(),
+        ProxyPre::P3(component) => component.engine(),
+    };
+    Ok(Store::new(engine, Guest::new(services)?))
 }

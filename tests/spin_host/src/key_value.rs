@@ -56,7 +56,7 @@ impl KeyValue {
         })
     }
 
-    fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
+    pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
         self.with_connection(|connection| {
             connection
                 .prepare_cached("SELECT value FROM entry WHERE key = ?1")?
@@ -65,7 +65,7 @@ impl KeyValue {
         })
     }
 
-    fn set(&self, key: &str, value: &[u8]) -> Result<(), Error> {
+    pub fn set(&self, key: &str, value: &[u8]) -> Result<(), Error> {
         if value.len() > self.value_bytes_max {
             return Err(Error::Other(format!(
                 "a value of {} bytes is over the limit of {}",
@@ -81,14 +81,14 @@ impl KeyValue {
         })
     }
 
-    fn delete(&self, key: &str) -> Result<(), Error> {
+    pub fn delete(&self, key: &str) -> Result<(), Error> {
         self.with_connection(|connection| {
             connection.prepare_cached("DELETE FROM entry WHERE key = ?1")?.execute([key])?;
             Ok(())
         })
     }
 
-    fn exists(&self, key: &str) -> Result<bool, Error> {
+    pub fn exists(&self, key: &str) -> Result<bool, Error> {
         self.with_connection(|connection| {
             connection.prepare_cached("SELECT 1 FROM entry WHERE key = ?1")?.exists([key])
         })
@@ -96,7 +96,7 @@ impl KeyValue {
 
     /// All keys in random order, and the store's lock, which a listing holds until the guest has
     /// read to the end or dropped the listing.
-    fn shuffled_keys(&self) -> Result<(Vec<String>, OwnedMutexGuard<Connection>), Error> {
+    pub fn shuffled_keys(&self) -> Result<(Vec<String>, OwnedMutexGuard<Connection>), Error> {
         block_in_place(|| {
             let connection = lock::acquire(&self.connection, COMPLAINT).map_err(Error::Other)?;
             let keys = shuffled_keys(&connection).map_err(|error| Error::Other(error.to_string()))?;
@@ -154,17 +154,7 @@ fn counted<T: 'static>(store: &Accessor<T, HasSelf<Guest>>, call: Call) -> Arc<K
 
 impl<T: 'static> HostStoreWithStore<T> for HasSelf<Guest> {
     async fn open(store: &Accessor<T, Self>, label: String) -> Result<Result<Resource<OpenStore>, Error>> {
-        if label != "default" {
-            return Ok(Err(Error::NoSuchStore));
-        }
-        store.with(|mut store| {
-            let guest = store.get();
-            if guest.open_stores == OPEN_STORES_MAX {
-                return Ok(Err(Error::StoreTableFull));
-            }
-            guest.open_stores += 1;
-            Ok(Ok(guest.table.push(OpenStore)?))
-        })
+        store.with(|mut store| store.get().open_store(&label))
     }
 
     async fn get(
@@ -220,11 +210,28 @@ impl<T: 'static> HostStoreWithStore<T> for HasSelf<Guest> {
     }
 }
 
-impl HostStore for Guest {
-    fn drop(&mut self, store: Resource<OpenStore>) -> Result<()> {
+impl Guest {
+    pub fn open_store(&mut self, label: &str) -> Result<Result<Resource<OpenStore>, Error>> {
+        if label != "default" {
+            return Ok(Err(Error::NoSuchStore));
+        }
+        if self.open_stores == OPEN_STORES_MAX {
+            return Ok(Err(Error::StoreTableFull));
+        }
+        self.open_stores += 1;
+        Ok(Ok(self.table.push(OpenStore)?))
+    }
+
+    pub fn close_store(&mut self, store: Resource<OpenStore>) -> Result<()> {
         self.open_stores -= 1;
         self.table.delete(store)?;
         Ok(())
+    }
+}
+
+impl HostStore for Guest {
+    fn drop(&mut self, store: Resource<OpenStore>) -> Result<()> {
+        self.close_store(store)
     }
 }
 

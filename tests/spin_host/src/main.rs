@@ -1,4 +1,4 @@
-//! `spin-host` runs eyot's Spin component the way `spin up` does, on machines that have no Spin.
+//! `spin-host` runs eyot's Spin components the way `spin up` does, on machines that have no Spin.
 //!
 //! The host is a test tool. The host has the same pitfalls as Spin, and reports an error where Spin
 //! would hang silently. `--help` lists the options.
@@ -15,6 +15,7 @@ mod received;
 mod server;
 mod sqlite;
 mod variables;
+mod wasi_key_value;
 
 use std::io::Write as _;
 use std::sync::Arc;

@@ -10,11 +10,11 @@ use wasmtime::error::Context as _;
 use wasmtime::{Result, bail, format_err};
 
 pub const HELP: &str = "\
-Runs a Spin HTTP component under wasmtime, for tests.
+Runs a Spin HTTP component of WASI 0.3 or 0.2 under wasmtime, for tests.
 
 usage: spin-host --component FILE.wasm --state DIR --listen ADDRESS:PORT [option]...
 
-  --component FILE           the component: exports wasi:http/handler@0.3
+  --component FILE           the component: exports wasi:http/handler@0.3 or wasi:http/incoming-handler@0.2
   --state DIR                where the key-value and SQLite data live; made when missing
   --listen ADDRESS:PORT      port 0 takes any free port; the line on stdout names it
   --variable NAME=VALUE      a Spin variable, or NAME=@FILE for what a file holds; may be repeated. Others come from the

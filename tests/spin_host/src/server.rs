@@ -17,21 +17,22 @@ use tokio::time::Sleep;
 use wasmtime::component::GuestTaskId;
 use wasmtime::{Result, Store, StoreContextMut};
 use wasmtime_wasi_http::handler::{
-    HandlerState, Instance, Proxy, ProxyHandler, ShouldAccept, WorkerExpiration, WorkerState, WorkerStatus,
+    HandlerState, Instance, Proxy, ProxyHandler, ProxyPre, ShouldAccept, WorkerExpiration, WorkerState, WorkerStatus,
 };
 use wasmtime_wasi_http::io::TokioIo;
-use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
 
 use crate::guest::{self, Guest, Services};
 use crate::options::{Manners, Options};
 
+/// Spin makes an instance of a component of WASI 0.2 for every request.
+const REQUESTS_PER_P2_INSTANCE_MAX: usize = 1;
 const REQUESTS_PER_INSTANCE_MAX: usize = 128;
 const REQUESTS_AT_ONCE_MAX: usize = 16;
 
 pub async fn serve(
     listener: TcpListener,
-    component: ServicePre<Guest>,
+    component: ProxyPre<Guest>,
     services: Arc<Services>,
     options: &Options,
 ) -> Result<()> {
@@ -104,7 +105,7 @@ fn full(text: String) -> WasiBody {
 
 /// Makes the instances that serve the requests.
 struct Instances {
-    component: ServicePre<Guest>,
+    component: ProxyPre<Guest>,
     services: Arc<Services>,
     idle: Duration,
 }
@@ -116,13 +117,17 @@ impl HandlerState for Instances {
 
     async fn instantiate(&self) -> Result<Instance<Guest, Expiration, Reuse>> {
         let mut store = guest::store(&self.component, Arc::clone(&self.services))?;
-        let service = self.component.instantiate_async(&mut store).await?;
+        let proxy = self.component.instantiate_async(&mut store).await?;
+        let requests_max = match proxy {
+            Proxy::P2(_) => REQUESTS_PER_P2_INSTANCE_MAX,
+            Proxy::P3(_) => REQUESTS_PER_INSTANCE_MAX,
+        };
         Ok(Instance {
             store,
-            proxy: Proxy::P3(service),
+            proxy,
             view: Guest::http,
             expiration: Expiration { idle: self.idle, sleep: Box::pin(tokio::time::sleep(Duration::MAX)) },
-            state: Reuse,
+            state: Reuse { requests_max },
         })
     }
 }
@@ -148,14 +153,16 @@ impl WorkerExpiration for Expiration {
 }
 
 /// Decides when an instance takes another request.
-struct Reuse;
+struct Reuse {
+    requests_max: usize,
+}
 
 impl WorkerState for Reuse {
     type StoreData = Guest;
     type RequestData = ();
 
     fn should_accept_request(&self, at_once: usize, in_all: usize) -> ShouldAccept {
-        if in_all >= REQUESTS_PER_INSTANCE_MAX {
+        if in_all >= self.requests_max {
             ShouldAccept::Never
         } else if at_once >= REQUESTS_AT_ONCE_MAX {
             ShouldAccept::No

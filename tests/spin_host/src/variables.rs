@@ -1,4 +1,4 @@
-//! `spin:variables`, from the command line and the environment.
+//! `spin:variables` and `wasi:config`, from the command line and the environment.
 
 use std::collections::HashMap;
 
@@ -6,6 +6,7 @@ use wasmtime::Result;
 use wasmtime::component::{Accessor, HasSelf};
 
 use crate::bindings::variables::{Error, Host, HostWithStore};
+use crate::bindings::wasi_config;
 use crate::guest::Guest;
 
 pub struct Variables(HashMap<String, String>);
@@ -42,3 +43,18 @@ impl<T: 'static> HostWithStore<T> for HasSelf<Guest> {
 }
 
 impl Host for Guest {}
+
+impl wasi_config::Host for Guest {
+    fn get(&mut self, name: String) -> Result<Result<Option<String>, wasi_config::Error>> {
+        Ok(match self.services.variables.value(&name) {
+            Ok(value) => Ok(Some(value)),
+            Err(Error::InvalidName(_) | Error::Undefined(_)) => Ok(None),
+            Err(Error::Provider(text)) => Err(wasi_config::Error::Upstream(text)),
+            Err(Error::Other(text)) => Err(wasi_config::Error::Io(text)),
+        })
+    }
+
+    fn get_all(&mut self) -> Result<Result<Vec<(String, String)>, wasi_config::Error>> {
+        Ok(Err(wasi_config::Error::Io("this host gives single variables only".into())))
+    }
+}
