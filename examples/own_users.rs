@@ -31,7 +31,7 @@ where
                 Some(expected) if *expected == password.expose() => Some(user.clone()),
                 _ => return Err(Refusal::Unauthorized),
             },
-            Credentials::Bearer(_) => return Err(Refusal::Unauthorized),
+            _ => return Err(Refusal::Unauthorized),
         };
         Ok(Caller { grants: (self.policy)(user.as_deref()), user, ..Caller::default() })
     }

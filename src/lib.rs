@@ -37,6 +37,25 @@
 //! | a pull-through cache | [`mirror`] |
 //! | tests of registry clients | `eyot::testing` (feature `test-server`) |
 //!
+//! # Features
+//!
+//! | feature | adds |
+//! | --- | --- |
+//! | `tower` | [`Handler`] as a `tower::Service` |
+//! | `files`, `s3` | both stores in a folder (`store::file`), or in a bucket (`store::s3`) |
+//! | `accounts` | users, machine tokens and OIDC (`auth::Accounts`) |
+//! | `outbound` | `NativePlatform`, which sends requests over tokio, for S3, mirrors and OIDC |
+//! | `oci-spec` | conversions from and to types of the crate `oci-spec` |
+//! | `testing`, `test-server` | the contract of the stores, and `eyot::testing` |
+//! | `native` (default), `wasi`, `wasi2`, `spin` | the program and the components |
+//!
+//! # Errors
+//!
+//! Every error is a type with [`std::error::Error::source`] where another error is the cause.
+//! [`registry::Error`] has the outcomes of operations, [`store::Error`] the failures of stores,
+//! [`auth::Refusal`] those of logins, and [`mirror::Error`] those of pulls through an upstream. A
+//! [`Handler`] turns all of them into answers.
+//!
 //! # Guarantees
 //!
 //! - An answer that acknowledges a push is given only after the content is safe in the stores.
@@ -66,6 +85,8 @@
 //! host      spin, wasi, native                                        uses all above
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod auth;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod export;
@@ -78,8 +99,13 @@ pub mod registry;
 pub mod store;
 pub mod upstream;
 
+/// The program and the components. The items are public for `main.rs` and for the tests of this
+/// repository, and may change with every version.
+#[doc(hidden)]
 pub mod host;
 
+#[cfg(all(feature = "outbound", not(target_family = "wasm")))]
+pub use crate::host::outbound::NativePlatform;
 #[cfg(all(feature = "test-server", not(target_family = "wasm")))]
 pub use crate::host::testing;
 pub use crate::http::Handler;

@@ -2,25 +2,38 @@
 
 use std::sync::Arc;
 
-use super::{Attempt, Authority, Caller, Credentials, Directory, Policy, Refusal, Scope, Seal, Token, Tokens};
+#[cfg(feature = "accounts")]
+use super::Directory;
+use super::{Attempt, Authority, Caller, Credentials, Policy, Refusal, Scope, Seal, Token, Tokens};
 
 /// Identifies the callers of requests, and issues tokens.
 #[derive(Clone)]
 pub struct Access {
     authority: Arc<dyn Authority>,
     tokens: Option<Arc<Tokens>>,
+    #[cfg(feature = "accounts")]
     directory: Option<Directory>,
 }
 
 impl Access {
     /// Identifies callers by `authority`, and issues `tokens`.
     pub fn new(authority: Arc<dyn Authority>, tokens: Tokens) -> Self {
-        Self { authority, tokens: Some(Arc::new(tokens)), directory: None }
+        Self {
+            authority,
+            tokens: Some(Arc::new(tokens)),
+            #[cfg(feature = "accounts")]
+            directory: None,
+        }
     }
 
     /// A registry without logins: every caller may do what `policy` lets anonymous callers do.
     pub fn without_login(policy: Policy) -> Self {
-        Self { authority: Arc::new(policy), tokens: None, directory: None }
+        Self {
+            authority: Arc::new(policy),
+            tokens: None,
+            #[cfg(feature = "accounts")]
+            directory: None,
+        }
     }
 
     /// Anyone may do everything.
@@ -34,11 +47,13 @@ impl Access {
     }
 
     /// Lets administrators add users and machine tokens to `directory` over HTTP.
+    #[cfg(feature = "accounts")]
     pub fn with_directory(self, directory: Directory) -> Self {
         Self { directory: Some(directory), ..self }
     }
 
     /// The users and machine tokens that administrators manage.
+    #[cfg(feature = "accounts")]
     pub fn directory(&self) -> Option<&Directory> {
         self.directory.as_ref()
     }

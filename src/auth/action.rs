@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 /// An action on a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Action {
     /// See the repository in the catalog. Policies grant this action with `pull`.
     List,

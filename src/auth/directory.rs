@@ -42,6 +42,7 @@ pub struct Directory {
 
 /// Why a user or a token cannot be added.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DirectoryError {
     /// The name, the password, the hash or a rule is invalid.
     #[error(transparent)]

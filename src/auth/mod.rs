@@ -2,29 +2,40 @@
 //! request.
 //!
 //! [`Authority`] is the port that identifies callers. [`Policy`] alone is an authority for
-//! registries without users; [`Accounts`] is the authority with users, machine tokens and OIDC. A
-//! signed token ([`Tokens`]) is a caller in writing, narrowed to the scopes that were asked for.
+//! registries without users; `Accounts` (feature `accounts`) is the authority with users, machine
+//! tokens and OIDC. A signed token ([`Tokens`]) is a caller in writing, narrowed to the scopes that were asked for.
 //! The layer is independent of the HTTP layer.
 
 mod access;
+#[cfg(feature = "accounts")]
 mod accounts;
 mod action;
 mod caller;
+#[cfg(feature = "accounts")]
 mod directory;
+#[cfg(feature = "accounts")]
 mod flight;
 mod invalid;
+#[cfg(feature = "accounts")]
 mod jwk;
+#[cfg(feature = "accounts")]
 mod lease;
+#[cfg(feature = "accounts")]
 mod logins;
+#[cfg(feature = "accounts")]
 mod oidc;
+#[cfg(feature = "accounts")]
 mod outbound;
+#[cfg(feature = "accounts")]
 mod password;
 mod pattern;
 mod policy;
+#[cfg(feature = "accounts")]
 mod remembered;
 mod scope;
 mod seal;
 mod secret;
+#[cfg(feature = "accounts")]
 mod throttle;
 mod token;
 
@@ -33,16 +44,9 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 
 pub use access::Access;
-pub use accounts::Accounts;
 pub use action::Action;
 pub use caller::{Caller, Grant, Narrowed};
-pub use directory::{Directory, DirectoryError, MachineToken, check_password};
 pub use invalid::InvalidAccess;
-pub use oidc::{DOCUMENT_BYTES_MAX, Document, IssuerRules, Issuers, JwksSource};
-pub use outbound::Outbound;
-pub use password::{
-    PASSWORD_BYTES_MAX, PasswordHash, PasswordHashError, USER_NAME_BYTES_MAX, check_user_name, parse_htpasswd,
-};
 #[cfg(test)]
 pub(crate) use pattern::MATCHES;
 pub use pattern::{Pattern, PatternError, TagPattern, TagPatternError};
@@ -51,14 +55,27 @@ pub use scope::{SCOPE_BYTES_MAX, Scope};
 pub use seal::Seal;
 pub use secret::Secret;
 pub use token::{KEY_ENTROPY_BITS_MIN, Token, Tokens};
+#[cfg(feature = "accounts")]
+pub use {
+    accounts::Accounts,
+    directory::{Directory, DirectoryError, MachineToken, check_password},
+    oidc::{DOCUMENT_BYTES_MAX, Document, IssuerRules, Issuers, JwksSource},
+    outbound::Outbound,
+    password::{PASSWORD_BYTES_MAX, PasswordHash, PasswordHashError, check_user_name, parse_htpasswd},
+};
 
-use crate::store::{self, Expiring};
+use crate::store;
 
 /// The keys of this layer that a collection may remove when they have expired.
-pub const EXPIRING: [Expiring; 1] = [throttle::FAILURES];
+#[cfg(feature = "accounts")]
+pub const EXPIRING: [store::Expiring; 1] = [throttle::FAILURES];
+
+/// The most bytes that the name of a user may have.
+pub const USER_NAME_BYTES_MAX: usize = 64;
 
 /// The credentials of a request.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Credentials {
     /// No credentials.
     Anonymous,
@@ -84,6 +101,7 @@ pub struct Attempt<'a> {
 
 /// The reason why an attempt is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Refusal {
     /// The credentials are wrong or have expired. The answer says neither which, nor whether the
     /// user exists.

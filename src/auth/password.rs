@@ -8,8 +8,8 @@ use argon2::{Algorithm, Argon2, Block, Params, Version};
 use base64ct::{Base64Bcrypt, Encoding as _};
 use subtle::ConstantTimeEq as _;
 
-use super::Secret;
 use super::invalid::InvalidAccess;
+use super::{Secret, USER_NAME_BYTES_MAX};
 
 /// The highest bcrypt cost that a hash may ask for (a logarithm: 14 takes about a second).
 const BCRYPT_COST_MAX: u32 = 14;
@@ -31,6 +31,7 @@ pub struct PasswordHash(String);
 
 /// The text is not a usable hash. The error quotes nothing of the text, which may be a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PasswordHashError {
     /// Another kind of hash, or a malformed hash.
     #[error("want a bcrypt hash (htpasswd -B) or an argon2id hash")]
@@ -189,9 +190,6 @@ pub fn parse_htpasswd(text: &str) -> Result<Vec<(String, PasswordHash)>, Invalid
     });
     users.collect()
 }
-
-/// The most bytes that a user's name may have.
-pub const USER_NAME_BYTES_MAX: usize = 64;
 
 /// Refuses invalid user names: a name goes into rules, keys and the log.
 ///

@@ -7,6 +7,7 @@ use crate::oci::RepositoryName;
 
 /// A permission that a token is requested for.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Scope {
     /// `repository:<name>:<actions>`; `*` is every action. The actions are in the order of
     /// [`Action::ALL`], each at most once.

@@ -64,6 +64,7 @@ struct Key {
 
 /// A token that was just made.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Token {
     /// The token's text.
     pub text: Secret,

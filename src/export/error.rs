@@ -7,6 +7,7 @@ use crate::{registry, store};
 
 /// Why an export stopped.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The registry could not be read.
     #[error("cannot read the registry")]

@@ -20,7 +20,7 @@ mod tree;
 mod tests;
 
 pub use error::{Error, Result};
-pub use request::{Kind, Request};
+pub use request::{Kind, KindError, Request};
 pub use selection::{Selection, Selector, SelectorError};
 pub use summary::Summary;
 

@@ -7,6 +7,7 @@ use super::selection::Selection;
 
 /// What reads the folder of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Kind {
     /// nginx.
     Nginx,
@@ -33,12 +34,18 @@ impl Kind {
     }
 }
 
-impl FromStr for Kind {
-    type Err = String;
+/// The text is not the name of a kind of export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not one of {}", Kind::ALL.map(Kind::as_str).join(", "))]
+#[non_exhaustive]
+pub struct KindError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Kind {
+    type Err = KindError;
+
+    fn from_str(text: &str) -> Result<Self, KindError> {
         let known = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
-        known.ok_or_else(|| format!("not one of {}", Self::ALL.map(Self::as_str).join(", ")))
+        known.ok_or(KindError)
     }
 }
 

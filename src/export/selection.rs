@@ -16,6 +16,7 @@ pub struct Selector {
 
 /// The reason why a text does not select anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SelectorError {
     /// The part before the colon is not a pattern of repositories.
     #[error(transparent)]

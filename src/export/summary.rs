@@ -4,6 +4,7 @@ use super::limits::PROBLEMS_NAMED_MAX;
 
 /// What an export has done so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Summary {
     /// The repositories that were looked at.
     pub repositories: u64,

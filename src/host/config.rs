@@ -90,7 +90,7 @@ impl Config {
     /// request is sent to a bucket yet.
     pub fn open(&self, platform: Arc<dyn Platform>, spin: Option<Arc<dyn KeyValue>>) -> Result<Stores> {
         let s3 = match &self.s3 {
-            Some(settings) => Some(S3::new(settings.clone(), platform.clone()).map_err(anyhow::Error::msg)?),
+            Some(settings) => Some(S3::new(settings.clone(), platform.clone())?),
             None => None,
         };
         let bucket = || s3.as_ref().context("setting s3_bucket is missing: S3 needs it");
@@ -120,7 +120,7 @@ impl Config {
         let mut handler = handler.with_redirects(self.redirects.clone());
         handler = handler.with_body_bytes_max(self.body_bytes_max);
         if !mirroring.is_empty() {
-            handler = handler.with_mirrors(Mirrors::new(mirroring, &registry, &keys, &platform, &self.mirrors.seal()));
+            handler = handler.with_mirrors(Mirrors::new(mirroring, &registry, &self.mirrors.seal()));
         }
         Ok(Stores { keys, blobs, s3, registry, handler })
     }

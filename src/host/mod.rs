@@ -22,7 +22,7 @@ mod export;
 mod import;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod native;
-#[cfg(all(feature = "native", not(target_family = "wasm")))]
+#[cfg(all(feature = "outbound", not(target_family = "wasm")))]
 pub mod outbound;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod prune;

@@ -66,6 +66,7 @@ impl Change {
     }
 
     /// Adds a text that the client chose freely.
+    #[cfg(feature = "accounts")]
     pub(super) fn with_quoted(self, name: &str, text: &str) -> Self {
         self.with(name, quoted(text))
     }

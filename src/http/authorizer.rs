@@ -10,7 +10,7 @@ use http::request::Parts;
 use super::audit;
 use super::credentials::credentials;
 use super::error::Error;
-use super::origin::{Proxies, parse_public_url};
+use super::origin::{Proxies, PublicUrlError, parse_public_url};
 use super::permission::Permission;
 use crate::auth::{Access, Attempt, Caller, Credentials, Refusal, Scope};
 
@@ -32,7 +32,7 @@ impl Authorizer {
         Self { access: Arc::new(access), proxies: Proxies::default(), public_url: None, is_local: false }
     }
 
-    pub(super) fn set_public_url(&mut self, url: &str) -> Result<(), &'static str> {
+    pub(super) fn set_public_url(&mut self, url: &str) -> Result<(), PublicUrlError> {
         self.public_url = Some(parse_public_url(url)?);
         Ok(())
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::limits::{BUSY_RETRY_AFTER_SECONDS, HEADER_BYTES_MAX, ISSUER_RETRY_AFTER_SECONDS, URI_BYTES_MAX};
 use super::reply::Reply;
 use super::request_id::RequestId;
+#[cfg(feature = "accounts")]
 use crate::auth::DirectoryError;
 use crate::mirror;
 use crate::oci::RepositoryName;
@@ -91,6 +92,7 @@ pub(super) enum Error {
     },
     /// The upstream of a mirrored repository is in trouble.
     Upstream(upstream::Error),
+    #[cfg(feature = "accounts")]
     Directory(DirectoryError),
     Registry(registry::Error),
 }
@@ -113,10 +115,12 @@ impl From<mirror::Error> for Error {
 impl Error {
     /// Whether the request may have made part of its changes before the error.
     pub(super) fn may_have_changed(&self) -> bool {
-        matches!(
-            self,
-            Self::Panicked | Self::Registry(registry::Error::Store(_)) | Self::Directory(DirectoryError::Store(_))
-        )
+        match self {
+            Self::Panicked | Self::Registry(registry::Error::Store(_)) => true,
+            #[cfg(feature = "accounts")]
+            Self::Directory(DirectoryError::Store(_)) => true,
+            _ => false,
+        }
     }
 
     pub(super) fn reply(self, head: &Parts) -> Reply {
@@ -206,9 +210,11 @@ impl Error {
             }
             Self::TokenRequest(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why),
             Self::Body(why) => error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why.to_string()),
+            #[cfg(feature = "accounts")]
             Self::Directory(DirectoryError::Invalid(why)) => {
                 error(StatusCode::BAD_REQUEST, "UNSUPPORTED", why.to_string())
             }
+            #[cfg(feature = "accounts")]
             Self::Directory(DirectoryError::Store(why)) => of_registry(&why.into(), head),
             Self::UnknownCoding => error(
                 StatusCode::NOT_IMPLEMENTED,

@@ -55,7 +55,8 @@ pub use audit::TARGET as AUDIT_TARGET;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub(crate) use audit::log_own as audit_own;
 pub use event::Event;
-pub use origin::{Peer, Proxies, ProxiesError};
+pub use origin::{Peer, Proxies, ProxiesError, PublicUrlError};
+pub use prefix::PathPrefixError;
 pub use progress::Progress;
 pub use redirects::Redirects;
 pub use request_id::REQUEST_SPAN;
@@ -155,7 +156,7 @@ impl Handler {
     ///
     /// # Errors
     /// If `path` is not an absolute path. The text says which form is allowed.
-    pub fn with_path_prefix(self, path: &str) -> Result<Self, &'static str> {
+    pub fn with_path_prefix(self, path: &str) -> Result<Self, PathPrefixError> {
         Ok(Self { prefix: PathPrefix::new(path)?, ..self })
     }
 
@@ -172,7 +173,7 @@ impl Handler {
     ///
     /// # Errors
     /// If `url` is not a scheme and a host alone. The text says which form is allowed.
-    pub fn with_public_url(mut self, url: &str) -> Result<Self, &'static str> {
+    pub fn with_public_url(mut self, url: &str) -> Result<Self, PublicUrlError> {
         self.authorizer.set_public_url(url)?;
         Ok(self)
     }

@@ -228,18 +228,23 @@ fn has_port(host: &str) -> bool {
     host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'))
 }
 
+/// The text is not a scheme and a host alone, such as `https://registry.example`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("use http:// or https:// and a host, without a path")]
+#[non_exhaustive]
+pub struct PublicUrlError;
+
 /// Checks the URL by which clients reach the registry, and removes the slash after the authority.
 ///
 /// # Errors
 /// The text says which form is allowed.
-pub(super) fn parse_public_url(text: &str) -> Result<String, &'static str> {
-    const FORM: &str = "use http:// or https:// and a host, without a path";
-    let uri: Uri = text.parse().map_err(|_| FORM)?;
+pub(super) fn parse_public_url(text: &str) -> Result<String, PublicUrlError> {
+    let uri: Uri = text.parse().map_err(|_| PublicUrlError)?;
     let (Some(scheme @ ("http" | "https")), Some(host)) = (uri.scheme_str(), uri.authority()) else {
-        return Err(FORM);
+        return Err(PublicUrlError);
     };
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() || !is_host(host.as_str()) {
-        return Err(FORM);
+        return Err(PublicUrlError);
     }
     Ok(format!("{scheme}://{host}"))
 }

@@ -6,6 +6,12 @@ use http::{HeaderMap, HeaderValue, Uri};
 
 use super::authorizer::TOKEN_PATH;
 
+/// The text is not the path of a folder of a site, such as `/registry`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a path prefix begins with a slash and has no query, such as /registry")]
+#[non_exhaustive]
+pub struct PathPrefixError;
+
 /// The path below which a program serves the handler, such as `/registry`; empty for the root.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PathPrefix(String);
@@ -13,12 +19,12 @@ pub(super) struct PathPrefix(String);
 impl PathPrefix {
     /// # Errors
     /// If `path` does not begin with a slash, or has characters that a path must encode.
-    pub(super) fn new(path: &str) -> Result<Self, &'static str> {
+    pub(super) fn new(path: &str) -> Result<Self, PathPrefixError> {
         let path = path.trim_end_matches('/');
         let is_path = path.is_empty() || path.starts_with('/') && path.parse::<PathAndQuery>().is_ok();
         match is_path && !path.contains(['?', '"', '<', '>']) {
             true => Ok(Self(path.to_owned())),
-            false => Err("a path prefix begins with a slash and has no query, such as /registry"),
+            false => Err(PathPrefixError),
         }
     }
 

@@ -4,6 +4,7 @@ use crate::{registry, upstream};
 
 /// Why something could not be imported.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The source does not have the content. The text names the content.
     #[error("{0}")]

@@ -33,6 +33,7 @@ pub struct Target {
 
 /// The text is not a name in this registry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum TargetError {
     /// The part before the colon.
     #[error(transparent)]

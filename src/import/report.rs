@@ -37,6 +37,7 @@ pub struct Report {
 
 /// Something that could not be taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Problem {
     /// The image or repository.
     pub name: String,
@@ -46,6 +47,7 @@ pub struct Problem {
 
 /// A step of a running import.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Progress<'a> {
     /// The image or repository.
     pub name: &'a str,
@@ -55,6 +57,7 @@ pub struct Progress<'a> {
 
 /// What happened in a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Step<'a> {
     /// The image is stored under its name.
     Taken,

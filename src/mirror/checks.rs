@@ -11,6 +11,7 @@ const CHECKS_AT_ONCE: usize = 10;
 
 /// The result for one upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct UpstreamFinding {
     /// The name of the upstream.
     pub upstream: String,

@@ -19,6 +19,7 @@ pub(super) struct Counters {
 
 /// What an instance has done with one upstream since the instance began.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counts {
     /// The name of the upstream.
     pub upstream: String,

@@ -78,15 +78,17 @@ pub struct MirroredRepository {
 
 impl Mirrors {
     /// Mirrors the upstreams of `settings` into `registry`, which must have the prefixes of the
-    /// settings ([`Mirroring::prefixes`], [`Registry::with_mirrored_prefixes`]). `keys` holds the facts about mirrored
-    /// content, and `seal` encrypts the tokens of upstreams there.
-    pub fn new(
-        settings: Mirroring,
-        registry: &Registry,
-        keys: &Arc<dyn KeyValue>,
-        platform: &Arc<dyn Platform>,
-        seal: &Seal,
-    ) -> Self {
+    /// settings ([`Mirroring::prefixes`], [`Registry::with_mirrored_prefixes`]). The registry's
+    /// key-value store also holds the facts about mirrored content. `seal` encrypts the tokens of
+    /// upstreams in that store, so all instances over one store need the same seal. The registry's
+    /// platform sends the requests to the upstreams.
+    pub fn new(settings: Mirroring, registry: &Registry, seal: &Seal) -> Self {
+        Self::over(settings, registry, registry.shared_platform(), seal)
+    }
+
+    /// As [`Mirrors::new`], with a platform of its own for the requests to the upstreams.
+    pub fn over(settings: Mirroring, registry: &Registry, platform: &Arc<dyn Platform>, seal: &Seal) -> Self {
+        let keys = registry.keys();
         let (troubles, fills) = (Troubles::new(keys.clone(), platform.clone()), Fills::default());
         let mirrors = settings.upstreams.into_iter().map(|(upstream, options)| Mirror {
             client: Client::new(upstream, keys.clone(), platform.clone(), seal.clone()),

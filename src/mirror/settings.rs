@@ -58,6 +58,7 @@ pub struct Options {
 
 /// The text does not describe upstreams or logins. The error shows no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SettingsError {
     /// An upstream cannot be read. The text is the beginning of the line.
     #[error("{0:?}: {1}")]
@@ -81,6 +82,7 @@ pub enum SettingsError {
 
 /// Why the text of one upstream cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum LineError {
     /// The text has fewer than two words.
     #[error("want NAME URL and options, as in: docker.io https://registry-1.docker.io")]

@@ -94,24 +94,23 @@ impl Setup {
         let settings: Mirroring = settings.parse().unwrap();
         let registry = Registry::new(keys.clone(), blobs, platform.clone(), limits).with_expiring(&EXPIRING);
         let registry = registry.with_mirrored_prefixes(settings.prefixes());
-        let mirrors = Mirrors::new(settings, &registry, &keys, &platform, &Seal::new([1; 32]));
+        let mirrors = Mirrors::new(settings, &registry, &Seal::new([1; 32]));
         Self { upstream, platform: scripted, keys, registry, mirrors, sent }
     }
 
     /// The same stores in another instance.
     fn another(&self) -> Mirrors {
-        let (platform, settings): (Arc<dyn Platform>, Mirroring) =
-            (self.platform.clone(), "docker.io https://docker.io fresh=60 stale=600".parse().unwrap());
-        Mirrors::new(settings, &self.registry, &self.keys, &platform, &Seal::new([1; 32]))
+        let settings = "docker.io https://docker.io fresh=60 stale=600".parse().unwrap();
+        Mirrors::new(settings, &self.registry, &Seal::new([1; 32]))
     }
 
     /// The mirrors of another instance over the same upstream, with these keys and no blobs.
     fn with_keys(&self, keys: Arc<dyn KeyValue>) -> Mirrors {
         let platform: Arc<dyn Platform> = self.platform.clone();
         let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
-        let registry = Registry::new(keys.clone(), blobs, platform.clone(), Limits::default());
+        let registry = Registry::new(keys, blobs, platform, Limits::default());
         let settings = "docker.io https://docker.io fresh=60".parse().unwrap();
-        Mirrors::new(settings, &registry, &keys, &platform, &Seal::new([1; 32]))
+        Mirrors::new(settings, &registry, &Seal::new([1; 32]))
     }
 
     fn repository(&self) -> MirroredRepository {

@@ -27,6 +27,7 @@ pub struct Digest {
 /// The registered digest algorithms (image-spec, "Registered algorithms").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Algorithm {
     /// SHA-256, the default of every client.
     #[default]
@@ -37,6 +38,7 @@ pub enum Algorithm {
 
 /// The reason why a text is not accepted as a digest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DigestError {
     /// The text does not follow the grammar `algorithm:encoded`, or the encoded part has the wrong
     /// length or alphabet.

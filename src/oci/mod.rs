@@ -5,6 +5,8 @@ pub mod digest;
 pub mod manifest;
 pub mod name;
 pub mod range;
+#[cfg(feature = "oci-spec")]
+mod spec;
 
 pub use digest::{Algorithm, Digest, Hasher};
 pub use manifest::{Descriptor, Manifest};

@@ -117,6 +117,7 @@ pub enum Reference {
 
 /// The error for a text that is neither a tag nor a digest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReferenceError {
     /// A text without a colon is meant as a tag, but is not a valid tag.
     #[error(transparent)]

@@ -22,6 +22,7 @@ pub struct Body {
 
 /// Why a body failed before its end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BodyError {
     /// The sender stopped before the end of the body.
     #[error("the body broke off: {0}")]

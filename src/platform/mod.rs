@@ -18,6 +18,7 @@ pub use client_pace::ClientPace;
 
 /// Why [`Platform::send`] returned no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SendError {
     /// The platform has no outbound HTTP. The request was not sent.
     #[error("this platform sends no requests")]

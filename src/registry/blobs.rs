@@ -16,6 +16,7 @@ use crate::store::{self, When};
 
 /// A blob that a repository holds.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Blob {
     /// The digest of the blob.
     pub digest: Digest,

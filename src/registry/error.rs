@@ -13,6 +13,7 @@ use crate::store;
 
 /// Why an operation failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The repository does not hold this blob.
     #[error("the repository does not have the blob {0}")]
@@ -89,6 +90,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a request does not fit its upload.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidUpload {
     /// The client broke the body off.
     #[error(transparent)]
@@ -100,6 +102,7 @@ pub enum InvalidUpload {
 
 /// Why a digest is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidDigest {
     /// The request names no digest.
     #[error("the request has no parameter digest")]
@@ -119,6 +122,7 @@ pub enum InvalidDigest {
 
 /// Why a pushed manifest is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidManifest {
     /// The body failed.
     #[error(transparent)]
@@ -156,6 +160,7 @@ pub enum InvalidManifest {
 
 /// Why the size of a body is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidSize {
     /// The body is shorter or longer than its declared length.
     #[error("the body has {received} bytes of {declared} declared")]
@@ -183,6 +188,7 @@ pub enum InvalidSize {
 
 /// Why a warning is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidWarning {
     /// The text is empty or too long.
     #[error("a warning must have 1 to {most} bytes")]

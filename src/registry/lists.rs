@@ -21,6 +21,7 @@ pub struct PageRequest {
 
 /// A part of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Page {
     /// The entries, in byte order.
     pub entries: Vec<String>,

@@ -179,6 +179,14 @@ impl Registry {
         &*self.parts.platform
     }
 
+    pub(crate) fn shared_platform(&self) -> &Arc<dyn Platform> {
+        &self.parts.platform
+    }
+
+    pub(crate) fn keys(&self) -> &Arc<dyn KeyValue> {
+        &self.parts.facts.keys
+    }
+
     /// Tests the stores of this host, and returns the findings about what the stores really
     /// guarantee.
     ///

@@ -24,6 +24,7 @@ const CONTENT_BYTES: usize = 11 * 1024 * 1024;
 
 /// The result for one guarantee.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Finding {
     /// The guarantee.
     pub guarantee: &'static str,
@@ -36,6 +37,7 @@ pub struct Finding {
 /// Whether a guarantee holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Verdict {
     /// The guarantee holds.
     Holds,

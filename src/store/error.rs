@@ -11,6 +11,7 @@ use crate::platform::{BodyError, SendError, SourceError};
 /// see it. [`source`](std::error::Error::source) is the cause, and
 /// [`Causes`](crate::platform::Causes) shows both.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A condition did not hold, or another request took the stage. The store changed nothing.
     #[error(transparent)]

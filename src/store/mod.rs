@@ -17,11 +17,12 @@ pub mod contract;
 pub mod counting;
 #[cfg(any(test, feature = "testing"))]
 pub mod faulty;
-#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+#[cfg(all(feature = "files", not(all(target_family = "wasm", target_os = "unknown"))))]
 pub mod file;
 pub mod memory;
 pub mod packed;
 pub mod readiness;
+#[cfg(feature = "s3")]
 pub mod s3;
 #[cfg(all(feature = "spin", target_os = "wasi"))]
 pub mod spin;

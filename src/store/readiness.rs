@@ -17,6 +17,7 @@ const ABSENT_KEY: &str = "check/ready";
 /// A store does not answer. The text names the store and the cause, for the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the {store} is not ready: {cause}")]
+#[non_exhaustive]
 pub struct NotReady {
     store: &'static str,
     cause: String,

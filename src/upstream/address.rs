@@ -34,6 +34,7 @@ pub struct Upstream {
 
 /// The credentials for an upstream.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Login {
     /// A user and a password, for Basic challenges and for token servers.
     Password {
@@ -48,6 +49,7 @@ pub enum Login {
 
 /// The reason why a text cannot be the URL of an upstream, or a host of its realm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum UpstreamError {
     /// The text is no URL of a server.
     #[error("want a URL that begins with https:// and a host")]

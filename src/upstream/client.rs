@@ -83,6 +83,7 @@ impl Followed {
 
 /// The answer to a question about a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ManifestHead {
     /// The manifest still has the entity tag that the question named.
     NotModified,
@@ -97,6 +98,7 @@ pub enum ManifestHead {
 
 /// A manifest from an upstream, whose bytes have the digest.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct FetchedManifest {
     /// The manifest's digest.
     pub digest: Digest,
@@ -110,6 +112,7 @@ pub struct FetchedManifest {
 
 /// Where an upstream serves a blob.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum BlobPlace {
     /// The upstream itself sends the blob.
     Here(BlobPart),
@@ -120,6 +123,7 @@ pub enum BlobPlace {
 
 /// A blob from an upstream, or its end. The caller must check the digest.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct BlobPart {
     /// The first byte of the body within the blob.
     pub start: u64,

@@ -3,6 +3,7 @@
 /// Why a request to an upstream failed. The text is for clients and for the log, and has no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("upstream {upstream}: {kind}")]
+#[non_exhaustive]
 pub struct Error {
     /// The name of the upstream.
     pub upstream: String,
@@ -12,6 +13,7 @@ pub struct Error {
 
 /// The classes of trouble with an upstream. Callers handle each class differently.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Kind {
     /// The upstream does not have the content (404).
     #[error("the content is not there")]

@@ -22,6 +22,7 @@ const TAGS_PER_PAGE: usize = 1000;
 
 /// A part of an upstream's list of tags.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TagPage {
     /// The tags, in the upstream's order.
     pub tags: Vec<Tag>,
@@ -31,6 +32,7 @@ pub struct TagPage {
 
 /// A list of an upstream, read page by page.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WholeList<T> {
     /// The entries, in the upstream's order.
     pub entries: Vec<T>,

@@ -23,6 +23,7 @@ pub(super) struct Traffic {
 
 /// What went between this instance and an upstream since the instance began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TrafficCounts {
     /// HTTP requests, with those for tokens and those that follow redirects.
     pub requests: u64,
@@ -36,6 +37,7 @@ pub struct TrafficCounts {
 
 /// The rest of an upstream's rate limit, as Docker Hub states it: `RateLimit-Remaining: 97;w=21600`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RateLimit {
     /// How many requests are left.
     pub remaining: u64,

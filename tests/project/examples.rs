@@ -13,6 +13,8 @@ const MANIFEST: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.im
 const SERVERS: &[&str] = &["axum", "events", "hyper", "middleware", "own_users"];
 /// The examples that end by themselves.
 const PROGRAMS: &[&str] = &["own_store", "test_registry"];
+/// The examples with a test of their own. `scripts/test lint` checks `spin_app`.
+const OTHERS: &[&str] = &["mirror", "spin_app"];
 
 fn program(name: &str) -> Command {
     let tests: PathBuf = std::env::current_exe().expect("the path of this test");
@@ -30,7 +32,11 @@ struct Server {
 
 impl Server {
     fn start(name: &str) -> Self {
-        let mut child = program(name).env("PORT", "0").stdout(Stdio::piped()).spawn().expect("a process");
+        Self::run(name, program(name))
+    }
+
+    fn run(name: &str, mut program: Command) -> Self {
+        let mut child = program.env("PORT", "0").stdout(Stdio::piped()).spawn().expect("a process");
         let mut output = BufReader::new(child.stdout.take().expect("the output"));
         let mut line = String::new();
         output.read_line(&mut line).expect("a line");
@@ -76,7 +82,7 @@ fn each_example_is_tested() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let names: BTreeSet<_> = files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
-    let tested: BTreeSet<_> = SERVERS.iter().chain(PROGRAMS).map(|name| (*name).to_owned()).collect();
+    let tested: BTreeSet<_> = SERVERS.iter().chain(PROGRAMS).chain(OTHERS).map(|name| (*name).to_owned()).collect();
     assert_eq!(names, tested);
 }
 
@@ -127,4 +133,27 @@ fn events_name_the_pushed_tag() {
     let mut line = String::new();
     server.output.read_line(&mut line).expect("a line");
     assert!(line.starts_with("push-manifest ada/app v1 sha256:"), "{line}");
+}
+
+#[test]
+fn a_mirror_pulls_through_and_takes_no_pushes() {
+    let upstream = Server::start("hyper");
+    upstream.push_and_pull("");
+    let data = tempfile::tempdir().expect("a folder");
+    let mut program = program("mirror");
+    program.env("UPSTREAM", format!("http://{}", upstream.address)).env("DATA", data.path());
+    let mirror = Server::run("mirror", program);
+    for name in ["docker.io/ada/app", "ada/app"] {
+        let (status, answer) = mirror.send("GET", &format!("/v2/{name}/manifests/v1"), "", "");
+        assert!(status == 200 && answer.ends_with(MANIFEST), "{answer}");
+    }
+    let headers = format!("Content-Type: {INDEX}\r\n");
+    for name in ["docker.io/ada/app", "mine"] {
+        let (status, answer) = mirror.send("PUT", &format!("/v2/{name}/manifests/v2"), &headers, MANIFEST);
+        assert!([401, 403].contains(&status), "{answer}");
+    }
+    // The mirror serves what it has while the upstream is gone.
+    drop(upstream);
+    let (status, answer) = mirror.send("GET", "/v2/docker.io/ada/app/manifests/v1", "", "");
+    assert!(status == 200 && answer.ends_with(MANIFEST), "{answer}");
 }

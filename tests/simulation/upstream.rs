@@ -12,7 +12,6 @@ use eyot::mirror::{BlobSource, Error, Mirrors};
 use eyot::oci::{Digest, Reference, RepositoryName, Tag};
 use eyot::platform::{BodyError, Platform, SendError};
 use eyot::registry::{self, Limits};
-use eyot::store::KeyValue;
 use eyot::store::faulty::Dice;
 use eyot::{Body, Registry};
 use futures_util::{FutureExt as _, stream};
@@ -89,29 +88,18 @@ pub struct Cache {
 }
 
 impl Cache {
-    pub fn new(
-        caching: &Caching,
-        scheduler: &Scheduler,
-        registries: &[Registry; 2],
-        bare: &Registry,
-        gated_keys: &Arc<dyn KeyValue>,
-        bare_keys: &Arc<dyn KeyValue>,
-    ) -> Self {
+    pub fn new(caching: &Caching, scheduler: &Scheduler, registries: &[Registry; 2], bare: &Registry) -> Self {
         let offer = Arc::<Mutex<Offer>>::default();
         offer.lock().unwrap().tags = [4, 1].map(|number| (number, BTreeSet::from([number])));
-        let mirrors = |registry: &Registry, keys: &Arc<dyn KeyValue>| {
+        let mirrors = |registry: &Registry| {
             let outbound: Arc<dyn Platform> = Arc::new(Outbound {
                 scheduler: scheduler.clone(),
                 offer: offer.clone(),
                 troubles_per_mille: caching.troubles_per_mille,
             });
-            Mirrors::new(SETTINGS.parse().unwrap(), registry, keys, &outbound, &Seal::new([1; 32]))
+            Mirrors::over(SETTINGS.parse().unwrap(), registry, &outbound, &Seal::new([1; 32]))
         };
-        Self {
-            mirrors: registries.each_ref().map(|registry| mirrors(registry, gated_keys)),
-            bare: mirrors(bare, bare_keys),
-            offer,
-        }
+        Self { mirrors: registries.each_ref().map(mirrors), bare: mirrors(bare), offer }
     }
 }
 

@@ -142,10 +142,7 @@ impl World {
                 ..setting.limits.clone()
             },
         ));
-        let cache = setting
-            .caching
-            .as_ref()
-            .map(|caching| Cache::new(caching, &scheduler, &registries, &bare, &behind_gates, &keys));
+        let cache = setting.caching.as_ref().map(|caching| Cache::new(caching, &scheduler, &registries, &bare));
         Self {
             setting: Arc::new(setting),
             scheduler,

@@ -8,11 +8,10 @@ use super::setting::{AnySetting, Flag, Number, Optional, Setting, Text};
 use super::values::Values;
 use crate::http::Redirects;
 use crate::store::s3::{
-    PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_BYTES_MIN, PREFIX_BYTES_MAX, REDIRECT_SECONDS_MAX, S3Settings,
+    PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_BYTES_MIN, PREFIX_BYTES_MAX, REDIRECT_SECONDS_DEFAULT,
+    REDIRECT_SECONDS_MAX, S3Settings,
 };
 
-/// The default validity of the URL of a redirect, in seconds.
-const REDIRECT_SECONDS_DEFAULT: u64 = 20 * 60;
 /// The end of the host name of every R2 endpoint.
 const R2_DOMAIN: &str = ".r2.cloudflarestorage.com";
 

@@ -7,6 +7,7 @@ mod catalog;
 mod check;
 mod collection;
 mod health;
+#[cfg(feature = "accounts")]
 mod machine_tokens;
 mod manifests;
 mod mounts;
@@ -17,6 +18,7 @@ mod referrers;
 mod tags;
 pub(super) mod token;
 mod uploads;
+#[cfg(feature = "accounts")]
 mod users;
 mod version;
 mod warnings;
@@ -48,7 +50,9 @@ pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     check::ENDPOINTS,
     collection::ENDPOINTS,
     token::ENDPOINTS,
+    #[cfg(feature = "accounts")]
     users::ENDPOINTS,
+    #[cfg(feature = "accounts")]
     machine_tokens::ENDPOINTS,
     warnings::ENDPOINTS,
     mounts::ENDPOINTS,

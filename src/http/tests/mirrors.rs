@@ -86,10 +86,10 @@ impl Setup {
         let platform: Arc<dyn Platform> = upstream.clone();
         let keys: Arc<dyn KeyValue> = Arc::new(MemoryKeyValue::default());
         let blobs = Arc::new(MemoryBlobStore::new(platform.clone()));
-        let registry = Registry::new(keys.clone(), blobs, platform.clone(), Limits::default());
+        let registry = Registry::new(keys, blobs, platform, Limits::default());
         let settings: Mirroring = settings.parse().unwrap();
         let registry = registry.with_mirrored_prefixes(settings.prefixes());
-        let mirrors = Mirrors::new(settings, &registry, &keys, &platform, &Seal::new([1; 32]));
+        let mirrors = Mirrors::new(settings, &registry, &Seal::new([1; 32]));
         let access = Access::without_login(policy.parse::<Policy>().unwrap());
         let handler = Handler::new(registry.clone(), access).with_mirrors(mirrors);
         Self { handler, registry, upstream }

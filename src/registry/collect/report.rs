@@ -7,6 +7,7 @@ use crate::registry::limits::NAMED_IN_REPORT_MAX;
 /// The findings and removals of a round so far. The administrator's endpoint answers with the
 /// report as JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Report {
     /// The number of the round, counted from 1.
     pub round: u64,
@@ -52,6 +53,7 @@ pub struct Report {
 
 /// Counts of one kind of keys or objects, by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Tally {
     /// How many are in use.
     pub kept: u64,
@@ -64,6 +66,7 @@ pub struct Tally {
 
 /// A count, and the names of the first 100 that were counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Named {
     /// How many were found.
     pub count: u64,

@@ -31,6 +31,7 @@ use storing::{ManifestStorage, Push};
 
 /// The result of a push.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Pushed {
     /// The digest of the manifest.
     pub digest: Digest,

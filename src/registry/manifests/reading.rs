@@ -13,6 +13,7 @@ use crate::store;
 
 /// A manifest that a repository holds.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Manifest {
     /// The digest of the manifest.
     pub digest: Digest,

@@ -33,6 +33,7 @@ pub struct ReferrersRequest {
 
 /// A page of referrers.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Referrers {
     /// The descriptors of the referrers, in the order of their digests.
     pub descriptors: Vec<Descriptor>,

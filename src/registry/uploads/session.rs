@@ -10,6 +10,7 @@ use crate::store::{self, Version};
 
 /// The progress of an upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Status {
     /// The name of the upload session.
     pub session: SessionId,

@@ -15,7 +15,7 @@ use rusty_s3::{Bucket, Credentials, Map, Method, UrlStyle};
 
 use super::answer;
 use super::gather::StreamedPart;
-use super::settings::S3Settings;
+use super::settings::{S3Settings, S3SettingsError};
 use crate::platform::{Body, Causes, Platform, SendError};
 use crate::store::{Error, Failure, Result};
 
@@ -187,10 +187,10 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(settings: &S3Settings, platform: Arc<dyn Platform>) -> Result<Self, String> {
+    pub(super) fn new(settings: &S3Settings, platform: Arc<dyn Platform>) -> Result<Self, S3SettingsError> {
         let style = if settings.path_style { UrlStyle::Path } else { UrlStyle::VirtualHost };
-        let bucket = |name: &str, endpoint: &str| {
-            let unusable = |why: &dyn std::fmt::Display| format!("setting {name}: {endpoint:?}: {why}");
+        let bucket = |name, endpoint: &str| {
+            let unusable = |why: &dyn std::fmt::Display| S3SettingsError::new(name, format!("{endpoint:?}: {why}"));
             let url = endpoint.parse().map_err(|why: url::ParseError| unusable(&why))?;
             Bucket::new(url, style, settings.bucket.clone(), settings.region.clone()).map_err(|why| unusable(&why))
         };

@@ -29,7 +29,8 @@ use client::Client;
 pub use blob_store::S3BlobStore;
 pub use key_value::S3KeyValue;
 pub use settings::{
-    PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_BYTES_MIN, PREFIX_BYTES_MAX, REDIRECT_SECONDS_MAX, S3Settings,
+    PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_BYTES_MIN, PREFIX_BYTES_MAX, REDIRECT_SECONDS_DEFAULT,
+    REDIRECT_SECONDS_MAX, S3Settings, S3SettingsError,
 };
 
 /// A bucket, which can be used as a key-value store, as a blob store, or as both.
@@ -43,8 +44,8 @@ impl S3 {
     /// Checks the settings; sends no request.
     ///
     /// # Errors
-    /// A text that names the wrong setting and the reason.
-    pub fn new(settings: S3Settings, platform: Arc<dyn Platform>) -> Result<Self, String> {
+    /// When a setting cannot be used. The error names the setting and the reason.
+    pub fn new(settings: S3Settings, platform: Arc<dyn Platform>) -> Result<Self, S3SettingsError> {
         settings.check()?;
         let client = Arc::new(Client::new(&settings, platform)?);
         Ok(Self { client, settings: Arc::new(settings) })

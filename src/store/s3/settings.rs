@@ -8,6 +8,8 @@ pub const PART_BYTES_MIN: u64 = 5 * 1024 * 1024;
 pub const PART_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
 /// The default part size in bytes. An upload of unknown length holds two parts in memory.
 pub const PART_BYTES_DEFAULT: u64 = 16 * 1024 * 1024;
+/// The default validity of the URL of a redirect, in seconds.
+pub const REDIRECT_SECONDS_DEFAULT: u64 = 20 * 60;
 /// The longest validity of a signature, in seconds: a week.
 pub const REDIRECT_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
 
@@ -48,9 +50,52 @@ pub struct S3Settings {
     pub redirect_lifetime: Duration,
 }
 
+/// A setting of the bucket that cannot be used. The text names the setting as the program `eyot` calls
+/// the setting, gives the reason, and holds no secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("setting {setting}: {reason}")]
+pub struct S3SettingsError {
+    setting: &'static str,
+    reason: String,
+}
+
+impl S3SettingsError {
+    pub(super) fn new(setting: &'static str, reason: impl Into<String>) -> Self {
+        Self { setting, reason: reason.into() }
+    }
+
+    /// The name of the setting, such as `s3_bucket`.
+    pub fn setting(&self) -> &'static str {
+        self.setting
+    }
+}
+
+/// A server on this machine, without a bucket and credentials, and otherwise the defaults of the
+/// program `eyot`: programs name the bucket and the credentials, and take the rest by
+/// `..S3Settings::default()`.
+impl Default for S3Settings {
+    fn default() -> Self {
+        Self {
+            endpoint: "http://127.0.0.1:9000".into(),
+            public_endpoint: None,
+            region: "us-east-1".into(),
+            bucket: String::new(),
+            prefix: String::new(),
+            path_style: true,
+            access_key_id: String::new(),
+            secret_access_key: String::new(),
+            session_token: None,
+            part_bytes: PART_BYTES_DEFAULT,
+            equal_parts: false,
+            conditional_puts: true,
+            redirect_lifetime: Duration::from_secs(REDIRECT_SECONDS_DEFAULT),
+        }
+    }
+}
+
 impl S3Settings {
     /// Refuses settings that cannot be part of a URL or a signature, or that lead to another place.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), S3SettingsError> {
         let endpoints = [("s3_endpoint", Some(&self.endpoint)), ("s3_public_endpoint", self.public_endpoint.as_ref())];
         for (name, endpoint) in endpoints {
             let Some(endpoint) = endpoint else { continue };
@@ -63,13 +108,13 @@ impl S3Settings {
             };
             match url {
                 None => {
-                    return Err(format!(
-                        "setting {name}: {endpoint:?} is not a URL like https://HOST or http://HOST:PORT"
-                    ));
+                    let reason = format!("{endpoint:?} is not a URL like https://HOST or http://HOST:PORT");
+                    return Err(S3SettingsError::new(name, reason));
                 }
                 // The URL is not shown, because it may contain a password.
                 Some(url) if !is_plain(&url) => {
-                    return Err(format!("setting {name}: the URL must have no user name, password, query or fragment"));
+                    let reason = "the URL must have no user name, password, query or fragment";
+                    return Err(S3SettingsError::new(name, reason));
                 }
                 Some(_) => {}
             }
@@ -78,10 +123,12 @@ impl S3Settings {
             !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
         };
         if !is_name(&self.bucket, "-._") || self.bucket.chars().all(|c| c == '.') {
-            return Err(format!("setting s3_bucket: {:?} is not a name of letters, digits, -, . and _", self.bucket));
+            let reason = format!("{:?} is not a name of letters, digits, -, . and _", self.bucket);
+            return Err(S3SettingsError::new("s3_bucket", reason));
         }
         if !is_name(&self.region, "-_.") {
-            return Err(format!("setting s3_region: {:?} is not a name of letters, digits, -, . and _", self.region));
+            let reason = format!("{:?} is not a name of letters, digits, -, . and _", self.region);
+            return Err(S3SettingsError::new("s3_region", reason));
         }
         for (name, secret) in [
             ("s3_access_key_id", Some(&self.access_key_id)),
@@ -89,9 +136,8 @@ impl S3Settings {
             ("s3_session_token", self.session_token.as_ref()),
         ] {
             if secret.is_some_and(|text| text.is_empty() || !text.chars().all(|c| c.is_ascii_graphic())) {
-                return Err(format!(
-                    "setting {name}: the value is empty, or has white space or characters beyond ASCII"
-                ));
+                let reason = "the value is empty, or has white space or characters beyond ASCII";
+                return Err(S3SettingsError::new(name, reason));
             }
         }
         self.check_prefix()
@@ -99,15 +145,16 @@ impl S3Settings {
 
     /// Refuses prefixes that servers or URLs would change: `a//b`, `/a/b` and `a/./b` become `a/b`,
     /// and `..` leads out of the bucket.
-    fn check_prefix(&self) -> Result<(), String> {
+    fn check_prefix(&self) -> Result<(), S3SettingsError> {
         let prefix = &self.prefix;
         let folders = prefix.strip_suffix('/').unwrap_or(prefix);
         let is_plain = |folder: &str| !["", ".", ".."].contains(&folder) && !folder.chars().any(char::is_control);
         if !prefix.is_empty() && !folders.split('/').all(is_plain) || prefix.len() > PREFIX_BYTES_MAX {
-            return Err(format!(
-                "setting s3_prefix: {prefix:?} is not a text like registry/, of at most {PREFIX_BYTES_MAX} bytes, that neither \
-                 begins with / nor has //, ., .. as a folder or control characters"
-            ));
+            let reason = format!(
+                "{prefix:?} is not a text like registry/, of at most {PREFIX_BYTES_MAX} bytes, that neither begins \
+                 with / nor has //, ., .. as a folder or control characters"
+            );
+            return Err(S3SettingsError::new("s3_prefix", reason));
         }
         Ok(())
     }
@@ -130,18 +177,12 @@ mod tests {
         let change = |name: &str, value: &str| {
             let mut settings = S3Settings {
                 endpoint: "https://s3.example/path/".into(),
-                public_endpoint: None,
                 region: "eu-1".into(),
                 bucket: "my.bucket_1-x".into(),
                 prefix: "my registry+é/a".into(),
-                path_style: true,
                 access_key_id: "key".into(),
                 secret_access_key: "secret/+=".into(),
-                session_token: None,
-                part_bytes: PART_BYTES_DEFAULT,
-                equal_parts: false,
-                conditional_puts: true,
-                redirect_lifetime: Duration::from_secs(60),
+                ..S3Settings::default()
             };
             let value = value.to_owned();
             match name {
@@ -173,10 +214,17 @@ mod tests {
             ("s3_session_token", ["", " ", "hidden\n", "hiddené", "hidden b"]),
         ] {
             for value in values {
-                let why = change(name, value).unwrap_err();
+                let error = change(name, value).unwrap_err();
+                let why = error.to_string();
+                assert_eq!(error.setting(), name);
                 assert!(why.starts_with(&format!("setting {name}: ")) && !why.contains("hidden"), "{value:?}: {why}");
             }
         }
-        assert!(change("s3_prefix", &"p".repeat(PREFIX_BYTES_MAX + 1)).unwrap_err().contains("at most 200 bytes"));
+        assert!(
+            change("s3_prefix", &"p".repeat(PREFIX_BYTES_MAX + 1))
+                .unwrap_err()
+                .to_string()
+                .contains("at most 200 bytes")
+        );
     }
 }
