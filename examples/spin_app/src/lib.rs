@@ -12,8 +12,9 @@ use spin_sdk::http_service;
 /// Answers all requests that `spin.toml` does not give to the registry.
 #[http_service]
 async fn answer(request: Request) -> impl IntoResponse {
-    match request.uri().path() {
+    let (status, text) = match request.uri().path() {
         "/" => (StatusCode::OK, "hello from beside the registry\n"),
         _ => (StatusCode::NOT_FOUND, "there is no such page\n"),
-    }
+    };
+    (status, text.to_owned())
 }
