@@ -105,6 +105,9 @@ impl Directory {
 
     /// Removes a user, who cannot log in from now on. A signed token that the user has stays valid
     /// until its end, for five minutes at most.
+    ///
+    /// # Errors
+    /// When the store fails.
     pub async fn remove_user(&self, name: &str) -> Result<(), store::Error> {
         // An invalid name has no key.
         if check_user_name(name).is_err() {
@@ -114,6 +117,9 @@ impl Directory {
     }
 
     /// The names of the users after `last`, in byte order: at most 1,000.
+    ///
+    /// # Errors
+    /// When the store fails.
     pub async fn users(&self, last: Option<&str>) -> Result<Vec<String>, store::Error> {
         self.names("auth/user/", last).await
     }
@@ -146,6 +152,9 @@ impl Directory {
 
     /// Revokes a machine token. Signed tokens that were issued for the machine token stay valid for
     /// up to five minutes.
+    ///
+    /// # Errors
+    /// When the store fails.
     pub async fn remove_token(&self, name: &str) -> Result<(), store::Error> {
         if check_user_name(name).is_err() {
             return Ok(());
@@ -154,6 +163,9 @@ impl Directory {
     }
 
     /// The names of the machine tokens after `last`, in byte order: at most 1,000.
+    ///
+    /// # Errors
+    /// When the store fails.
     pub async fn tokens(&self, last: Option<&str>) -> Result<Vec<String>, store::Error> {
         self.names("auth/token/", last).await
     }

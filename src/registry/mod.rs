@@ -82,7 +82,12 @@ pub enum Mounted {
     Upload(Status),
 }
 
-/// An OCI registry over a pair of stores.
+/// An OCI registry over a pair of stores: the operations of the distribution specification and a few
+/// more, without HTTP and without permissions. A caller decides first who may do what.
+///
+/// A clone is cheap and shares all parts. Methods may be called at the same time, also by other
+/// instances over the same stores. When a method returns without an error, its changes are safe in
+/// the stores.
 #[derive(Clone)]
 pub struct Registry {
     /// All clones of a registry share its parts.
@@ -215,7 +220,7 @@ impl Registry {
 
 /// Blobs.
 impl Registry {
-    /// Looks a blob up: one key read.
+    /// Looks a blob up (distribution-spec, "Pulling blobs"): one key read.
     ///
     /// # Errors
     /// [`Error::BlobUnknown`] when the repository does not hold the blob, even if another
@@ -224,13 +229,21 @@ impl Registry {
         self.parts.blobs.get(repository, digest).await
     }
 
-    /// The blob's bytes in `range`, which must lie within the blob.
+    /// The blob's bytes in `range`, which must lie within the blob. The bytes come in pieces, and a
+    /// failure in the middle is an error of the body.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the blob store fails or has lost the bytes.
     pub async fn read_blob(&self, blob: &Blob, range: Range<u64>) -> Result<Body> {
         self.parts.blobs.read(blob, range).await
     }
 
     /// A URL from which a client can read the blob's bytes without the registry, if the blob store
-    /// offers such URLs.
+    /// offers such URLs (distribution-spec, "Pulling blobs": the answer may be a redirect). The URL is
+    /// valid for a limited time, which the store says.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the blob store fails.
     pub async fn redirect_blob(&self, blob: &Blob) -> Result<Option<String>> {
         self.parts.blobs.redirect(blob).await
     }
@@ -241,7 +254,7 @@ impl Registry {
         self.parts.blobs.file(blob)
     }
 
-    /// Removes a blob from a repository. The bytes stay for other repositories until no repository
+    /// Removes a blob from a repository (distribution-spec, "Deleting Blobs"). The bytes stay for other repositories until no repository
     /// holds the blob and a collection removes the bytes.
     ///
     /// # Errors
@@ -267,13 +280,22 @@ impl Registry {
 
 /// Uploads.
 impl Registry {
-    /// Begins an upload whose content is hashed by `algorithm`.
+    /// Begins an upload whose content is hashed by `algorithm` (distribution-spec, "Pushing Blobs").
+    /// An upload to which nothing is added for [`Limits::upload_lifetime_ms`] is over.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when a store fails.
     pub async fn begin_upload(&self, repository: &RepositoryName, algorithm: Algorithm) -> Result<Status> {
         self.parts.uploads.begin(repository, algorithm).await
     }
 
     /// Adds a blob to `repository` that is already stored, in the repository `from` or, without
-    /// `from`, in any repository. Begins an upload if the blob is not found.
+    /// `from`, in any repository (distribution-spec, "Mounting a blob from another repository"). Begins
+    /// an upload if the blob is not found. Whether the caller may read `from` is for the caller to
+    /// decide first.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when a collection is just removing the blob; [`Error::Store`] when a store fails.
     pub async fn mount_or_begin(
         &self,
         repository: &RepositoryName,
@@ -286,7 +308,7 @@ impl Registry {
         Ok(Mounted::Upload(self.parts.uploads.begin(repository, digest.algorithm()).await?))
     }
 
-    /// The number of bytes that an upload has. The client may continue from there.
+    /// The number of bytes that an upload has (distribution-spec, "Pushing a blob in chunks"). The client may continue from there.
     ///
     /// # Errors
     /// [`Error::UploadUnknown`] when the upload has ended, was cancelled or has expired.
@@ -312,7 +334,8 @@ impl Registry {
         self.parts.uploads.read(repository, id, start).await
     }
 
-    /// Adds a chunk to an upload.
+    /// Adds a chunk to an upload (distribution-spec, "Pushing a blob in chunks"). A chunk has any
+    /// length up to [`Limits::blob_bytes_max`], and is never held in memory as a whole.
     ///
     /// # Errors
     /// [`Error::ChunkOutOfOrder`] when the chunk's range does not begin at the upload's offset,
@@ -324,7 +347,8 @@ impl Registry {
         self.parts.uploads.append(repository, id, chunk).await
     }
 
-    /// Ends an upload with its last bytes, if `chunk` has any. The content must hash to `digest`.
+    /// Ends an upload with its last bytes, if `chunk` has any (distribution-spec, "POST then PUT" and
+    /// "Pushing a blob in chunks"). The content must hash to `digest`.
     /// When the upload does not exist and the repository holds `digest`, the call succeeds and
     /// ignores `chunk`: an earlier request has ended the upload, and its answer was lost.
     ///
@@ -351,7 +375,7 @@ impl Registry {
         self.parts.uploads.close(repository, id).await
     }
 
-    /// Uploads a whole blob in one request.
+    /// Uploads a whole blob in one request (distribution-spec, "Single POST").
     ///
     /// # Errors
     /// As [`Registry::complete_upload`].
@@ -361,6 +385,9 @@ impl Registry {
 
     /// Ends an upload without a blob. Succeeds also when the upload does not exist: the upload has
     /// ended already, and the answer to an earlier cancellation may have been lost.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when a store fails.
     pub async fn cancel_upload(&self, repository: &RepositoryName, session: &SessionId) -> Result<()> {
         self.parts.uploads.cancel(repository, session).await
     }
@@ -368,12 +395,15 @@ impl Registry {
 
 /// Manifests, tags and referrers.
 impl Registry {
-    /// Whether a manifest was ever pushed to a repository.
+    /// Whether a manifest was ever pushed to a repository: one key read.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the key-value store fails.
     pub async fn has_repository(&self, repository: &RepositoryName) -> Result<bool> {
         Ok(self.parts.facts.keys.get(&layout::repository(repository)).await?.is_some())
     }
 
-    /// Looks a manifest up: two key reads by tag, one by digest.
+    /// Looks a manifest up (distribution-spec, "Pulling manifests"): two key reads by tag, one by digest.
     ///
     /// # Errors
     /// [`Error::ManifestUnknown`] when the repository does not have the manifest.
@@ -381,12 +411,15 @@ impl Registry {
         self.parts.manifests.reader.get(repository, reference).await
     }
 
-    /// The manifest's bytes, as they were pushed.
+    /// The manifest's bytes, as they were pushed: at most [`Limits::manifest_bytes_max`] bytes.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when a store fails or has lost the bytes.
     pub async fn read_manifest(&self, manifest: &Manifest) -> Result<Body> {
         self.parts.manifests.reader.read(manifest).await
     }
 
-    /// Stores a manifest, then points tags to the manifest: the tag in `reference`, if `reference`
+    /// Stores a manifest (distribution-spec, "Pushing Manifests"), then points tags to the manifest: the tag in `reference`, if `reference`
     /// is a tag, and all of `tags`. When the store fails after the first of `tags` was pointed, the
     /// result names the tags that were pointed.
     ///
@@ -451,6 +484,9 @@ impl Registry {
     /// Notes that a client pulls a manifest. Costs nothing for a manifest that was pushed or
     /// recently fetched, else one key read, and at most one write a day
     /// ([`Limits::use_noted_ms`]).
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the key-value store fails.
     pub async fn note_use(&self, repository: &RepositoryName, manifest: &Manifest) -> Result<()> {
         match manifest.fetched_ms {
             Some(fetched_ms) => self.parts.uses.note(repository, &manifest.digest, fetched_ms).await,
@@ -458,7 +494,8 @@ impl Registry {
         }
     }
 
-    /// Removes a tag, or a manifest with all tags that point to it.
+    /// Removes a tag, or a manifest with all tags that point to the manifest (distribution-spec,
+    /// "Deleting tags" and "Deleting Manifests").
     ///
     /// # Errors
     /// [`Error::ManifestUnknown`] when the repository does not have the manifest.
@@ -483,9 +520,13 @@ impl Registry {
         self.parts.manifests.delete(repository, reference, precondition).await
     }
 
-    /// The manifests of a repository that refer to `subject`, whether or not the subject exists.
+    /// The manifests of a repository that refer to `subject`, whether or not the subject exists
+    /// (distribution-spec, "Listing Referrers").
     /// Costs one listing, and one read for each manifest that is looked at. A page ends at the
     /// limit of manifests or at the limit of bytes read.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when a store fails.
     pub async fn referrers(
         &self,
         repository: &RepositoryName,
@@ -498,7 +539,8 @@ impl Registry {
 
 /// Lists and warnings.
 impl Registry {
-    /// A repository's tags.
+    /// A repository's tags in byte order, page by page (distribution-spec, "Listing Tags"). A page has
+    /// at most [`Limits::page_entries_max`] tags.
     ///
     /// # Errors
     /// [`Error::NameUnknown`] when no manifest was ever pushed to the repository.
@@ -508,6 +550,9 @@ impl Registry {
 
     /// The digests of a repository's manifests, tagged or not. The list of a repository that does
     /// not exist is empty.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the key-value store fails.
     pub async fn manifests(&self, repository: &RepositoryName, request: &PageRequest) -> Result<Page> {
         self.parts.lists.manifests(repository, request).await
     }
@@ -515,12 +560,18 @@ impl Registry {
     /// The repositories to which manifests were pushed, out of those that are `visible`. The number
     /// of names that one page looks at is limited, so a caller who may see few of many repositories
     /// gets short pages.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the key-value store fails.
     pub async fn repositories(&self, request: &PageRequest, visible: impl Fn(&RepositoryName) -> bool) -> Result<Page> {
         self.parts.lists.repositories(request, visible).await
     }
 
     /// The warnings of a repository, and of one of its tags: one key read each. When the limits
     /// turn warnings off, the list is empty and no key is read.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the key-value store fails.
     pub async fn warnings(&self, repository: &RepositoryName, tag: Option<&Tag>) -> Result<Vec<String>> {
         self.parts.warnings.get(repository, tag).await
     }
@@ -535,6 +586,9 @@ impl Registry {
     }
 
     /// Removes a warning. Succeeds also when there is no warning.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the key-value store fails.
     pub async fn delete_warning(&self, repository: &RepositoryName, tag: Option<&Tag>) -> Result<()> {
         self.parts.warnings.delete(repository, tag).await
     }
