@@ -33,6 +33,8 @@ mod stall;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod tls;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
+mod unsent;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub mod users;
 
 #[cfg(all(feature = "test-server", not(target_family = "wasm")))]

@@ -19,6 +19,7 @@ use super::settings::Connections;
 use super::slots::{Slot, Slots};
 use super::stall::{PatientStream, ending, patient};
 use super::tls::Certificate;
+use super::unsent::bounded;
 use crate::http::{Handler, Peer, Progress};
 use crate::platform::Body;
 
@@ -28,8 +29,7 @@ const FILES_PER_CONNECTION: u64 = 4;
 /// collection on a schedule.
 const FILES_OF_PROCESS: u64 = 32;
 /// The largest head of a request, in bytes: the 40 KiB of URL and headers that the handler accepts,
-/// and the bytes between them. Also the most bytes of a body that one read takes, and the most
-/// bytes of an answer that hyper holds before hyper asks for more.
+/// and the bytes between them. Also the most bytes of a body that one read takes.
 const BUFFER_BYTES_MAX: usize = 48 * 1024;
 /// The pause after a failed accept, so that open files can be closed meanwhile.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -169,7 +169,7 @@ fn http_connection(
         async move {
             let response = answer.await?;
             connection.answer();
-            Ok::<_, JoinError>(response.map(|body| ending(body, connection)))
+            Ok::<_, JoinError>(response.map(|body| ending(bounded(body), connection)))
         }
     });
     http1::Builder::new()

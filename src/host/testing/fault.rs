@@ -6,8 +6,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::RETRY_AFTER;
-use http::{Method, Request, Response, StatusCode};
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::http::Handler;
 use crate::platform::{Body, BodyError};
@@ -16,7 +16,8 @@ use crate::platform::{Body, BodyError};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Fault {
-    /// An answer with this status in place of the registry's answer. The request changes nothing.
+    /// An answer with this status in place of the registry's answer, with an error in the JSON form of
+    /// the specification. The request changes nothing.
     Status {
         /// The status.
         status: StatusCode,
@@ -48,8 +49,9 @@ impl Fault {
     /// If the connection is to be closed without an answer.
     pub(super) async fn answer(self, handler: &Handler, request: Request<Body>) -> io::Result<Response<Body>> {
         if let Self::Status { status, retry_after_seconds } = self {
-            let mut response = Response::new(Body::empty());
+            let mut response = Response::new(Body::from(error_body(status)));
             *response.status_mut() = status;
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             if let Some(seconds) = retry_after_seconds {
                 response.headers_mut().insert(RETRY_AFTER, seconds.into());
             }
@@ -67,6 +69,19 @@ impl Fault {
             _ => response,
         })
     }
+}
+
+/// A body as the specification asks for (distribution-spec, "Error Codes").
+fn error_body(status: StatusCode) -> Vec<u8> {
+    let code = match status {
+        StatusCode::UNAUTHORIZED => "UNAUTHORIZED",
+        StatusCode::FORBIDDEN => "DENIED",
+        StatusCode::TOO_MANY_REQUESTS => "TOOMANYREQUESTS",
+        StatusCode::METHOD_NOT_ALLOWED => "UNSUPPORTED",
+        _ => "UNKNOWN",
+    };
+    let error = serde_json::json!({ "code": code, "message": "a test asked for this status" });
+    serde_json::json!({ "errors": [error] }).to_string().into_bytes()
 }
 
 fn cut(mut body: Body, after_bytes: u64) -> Body {

@@ -18,7 +18,7 @@ use super::reserve::Reserve;
 use super::shelves::{self, is_content, is_shelf};
 use super::stages::{FileStage, Stages, Taken, gone, is_family};
 use super::tidy::{self, Area};
-use super::{disk, open_folder, reading, unblock};
+use super::{disk, in_turn, list_in_turn, open_folder, read_at_once, reading};
 use crate::oci::Digest;
 use crate::platform::{Body, Platform};
 use crate::store::{BlobStore, Error, Family, Location, Result, Stage, Stored, Tidied, TidyRequest};
@@ -74,7 +74,7 @@ impl BlobStore for FileBlobStore {
     async fn append(&self, stage: &Stage, body: Body) -> Result<Stage> {
         let before = FileStage::open(stage)?;
         let reserve = self.folder.reserve.clone();
-        unblock(move || reserve.fill()).await?;
+        in_turn(move || reserve.fill()).await?;
         let (taken, after) = self.take(&before).await?;
         let path = taken.path.clone();
         match fill(taken, body, before.length).await {
@@ -83,7 +83,7 @@ impl BlobStore for FileBlobStore {
                 // No write is in progress now, so the file can return to the name under which the
                 // stage looks for it.
                 let folder = self.folder.clone();
-                unblock(move || folder.stages.give_back(&path, &before)).await;
+                in_turn(move || folder.stages.give_back(&path, &before)).await;
                 Err(error)
             }
         }
@@ -97,13 +97,13 @@ impl BlobStore for FileBlobStore {
             Ok((taken, _)) => taken,
             // The answer to an earlier commit may have been lost.
             Err(Error::Conflict(reason)) => {
-                let length = unblock(move || disk::metadata(&target)).await?.map(|file| file.len());
+                let length = in_turn(move || disk::metadata(&target)).await?.map(|file| file.len());
                 return if length == Some(stage.length) { Ok(location) } else { Err(Error::Conflict(reason)) };
             }
             Err(error) => return Err(error),
         };
         let folder = self.folder.clone();
-        unblock(move || {
+        in_turn(move || {
             let renamed = create_name(&folder.root, &target, |target| disk::rename(&taken.path, target));
             absent_is_none(renamed)?.ok_or_else(gone)?;
             folder.stages.remove_stages(&stage.family);
@@ -114,7 +114,7 @@ impl BlobStore for FileBlobStore {
 
     async fn discard(&self, stage: &Stage) -> Result<()> {
         let (folder, stage) = (self.folder.clone(), FileStage::open(stage)?);
-        unblock(move || folder.stages.remove_stages(&stage.family)).await;
+        in_turn(move || folder.stages.remove_stages(&stage.family)).await;
         Ok(())
     }
 
@@ -124,7 +124,7 @@ impl BlobStore for FileBlobStore {
         if stage.file.is_empty() {
             return Ok(());
         }
-        unblock(move || {
+        in_turn(move || {
             let path = folder.stages.folder.join(&stage.family).join(&stage.file);
             match before {
                 Some(before) => folder.stages.give_back(&path, &before),
@@ -138,7 +138,7 @@ impl BlobStore for FileBlobStore {
     async fn read(&self, location: &Location, range: Range<u64>) -> Result<Body> {
         let path = shelves::path_of(&self.folder.blobs, &location.0)?;
         let (name, wanted) = (location.0.clone(), range.clone());
-        let file = unblock(move || {
+        let file = read_at_once(move || {
             let short = || Error::corrupt(format!("content {name} is missing or too short"));
             let mut file = disk::open(&path)?.ok_or_else(short)?;
             if file.metadata()?.len() < wanted.end || wanted.start > wanted.end {
@@ -156,7 +156,7 @@ impl BlobStore for FileBlobStore {
         if range.is_empty() {
             return Ok(Some(Body::empty()));
         }
-        let file = unblock(move || {
+        let file = in_turn(move || {
             let mut file = folder.stages.find(&stage)?;
             if stage.length < wanted.end || file.metadata()?.len() < wanted.end {
                 return Err(Error::corrupt("the stage is too short"));
@@ -182,17 +182,17 @@ impl BlobStore for FileBlobStore {
 
     async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Stored>> {
         let (folder, after) = (self.folder.clone(), after.unwrap_or_default().to_owned());
-        unblock(move || folder.list(&after, limit)).await
+        list_in_turn(move || folder.list(&after, limit)).await
     }
 
     async fn remove(&self, name: &str) -> Result<()> {
         let folder = self.folder.clone();
         if let Some(family) = name.strip_suffix(STAGES) {
             let family = family.to_owned();
-            return unblock(move || folder.stages.remove_family(&family)).await;
+            return in_turn(move || folder.stages.remove_family(&family)).await;
         }
         let path = shelves::path_of(&self.folder.blobs, name)?;
-        unblock(move || {
+        in_turn(move || {
             let Some(()) = disk::remove_file(&path).map_err(stays)? else { return Ok(()) };
             let parent = path.parent().unwrap_or(&folder.blobs);
             // Another removal may have removed the folder since.
@@ -206,14 +206,14 @@ impl BlobStore for FileBlobStore {
 
     async fn tidy(&self, request: &TidyRequest) -> Result<Tidied> {
         let (folder, request) = (self.folder.root.clone(), request.clone());
-        unblock(move || Ok(tidy::tidy(&folder, &[Area::Blobs, Area::Stages], &request)?)).await
+        in_turn(move || Ok(tidy::tidy(&folder, &[Area::Blobs, Area::Stages], &request)?)).await
     }
 }
 
 impl FileBlobStore {
     async fn take(&self, stage: &FileStage) -> Result<(Taken, FileStage)> {
         let (folder, stage, token) = (self.folder.clone(), stage.clone(), self.platform.uuid());
-        unblock(move || folder.stages.take(&stage, &token)).await
+        in_turn(move || folder.stages.take(&stage, &token)).await
     }
 }
 
@@ -266,13 +266,13 @@ async fn fill(taken: Taken, mut body: Body, start: u64) -> Result<u64> {
             let (pieces, offset) = (std::mem::take(&mut gathered), length);
             length += std::mem::take(&mut gathered_bytes) as u64;
             let to = path.clone();
-            file = unblock(move || write_pieces(file, &to, offset, &pieces)).await?;
+            file = in_turn(move || write_pieces(file, &to, offset, &pieces)).await?;
         }
         if at_end {
             break;
         }
     }
-    unblock(move || {
+    in_turn(move || {
         disk::sync(&file, &path)?;
         // The name must survive a crash too, because the stage refers to the file by name.
         let family = path.parent().unwrap_or(Path::new("."));

@@ -12,7 +12,7 @@ use super::disk::{absent_is_none, create_name};
 use super::reserve::{self, Reserve};
 use super::tidy::{self, Area};
 use super::tree::{FOLDER_NAMES_MAX, Tree};
-use super::{disk, listing, open_folder, unblock};
+use super::{disk, in_turn, list_in_turn, listing, open_folder, read_at_once};
 use crate::platform::Platform;
 use crate::store::{Entry, Error, KeyValue, Result, Tidied, TidyRequest, Version, When};
 
@@ -96,7 +96,7 @@ impl FileKeyValue {
 impl KeyValue for FileKeyValue {
     async fn get(&self, key: &str) -> Result<Option<Entry>> {
         let (folder, name) = (self.folder.clone(), key.to_owned());
-        let Some(bytes) = unblock(move || folder.read(&name)).await? else { return Ok(None) };
+        let Some(bytes) = read_at_once(move || folder.read(&name)).await? else { return Ok(None) };
         let bytes = Bytes::from(bytes);
         let version = bytes.get(..VERSION_BYTES).and_then(|version| std::str::from_utf8(version).ok());
         match version {
@@ -110,7 +110,7 @@ impl KeyValue for FileKeyValue {
 
     async fn put(&self, key: &str, value: Bytes, when: When) -> Result<Option<Version>> {
         let (folder, key, version) = (self.folder.clone(), key.to_owned(), self.platform.uuid());
-        unblock(move || {
+        in_turn(move || {
             folder.put(&key, &value, &version, when)?;
             Ok(folder.locks.is_some().then_some(Version(version)))
         })
@@ -119,18 +119,18 @@ impl KeyValue for FileKeyValue {
 
     async fn delete(&self, key: &str) -> Result<()> {
         let (folder, key) = (self.folder.clone(), key.to_owned());
-        unblock(move || folder.delete(&key, None)).await
+        in_turn(move || folder.delete(&key, None)).await
     }
 
     async fn delete_unchanged(&self, key: &str, version: &Version) -> Result<()> {
         let (folder, key, version) = (self.folder.clone(), key.to_owned(), version.clone());
-        unblock(move || folder.delete(&key, Some(&version))).await
+        in_turn(move || folder.delete(&key, Some(&version))).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
         let keys = self.folder.keys.clone();
         let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
-        unblock(move || {
+        list_in_turn(move || {
             keys.must_be_there()?;
             Ok(listing::list(&keys, &prefix, after.as_deref(), limit)?)
         })
@@ -139,7 +139,7 @@ impl KeyValue for FileKeyValue {
 
     async fn tidy(&self, request: &TidyRequest) -> Result<Tidied> {
         let (folder, request) = (self.folder.root.clone(), request.clone());
-        unblock(move || Ok(tidy::tidy(&folder, &[Area::Keys, Area::Locks, Area::Reserve, Area::Tmp], &request)?)).await
+        in_turn(move || Ok(tidy::tidy(&folder, &[Area::Keys, Area::Locks, Area::Reserve, Area::Tmp], &request)?)).await
     }
 
     fn for_upkeep(&self) -> Option<Arc<dyn KeyValue>> {

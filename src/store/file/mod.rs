@@ -12,8 +12,8 @@
 //!
 //! A store answers only after the change is on the disk: a file is written under another name,
 //! synced, renamed into place, and the folder that holds the name is synced too, and so are the
-//! names of new folders above it (`power_cut.rs` tests the order). Several processes may share a folder. Calls to the file system go through
-//! `disk.rs`; `tidy.rs` removes leftovers of killed writers and reports entries that are not the
+//! names of new folders above it (`power_cut.rs` tests the order). Several processes may share a folder. Calls to
+//! the file system go through `disk.rs`, in the order that `turns.rs` sets; `tidy.rs` removes leftovers of killed writers and reports entries that are not the
 //! store's own.
 
 mod blob_store;
@@ -31,21 +31,14 @@ mod shelves;
 mod stages;
 mod tidy;
 mod tree;
+mod turns;
 
 use std::io;
 use std::path::Path;
 
 pub use blob_store::FileBlobStore;
 pub use key_value::FileKeyValue;
-
-/// Runs blocking file work without holding up other requests: on threads natively. A component has
-/// no threads and runs the work at once.
-async fn unblock<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    #[cfg(not(target_family = "wasm"))]
-    return blocking::unblock(work).await;
-    #[cfg(target_family = "wasm")]
-    return work();
-}
+use turns::{in_turn, list_in_turn, read_at_once};
 
 /// Opens a data folder for a store, and makes missing folders. Opening fails without `needed`.
 /// Without the folders `beside`, the store can only read.
