@@ -11,5 +11,6 @@ mod self_test;
 mod storage_calls;
 #[path = "../support/mod.rs"]
 mod support;
+mod test_server;
 mod transcripts;
 mod warnings;
