@@ -99,8 +99,8 @@ pub mod registry;
 pub mod store;
 pub mod upstream;
 
-/// The program and the components. The items are public for `main.rs` and for the tests of this
-/// repository, and may change with every version.
+// The program and the components. The items are public for `main.rs` and for the tests of this
+// repository, and may change with every version.
 #[doc(hidden)]
 pub mod host;
 
