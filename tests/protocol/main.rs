@@ -4,6 +4,7 @@
 mod bodies;
 mod body_limit;
 mod byteranges;
+mod disk_calls;
 mod health;
 mod lists;
 mod panics;

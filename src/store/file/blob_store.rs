@@ -12,8 +12,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::disk::{absent_is_none, create_name};
+use super::disk::absent_is_none;
 use super::error::stays;
+use super::names::{create_name, sync_name};
 use super::reserve::Reserve;
 use super::shelves::{self, is_content, is_shelf};
 use super::stages::{FileStage, Stages, Taken, gone, is_family};
@@ -55,7 +56,7 @@ impl FileBlobStore {
         let folder = Folder {
             root: folder.to_owned(),
             blobs: folder.join("blobs"),
-            stages: Stages { root: folder.to_owned(), folder: folder.join("stages") },
+            stages: Stages { folder: folder.join("stages") },
             reserve: Reserve::new(folder),
         };
         open_folder(&folder.root, &folder.blobs, &[&folder.stages.folder])?;
@@ -77,7 +78,7 @@ impl BlobStore for FileBlobStore {
         in_turn(move || reserve.fill()).await?;
         let (taken, after) = self.take(&before).await?;
         let path = taken.path.clone();
-        match fill(taken, body, before.length).await {
+        match fill(&self.folder.root, taken, body, before.length).await {
             Ok(length) => FileStage { length, ..after }.seal(),
             Err(error) => {
                 // No write is in progress now, so the file can return to the name under which the
@@ -249,7 +250,7 @@ impl Folder {
 
 /// Writes a body behind the bytes of a taken file. Returns the new length when the bytes and the
 /// file's name are durable.
-async fn fill(taken: Taken, mut body: Body, start: u64) -> Result<u64> {
+async fn fill(root: &Path, taken: Taken, mut body: Body, start: u64) -> Result<u64> {
     let Taken { path, mut file } = taken;
     let mut length = start;
     let mut gathered: Vec<Bytes> = Vec::new();
@@ -272,11 +273,11 @@ async fn fill(taken: Taken, mut body: Body, start: u64) -> Result<u64> {
             break;
         }
     }
+    let root = root.to_owned();
     in_turn(move || {
         disk::sync(&file, &path)?;
         // The name must survive a crash too, because the stage refers to the file by name.
-        let family = path.parent().unwrap_or(Path::new("."));
-        absent_is_none(disk::sync_folder(family))?.ok_or_else(gone)?;
+        absent_is_none(sync_name(&root, &path))?.ok_or_else(gone)?;
         Ok(length)
     })
     .await

@@ -9,19 +9,14 @@ use std::io::{self, ErrorKind, Read, Write as _};
 #[cfg(unix)]
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::time::Duration;
 
+use super::disk_calls::{self, Call};
+use super::durable;
 use super::error::{reading, writing};
 
-/// How often an operation is tried again when its folder was removed because the folder had become
-/// empty.
-const VANISHED_FOLDER_TRIES_MAX: usize = 16;
 /// How often a folder is read from the start again when the reading breaks off because other
 /// writers remove entries.
 const READ_TRIES_MAX: usize = 100;
-/// How long a folder counts as new: longer than the time between making a folder and syncing its
-/// name, and longer than the kernel waits before it writes a name by itself.
-const NEW_FOLDER_AGE: Duration = Duration::from_secs(60);
 #[cfg(unix)]
 const FILE_MODE: u32 = 0o600;
 #[cfg(unix)]
@@ -39,6 +34,7 @@ pub(super) struct Item {
 
 /// The bytes of a file; `None` when there is no file of this name.
 pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    disk_calls::made(Call::Open, path);
     match absent_is_none(reading("read", path, fs::read(path))) {
         // A folder in the place of a file is not the store's own.
         Err(_) if path.is_dir() => Ok(None),
@@ -48,17 +44,20 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 
 /// Opens a file for reading; `None` when there is no file of this name.
 pub(super) fn open(path: &Path) -> io::Result<Option<File>> {
+    disk_calls::made(Call::Open, path);
     let Some(file) = absent_is_none(reading("open", path, File::open(path)))? else { return Ok(None) };
     Ok(reading("open", path, file.metadata())?.is_file().then_some(file))
 }
 
 /// Opens a file for writing; `None` when there is no file of this name.
 pub(super) fn open_to_write(path: &Path) -> io::Result<Option<File>> {
+    disk_calls::made(Call::Open, path);
     absent_is_none(writing("open", path, File::options().write(true).open(path)))
 }
 
 /// Makes a file that must not exist yet.
 pub(super) fn create_new(path: &Path) -> io::Result<File> {
+    disk_calls::made(Call::Open, path);
     writing("create", path, new_file().create_new(true).open(path))
 }
 
@@ -77,6 +76,7 @@ fn new_file() -> OpenOptions {
 
 /// Makes a file with `make`. Makes the file's folder first if the folder is missing.
 fn with_folder(path: &Path, make: impl Fn() -> io::Result<File>) -> io::Result<File> {
+    disk_calls::made(Call::Open, path);
     match make() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             create_folder(path.parent().unwrap_or(Path::new(".")))?;
@@ -112,6 +112,11 @@ pub(super) fn cut(file: &File, path: &Path, length: u64) -> io::Result<()> {
 
 /// Makes the content of a file durable.
 pub(super) fn sync(file: &File, path: &Path) -> io::Result<()> {
+    disk_calls::made(Call::SyncFile, path);
+    sync_opened(file, path)
+}
+
+fn sync_opened(file: &File, path: &Path) -> io::Result<()> {
     writing("sync", path, file.sync_all())?;
     #[cfg(all(test, not(target_family = "wasm")))]
     super::power_cut::synced(path, file);
@@ -121,7 +126,8 @@ pub(super) fn sync(file: &File, path: &Path) -> io::Result<()> {
 /// Makes the names in a folder durable.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = reading("open", path, File::open(path))?;
-    sync(&folder, path)
+    disk_calls::made(Call::SyncFolder, path);
+    sync_opened(&folder, path)
 }
 
 /// Makes a folder and all missing folders above it, durably.
@@ -142,6 +148,8 @@ pub(super) fn create_folder(path: &Path) -> io::Result<()> {
         },
         Err(error) => return Err(error),
     }
+    disk_calls::made(Call::MakeFolder, path);
+    durable::made_folder(path);
     #[cfg(all(test, not(target_family = "wasm")))]
     super::power_cut::made_folder(path);
     match path.parent() {
@@ -164,58 +172,21 @@ fn new_folder() -> DirBuilder {
     DirBuilder::new()
 }
 
-/// Makes a name in a folder with `make`, durably. Makes the folder first if it is missing. `root` is
-/// the data folder.
-pub(super) fn create_name(root: &Path, target: &Path, mut make: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
-    let folder = target.parent().unwrap_or(Path::new("."));
-    let mut tries = 0..VANISHED_FOLDER_TRIES_MAX;
-    loop {
-        match make(target) {
-            // The folder is missing, or was missing until just now, or the file that gets the name
-            // is missing.
-            Err(error) if error.kind() == ErrorKind::NotFound && tries.next().is_some() => {
-                // If the folder is gone again already, the next try reports the error.
-                absent_is_none(create_folder(folder))?;
-            }
-            Err(error) => return Err(error),
-            // Another process that removed the name meanwhile may have removed the folder too.
-            Ok(()) => {
-                return absent_is_none(sync_folder(folder).and_then(|()| sync_new_folders(root, folder))).map(drop);
-            }
-        }
-    }
-}
-
-/// Makes the names of new folders durable: `folder`, and all folders above it up to `root`. Another
-/// writer may have made such a folder a moment ago, and may not have synced its name yet.
-///
-/// A folder in which no name was made for a while holds no new folder, and is not new itself, so the
-/// walk up ends there. All times are of the file system's clock: `folder` has just been changed.
-fn sync_new_folders(root: &Path, folder: &Path) -> io::Result<()> {
-    let modified = |path: &Path| metadata(path)?.map(|found| found.modified()).transpose();
-    let Some(now) = modified(folder)? else { return Ok(()) };
-    for above in folder.ancestors().skip(1).take_while(|above| above.starts_with(root)) {
-        let age = modified(above)?.and_then(|changed| now.duration_since(changed).ok());
-        if age.is_some_and(|age| age > NEW_FOLDER_AGE) {
-            break;
-        }
-        sync_folder(above)?;
-    }
-    Ok(())
-}
-
 /// Renames a file or folder.
 pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    disk_calls::made(Call::Name, to);
     writing("rename to", to, fs::rename(from, to))
 }
 
 /// Gives a file a second name.
 pub(super) fn hard_link(from: &Path, to: &Path) -> io::Result<()> {
+    disk_calls::made(Call::Name, to);
     writing("link", to, fs::hard_link(from, to))
 }
 
 /// Removes a file; `None` when there is no file of this name.
 pub(super) fn remove_file(path: &Path) -> io::Result<Option<()>> {
+    disk_calls::made(Call::Remove, path);
     absent_is_none(writing("remove", path, fs::remove_file(path)))
 }
 
@@ -231,6 +202,7 @@ pub(super) fn remove_tree(path: &Path) -> io::Result<Option<()>> {
 
 /// The metadata of a path, without reading its content; `None` when the path does not exist.
 pub(super) fn metadata(path: &Path) -> io::Result<Option<Metadata>> {
+    disk_calls::made(Call::Look, path);
     absent_is_none(reading("look at", path, fs::metadata(path)))
 }
 

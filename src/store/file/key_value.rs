@@ -8,7 +8,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::disk::{absent_is_none, create_name};
+use super::disk::absent_is_none;
+use super::names::create_name;
 use super::reserve::{self, Reserve};
 use super::tidy::{self, Area};
 use super::tree::{FOLDER_NAMES_MAX, Tree};
@@ -194,7 +195,7 @@ impl Folder {
         match when {
             When::Absent => self.create(key, tmp)?,
             When::Always => {
-                let target = match self.keys.files(key)?.into_iter().next() {
+                let target = match self.keys.first_file(key)? {
                     Some(file) => file,
                     None => self.keys.path_for_new_key(key)?,
                 };
@@ -260,7 +261,7 @@ impl Folder {
             return Err(Error::unsupported("cannot compare versions: WASI has no file locks"));
         }
         let conflict = || Error::condition_failed(key);
-        let file = self.keys.files(key)?.into_iter().next().ok_or_else(conflict)?;
+        let file = self.keys.first_file(key)?.ok_or_else(conflict)?;
         let current = disk::read(&file)?;
         if current.is_none_or(|current| !current.starts_with(expected.0.as_bytes())) {
             return Err(conflict());

@@ -12,16 +12,19 @@
 //!
 //! A store answers only after the change is on the disk: a file is written under another name,
 //! synced, renamed into place, and the folder that holds the name is synced too, and so are the
-//! names of new folders above it (`power_cut.rs` tests the order). Several processes may share a folder. Calls to
-//! the file system go through `disk.rs`, in the order that `turns.rs` sets; `tidy.rs` removes leftovers of killed writers and reports entries that are not the
-//! store's own.
+//! names of new folders above it (`names.rs`; `power_cut.rs` tests the order). Several processes may
+//! share a folder. Calls to the file system go through `disk.rs`, in the order that `turns.rs` sets;
+//! `tidy.rs` removes leftovers of killed writers and reports entries that are not the store's own.
 
 mod blob_store;
 mod disk;
+mod disk_calls;
+mod durable;
 mod error;
 mod format;
 mod key_value;
 mod listing;
+mod names;
 mod path;
 #[cfg(all(test, not(target_family = "wasm")))]
 mod power_cut;
@@ -37,6 +40,8 @@ use std::io;
 use std::path::Path;
 
 pub use blob_store::FileBlobStore;
+#[cfg(any(test, feature = "testing"))]
+pub use disk_calls::{DiskCalls, DiskWatch};
 pub use key_value::FileKeyValue;
 use turns::{in_turn, list_in_turn, read_at_once};
 

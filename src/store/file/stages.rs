@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::disk::{self, Item, absent_is_none, create_name};
+use super::disk::{self, Item, absent_is_none};
 use super::error::stays;
+use super::names::create_unsynced_name;
 use crate::platform::Causes;
 use crate::store::{Error, Result, Stage};
 
@@ -60,8 +61,6 @@ impl FileStage {
 /// The folder of the stages: a folder for each upload, with the files of its appends.
 #[derive(Clone)]
 pub(super) struct Stages {
-    /// The data folder.
-    pub root: PathBuf,
     pub folder: PathBuf,
 }
 
@@ -73,7 +72,8 @@ impl Stages {
         let path = family.join(&name);
         let file = if stage.file.is_empty() {
             let mut created = None;
-            create_name(&self.root, &path, |path| {
+            // The append syncs the name together with the bytes.
+            create_unsynced_name(&path, |path| {
                 created = Some(disk::create_new(path)?);
                 Ok(())
             })?;

@@ -79,6 +79,17 @@ impl Tree {
         existing_paths(self.folders(prefix)?, last.as_bytes(), End::Key)
     }
 
+    /// The file of a key that counts: the first of `files`. Most keys lie at their first place, so
+    /// most lookups end there.
+    pub(super) fn first_file(&self, key: &str) -> io::Result<Option<PathBuf>> {
+        if let Some(first) = self.path_without_buckets(key)
+            && exists(&first, End::Key)?
+        {
+            return Ok(Some(first));
+        }
+        Ok(self.files(key)?.into_iter().next())
+    }
+
     /// The existing folders of keys that begin with `prefix`, which is empty or ends in a
     /// separator.
     pub(super) fn folders(&self, prefix: &str) -> io::Result<Vec<PathBuf>> {
