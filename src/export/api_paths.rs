@@ -13,7 +13,7 @@ use async_trait::async_trait;
 
 use super::error::Result;
 use super::target::Target;
-use super::tree::{Digests, Item, JSON, Output, Taken, Tree, index, json};
+use super::tree::{Digests, Item, JSON, Output, Taken, Tree, catalog, index, remove_files, tags_list};
 use crate::oci::manifest::OCI_INDEX;
 use crate::oci::{Descriptor, Digest, RepositoryName};
 use crate::store::s3::Head;
@@ -26,8 +26,12 @@ const FOLDERS: [&str; 3] = ["manifests", "blobs", "referrers"];
 /// Files at the paths of the API.
 pub(super) struct ApiPaths;
 
+fn folder_of(repository: &RepositoryName, folder: &str) -> String {
+    format!("{TOP}/{repository}/{folder}")
+}
+
 fn path_of(repository: &RepositoryName, folder: &str, name: impl std::fmt::Display) -> String {
-    format!("{TOP}/{repository}/{folder}/{name}")
+    format!("{}/{name}", folder_of(repository, folder))
 }
 
 fn tags_of(repository: &RepositoryName) -> String {
@@ -105,25 +109,20 @@ impl Tree for ApiPaths {
         taken: &Taken,
         delete: bool,
     ) -> Result<()> {
-        let tags: Vec<&String> = taken.tags.keys().collect();
-        let list = json(&serde_json::json!({"name": repository.as_str(), "tags": tags}), "the tags", repository)?;
+        let list = tags_list(repository, taken)?;
         output.put(&tags_of(repository), &Head::of(JSON), &[&list]).await?;
         if !delete {
             return Ok(());
         }
         for folder in FOLDERS {
-            for (name, is_folder) in output.target.names(&format!("{TOP}/{repository}/{folder}")).await? {
-                let is_kept = match (folder, name.parse::<Digest>()) {
-                    ("manifests", Ok(digest)) => taken.manifests.contains_key(&digest),
-                    ("blobs", Ok(digest)) => taken.blobs.contains(&digest),
-                    (_, Ok(digest)) => taken.manifests.contains_key(&digest) || taken.subjects.contains(&digest),
-                    ("manifests", Err(_)) => taken.tags.contains_key(&name),
-                    (_, Err(_)) => true,
-                };
-                if !is_folder && !is_kept {
-                    output.remove(&path_of(repository, folder, name)).await?;
-                }
-            }
+            remove_files(output, &folder_of(repository, folder), |name| match (folder, name.parse::<Digest>()) {
+                ("manifests", Ok(digest)) => taken.manifests.contains_key(&digest),
+                ("blobs", Ok(digest)) => taken.blobs.contains(&digest),
+                (_, Ok(digest)) => taken.manifests.contains_key(&digest) || taken.subjects.contains(&digest),
+                ("manifests", Err(_)) => taken.tags.contains_key(name),
+                (_, Err(_)) => true,
+            })
+            .await?;
         }
         Ok(())
     }
@@ -135,9 +134,7 @@ impl Tree for ApiPaths {
         _: &Digests,
         delete: bool,
     ) -> Result<()> {
-        let names: Vec<&str> = repositories.iter().map(RepositoryName::as_str).collect();
-        let catalog = json(&serde_json::json!({"repositories": names}), "the names", "all repositories")?;
-        output.put(&format!("{TOP}/_catalog"), &Head::of(JSON), &[&catalog]).await?;
+        output.put(&format!("{TOP}/_catalog"), &Head::of(JSON), &[&catalog(repositories)?]).await?;
         // Some servers do not keep an empty object of this name.
         output.put(&format!("{TOP}/"), &Head::of(JSON), &[b"{}"]).await?;
         if !delete {
@@ -147,11 +144,7 @@ impl Tree for ApiPaths {
             if repositories.binary_search(&gone).is_err() {
                 output.remove(&tags_of(&gone)).await?;
                 for folder in FOLDERS {
-                    for (name, is_folder) in output.target.names(&format!("{TOP}/{gone}/{folder}")).await? {
-                        if !is_folder {
-                            output.remove(&path_of(&gone, folder, name)).await?;
-                        }
-                    }
+                    remove_files(output, &folder_of(&gone, folder), |_| false).await?;
                 }
             }
         }

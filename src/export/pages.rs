@@ -20,7 +20,9 @@ use async_trait::async_trait;
 
 use super::error::{Error, Result};
 use super::limits::limit;
-use super::tree::{Digests, Item, JSON, Output, Taken, Tree, index, json, repositories_below};
+use super::tree::{
+    Digests, Item, JSON, Output, Taken, Tree, catalog, index, remove_files, repositories_below, tags_list,
+};
 use crate::oci::manifest::OCI_INDEX;
 use crate::oci::{Descriptor, Digest, RepositoryName};
 use crate::store::s3::Head;
@@ -207,8 +209,7 @@ impl Tree for Pages {
         taken: &Taken,
         delete: bool,
     ) -> Result<()> {
-        let tags: Vec<&String> = taken.tags.keys().collect();
-        let list = json(&serde_json::json!({"name": repository.as_str(), "tags": tags}), "the tags", repository)?;
+        let list = tags_list(repository, taken)?;
         output.put(&format!("{SITE}{}", path_of(repository, "tags", "list")), &Head::of(JSON), &[&list]).await?;
         self.depths.insert(repository.as_str().split('/').count());
         for (digest, (media_type, _)) in &taken.manifests {
@@ -222,14 +223,13 @@ impl Tree for Pages {
             return Ok(());
         }
         for folder in ["manifests", "referrers"] {
-            for (name, is_folder) in output.target.names(&format!("{SITE}/v2/{repository}/{folder}")).await? {
-                let is_kept = |digest: &Digest| {
-                    taken.manifests.contains_key(digest) || folder == "referrers" && taken.subjects.contains(digest)
-                };
-                if !is_folder && name.parse().is_ok_and(|digest| !is_kept(&digest)) {
-                    output.remove(&format!("{SITE}{}", path_of(repository, folder, name))).await?;
-                }
-            }
+            let is_kept = |digest: &Digest| {
+                taken.manifests.contains_key(digest) || folder == "referrers" && taken.subjects.contains(digest)
+            };
+            remove_files(output, &format!("{SITE}/v2/{repository}/{folder}"), |name| {
+                name.parse().map_or(true, |digest| is_kept(&digest))
+            })
+            .await?;
         }
         Ok(())
     }
@@ -243,8 +243,7 @@ impl Tree for Pages {
     ) -> Result<()> {
         let (headers, count) = self.headers();
         self.check(count)?;
-        let names: Vec<&str> = repositories.iter().map(RepositoryName::as_str).collect();
-        let catalog = json(&serde_json::json!({"repositories": names}), "the names", "all repositories")?;
+        let catalog = catalog(repositories)?;
         let error =
             serde_json::json!({"errors": [{"code": "UNSUPPORTED", "message": "this registry does not have that"}]});
         for (path, bytes) in [
@@ -262,22 +261,14 @@ impl Tree for Pages {
         for gone in repositories_below(output.target, &format!("{SITE}/v2/"), "manifests").await? {
             if repositories.binary_search(&gone).is_err() {
                 for folder in ["manifests", "referrers", "tags"] {
-                    for (name, is_folder) in output.target.names(&format!("{SITE}/v2/{gone}/{folder}")).await? {
-                        if !is_folder {
-                            output.remove(&format!("{SITE}{}", path_of(&gone, folder, name))).await?;
-                        }
-                    }
+                    remove_files(output, &format!("{SITE}/v2/{gone}/{folder}"), |_| false).await?;
                 }
             }
         }
         for folder in ["blobs", "site/blobs"] {
-            for (name, is_folder) in output.target.names(folder).await? {
-                let is_kept =
-                    |digest: &Digest| blobs.contains(digest) && (folder == "blobs") == self.blobs_url.is_some();
-                if !is_folder && name.parse().is_ok_and(|digest| !is_kept(&digest)) {
-                    output.remove(&format!("{folder}/{name}")).await?;
-                }
-            }
+            let is_used = (folder == "blobs") == self.blobs_url.is_some();
+            remove_files(output, folder, |name| name.parse().map_or(true, |digest| is_used && blobs.contains(&digest)))
+                .await?;
         }
         Ok(())
     }

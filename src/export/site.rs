@@ -21,7 +21,10 @@ use async_trait::async_trait;
 
 use super::error::Result;
 use super::limits::limit;
-use super::tree::{Digests, Item, JSON, Output, Taken, Tree, index, json, remove_content, repositories_below};
+use super::tree::{
+    Digests, Item, JSON, Output, Taken, Tree, catalog, index, remove_content, remove_files, repositories_below,
+    tags_list,
+};
 use crate::oci::manifest::OCI_INDEX;
 use crate::oci::{Descriptor, Digest, RepositoryName};
 use crate::store::s3::Head;
@@ -184,8 +187,7 @@ impl Tree for Site {
         taken: &Taken,
         delete: bool,
     ) -> Result<()> {
-        let tags: Vec<&String> = taken.tags.keys().collect();
-        let list = json(&serde_json::json!({"name": repository.as_str(), "tags": tags}), "the tags", repository)?;
+        let list = tags_list(repository, taken)?;
         output.put(&tags_of(repository), &Head::of(JSON), &[&list]).await?;
         if self.server != Server::Apache {
             self.entries.extend(taken.manifests.iter().map(|(digest, (media_type, _))| entry(digest, media_type)));
@@ -203,12 +205,10 @@ impl Tree for Site {
                 output.remove(&self.reference(repository, &name)).await?;
             }
         }
-        for (name, _) in output.target.names(&referrers_of(repository)).await? {
-            if name.parse().is_ok_and(|subject: Digest| !taken.subjects.contains(&subject)) {
-                output.remove(&format!("{}/{name}", referrers_of(repository))).await?;
-            }
-        }
-        Ok(())
+        remove_files(output, &referrers_of(repository), |name| {
+            name.parse().map_or(true, |subject| taken.subjects.contains(&subject))
+        })
+        .await
     }
 
     async fn end(
@@ -218,9 +218,7 @@ impl Tree for Site {
         blobs: &Digests,
         delete: bool,
     ) -> Result<()> {
-        let names: Vec<&str> = repositories.iter().map(RepositoryName::as_str).collect();
-        let catalog = json(&serde_json::json!({"repositories": names}), "the names", "all repositories")?;
-        output.put("catalog", &Head::of(JSON), &[&catalog]).await?;
+        output.put("catalog", &Head::of(JSON), &[&catalog(repositories)?]).await?;
         output.put("version", &Head::of(JSON), &[b"{}"]).await?;
         output.put("no-referrers", &Head::of(OCI_INDEX), &[&index(&[], "", "")?]).await?;
         for (code, message) in ERRORS {
@@ -235,9 +233,7 @@ impl Tree for Site {
         for gone in repositories_below(output.target, "repositories/", "_manifests").await? {
             if repositories.binary_search(&gone).is_err() {
                 output.remove(&tags_of(&gone)).await?;
-                for (name, _) in output.target.names(&referrers_of(&gone)).await? {
-                    output.remove(&format!("{}/{name}", referrers_of(&gone))).await?;
-                }
+                remove_files(output, &referrers_of(&gone), |_| false).await?;
                 for (name, _) in output.target.names(&manifests_of(&gone)).await? {
                     output.remove(&self.reference(&gone, &name)).await?;
                 }

@@ -175,6 +175,26 @@ fn with_delete_the_folder_becomes_that_of_a_first_export() {
 }
 
 #[test]
+fn with_delete_files_that_have_no_digest_stay_beside_content() {
+    for kind in kinds() {
+        let (world, folder) = (World::in_memory(), tempfile::tempdir().unwrap());
+        world.fill();
+        world.export(folder.path(), |request| request.kind = kind).unwrap();
+        let own: Vec<String> = tree(folder.path())
+            .into_keys()
+            .filter_map(|path| path.rsplit_once('/').map(|(folder, _)| folder.to_owned()))
+            .filter(|folder| ["blobs", "referrers", "_referrers", "sha256"].iter().any(|end| folder.ends_with(end)))
+            .map(|folder| format!("{folder}/mine"))
+            .collect();
+        own.iter().for_each(|path| fs::write(folder.path().join(path), "x").unwrap());
+        world.export(folder.path(), |request| (request.kind, request.delete) = (kind, true)).unwrap();
+        let after = tree(folder.path());
+        let gone: Vec<_> = own.iter().filter(|path| !after.contains_key(*path)).collect();
+        assert!(!own.is_empty() && gone.is_empty(), "{kind:?}: of {own:?} the export removed {gone:?}");
+    }
+}
+
+#[test]
 fn tags_bring_what_belongs_to_them_and_nothing_else() {
     for kind in kinds() {
         let (world, folder) = (World::in_memory(), tempfile::tempdir().unwrap());

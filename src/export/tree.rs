@@ -151,13 +151,25 @@ pub(super) trait Tree: Send + Sync {
 }
 
 /// A list as JSON.
-pub(super) fn json(value: &serde_json::Value, what: &'static str, repository: impl ToString) -> Result<Vec<u8>> {
+fn json(value: &serde_json::Value, what: &'static str, repository: impl ToString) -> Result<Vec<u8>> {
     // A value of JSON can always be written.
     let bytes = value.to_string().into_bytes();
     if bytes.len() > LIST_BYTES_MAX {
         return Err(Error::TooMany { what, repository: repository.to_string() });
     }
     Ok(bytes)
+}
+
+/// The answer to `tags/list` (distribution-spec, "Listing Tags").
+pub(super) fn tags_list(repository: &RepositoryName, taken: &Taken) -> Result<Vec<u8>> {
+    let tags: Vec<&String> = taken.tags.keys().collect();
+    json(&serde_json::json!({"name": repository.as_str(), "tags": tags}), "the tags", repository)
+}
+
+/// The answer to `_catalog`.
+pub(super) fn catalog(repositories: &[RepositoryName]) -> Result<Vec<u8>> {
+    let names: Vec<&str> = repositories.iter().map(RepositoryName::as_str).collect();
+    json(&serde_json::json!({"repositories": names}), "the names", "all repositories")
 }
 
 /// An image index that names these manifests, as of image-spec, "Image Index".
@@ -190,20 +202,32 @@ pub(super) async fn repositories_below(target: &dyn Target, path: &str, sign: &s
     Ok(found)
 }
 
+/// Removes the files in a folder whose names are not kept. Folders in the folder stay.
+pub(super) async fn remove_files(
+    output: &mut Output<'_>,
+    folder: &str,
+    is_kept: impl Fn(&str) -> bool + Send,
+) -> Result<()> {
+    for (name, is_folder) in output.target.names(folder).await? {
+        if !is_folder && !is_kept(&name) {
+            output.remove(&format!("{folder}/{name}")).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes the folders' files of content whose digest is not kept. Content lies at
 /// `<path>/<algorithm>/<hex>`.
 pub(super) async fn remove_content(
     output: &mut Output<'_>,
     path: &str,
-    is_kept: impl Fn(&Digest) -> bool + Send,
+    is_kept: impl Fn(&Digest) -> bool + Send + Sync,
 ) -> Result<()> {
     for algorithm in ["sha256", "sha512"] {
-        for (hex, is_folder) in output.target.names(&format!("{path}/{algorithm}")).await? {
-            let digest = format!("{algorithm}:{hex}").parse::<Digest>();
-            if !is_folder && digest.is_ok_and(|digest| !is_kept(&digest)) {
-                output.remove(&format!("{path}/{algorithm}/{hex}")).await?;
-            }
-        }
+        remove_files(output, &format!("{path}/{algorithm}"), |hex| {
+            format!("{algorithm}:{hex}").parse().map_or(true, |digest| is_kept(&digest))
+        })
+        .await?;
     }
     Ok(())
 }
