@@ -110,7 +110,8 @@ fn check_apart(target: &str, export: &S3Settings, store: Option<&S3Settings>) ->
     Ok(())
 }
 
-/// Exports to a folder or a bucket. Prints progress to standard error, and the summary to standard output.
+/// Exports to a folder or a bucket. Prints progress to standard error, and the summary to standard
+/// output.
 ///
 /// # Errors
 /// When the registry cannot be read or the target cannot be written.

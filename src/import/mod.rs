@@ -1,9 +1,10 @@
 //! Imports: images from elsewhere, pushed into a registry.
 //!
 //! A [`Source`] is a place that holds images: a folder, an archive, a bucket, another registry
-//! ([`open()`], [`open_bucket`], [`Remote`]). [`import`] pushes what a source holds as a client would: blobs first, then the
-//! manifests that an index names, then the manifest itself, then its tags. Content that the registry
-//! has already is not read from the source, so a second import goes on where the first one ended.
+//! ([`open()`], [`open_bucket`], [`Remote`]). [`import`] pushes what a source holds as a
+//! client would: blobs first, then the manifests that an index names, then the manifest itself, then
+//! its tags. Content that the registry has already is not read from the source, so a second import
+//! goes on where the first one ended.
 //! The registry checks every digest, and takes pushes and collections of others meanwhile.
 //!
 //! Only the native program imports. Every host removes the facts of imports that have expired.

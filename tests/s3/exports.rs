@@ -1,4 +1,5 @@
-//! Exports to a bucket of a real S3 server, and imports from there, behind a proxy that counts requests and bytes.
+//! Exports to a bucket of a real S3 server, and imports from there, behind a proxy that counts
+//! requests and bytes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -12,9 +12,9 @@
 //!
 //! A store answers only after the change is on the disk: a file is written under another name,
 //! synced, renamed into place, and the folder that holds the name is synced too, and so are the
-//! names of new folders above it (`power_cut.rs` tests the order). Several processes may share a folder. Calls to
-//! the file system go through `disk.rs`, in the order that `turns.rs` sets; `tidy.rs` removes leftovers of killed writers and reports entries that are not the
-//! store's own.
+//! names of new folders above it (`power_cut.rs` tests the order). Several processes may
+//! share a folder. Calls to the file system go through `disk.rs`, in the order that `turns.rs` sets;
+//! `tidy.rs` removes leftovers of killed writers and reports entries that are not the store's own.
 
 mod blob_store;
 mod disk;

@@ -83,7 +83,6 @@ impl Drop for Piece {
 
 #[cfg(all(test, not(target_family = "wasm")))]
 mod tests {
-    use std::collections::HashSet;
     use std::io::{Seek as _, Write as _};
 
     use futures_executor::block_on;
@@ -102,19 +101,27 @@ mod tests {
     }
 
     #[test]
-    fn pieces_that_were_dropped_share_a_buffer() {
+    fn a_dropped_piece_gives_its_buffer_to_the_next_piece() {
+        let spare = Arc::<Spare>::default();
+        drop(Piece { buffer: vec![7; LARGE_PIECE_BYTES], spare: spare.clone() });
+        // A new buffer would have zeros.
+        assert_eq!(spare.buffer(LARGE_PIECE_BYTES), [7; LARGE_PIECE_BYTES]);
+        drop(Piece { buffer: vec![7; LARGE_PIECE_BYTES], spare: spare.clone() });
+        assert_eq!(spare.buffer(PIECE_BYTES).capacity(), PIECE_BYTES, "a slow client keeps a large buffer");
+    }
+
+    #[test]
+    fn a_body_whose_pieces_are_dropped_has_the_bytes_of_the_file() {
         let (content, mut body) = of_file();
-        let (mut buffers, mut read) = (HashSet::new(), 0);
+        let mut read = 0;
         block_on(async {
             while let Some(piece) = body.next().await {
                 let piece = piece.unwrap();
-                assert!(content[read..].starts_with(&piece));
+                assert!(content[read..].starts_with(&piece), "other bytes at {read}");
                 read += piece.len();
-                buffers.insert(piece.as_ptr());
             }
         });
         assert_eq!(read, LENGTH);
-        assert!(buffers.len() <= 4, "{} buffers", buffers.len());
     }
 
     #[test]

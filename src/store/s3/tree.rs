@@ -291,19 +291,14 @@ impl S3Tree {
         if !self.reaches(from) {
             return Ok(false);
         }
-        let copied = match bytes > self.copy_bytes_max {
-            false => self.client.copy_object(path, from, &head.headers()).await,
-            true => self.copy_parts(path, head, from, bytes).await,
+        let refusal = match bytes > self.copy_bytes_max {
+            false => self.client.copy_object(path, from, &head.headers()).await?,
+            true => self.copy_parts(path, head, from, bytes).await?,
         };
-        match copied {
-            Ok(refusal) => {
-                if let Some(why) = &refusal {
-                    tracing::warn!("the content is sent, because S3 does not copy it inside the server: {why}");
-                }
-                Ok(refusal.is_none())
-            }
-            Err(error) => Err(error),
+        if let Some(why) = &refusal {
+            tracing::warn!("S3 refuses to copy {path} inside the server, so the content is sent: {why}");
         }
+        Ok(refusal.is_none())
     }
 
     async fn copy_parts(&self, path: &str, head: &Head<'_>, from: &Object, bytes: u64) -> Result<Option<String>> {
